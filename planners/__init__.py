@@ -1,0 +1,53 @@
+"""Planning by sampling: a planner takes a function `score(actions) -> returns` and returns a `Plan`.
+
+    planner = build(CEMConfig(horizon=12), Discrete(4))
+    plan = planner.plan(score, batch=B, generator=torch.Generator().manual_seed(0))
+    plan = planner.plan(score, batch=B, generator=generator, warm=plan.shift(4))
+
+Reading order: plan (what goes in and out), search (the loop), cem, mppi, shooting (what differs), proposals
+(sampling).
+"""
+
+from planners.cem import CEM, CEMConfig
+from planners.mppi import MPPI, MPPIConfig
+from planners.plan import Box, Discrete, Plan, Score, Space, returns
+from planners.search import Search, SearchConfig
+from planners.shooting import Shooting, ShootingConfig
+
+PLANNER_CONFIGS: dict[str, type[SearchConfig]] = {
+    "cem": CEMConfig,
+    "mppi": MPPIConfig,
+    "shooting": ShootingConfig,
+}
+
+__all__ = [
+    "CEM",
+    "MPPI",
+    "PLANNER_CONFIGS",
+    "Box",
+    "CEMConfig",
+    "Discrete",
+    "MPPIConfig",
+    "Plan",
+    "Score",
+    "Search",
+    "SearchConfig",
+    "Shooting",
+    "ShootingConfig",
+    "Space",
+    "build",
+    "returns",
+]
+
+
+def build(config: SearchConfig, space: Space) -> Search:
+    """The planner that a config describes, for an action space; raises TypeError for any other object."""
+    match config:
+        case CEMConfig():
+            return CEM(config, space)
+        case MPPIConfig():
+            return MPPI(config, space)
+        case ShootingConfig():
+            return Shooting(config, space)
+    known = ", ".join(kind.__name__ for kind in PLANNER_CONFIGS.values())
+    raise TypeError(f"no planner for a {type(config).__name__}; known: {known}")

@@ -1,0 +1,273 @@
+"""The layers of LSSVWM (arXiv 2505.20171): block-wise SSM scan -> frame-local attention -> MLP.
+
+Shapes
+    x [B, T, R, S, D]   B sequences, T frames, R streams, S tokens per frame, D width.
+                        Streams stand in scan order: (noisy, clean) in training, one of the two otherwise.
+    writes [B, T, R]    this copy of the frame goes into memory (clean and not hidden)
+    reset [B, T]        an episode begins with this frame
+    G, s                tiles per frame, tokens per tile (G * s = S)
+
+Every layer has two ways through it. `forward` takes whole sequences and carries memory from left to right.
+`recall` takes one imagined frame of n candidates that share one memory: it reads the shared memory and the
+candidate's own imagined frames (SSD's dual, attention-like form), so that forking copies no state.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel import ssm
+
+
+@dataclass
+class ScanTrace:
+    """What n candidates imagined, for one scan layer: J tokens a tile at most, of which `used` are filled."""
+
+    state: Tensor  # [B, G, h, p, n] of the shared memory, never written
+    phase: Tensor  # [B, n, G, r]
+    keys: Tensor  # [B, n, G, J, N]
+    values: Tensor  # [B, n, G, h, J, P]
+    decay: Tensor  # [B, n, G, h, J] log decay from the fork to each token
+    total: Tensor  # [B, n, G, h] log decay from the fork to now
+    used: int = 0
+
+
+class TiledScan(nn.Module):
+    """Mamba-2 scan of every `tile x tile` block of tokens over time, each block with its own state (section 3.2).
+
+    Differences from Mamba-2, all for reading and writing by frames: no short convolution (it would leak noisy tokens
+    into clean ones); keys and queries are normalised; and the leading pairs of both are turned by an angle that each
+    frame advances (data-dependent rotation as in Mamba-3), so that what was written can be found again by how far,
+    and in which direction, the agent has moved since.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int], tile: int, state: int, head: int, expand: int, rotary: float):
+        super().__init__()
+        if grid[0] % tile or grid[1] % tile:
+            raise ValueError(f"tile {tile} does not divide the token grid {grid[0]} x {grid[1]}")
+        self.grid, self.tile, self.state, self.head = grid, tile, state, head
+        self.inner = expand * width
+        self.heads = self.inner // head
+        self.angles = int(rotary * state) // 2
+        self.project = nn.Linear(width, 2 * self.inner + 2 * state + self.heads, bias=False)
+        self.angle = nn.Linear(width, self.angles) if self.angles else None
+        self.scale_B = nn.Parameter(torch.ones(state))
+        self.scale_C = nn.Parameter(torch.ones(state))
+        self.D = nn.Parameter(torch.ones(self.heads))
+        self.A_log = nn.Parameter(torch.linspace(math.log(0.005), math.log(0.5), self.heads))
+        dt = torch.exp(torch.linspace(math.log(0.3), math.log(0.05), self.heads))
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        self.out = nn.Linear(self.inner, width, bias=False)
+        if self.angle is not None:
+            nn.init.normal_(self.angle.weight, std=0.3 / math.sqrt(width))
+            nn.init.zeros_(self.angle.bias)
+
+    @property
+    def tiles(self) -> int:
+        return (self.grid[0] // self.tile) * (self.grid[1] // self.tile)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """[..., S, d] -> [..., G, s, d]"""
+        if self.tile == 1:
+            return x.unsqueeze(-2)
+        h, w = self.grid
+        if self.tile == h == w:
+            return x.unsqueeze(-3)
+        lead = x.shape[:-2]
+        x = x.reshape(-1, h, w, x.shape[-1])
+        x = rearrange(x, "b (gh th) (gw tw) d -> b (gh gw) (th tw) d", th=self.tile, tw=self.tile)
+        return x.reshape(*lead, *x.shape[1:])
+
+    def join(self, x: Tensor) -> Tensor:
+        """[..., G, s, d] -> [..., S, d]"""
+        if self.tile == 1:
+            return x.squeeze(-2)
+        h, w = self.grid
+        if self.tile == h == w:
+            return x.squeeze(-3)
+        lead, t = x.shape[:-3], self.tile
+        x = x.reshape(-1, *x.shape[-3:])
+        x = rearrange(x, "b (gh gw) (th tw) d -> b (gh th gw tw) d", gw=w // t, th=t)
+        return x.reshape(*lead, *x.shape[1:])
+
+    def inputs(self, u: Tensor):
+        """u [..., S, D] -> gate z [..., S, inner] and, by tiles, X, dt, B, C [..., G, s, .] and angle [..., G, r]."""
+        n, h = self.state, self.heads
+        z, xbc = self.project(u).split([self.inner, self.inner + 2 * n + h], -1)
+        X, B, C, dt = self.cut(xbc).split([self.inner, n, n, h], -1)
+        dt = F.softplus(dt + self.dt_bias)
+        B = F.rms_norm(B, (n,), self.scale_B, 1e-5)
+        C = F.rms_norm(C, (n,), self.scale_C, 1e-5) / math.sqrt(n)
+        X = F.silu(X).unflatten(-1, (h, self.head))
+        angle = u.new_zeros(*X.shape[:-3], 0) if self.angle is None else self.angle(self.cut(u).mean(-2))
+        return z, X, dt, B, C, angle
+
+    def finish(self, Y: Tensor, X: Tensor, z: Tensor) -> Tensor:
+        """Y, X [..., G, s, h, p], z [..., S, inner] -> [..., S, D]"""
+        y = self.join((Y + self.D[:, None] * X).flatten(-2))
+        return self.out(F.rms_norm(y * F.silu(z), (self.inner,), eps=1e-5))
+
+    def forward(self, u: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
+        b, t, r = u.shape[:3]
+        z, X, dt, B, C, angle = self.inputs(u)
+        write = writes.to(u.dtype)[..., None, None]
+        step = (angle * write).sum(2)  # only the written copy advances, [b, t, g, a]
+        after = memory["phase"][:, None] + step.cumsum(1)
+        phase = ((after - step)[:, :, None] + angle)[..., None, :]  # every copy reads from where it stands itself
+        B, C = ssm.rotate(B, phase), ssm.rotate(C, phase)
+        dt = dt * write[..., None]
+        X_, dt_, B_, C_ = (rearrange(v, "b t r g s ... -> (b g) (t r s) ...") for v in (X, dt, B, C))
+        s = X.shape[4]
+        starts = None
+        if reset.any():
+            starts = F.pad(reset[..., None], (0, r * s - 1)).flatten(1).repeat_interleave(self.tiles, 0)
+        A = -torch.exp(self.A_log)
+        Y, S = ssm.chunked(X_, dt_, A, B_, C_, memory["state"].flatten(0, 1), starts)
+        Y = rearrange(Y, "(b g) (t r s) h p -> b t r g s h p", b=b, t=t, r=r)
+        carried = {"state": S.unflatten(0, (b, -1)), "phase": torch.remainder(after[:, -1], 2 * math.pi)}
+        return self.finish(Y, X, z), carried
+
+    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> ScanTrace:
+        state, phase = memory["state"], memory["phase"]
+        lead = (state.shape[0], n, self.tiles)
+        J = frames * self.tile**2
+        new = state.new_empty
+        return ScanTrace(
+            state,
+            phase[:, None].expand(-1, n, -1, -1),
+            new(*lead, J, self.state),
+            new(*lead, self.heads, J, self.head),
+            new(*lead, self.heads, J),
+            state.new_zeros(*lead, self.heads),
+        )
+
+    def recall(self, u: Tensor, trace: ScanTrace, commit: bool) -> Tensor:
+        """u [B, n, S, D] -> the same shape; with `commit` the frame becomes part of what the candidate remembers."""
+        z, X, dt, B, C, angle = self.inputs(u)
+        phase = trace.phase + angle
+        C = ssm.rotate(C, phase[..., None, :])
+        now = trace.total[..., None]  # [B, n, G, h, 1]
+        s, j = X.shape[3], trace.used
+        if commit:
+            now = now + (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)
+            j += s
+            trace.keys[..., j - s : j, :] = ssm.rotate(B, phase[..., None, :])
+            trace.values[..., j - s : j, :] = (X * dt[..., None]).transpose(-2, -3)
+            trace.decay[..., j - s : j] = now
+            trace.phase, trace.total, trace.used = phase, now[..., -1], j
+        read = torch.einsum("bkgsn,bghpn->bkghsp", C, trace.state)
+        Y = read * torch.exp(now)[..., None]
+        if j:
+            gap = now[..., None] - trace.decay[..., None, :j]  # [B, n, G, h, s or 1, j]
+            if commit and s > 1:
+                later = torch.ones(s, j, dtype=torch.bool, device=u.device).triu(j - s + 1)
+                gap = gap.masked_fill(later, float("-inf"))
+            weight = (C @ trace.keys[..., :j, :].transpose(-1, -2))[..., None, :, :] * torch.exp(gap)
+            Y = Y + weight @ trace.values[..., :j, :]
+        return self.finish(Y.transpose(-2, -3), X, z)
+
+
+class LocalAttention(nn.Module):
+    """Attention of a frame's tokens to each other and to the `window - 1` frames before (section 3.3).
+
+    A noisy copy sees itself and the clean copies of the frames before; nothing sees another frame's noisy copy.
+    """
+
+    def __init__(self, width: int, tokens: int, window: int, heads: int):
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.bias = nn.Parameter(torch.zeros(heads, tokens, window * tokens))  # last `tokens` keys: the own frame
+
+    def split(self, u: Tensor):
+        q, k, v = self.qkv(u).chunk(3, -1)
+        return (x.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for x in (q, k, v))  # [..., h, S, d]
+
+    def attend(self, q: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
+        """q, own [..., h, S, d] (with a stream axis before h in q and own), past [..., h, (k-1) S, d],
+        visible [..., (k-1) S] -> [..., S, D]"""
+        s = q.shape[-2]
+        q = q / math.sqrt(q.shape[-1])
+        bias = self.bias[..., :-s].masked_fill(~visible[..., None, None, :], float("-inf"))
+        far = (q @ past[0].unsqueeze(-4).transpose(-1, -2)) + bias.unsqueeze(-4)
+        near = (q @ own[0].transpose(-1, -2)) + self.bias[..., -s:]
+        weight = torch.softmax(torch.cat((far, near), -1), -1)
+        y = weight[..., :-s] @ past[1].unsqueeze(-4) + weight[..., -s:] @ own[1]
+        return self.out(y.transpose(-2, -3).flatten(-2))
+
+    def forward(self, u: Tensor, visible: Tensor, memory: dict[str, Tensor]):
+        """u [B, T, R, S, D], visible [B, T, k-1] -> the same shape as u, and the last frames' keys and values.
+        The last stream is the one later frames may look at."""
+        t, m, s = u.shape[1], self.window - 1, u.shape[3]
+        q, k, v = self.split(u)
+        past, carried = [], {}
+        for name, own in (("key", k), ("value", v)):
+            line = torch.cat((memory[name], own[:, :, -1]), 1)  # [B, m + T, h, S, d]
+            carried[name] = line[:, line.shape[1] - m :]
+            past.append(torch.cat([line[:, j : j + t] for j in range(m)], -2) if m else line[:, :t, :, :0])
+        return self.attend(q, (k, v), (past[0], past[1]), visible.repeat_interleave(s, -1)), carried
+
+    def recall(self, u: Tensor, trace: dict[str, Tensor], visible: Tensor, commit: bool) -> Tensor:
+        """u [B, n, S, D], visible [B, n, k-1]; trace holds key, value [B, n, k-1, h, S, d] of the last frames."""
+        q, k, v = self.split(u[:, :, None])
+        past = [rearrange(trace[x], "b n k h s d -> b n h (k s) d") for x in ("key", "value")]
+        y = self.attend(q, (k, v), (past[0], past[1]), visible.repeat_interleave(u.shape[2], -1))
+        if commit:
+            trace["key"] = torch.cat((trace["key"], k), 2)[:, :, 1:]
+            trace["value"] = torch.cat((trace["value"], v), 2)[:, :, 1:]
+        return y[:, :, 0]
+
+
+class Block(nn.Module):
+    """Scan, attention and MLP, each with a residual path whose scale, shift and gate come from the condition."""
+
+    def __init__(self, width: int, mlp: int, scan: TiledScan, attention: LocalAttention):
+        super().__init__()
+        self.scan, self.attention = scan, attention
+        self.mlp = nn.Sequential(nn.Linear(width, mlp * width), nn.GELU(), nn.Linear(mlp * width, width))
+        self.modulate = nn.Linear(width, 9 * width)
+        nn.init.normal_(self.modulate.weight, std=0.3 / math.sqrt(width))
+        with torch.no_grad():
+            self.modulate.bias.zero_()
+            self.modulate.bias[6 * width :].fill_(0.5)  # gates start half open
+
+    def modulation(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """condition [..., D] -> three each of scale, shift and gate, [..., 1, D]"""
+        return self.modulate(F.silu(condition)).unsqueeze(-2).chunk(9, -1)
+
+    def sublayers(self, x: Tensor, condition: Tensor, scan, attention) -> Tensor:
+        m = self.modulation(condition)
+        for i, layer in enumerate((scan, attention, self.mlp)):
+            u = torch.addcmul(m[3 + i], F.rms_norm(x, x.shape[-1:], eps=1e-5), 1 + m[i])
+            x = torch.addcmul(x, m[6 + i], layer(u))
+        return x
+
+    def forward(self, x, condition, writes, reset, visible, memory: dict[str, Tensor]):
+        carried: dict[str, Tensor] = {}
+
+        def scan(u):
+            y, new = self.scan(u, writes, reset, memory)
+            carried.update(new)
+            return y
+
+        def attention(u):
+            y, new = self.attention(u, visible, memory)
+            carried.update(new)
+            return y
+
+        return self.sublayers(x, condition, scan, attention), carried
+
+    def recall(self, x, condition, visible, trace: tuple[ScanTrace, dict[str, Tensor]], commit: bool) -> Tensor:
+        return self.sublayers(
+            x,
+            condition,
+            lambda u: self.scan.recall(u, trace[0], commit),
+            lambda u: self.attention.recall(u, trace[1], visible, commit),
+        )

@@ -1,0 +1,64 @@
+"""What the model keeps of the past, as an object: constant in size, carried, copied, forked, saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tensordict import TensorDict, tensorclass
+from torch import Tensor
+
+from worldmodel.blocks import ScanTrace
+
+
+@tensorclass
+class Memory:
+    """Memory of B agents: per layer the scan state of each tile and the last frames' keys and values.
+
+    layers[i]: state [B, G, h, p, n], phase [B, G, r], key and value [B, k-1, heads, S, d];
+    seen [B, k-1]: which of the last k-1 frames may be attended to; frames [B]: frames observed since the episode
+    began. Indexing, `to`, `detach`, `clone`, `torch.stack` and `torch.cat` work as on any tensorclass.
+    """
+
+    layers: TensorDict
+    seen: Tensor
+    frames: Tensor
+
+    def fork(self, n: int, horizon: int) -> Fork:
+        """n imagined futures of at most `horizon` frames each; nothing of the shared past is copied."""
+        return Fork(self, n, horizon)
+
+    def nbytes(self) -> int:
+        """Bytes per agent: the same at every age of the episode."""
+        tensors = self.to_tensordict().flatten_keys().values()
+        return sum(v.numel() * v.element_size() for v in tensors) // max(1, self.batch_size.numel())
+
+    def diff(self, other: Memory) -> Tensor:
+        """Largest absolute difference in any state or key, [B]."""
+        a, b = (m.layers.flatten_keys() for m in (self, other))
+        gaps = [(a[k].double() - b[k].double()).abs().flatten(1).amax(1) for k in a.keys() if a[k].numel()]
+        return torch.stack(gaps).amax(0)
+
+    def write(self, path: str | Path) -> None:
+        """Save to one file, also in mid-episode; `Memory.read` gives the same numbers back."""
+        torch.save(self.to_tensordict().to_dict(), path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Memory:
+        """Load what `write` saved."""
+        saved = torch.load(path, weights_only=True)
+        batch = saved["frames"].shape
+        layers = TensorDict(saved["layers"], batch_size=batch)
+        return cls(layers=layers, seen=saved["seen"], frames=saved["frames"], batch_size=batch)
+
+
+@dataclass
+class Fork:
+    """n imagined futures of each of B memories; advanced by `WorldModel.step`."""
+
+    memory: Memory
+    n: int
+    horizon: int
+    traces: list[tuple[ScanTrace, dict[str, Tensor]]] | None = None
+    seen: Tensor | None = None  # [B, n, k-1]

@@ -1,0 +1,353 @@
+"""LSSVWM: a video world model whose only long-term memory is a constant-size state (arXiv 2505.20171).
+
+Four verbs: `initial` makes an empty memory, `observe` writes real frames into it, `imagine` rolls actions forward
+from it without touching it, `loss` trains everything in one pass.
+
+Shapes: B sequences, T frames, R streams (noisy, clean), S tokens a frame, D width, n candidates, H horizon.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.blocks import Block, LocalAttention, TiledScan
+from worldmodel.heads import Heads, Readout, lambda_returns, two_hot
+from worldmodel.memory import Fork, Memory
+from worldmodel.tokens import Patches, Rarity
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    frame: float = 10.0
+    reward: float = 1.0
+    cont: float = 1.0
+    value: float = 0.5
+    policy: float = 0.2
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size and training losses of the world model. `tiles` gives one layer per entry: its tile size in tokens."""
+
+    kind: str = "lssvwm"
+    patch: int = 22
+    width: int = 64
+    tiles: tuple[int, ...] = (1, 3, 1)
+    state: int = 32
+    scan_head: int = 32
+    expand: int = 2
+    rotary: float = 0.5  # share of the state's keys that turn with the agent's motion; 0 is plain Mamba-2
+    window: int = 3
+    attention_heads: int = 4
+    mlp: int = 3
+    head_hidden: int = 128
+    flow: float = 0.25  # share of frames trained at a random noise level; the others are predicted from memory alone
+    context_noise: float = 0.1
+    rarity: float = 0.5
+    event_weight: float = 4.0  # weight of frames with a reward or a termination in the reward and continue losses
+    discount: float = 0.97
+    trace: float = 0.95  # lambda of the value targets
+    advantage: float = 0.1  # temperature of the advantage weights of the policy prior
+    loss: LossWeights = field(default_factory=LossWeights)
+
+
+@dataclass
+class Batch:
+    """Training sequences: pixels uint8 [B, T, C, H, W]; action (the one that led to the frame; int64 [B, T] or
+    float32 [B, T, A]); reward [B, T] on arrival; terminated, truncated, is_first bool [B, T]."""
+
+    pixels: Tensor
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    is_first: Tensor
+
+
+@dataclass
+class Imagined:
+    """Imagined futures: reward, cont, value [B, n, H]; policy [B, n, H, A]; frames uint8 [B, n, H, C, H', W'] or None."""
+
+    reward: Tensor
+    cont: Tensor
+    value: Tensor
+    policy: Tensor
+    frames: Tensor | None
+
+
+class WorldModel(nn.Module):
+    """The model for frames of `frame_shape` (C, H, W) and `actions` discrete actions or action dimensions."""
+
+    def __init__(self, config: ModelConfig, frame_shape: tuple[int, int, int], actions: int, discrete: bool = True):
+        super().__init__()
+        c = config
+        self.config, self.frame_shape, self.actions, self.discrete = c, tuple(frame_shape), actions, discrete
+        self.patches = Patches(self.frame_shape, c.patch)
+        grid, tokens = self.patches.grid, self.patches.tokens
+        self.embed = nn.Linear(self.patches.size, c.width)
+        self.place = nn.Parameter(torch.randn(tokens, c.width) * 0.3)
+        self.act = nn.Embedding(actions + 1, c.width) if discrete else nn.Linear(actions + 1, c.width)
+        self.level = nn.Sequential(nn.Linear(16, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.blocks = nn.ModuleList(
+            Block(
+                c.width,
+                c.mlp,
+                TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary),
+                LocalAttention(c.width, tokens, c.window, c.attention_heads),
+            )
+            for tile in c.tiles
+        )
+        self.unembed = nn.Linear(c.width, self.patches.size)
+        self.heads = Heads(tokens, c.width, c.head_hidden, actions)
+        self.rarity = Rarity(c.rarity)
+        nn.init.normal_(self.unembed.weight, std=0.02)
+        nn.init.zeros_(self.unembed.bias)
+
+    # ---- memory
+
+    def initial(self, batch: int) -> Memory:
+        """The empty memory of `batch` agents."""
+        c, m, like = self.config, self.config.window - 1, self.place
+        layers = {}
+        for i, block in enumerate(self.blocks):
+            scan = block.scan
+            kv = (batch, m, c.attention_heads, self.patches.tokens, c.width // c.attention_heads)
+            layers[str(i)] = {
+                "state": like.new_zeros(batch, scan.tiles, scan.heads, scan.head, scan.state),
+                "phase": like.new_zeros(batch, scan.tiles, scan.angles),
+                "key": like.new_zeros(kv),
+                "value": like.new_zeros(kv),
+            }
+        layers = TensorDict(layers, batch_size=[batch])
+        frames = torch.zeros(batch, dtype=torch.int64, device=like.device)
+        seen = torch.zeros(batch, m, dtype=torch.bool, device=like.device)
+        return Memory(layers=layers, seen=seen, frames=frames, batch_size=[batch])
+
+    def observe(
+        self, memory: Memory, frames: Tensor, action: Tensor, is_first: Tensor, hidden: Tensor | None = None
+    ) -> tuple[Memory, Readout]:
+        """Write frames uint8 [B, T, C, H, W] into memory; returns the new memory and the heads of every frame [B, T].
+
+        `action` is the one that led to each frame, `is_first` marks the start of an episode (memory is reset
+        there), `hidden` [B, T] frames leave no trace. Any way of cutting a sequence gives the same numbers.
+        """
+        x = self.embed(self._encode(frames)).unsqueeze(2)
+        writes = torch.ones_like(is_first) if hidden is None else ~hidden
+        level = torch.ones_like(is_first, dtype=x.dtype)
+        x, memory = self._run(x, level[..., None], action, is_first, writes[..., None], memory)
+        return memory, self.heads(x[:, :, 0])
+
+    def _run(self, x: Tensor, level: Tensor, action: Tensor, is_first: Tensor, writes: Tensor, memory: Memory):
+        """Embedded copies x [B, T, R, S, D] at noise `level` [B, T, R] through all blocks."""
+        condition = self._condition(action, is_first)[:, :, None] + self._level(level)
+        x = x + self.place + condition[..., None, :]
+        visible, seen = _visibility(memory.seen, writes[..., -1], is_first)
+        layers = {}
+        for i, block in enumerate(self.blocks):
+            x, layers[str(i)] = block(x, condition, writes, is_first, visible, dict(memory.layers[str(i)].items()))
+        batch, t = x.shape[:2]
+        latest = (is_first * torch.arange(1, t + 1, device=x.device)).amax(1)  # 1 + index of the last reset, or 0
+        frames = torch.where(latest > 0, t + 1 - latest, memory.frames + t)
+        return x, Memory(layers=TensorDict(layers, batch_size=[batch]), seen=seen, frames=frames, batch_size=[batch])
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        return self.patches.encode(frames).to(self.embed.weight.dtype)
+
+    def _condition(self, action: Tensor, is_first: Tensor) -> Tensor:
+        if self.discrete:
+            return self.act(torch.where(is_first, self.actions, action))
+        first = is_first[..., None].to(action.dtype)
+        return self.act(torch.cat((action * (1 - first), first), -1))
+
+    def _level(self, level: Tensor) -> Tensor:
+        """Noise level in [0, 1] (1: clean, 0: nothing of the frame) -> [..., D]"""
+        wave = level[..., None] * math.pi * 2.0 ** torch.arange(-1, 7, device=level.device)
+        return self.level(torch.cat((wave.sin(), wave.cos()), -1))
+
+    # ---- imagination
+
+    def fork(self, memory: Memory, n: int, horizon: int) -> Fork:
+        """n futures of each memory, to be advanced by `step`; the memory itself is never written."""
+        fork = memory.fork(n, horizon)
+        fork.seen = memory.seen[:, None].expand(-1, n, -1)
+        fork.traces = []
+        for i, block in enumerate(self.blocks):
+            layer = dict(memory.layers[str(i)].items())
+            kv = {k: layer[k][:, None].expand(-1, n, *layer[k].shape[1:]) for k in ("key", "value")}
+            fork.traces.append((block.scan.trace(layer, n, horizon), kv))
+        return fork
+
+    def step(
+        self, fork: Fork, action: Tensor, denoise: int = 1, decode: bool = False, generator=None
+    ) -> tuple[Readout, Tensor | None]:
+        """Imagine the frame that `action` [B, n] leads to and remember it; its heads, and frames if `decode`.
+
+        One denoising step gives the expected frame from memory alone; more steps draw a sample (flow matching).
+        """
+        fork_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
+        condition = self._condition(action, fork_first)
+        x = self._recall(fork, self._blank(condition), 0.0, condition, commit=False)
+        patches = None
+        if denoise > 1:
+            shape = (*action.shape[:2], self.patches.tokens, self.patches.size)
+            noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+            patches = self.unembed(x)
+            for i in range(1, denoise):
+                level = i / denoise
+                x = self.embed(level * patches + (1 - level) * noise)
+                patches = self.unembed(self._recall(fork, x, level, condition, commit=False))
+        elif decode:
+            patches = self.unembed(x)
+        clean = self._reembed(x) if patches is None else self.embed(patches)
+        readout = self.heads(self._recall(fork, clean, 1.0, condition, commit=True))
+        fork.seen = F.pad(fork.seen, (0, 1), value=True)[..., 1:]
+        return readout, self.patches.decode(patches) if decode and patches is not None else None
+
+    def imagine(
+        self, memory: Memory, actions: Tensor, denoise: int = 1, decode: bool = False, generator=None
+    ) -> Imagined:
+        """Roll actions [B, n, H(, A)] forward from a memory, which stays as it is."""
+        n, horizon = actions.shape[1:3]
+        fork = self.fork(memory, n, horizon)
+        steps, frames = [], []
+        for h in range(horizon):
+            out, frame = self.step(fork, actions[:, :, h], denoise, decode, generator)
+            steps.append((out.reward, out.cont, out.value, out.policy))
+            frames.append(frame)
+        reward, cont, value, policy = (torch.stack(x, 2) for x in zip(*steps))
+        return Imagined(reward, cont, value, policy, torch.stack(frames, 2) if decode else None)
+
+    def _blank(self, like: Tensor) -> Tensor:
+        """Tokens of a frame of which nothing is known, [..., S, D]"""
+        return self.embed.bias.expand(*like.shape[:-1], self.patches.tokens, -1)
+
+    def _reembed(self, x: Tensor) -> Tensor:
+        """`embed(unembed(x))` without going through pixels."""
+        weight = self.embed.weight @ self.unembed.weight
+        return F.linear(x, weight, self.embed(self.unembed.bias))
+
+    def _recall(self, fork: Fork, x: Tensor, level: float, condition: Tensor, commit: bool) -> Tensor:
+        condition = condition + self._level(torch.full(condition.shape[:2], level, device=x.device, dtype=x.dtype))
+        x = x + self.place + condition[..., None, :]
+        assert fork.traces is not None and fork.seen is not None
+        for block, trace in zip(self.blocks, fork.traces):
+            x = block.recall(x, condition, fork.seen, trace, commit)
+        return x if commit else F.rms_norm(x, x.shape[-1:], eps=1e-5)
+
+    # ---- training
+
+    def loss(
+        self,
+        batch: Batch,
+        memory: Memory | None = None,
+        hidden: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor], Memory]:
+        """One interleaved scan over noisy and clean copies of every frame (teacher forcing): loss, metrics, memory.
+
+        `memory` [B] carries on from an earlier segment (gradient cut at the seam), `hidden` [B, T] frames are
+        neither written nor attended to, but still predicted.
+        """
+        memory = self.initial(len(batch.pixels)) if memory is None else memory.detach()
+        patches = self._encode(batch.pixels)
+        x, level = self._copies(patches, generator)
+        clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
+        writes = torch.stack((torch.zeros_like(clean), clean), 2)
+        x, memory = self._run(x, level, batch.action, batch.is_first, writes, memory)
+        predicted = self.unembed(F.rms_norm(x[:, :, 0], x.shape[-1:], eps=1e-5))
+        losses, metrics = self._head_losses(self.heads(x[:, :, 1]), batch, clean)
+        losses["frame"], more = self._frame_loss(predicted, patches, batch, level[:, :, 0] == 0)
+        weights = self.config.loss
+        total = sum((getattr(weights, k) * v for k, v in losses.items()), torch.zeros((), device=x.device))
+        metrics |= {f"loss/{k}": v.detach() for k, v in losses.items()} | more
+        return total, metrics | {"loss/total": total.detach()}, memory
+
+    def _copies(self, patches: Tensor, generator) -> tuple[Tensor, Tensor]:
+        """Embedded noisy and clean copies [B, T, 2, S, D] of patches [B, T, S, P], and their noise levels."""
+        b, t = patches.shape[:2]
+        device = patches.device
+        partly = torch.rand(b, t, generator=generator, device=device) < self.config.flow
+        level = torch.rand(b, t, generator=generator, device=device, dtype=patches.dtype) * partly
+        noisy = self._blank(patches[..., 0, :1])
+        x0, tau = patches[partly], level[partly][:, None, None]
+        noise = torch.randn(x0.shape, generator=generator, device=device, dtype=patches.dtype)
+        noisy = noisy.masked_scatter(partly[..., None, None], self.embed(tau * x0 + (1 - tau) * noise))
+        copies = torch.stack((noisy, self.embed(self._disturb(patches, generator))), 2)
+        return copies, torch.stack((level, torch.ones_like(level)), 2)
+
+    def _disturb(self, patches: Tensor, generator) -> Tensor:
+        """A little noise on a quarter of the context, so that the model tolerates its own imperfect frames."""
+        some = max(1, len(patches) // 4)
+        if not self.config.context_noise or not self.training:
+            return patches
+        noise = torch.randn(patches[:some].shape, generator=generator, device=patches.device, dtype=patches.dtype)
+        amount = self.config.context_noise * torch.rand(some, 1, 1, 1, generator=generator, device=patches.device)
+        return torch.cat((patches[:some] + amount * noise, patches[some:]))
+
+    def _frame_loss(self, predicted: Tensor, patches: Tensor, batch: Batch, blank: Tensor):
+        error = (predicted - patches).square()
+        plain = error.detach().mean((-1, -2))
+        if self.config.rarity:
+            weight = self.rarity(batch.pixels).expand(-1, -1, self.frame_shape[0], -1, -1)
+            error = error * self.patches.cut(weight)
+        known = blank & ~batch.is_first
+        psnr = -10 * torch.log10(plain[known].mean() / 4 + 1e-9)
+        return error.mean(), {"psnr": psnr}
+
+    def _head_losses(self, out: Readout, batch: Batch, clean: Tensor):
+        """Cross entropy of reward, continue, value and policy on the clean pass; first frames have no reward."""
+        c = self.config
+        arrived = (clean & ~batch.is_first).float()
+        event = (batch.reward != 0) | batch.terminated
+        weight = arrived * (1 + (c.event_weight - 1) * event.float())
+        reward_loss = _cross_entropy(out.reward_logits, two_hot(batch.reward, out.bins))
+        alive = (~batch.terminated).float()
+        cont_loss = F.binary_cross_entropy_with_logits(out.continue_logit.float(), alive, reduction="none")
+        value = out.value.detach()
+        target = lambda_returns(batch.reward, batch.terminated, batch.is_first, value, c.discount, c.trace)
+        value_loss = _cross_entropy(out.value_logits, two_hot(target, out.bins))
+        going = clean & ~batch.terminated & ~batch.truncated
+        acts = (going[:, :-1] & ~batch.is_first[:, 1:]).float()
+        better = torch.exp((target - value)[:, :-1] / c.advantage).clamp(max=5.0)
+        policy_loss = self._policy_loss(out.policy[:, :-1], batch.action[:, 1:])
+        losses = {
+            "reward": _mean(reward_loss, weight),
+            "cont": _mean(cont_loss, weight),
+            "value": _mean(value_loss, going.float()),
+            "policy": _mean(policy_loss, acts * better),
+        }
+        hit = ((out.reward - batch.reward).abs() < 0.5).float()
+        metrics = {"event_accuracy": _mean(hit, arrived * event), "events": (arrived * event).sum()}
+        return losses, {k: v.detach() for k, v in metrics.items()}
+
+    def _policy_loss(self, policy: Tensor, action: Tensor) -> Tensor:
+        if self.discrete:
+            return F.cross_entropy(policy.flatten(0, 1), action.flatten(), reduction="none").view(action.shape)
+        return (policy - action).square().sum(-1)
+
+
+def _mean(x: Tensor, weight: Tensor) -> Tensor:
+    return (x * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return -(target * torch.log_softmax(logits.float(), -1)).sum(-1)
+
+
+def _visibility(seen: Tensor, writes: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the k-1 frames before may each frame look at, [B, T, k-1]; and the flags to carry on, [B, k-1].
+
+    A frame is visible if it was written and no episode began since.
+    """
+    m, t = seen.shape[1], writes.shape[1]
+    flags = torch.cat((seen, writes), 1)
+    episode = F.pad(reset.long().cumsum(1), (m, 0))
+    same = [flags[:, j : j + t] & (episode[:, j : j + t] == episode[:, m:]) for j in range(m)]
+    visible = torch.stack(same, -1) if m else flags.new_zeros(*writes.shape, 0)
+    return visible, (flags & (episode == episode[:, -1:]))[:, t:]

@@ -1,0 +1,73 @@
+"""Frames to tokens and back: a linear patch embedding, no autoencoder stage; the model predicts patches directly."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Patches(nn.Module):
+    """uint8 frames [..., C, H, W] <-> patches [..., S, C * patch * patch] with values in [-1, 1].
+
+    The frame is padded at the right and bottom to a multiple of `patch`; `decode` cuts the padding off.
+    """
+
+    def __init__(self, frame_shape: tuple[int, int, int], patch: int):
+        super().__init__()
+        c, h, w = frame_shape
+        self.frame_shape, self.patch = frame_shape, patch
+        self.grid = (-(-h // patch), -(-w // patch))
+        self.size = c * patch * patch
+        self.pad = (0, self.grid[1] * patch - w, 0, self.grid[0] * patch - h)
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def cut(self, x: Tensor) -> Tensor:
+        """[..., C, H, W] of any type -> [..., S, C * patch * patch]"""
+        x = F.pad(x, self.pad)
+        p = self.patch
+        lead = x.shape[:-3]
+        x = rearrange(x.reshape(-1, *x.shape[-3:]), "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
+        return x.reshape(*lead, *x.shape[1:])
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return self.cut(frames).float() / 127.5 - 1
+
+    def decode(self, patches: Tensor) -> Tensor:
+        """Patches [..., S, C * patch * patch] -> uint8 frames [..., C, H, W]"""
+        c, h, w = self.frame_shape
+        p = self.patch
+        lead = patches.shape[:-2]
+        x = patches.reshape(-1, *patches.shape[-2:])
+        x = rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=self.grid[0], p=p, q=p)[..., :h, :w]
+        return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).reshape(*lead, c, h, w)
+
+
+class Rarity(nn.Module):
+    """Weights of pixels in the frame loss: rare colours count more, so that small coloured things are learnt.
+
+    A running histogram of colours (3 bits a channel); a pixel's weight is frequency ** -power, with mean 1 over the
+    batch. The map of a maze is mostly wall and floor; what a plan needs is a few pixels of it.
+    """
+
+    counts: Tensor
+
+    def __init__(self, power: float):
+        super().__init__()
+        self.power = power
+        self.register_buffer("counts", torch.full((512,), 1e-4))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """uint8 [..., 3, H, W] -> weights [..., 1, H, W]"""
+        bins = (frames >> 5).int()
+        code = (bins[..., 0, :, :] << 6) | (bins[..., 1, :, :] << 3) | bins[..., 2, :, :]
+        if self.training:
+            seen = torch.bincount(code.flatten()[::17], minlength=512).float()
+            self.counts.lerp_(seen / seen.sum() + 1e-5, 0.05)
+        table = (self.counts / self.counts.sum()) ** -self.power
+        weight = table[code]
+        return (weight / weight.mean()).unsqueeze(-3)

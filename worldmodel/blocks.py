@@ -59,6 +59,8 @@ class TiledScan(nn.Module):
         self.angle = nn.Linear(width, self.angles) if self.angles else None
         self.scale_B = nn.Parameter(torch.ones(state))
         self.scale_C = nn.Parameter(torch.ones(state))
+        self.shift_B = nn.Parameter(torch.zeros(state))
+        self.shift_C = nn.Parameter(torch.zeros(state))
         self.D = nn.Parameter(torch.ones(self.heads))
         self.A_log = nn.Parameter(torch.linspace(math.log(0.005), math.log(0.5), self.heads))
         dt = torch.exp(torch.linspace(math.log(0.3), math.log(0.05), self.heads))
@@ -102,8 +104,8 @@ class TiledScan(nn.Module):
         z, xbc = self.project(u).split([self.inner, self.inner + 2 * n + h], -1)
         X, B, C, dt = self.cut(xbc).split([self.inner, n, n, h], -1)
         dt = F.softplus(dt + self.dt_bias)
-        B = F.rms_norm(B, (n,), self.scale_B, 1e-5)
-        C = F.rms_norm(C, (n,), self.scale_C, 1e-5) / math.sqrt(n)
+        B = F.layer_norm(B, (n,), self.scale_B, self.shift_B)
+        C = F.layer_norm(C, (n,), self.scale_C, self.shift_C) / math.sqrt(n)
         X = F.silu(X).unflatten(-1, (h, self.head))
         angle = u.new_zeros(*X.shape[:-3], 0) if self.angle is None else self.angle(self.cut(u).mean(-2))
         return z, X, dt, B, C, angle
@@ -111,7 +113,7 @@ class TiledScan(nn.Module):
     def finish(self, Y: Tensor, X: Tensor, z: Tensor) -> Tensor:
         """Y, X [..., G, s, h, p], z [..., S, inner] -> [..., S, D]"""
         y = self.join((Y + self.D[:, None] * X).flatten(-2))
-        return self.out(F.rms_norm(y * F.silu(z), (self.inner,), eps=1e-5))
+        return self.out(F.layer_norm(y * F.silu(z), (self.inner,)))
 
     def forward(self, u: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
         b, t, r = u.shape[:3]
@@ -124,9 +126,7 @@ class TiledScan(nn.Module):
         dt = dt * write[..., None]
         X_, dt_, B_, C_ = (rearrange(v, "b t r g s ... -> (b g) (t r s) ...") for v in (X, dt, B, C))
         s = X.shape[4]
-        starts = None
-        if reset.any():
-            starts = F.pad(reset[..., None], (0, r * s - 1)).flatten(1).repeat_interleave(self.tiles, 0)
+        starts = F.pad(reset[..., None], (0, r * s - 1)).flatten(1).repeat_interleave(self.tiles, 0)
         A = -torch.exp(self.A_log)
         Y, S = ssm.chunked(X_, dt_, A, B_, C_, memory["state"].flatten(0, 1), starts)
         Y = rearrange(Y, "(b g) (t r s) h p -> b t r g s h p", b=b, t=t, r=r)
@@ -187,20 +187,21 @@ class LocalAttention(nn.Module):
         self.bias = nn.Parameter(torch.zeros(heads, tokens, window * tokens))  # last `tokens` keys: the own frame
 
     def split(self, u: Tensor):
-        q, k, v = self.qkv(u).chunk(3, -1)
-        return (x.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for x in (q, k, v))  # [..., h, S, d]
+        """u [..., R, S, D] -> q, k, v [..., h, R, S, d]"""
+        x = self.qkv(u).unflatten(-1, (3, self.heads, -1))
+        n = x.dim()
+        return x.permute(n - 3, *range(n - 5), n - 2, n - 5, n - 4, n - 1).contiguous().unbind(0)
 
     def attend(self, q: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
-        """q, own [..., h, S, d] (with a stream axis before h in q and own), past [..., h, (k-1) S, d],
-        visible [..., (k-1) S] -> [..., S, D]"""
-        s = q.shape[-2]
+        """q, own [..., h, R, S, d], past [..., h, (k-1) S, d], visible [..., (k-1) S] -> [..., R, S, D]"""
+        r, s = q.shape[-3:-1]
         q = q / math.sqrt(q.shape[-1])
         bias = self.bias[..., :-s].masked_fill(~visible[..., None, None, :], float("-inf"))
-        far = (q @ past[0].unsqueeze(-4).transpose(-1, -2)) + bias.unsqueeze(-4)
-        near = (q @ own[0].transpose(-1, -2)) + self.bias[..., -s:]
+        far = (q.flatten(-3, -2) @ past[0].transpose(-1, -2)).unflatten(-2, (r, s)) + bias.unsqueeze(-3)
+        near = q @ own[0].transpose(-1, -2) + self.bias[:, None, :, -s:]
         weight = torch.softmax(torch.cat((far, near), -1), -1)
-        y = weight[..., :-s] @ past[1].unsqueeze(-4) + weight[..., -s:] @ own[1]
-        return self.out(y.transpose(-2, -3).flatten(-2))
+        y = (weight[..., :-s].flatten(-3, -2) @ past[1]).unflatten(-2, (r, s)) + weight[..., -s:] @ own[1]
+        return self.out(y.movedim(-4, -2).flatten(-2))
 
     def forward(self, u: Tensor, visible: Tensor, memory: dict[str, Tensor]):
         """u [B, T, R, S, D], visible [B, T, k-1] -> the same shape as u, and the last frames' keys and values.
@@ -209,7 +210,7 @@ class LocalAttention(nn.Module):
         q, k, v = self.split(u)
         past, carried = [], {}
         for name, own in (("key", k), ("value", v)):
-            line = torch.cat((memory[name], own[:, :, -1]), 1)  # [B, m + T, h, S, d]
+            line = torch.cat((memory[name], own[:, :, :, -1]), 1)  # [B, m + T, h, S, d]
             carried[name] = line[:, line.shape[1] - m :]
             past.append(torch.cat([line[:, j : j + t] for j in range(m)], -2) if m else line[:, :t, :, :0])
         return self.attend(q, (k, v), (past[0], past[1]), visible.repeat_interleave(s, -1)), carried
@@ -220,8 +221,8 @@ class LocalAttention(nn.Module):
         past = [rearrange(trace[x], "b n k h s d -> b n h (k s) d") for x in ("key", "value")]
         y = self.attend(q, (k, v), (past[0], past[1]), visible.repeat_interleave(u.shape[2], -1))
         if commit:
-            trace["key"] = torch.cat((trace["key"], k), 2)[:, :, 1:]
-            trace["value"] = torch.cat((trace["value"], v), 2)[:, :, 1:]
+            trace["key"] = torch.cat((trace["key"], k.movedim(-3, -4)), 2)[:, :, 1:]
+            trace["value"] = torch.cat((trace["value"], v.movedim(-3, -4)), 2)[:, :, 1:]
         return y[:, :, 0]
 
 
@@ -245,7 +246,7 @@ class Block(nn.Module):
     def sublayers(self, x: Tensor, condition: Tensor, scan, attention) -> Tensor:
         m = self.modulation(condition)
         for i, layer in enumerate((scan, attention, self.mlp)):
-            u = torch.addcmul(m[3 + i], F.rms_norm(x, x.shape[-1:], eps=1e-5), 1 + m[i])
+            u = torch.addcmul(m[3 + i], F.layer_norm(x, x.shape[-1:]), 1 + m[i])
             x = torch.addcmul(x, m[6 + i], layer(u))
         return x
 

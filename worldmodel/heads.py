@@ -69,7 +69,8 @@ class Heads(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor) -> Readout:
-        x = F.rms_norm(x.flatten(-2), (x.shape[-1] * x.shape[-2],), eps=1e-5)
+        x = x.flatten(-2)
+        x = F.layer_norm(x, x.shape[-1:])
         reward, value, cont, policy = self.out(F.gelu(self.trunk(x))).split(self.sizes, -1)
         return Readout(reward, value, cont[..., 0], policy, self.bins)
 

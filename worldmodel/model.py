@@ -47,8 +47,9 @@ class ModelConfig:
     attention_heads: int = 4
     mlp: int = 3
     head_hidden: int = 128
-    flow: float = 0.25  # share of frames trained at a random noise level; the others are predicted from memory alone
+    flow: float = 0.125  # share of frames trained at a random noise level; the others are predicted from memory alone
     context_noise: float = 0.1
+    pixel_share: float = 0.25  # share of the pixels, drawn anew every step, that enter the frame loss
     rarity: float = 0.5
     event_weight: float = 4.0  # weight of frames with a reward or a termination in the reward and continue losses
     discount: float = 0.97
@@ -137,7 +138,7 @@ class WorldModel(nn.Module):
         `action` is the one that led to each frame, `is_first` marks the start of an episode (memory is reset
         there), `hidden` [B, T] frames leave no trace. Any way of cutting a sequence gives the same numbers.
         """
-        x = self.embed(self._encode(frames)).unsqueeze(2)
+        x = self._embed_frames(self.patches.cut(frames)).unsqueeze(2)
         writes = torch.ones_like(is_first) if hidden is None else ~hidden
         level = torch.ones_like(is_first, dtype=x.dtype)
         x, memory = self._run(x, level[..., None], action, is_first, writes[..., None], memory)
@@ -156,8 +157,10 @@ class WorldModel(nn.Module):
         frames = torch.where(latest > 0, t + 1 - latest, memory.frames + t)
         return x, Memory(layers=TensorDict(layers, batch_size=[batch]), seen=seen, frames=frames, batch_size=[batch])
 
-    def _encode(self, frames: Tensor) -> Tensor:
-        return self.patches.encode(frames).to(self.embed.weight.dtype)
+    def _embed_frames(self, patches: Tensor) -> Tensor:
+        """`embed` of uint8 patches: their scaling to [-1, 1] is folded into the weights."""
+        weight, bias = self.embed.weight, self.embed.bias
+        return F.linear(patches.to(weight.dtype), weight / 127.5, bias - weight.sum(1))
 
     def _condition(self, action: Tensor, is_first: Tensor) -> Tensor:
         if self.discrete:
@@ -238,7 +241,7 @@ class WorldModel(nn.Module):
         assert fork.traces is not None and fork.seen is not None
         for block, trace in zip(self.blocks, fork.traces):
             x = block.recall(x, condition, fork.seen, trace, commit)
-        return x if commit else F.rms_norm(x, x.shape[-1:], eps=1e-5)
+        return x if commit else F.layer_norm(x, x.shape[-1:])
 
     # ---- training
 
@@ -255,50 +258,57 @@ class WorldModel(nn.Module):
         neither written nor attended to, but still predicted.
         """
         memory = self.initial(len(batch.pixels)) if memory is None else memory.detach()
-        patches = self._encode(batch.pixels)
+        patches = self.patches.cut(batch.pixels)
         x, level = self._copies(patches, generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
         writes = torch.stack((torch.zeros_like(clean), clean), 2)
         x, memory = self._run(x, level, batch.action, batch.is_first, writes, memory)
-        predicted = self.unembed(F.rms_norm(x[:, :, 0], x.shape[-1:], eps=1e-5))
         losses, metrics = self._head_losses(self.heads(x[:, :, 1]), batch, clean)
-        losses["frame"], more = self._frame_loss(predicted, patches, batch, level[:, :, 0] == 0)
+        known = (level[:, :, 0] == 0) & ~batch.is_first
+        losses["frame"], metrics["psnr"] = self._frame_loss(x[:, :, 0], patches, known, generator)
         weights = self.config.loss
         total = sum((getattr(weights, k) * v for k, v in losses.items()), torch.zeros((), device=x.device))
-        metrics |= {f"loss/{k}": v.detach() for k, v in losses.items()} | more
+        metrics |= {f"loss/{k}": v.detach() for k, v in losses.items()}
         return total, metrics | {"loss/total": total.detach()}, memory
 
     def _copies(self, patches: Tensor, generator) -> tuple[Tensor, Tensor]:
-        """Embedded noisy and clean copies [B, T, 2, S, D] of patches [B, T, S, P], and their noise levels."""
+        """Embedded noisy and clean copies [B, T, 2, S, D] of uint8 patches [B, T, S, P], and their noise levels.
+
+        Most noisy copies are blank (level 0): the frame must come from memory alone, as in one-step imagination.
+        The others mix frame and noise. A few clean sequences are disturbed a little, so that the model tolerates
+        its own imperfect frames.
+        """
         b, t = patches.shape[:2]
-        device = patches.device
-        partly = torch.rand(b, t, generator=generator, device=device) < self.config.flow
-        level = torch.rand(b, t, generator=generator, device=device, dtype=patches.dtype) * partly
+        make = {"generator": generator, "device": patches.device, "dtype": self.embed.weight.dtype}
+        partly = torch.rand(b, t, **make) < self.config.flow
+        level = torch.rand(b, t, **make) * partly
         noisy = self._blank(patches[..., 0, :1])
-        x0, tau = patches[partly], level[partly][:, None, None]
-        noise = torch.randn(x0.shape, generator=generator, device=device, dtype=patches.dtype)
-        noisy = noisy.masked_scatter(partly[..., None, None], self.embed(tau * x0 + (1 - tau) * noise))
-        copies = torch.stack((noisy, self.embed(self._disturb(patches, generator))), 2)
-        return copies, torch.stack((level, torch.ones_like(level)), 2)
+        tau = level[partly][:, None, None]
+        mixed = tau * (patches[partly].to(tau.dtype) / 127.5 - 1) + (1 - tau) * torch.randn(
+            patches[partly].shape, **make
+        )
+        noisy = noisy.masked_scatter(partly[..., None, None], self.embed(mixed))
+        clean = self._embed_frames(patches)
+        if self.config.context_noise and self.training:
+            few = max(1, b // 8)
+            amount = self.config.context_noise * torch.rand(few, 1, 1, 1, **make)
+            disturbance = F.linear(torch.randn(patches[:few].shape, **make), self.embed.weight)
+            clean = torch.cat((clean[:few] + amount * disturbance, clean[few:]))
+        return torch.stack((noisy, clean), 2), torch.stack((level, torch.ones_like(level)), 2)
 
-    def _disturb(self, patches: Tensor, generator) -> Tensor:
-        """A little noise on a quarter of the context, so that the model tolerates its own imperfect frames."""
-        some = max(1, len(patches) // 4)
-        if not self.config.context_noise or not self.training:
-            return patches
-        noise = torch.randn(patches[:some].shape, generator=generator, device=patches.device, dtype=patches.dtype)
-        amount = self.config.context_noise * torch.rand(some, 1, 1, 1, generator=generator, device=patches.device)
-        return torch.cat((patches[:some] + amount * noise, patches[some:]))
-
-    def _frame_loss(self, predicted: Tensor, patches: Tensor, batch: Batch, blank: Tensor):
-        error = (predicted - patches).square()
-        plain = error.detach().mean((-1, -2))
+    def _frame_loss(self, x: Tensor, patches: Tensor, known: Tensor, generator) -> tuple[Tensor, Tensor]:
+        """Squared error of the predicted frames on a random share of the pixels, rare colours weighing more;
+        and the PSNR of the frames predicted from memory alone (`known` [B, T])."""
+        channels, pixels = self.frame_shape[0], self.patches.patch**2
+        some = torch.randperm(pixels, generator=generator, device=x.device)[: int(pixels * self.config.pixel_share)]
+        true = patches.unflatten(-1, (channels, pixels))[..., some]  # [B, T, S, C, m]
+        weight, bias = (v.unflatten(0, (channels, pixels))[:, some].flatten(0, 1) for v in self.unembed.parameters())
+        predicted = F.linear(F.layer_norm(x, x.shape[-1:]), weight, bias)
+        error = (predicted - (true.flatten(-2).to(x.dtype) / 127.5 - 1)).square()
+        psnr = -10 * torch.log10(error.detach()[known].mean() / 4 + 1e-9)
         if self.config.rarity:
-            weight = self.rarity(batch.pixels).expand(-1, -1, self.frame_shape[0], -1, -1)
-            error = error * self.patches.cut(weight)
-        known = blank & ~batch.is_first
-        psnr = -10 * torch.log10(plain[known].mean() / 4 + 1e-9)
-        return error.mean(), {"psnr": psnr}
+            error = error.unflatten(-1, (channels, -1)) * self.rarity(true)
+        return error.mean(), psnr
 
     def _head_losses(self, out: Readout, batch: Batch, clean: Tensor):
         """Cross entropy of reward, continue, value and policy on the clean pass; first frames have no reward."""

@@ -47,35 +47,37 @@ def chunked(
         X, dt, B, C = (F.pad(v, (0, 0) * (v.dim() - 2) + (0, pad)) for v in (X, dt, B, C))
         reset = None if reset is None else F.pad(reset, (0, pad))
     k = X.shape[1] // c
-    V = (X * dt[..., None]).view(b, k, c, h, p).transpose(2, 3)  # b k h c p
-    B, C = B.view(b, k, c, -1), C.view(b, k, c, -1)
-    cum = (dt * A).view(b, k, c, h).transpose(2, 3).cumsum(-1)  # log decay from the chunk's start, b k h c
+    V = (X * dt[..., None]).view(b, k, c, h, p)
+    B, C = B.reshape(b, k, c, -1), C.reshape(b, k, c, -1)
+    cum = (dt * A).view(b, k, c, h).cumsum(2)  # log decay from the chunk's start
     causal = torch.ones(c, c, dtype=torch.bool, device=X.device).tril()
     first = last = None
     if reset is not None:
-        segment = reset.view(b, k, c).cumsum(-1)
+        segment = reset.reshape(b, k, c).cumsum(-1)
         causal = causal & (segment[..., :, None] == segment[..., None, :])[:, :, None]
-        first = (segment == 0).to(X.dtype)[:, :, None]  # tokens that still see the state before the chunk
-        last = (segment == segment[..., -1:]).to(X.dtype)[:, :, None]  # tokens that reach the state after it
+        first = (segment == 0).to(X.dtype)[..., None]  # tokens that still see the state before the chunk
+        last = (segment == segment[..., -1:]).to(X.dtype)[..., None]  # tokens that reach the state after it
     # 1. inside each chunk
-    decay = torch.exp((cum[..., :, None] - cum[..., None, :]).masked_fill(~causal, float("-inf")))
-    Y = (decay * (C @ B.transpose(-1, -2))[:, :, None]) @ V
+    line = cum.transpose(2, 3)
+    decay = torch.exp((line[..., :, None] - line[..., None, :]).masked_fill(~causal, float("-inf")))
+    Y = ((decay * (C @ B.transpose(-1, -2))[:, :, None]) @ V.transpose(2, 3)).transpose(2, 3)  # b k c h p
     # 2. what each chunk adds to the state
-    to_end = torch.exp(cum[..., -1:] - cum)
+    to_end = torch.exp(cum[:, :, -1:] - cum)
     to_end = to_end if last is None else to_end * last
-    added = (V * to_end[..., None]).transpose(-1, -2) @ B[:, :, None]  # b k h p n
-    # 3. carry the state from chunk to chunk, 4. read it
-    through = torch.exp(cum[..., -1])
-    through = through if first is None else through * first[..., -1]
-    before = []
+    added = (V * to_end[..., None]).flatten(-2).transpose(-1, -2) @ B  # b k (h p) n
+    # 3. carry the state from chunk to chunk
+    through = torch.exp(cum[:, :, -1])
+    through = (through if first is None else through * first[:, :, -1]).repeat_interleave(p, -1)[..., None]
+    S, before = S.flatten(1, 2), []
     for i in range(k):
         before.append(S)
-        S = through[:, i, :, None, None] * S + added[:, i]
-    read = C[:, :, None] @ torch.stack(before, 1).transpose(-1, -2)  # b k h c p
+        S = torch.addcmul(added[:, i], through[:, i], S)
+    # 4. read it
+    read = (C @ torch.stack(before, 1).transpose(-1, -2)).unflatten(-1, (h, p))
     from_start = torch.exp(cum)
     from_start = from_start if first is None else from_start * first
-    Y = Y + read * from_start[..., None]
-    return Y.transpose(2, 3).reshape(b, k * c, h, p)[:, :length], S
+    Y = torch.addcmul(Y, read, from_start[..., None])
+    return Y.reshape(b, k * c, h, p)[:, :length], S.unflatten(1, (h, p))
 
 
 def rotate(V: Tensor, angle: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class Patches(nn.Module):
-    """uint8 frames [..., C, H, W] <-> patches [..., S, C * patch * patch] with values in [-1, 1].
+    """Frames [..., C, H, W] <-> patches [..., S, C * patch * patch].
 
     The frame is padded at the right and bottom to a multiple of `patch`; `decode` cuts the padding off.
     """
@@ -34,11 +34,8 @@ class Patches(nn.Module):
         x = rearrange(x.reshape(-1, *x.shape[-3:]), "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
         return x.reshape(*lead, *x.shape[1:])
 
-    def encode(self, frames: Tensor) -> Tensor:
-        return self.cut(frames).float() / 127.5 - 1
-
     def decode(self, patches: Tensor) -> Tensor:
-        """Patches [..., S, C * patch * patch] -> uint8 frames [..., C, H, W]"""
+        """Patches [..., S, C * patch * patch] in [-1, 1] -> uint8 frames [..., C, H, W]"""
         c, h, w = self.frame_shape
         p = self.patch
         lead = patches.shape[:-2]
@@ -61,13 +58,13 @@ class Rarity(nn.Module):
         self.power = power
         self.register_buffer("counts", torch.full((512,), 1e-4))
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """uint8 [..., 3, H, W] -> weights [..., 1, H, W]"""
-        bins = (frames >> 5).int()
-        code = (bins[..., 0, :, :] << 6) | (bins[..., 1, :, :] << 3) | bins[..., 2, :, :]
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels [..., C, m] -> weights [..., 1, m]"""
+        code = (pixels >> 5).int()
+        code = code[..., 0, :] if code.shape[-2] < 3 else (code[..., 0, :] << 6) | (code[..., 1, :] << 3) | code[..., 2, :]
         if self.training:
-            seen = torch.bincount(code.flatten()[::17], minlength=512).float()
+            seen = torch.bincount(code.flatten()[::7], minlength=512).float()
             self.counts.lerp_(seen / seen.sum() + 1e-5, 0.05)
         table = (self.counts / self.counts.sum()) ** -self.power
         weight = table[code]
-        return (weight / weight.mean()).unsqueeze(-3)
+        return (weight / weight.mean()).unsqueeze(-2)

@@ -1,0 +1,41 @@
+"""Environments: batched mazes that need memory, MiniGrid, Gymnasium and a counting environment.
+
+`make(config, batch)` builds one; `envs.torchrl_env.TorchRLEnv` puts it into a TorchRL loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from envs.base import BatchedEnv
+from envs.counting import CountingConfig
+from envs.gym import GymConfig
+from envs.minigrid import MiniGridConfig
+from envs.tasks import RecallConfig, ReturnConfig, ScavengeConfig, TMazeConfig
+
+ENV_CONFIGS: dict[str, type] = {
+    "tmaze": TMazeConfig,
+    "return": ReturnConfig,
+    "recall": RecallConfig,
+    "scavenge": ScavengeConfig,
+    "minigrid": MiniGridConfig,
+    "gym": GymConfig,
+    "counting": CountingConfig,
+}
+"""Configuration class of every kind of environment."""
+
+
+def make(config: Any, batch: int, seed: int = 0) -> BatchedEnv:
+    """Build `batch` environments of a configuration from `ENV_CONFIGS` and start one episode in each.
+
+    The first episodes' seeds follow from `seed`. Raises TypeError for anything else than such a configuration.
+    """
+    if not isinstance(config, tuple(ENV_CONFIGS.values())):
+        raise TypeError(f"not an environment configuration: {config!r}; use one of {', '.join(ENV_CONFIGS)}")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    env = config.build(batch)
+    env.reset(np.arange(batch), np.random.default_rng([seed, 1]).integers(2**31, size=batch))
+    return env

@@ -1,0 +1,150 @@
+"""What a maze looks like: tile pictures, the 5 x 5 egocentric view with occlusion, and the frame around it.
+
+Nothing in a frame tells the absolute direction. Shapes: B slots; view row 0 lies four tiles ahead of the agent,
+row 4 is its own, column 2 its own column.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.layout import FORWARD
+
+UNSEEN, WALL, FLOOR, GREY = 0, 1, 2, 3
+OBJECT = 4  # tile OBJECT + k: a ball of colour k
+PANEL = 10  # tile PANEL + k: a wall panel of colour k
+TILES = 16
+
+COLOURS = np.array(
+    [(235, 45, 40), (40, 205, 70), (60, 95, 255), (225, 60, 225), (50, 215, 225), (255, 130, 20)], np.uint8
+)
+"""Red, green, blue, magenta, cyan, orange: RGB of cue k, ball k and panel k."""
+NO_BORDER, GOLD_BORDER, CUE_BORDER = 0, 1, 2  # CUE_BORDER + k: colour k
+BORDERS = np.concatenate([np.array([(0, 0, 0), (255, 225, 80)], np.uint8), COLOURS])
+
+VIEW, TILE, MARGIN = 5, 12, 2
+SIDE = VIEW * TILE + 2 * MARGIN
+PAD = VIEW - 1  # rows and columns of wall that a stored map needs around it
+
+_OPAQUE = np.zeros(TILES, bool)
+_OPAQUE[[UNSEEN, WALL, *range(PANEL, TILES)]] = True
+
+
+def _ball(colour: np.ndarray) -> np.ndarray:
+    y, x = np.mgrid[:TILE, :TILE] - (TILE - 1) / 2
+    inside = (x**2 + y**2 <= 4.6**2)[..., None]
+    light = (((x + 1.5) ** 2 + (y + 1.5) ** 2) <= 1.2**2)[..., None]
+    ball = np.where(light, np.minimum(colour.astype(int) + 90, 255), colour)
+    return np.where(inside, ball, _floor()).astype(np.uint8)
+
+
+def _floor() -> np.ndarray:
+    tile = np.full((TILE, TILE, 3), 38, np.uint8)
+    tile[0, :], tile[:, 0] = 50, 50
+    return tile
+
+
+def _bricks(face: np.ndarray, mortar: np.ndarray) -> np.ndarray:
+    tile = np.tile(face.astype(np.uint8), (TILE, TILE, 1))
+    tile[3::4] = mortar
+    tile[0:3, 5], tile[4:7, 11], tile[8:11, 5] = mortar, mortar, mortar
+    return tile
+
+
+def _agent_on(tile: np.ndarray) -> np.ndarray:
+    marked = tile.copy()
+    for row, half in ((8, 0), (9, 1), (10, 2)):
+        marked[row, 5 - half : 7 + half] = 250
+    return marked
+
+
+def _draw_atlas() -> np.ndarray:
+    atlas = np.zeros((TILES, TILE, TILE, 3), np.uint8)
+    atlas[WALL] = _bricks(np.array([120, 116, 108]), np.array([84, 80, 74]))
+    atlas[FLOOR] = _floor()
+    atlas[GREY] = _ball(np.array([150, 150, 150], np.uint8))
+    for k, colour in enumerate(COLOURS):
+        atlas[OBJECT + k] = _ball(colour)
+        atlas[PANEL + k] = _bricks(colour, colour // 2)
+    return np.concatenate([atlas, np.stack([_agent_on(tile) for tile in atlas])])
+
+
+ATLAS = _draw_atlas()
+"""Tile pictures, uint8 [2 * TILES, 12, 12, 3]: the second half with the agent on them."""
+_STRIP = np.dtype(("V", TILE))  # one pixel row of one tile and one channel, moved as a unit
+_STRIPS = np.ascontiguousarray(ATLAS.transpose(0, 3, 1, 2)).view(_STRIP)[..., 0]
+
+
+def _view_offsets() -> np.ndarray:
+    ahead, aside = np.arange(PAD, -1, -1), np.arange(VIEW) - VIEW // 2
+    right = FORWARD[[1, 2, 3, 0]]
+    return (
+        ahead[None, :, None, None] * FORWARD[:, None, None] + aside[None, None, :, None] * right[:, None, None]
+    )
+
+
+_OFFSETS = _view_offsets()  # [4, 5, 5, 2]
+
+
+def flat_offsets(width: int) -> np.ndarray:
+    """Return offsets of the view's tiles in a flattened map of `width` columns, int64 [4, 25], by heading."""
+    return (_OFFSETS[..., 0] * width + _OFFSETS[..., 1]).reshape(4, VIEW * VIEW)
+
+
+def _light_tables() -> tuple[np.ndarray, np.ndarray]:
+    """Tabulate MiniGrid's `Grid.process_vis` for one row: (lit tiles, clear tiles) -> lit tiles here, and ahead."""
+    here, ahead = np.zeros((32, 32), np.uint8), np.zeros((32, 32), np.uint8)
+    for lit in range(32):
+        for clear in range(32):
+            mask, front = lit, 0
+            for i, side in [*((i, 1) for i in range(4)), *((i, -1) for i in range(4, 0, -1))]:
+                if mask >> i & clear >> i & 1:
+                    mask |= 1 << (i + side)
+                    front |= 1 << i | 1 << (i + side)
+            here[lit, clear], ahead[lit, clear] = mask, front
+    return here, ahead
+
+
+_HERE, _AHEAD = _light_tables()
+_BITS = (1 << np.arange(VIEW)).astype(np.uint8)
+_UNPACK = (np.arange(32)[:, None] >> np.arange(VIEW) & 1).astype(np.uint8)
+
+
+def hide_occluded(view: np.ndarray) -> np.ndarray:
+    """Return `view` (uint8 [B, 25]) as [B, 5, 5] with every tile that walls hide set to UNSEEN."""
+    view = view.reshape(-1, VIEW, VIEW)
+    clear = (~_OPAQUE)[view] @ _BITS
+    seen = np.empty((len(view), VIEW), np.uint8)
+    lit = np.full(len(view), 1 << VIEW // 2, np.uint8)
+    for row in range(VIEW - 1, -1, -1):
+        seen[:, row] = _HERE[lit, clear[:, row]]
+        lit = _AHEAD[lit, clear[:, row]]
+    return view * _UNPACK[seen]
+
+
+def draw(view: np.ndarray, border: np.ndarray, out: np.ndarray) -> None:
+    """Draw views (uint8 [B, 5, 5]) and borders (index into BORDERS, int [B]) into `out`, uint8 [B, 3, 64, 64]."""
+    tiles = view.astype(np.intp)
+    tiles[:, -1, VIEW // 2] += TILES
+    strips = _STRIPS[tiles]  # [B, 5, 5, 3, 12]
+    np.copyto(_as_strips(out), strips.transpose(0, 3, 1, 4, 2))
+    colour = BORDERS[border][:, :, None, None]
+    out[:, :, :MARGIN], out[:, :, -MARGIN:] = colour, colour
+    out[:, :, :, :MARGIN], out[:, :, :, -MARGIN:] = colour, colour
+
+
+def _as_strips(frames: np.ndarray) -> np.ndarray:
+    """View the inside of frames as tile strips, [B, 3, 5, 12, 5], each of 12 bytes."""
+    shape = (len(frames), 3, VIEW, TILE, VIEW)
+    strides = (3 * SIDE * SIDE, SIDE * SIDE, SIDE * TILE, SIDE, TILE)
+    return np.ndarray(shape, _STRIP, frames, offset=MARGIN * SIDE + MARGIN, strides=strides)
+
+
+def draw_map(tiles: np.ndarray, pose: tuple[int, int, int]) -> np.ndarray:
+    """Draw a whole map (uint8 [R, C]) with the agent at (row, col, heading): uint8 [3, 12 R, 12 C]."""
+    row, col, heading = pose
+    picture = ATLAS[tiles]
+    marked = np.rot90(ATLAS[TILES + tiles[row, col]], -heading)
+    picture[row, col] = marked
+    rows, cols = tiles.shape
+    return np.ascontiguousarray(picture.transpose(4, 0, 2, 1, 3).reshape(3, rows * TILE, cols * TILE))

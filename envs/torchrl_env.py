@@ -1,0 +1,106 @@
+"""Any `BatchedEnv` as a native batched TorchRL environment."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from envs.base import BatchedEnv, Discrete
+
+
+class TorchRLEnv(EnvBase):
+    """B environments as one batch-locked TorchRL environment.
+
+    Keys: `pixels` uint8 [B, C, H, W], `last_action` (int64 [B] or float32 [B, A]), `is_first` bool [B, 1], `truth` (nested,
+    bool and int64 [B], with `in_context`; for evaluation, never for a model), `reward` float32 [B, 1], `done`,
+    `terminated`, `truncated` bool [B, 1]. `action` is int64 [B] (Categorical) or float32 [B, A] (Bounded).
+    Seeds of episodes come from `set_seed` in the order in which slots reset, or from `reset_tasks`.
+    """
+
+    def __init__(self, env: BatchedEnv, seed: int = 0):
+        super().__init__(device="cpu", batch_size=torch.Size([env.batch]))
+        self.env = env
+        self._given: np.ndarray | None = None
+        self._set_seed(seed)
+        env.reset(np.arange(env.batch), self._draw_seeds(env.batch))
+        self._make_specs()
+
+    def reset_tasks(self, seeds: np.ndarray | torch.Tensor) -> TensorDictBase:
+        """Start episode `seeds[i]` (int64 [B]) in slot i and return the first observations."""
+        given = np.asarray(seeds, np.int64)
+        if given.shape != (self.env.batch,):
+            raise ValueError(f"reset_tasks needs one seed per slot, {self.env.batch}; got shape {given.shape}")
+        self._given = given
+        return self.reset()
+
+    def top_view(self, slot: int) -> np.ndarray:
+        """Draw the map of `slot` where the environment can, uint8 [3, H, W]."""
+        return self.env.top_view(slot)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _make_specs(self) -> None:
+        shape = self.batch_size
+        self.observation_spec = Composite(
+            pixels=Bounded(0, 255, shape=(*shape, *self.env.frame_shape), dtype=torch.uint8),
+            last_action=self._action_space(),
+            is_first=Binary(1, shape=(*shape, 1), dtype=torch.bool),
+            truth=Composite({key: _truth_spec(value) for key, value in self._truth().items()}, shape=shape),
+            shape=shape,
+        )
+        self.action_spec = self._action_space()
+        self.reward_spec = Unbounded(shape=(*shape, 1), dtype=torch.float32)
+        flag = Binary(1, shape=(*shape, 1), dtype=torch.bool)
+        self.done_spec = Composite(done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=shape)
+
+    def _action_space(self) -> Categorical | Bounded:
+        actions, shape = self.env.actions, self.batch_size
+        if isinstance(actions, Discrete):
+            return Categorical(actions.n, shape=shape, dtype=torch.int64)
+        low, high = torch.tensor(actions.low), torch.tensor(actions.high)
+        size = (*shape, len(actions.low))
+        return Bounded(low.expand(size), high.expand(size), shape=size, dtype=torch.float32)
+
+    def _truth(self) -> dict[str, torch.Tensor]:
+        truth = {key: torch.from_numpy(np.array(value)) for key, value in self.env.truth().items()}
+        return truth | {"in_context": torch.from_numpy(np.array(self.env.in_context()))}
+
+    def _observe(self, is_first: torch.Tensor) -> TensorDict:
+        data = {
+            "pixels": torch.from_numpy(self.env.frames().copy()),
+            "last_action": torch.from_numpy(np.array(self.env.last_action())),
+            "is_first": is_first,
+            "truth": TensorDict(self._truth(), self.batch_size),
+        }
+        return TensorDict(data, self.batch_size)
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:
+        chosen = None if tensordict is None else tensordict.get("_reset", None)
+        where = torch.ones(self.env.batch, dtype=torch.bool) if chosen is None else chosen.reshape(-1)
+        slots = where.nonzero().squeeze(-1).numpy()
+        seeds = self._draw_seeds(len(slots)) if self._given is None else self._given[slots]
+        self._given = None
+        self.env.reset(slots, seeds)
+        return self._observe(where.unsqueeze(-1).clone())
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        reward, terminated, truncated = self.env.step(tensordict["action"].numpy())
+        out = self._observe(torch.zeros(self.env.batch, 1, dtype=torch.bool))
+        out["reward"] = torch.from_numpy(reward).unsqueeze(-1)
+        out["terminated"] = torch.from_numpy(terminated).unsqueeze(-1)
+        out["truncated"] = torch.from_numpy(truncated).unsqueeze(-1)
+        out["done"] = out["terminated"] | out["truncated"]
+        return out
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._seeds = np.random.default_rng([seed or 0, 1])
+
+    def _draw_seeds(self, count: int) -> np.ndarray:
+        return self._seeds.integers(2**31, size=count)
+
+
+def _truth_spec(value: torch.Tensor) -> Binary | Unbounded:
+    if value.dtype == torch.bool:
+        return Binary(value.shape[-1], shape=value.shape, dtype=torch.bool)
+    return Unbounded(shape=value.shape, dtype=value.dtype)

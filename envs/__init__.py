@@ -30,7 +30,7 @@ ENV_CONFIGS: dict[str, type] = {
 def make(config: Any, batch: int, seed: int = 0) -> BatchedEnv:
     """Build `batch` environments of a configuration from `ENV_CONFIGS` and start one episode in each.
 
-    The first episodes' seeds follow from `seed`. Raises TypeError for anything else than such a configuration.
+    The first episodes' seeds follow from `seed`. Raises TypeError for anything but such a configuration.
     """
     if not isinstance(config, tuple(ENV_CONFIGS.values())):
         raise TypeError(f"not an environment configuration: {config!r}; use one of {', '.join(ENV_CONFIGS)}")

@@ -55,7 +55,7 @@ class BatchedEnv(ABC):
 
     @abstractmethod
     def reset(self, where: np.ndarray, seeds: np.ndarray) -> None:
-        """Start episode `seeds[i]` in slot `where[i]` (both int64 [M]); the seed alone decides the episode."""
+        """Start episode `seeds[i]` in slot `where[i]` (int64 [M]); the seed alone decides the episode."""
 
     @abstractmethod
     def step(self, action: np.ndarray) -> Step:
@@ -67,7 +67,7 @@ class BatchedEnv(ABC):
 
     @abstractmethod
     def last_action(self) -> np.ndarray:
-        """Return the action executed on the way to the current frame (forced ones included), zeros after a reset."""
+        """Return the action executed on the way to this frame (forced ones too), zeros after a reset."""
 
     @abstractmethod
     def in_context(self) -> np.ndarray:
@@ -78,8 +78,8 @@ class BatchedEnv(ABC):
         """Return what evaluation may know and a model may not, one array [B] each.
 
         `success` bool; `goal_distance` int64, least steps to success from the present pose (-1 unknown);
-        `evidence_age` int64, frames since cue or goal was last visible (-1 unknown); `outcome` int64 (0 running,
-        1 success, 2 wrong choice, 3 time-out); `goal` int64, a label of the right answer.
+        `evidence_age` int64, frames since cue or goal was last visible (-1 unknown); `outcome` int64
+        (0 running, 1 success, 2 wrong choice, 3 time-out); `goal` int64, a label of the right answer.
         """
 
     @abstractmethod
@@ -90,7 +90,7 @@ class BatchedEnv(ABC):
 class Explorer(ABC):
     """Chooses scripted actions for all slots, and may read the environment's ground truth to do so."""
 
-    active: np.ndarray | None = None  # bool [B], slots whose action will be used (None: all); others may be skipped
+    active: np.ndarray | None = None  # bool [B], slots whose action is used (None: all); skip the others
 
     @abstractmethod
     def act(self) -> np.ndarray:
@@ -120,12 +120,17 @@ class Mixture(Explorer):
         fresh = self.env.episode != self.episode
         self.choice[fresh] = self.rng.choice(len(self.names), size=int(fresh.sum()), p=self.odds)
         self.episode = self.env.episode.copy()
-        action = None
-        for index, part in enumerate(self.parts):
-            part.active = self.choice == index
-            if part.active.any():
-                proposed = part.act()
-                action = proposed.copy() if action is None else action
-                action[part.active] = proposed[part.active]
-        assert action is not None
+        proposals = [self._propose(index) for index in np.unique(self.choice)]
+        action = proposals[0]
+        for index, proposed in zip(np.unique(self.choice), proposals):
+            action = np.where(_beside(self.choice == index, action), proposed, action)
         return action
+
+    def _propose(self, index: int) -> np.ndarray:
+        part = self.parts[index]
+        part.active = self.choice == index
+        return part.act()
+
+
+def _beside(mask: np.ndarray, action: np.ndarray) -> np.ndarray:
+    return mask.reshape(-1, *[1] * (action.ndim - 1))

@@ -1,7 +1,7 @@
 """Scripted explorers of the mazes: they read the map, so they need no memory.
 
 An explorer is a recipe: what it does while the context lasts, what afterwards, and how often it errs.
-All its randomness comes from its seed and the episode's, so an episode's walk does not depend on the other slots.
+All its randomness comes from its seed and the episode's, so a walk does not depend on the other slots.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from envs.layout import FAR, FORWARD
 class Recipe:
     """What to do in the context and after it, and the odds of a random action in each.
 
-    `goal`: the shortest path to the goal. `tour`: all objects, nearest next, then cells. `shuffle`: the same in random
-    order. `cells`: shortest paths to random cells. `seek`: objects (or arms) in random order, as one without memory.
-    `forage`: along the wall until the cued object is in view, then to it. `momentum`, `wall`, `random`, `still`:
-    without a map.
+    `goal`: the shortest path to the goal. `tour`: all objects, nearest next, then cells. `shuffle`: the same
+    in random order. `cells`: shortest paths to random cells. `seek`: objects (or arms) in random order, with a
+    map but no memory of colours. `forage`: along the wall until the cued object is in view, then to it.
+    `momentum`, `wall`, `random`, `still`: without a map.
     """
 
     context: str

@@ -1,4 +1,4 @@
-"""The batched maze engine: maps, poses, views and distances of B mazes at once. The tasks on it are in `tasks`.
+"""The batched maze engine: maps, poses, views and distances of B mazes at once; `tasks` builds on it.
 
 Shapes: B slots, R x C a map, K objects. A pose is (row, column, heading), headings as in `layout`.
 A task overrides `_begin` (lay out one slot's episode) and `_rules` (what a step leads to).
@@ -20,8 +20,8 @@ class GridMaze(BatchedEnv):
     """B mazes seen from inside, stepped together.
 
     Actions: left, right (turn by 90 degrees), forward (one tile, not into walls), stay.
-    Observation: uint8 [B, 3, 64, 64], the 5 x 5 tiles ahead without those that walls hide, and a border that shows
-    the cue colour when the task shows one and gold in a frame that brings a reward.
+    Observation: uint8 [B, 3, 64, 64], the 5 x 5 tiles ahead without those that walls hide, and a border that
+    shows the cue colour when the task shows one, and gold in a frame that brings a reward.
     """
 
     actions = Discrete(4, ("left", "right", "forward", "stay"))
@@ -104,7 +104,7 @@ class GridMaze(BatchedEnv):
     def step(self, action: np.ndarray) -> Step:
         """Advance every running slot by `action`, int64 [B]."""
         action = np.asarray(action)
-        if action.shape != (self.batch,) or action.min() < 0 or action.max() >= self.actions.n:
+        if action.shape != (self.batch,) or action.min() < 0 or action.max() > STAY:
             raise ValueError(f"actions must be {self.batch} integers from 0 to 3, got {action!r}")
         running = ~(self._terminated | self._truncated)
         executed = np.where(self._forced() | ~running, STAY, action)
@@ -160,14 +160,14 @@ class GridMaze(BatchedEnv):
         return (cells == here).all(-1)
 
     def field(self, slot: int, cell: tuple[int, int]) -> np.ndarray:
-        """Return the distances of all poses of `slot` to `cell`, int16 [4, R, C]; kept until the slot's reset."""
+        """Return the distances of all poses of `slot` to `cell`, int16 [4, R, C]; kept until its reset."""
         known = self._fields[slot]
         if cell not in known:
             known[cell] = distance_field(self.floor[slot], cell)
         return known[cell]
 
-    def free(self, turn: int) -> np.ndarray:
-        """Return bool [B], whether the next tile is floor in the heading `turn` quarter turns to the right."""
+    def free(self, turn: int | np.ndarray) -> np.ndarray:
+        """Return bool [B], whether the next tile `turn` quarter turns to the right is floor."""
         ahead = FORWARD[(self.heading + turn) % 4]
         return self.floor[self.slots, self.row + ahead[:, 0], self.col + ahead[:, 1]]
 

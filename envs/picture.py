@@ -1,7 +1,7 @@
 """What a maze looks like: tile pictures, the 5 x 5 egocentric view with occlusion, and the frame around it.
 
-Nothing in a frame tells the absolute direction. Shapes: B slots; view row 0 lies four tiles ahead of the agent,
-row 4 is its own, column 2 its own column.
+Nothing in a frame tells the absolute direction. Shapes: B slots; view row 0 lies four tiles ahead of the
+agent, row 4 is its own, column 2 its own column.
 """
 
 from __future__ import annotations
@@ -77,10 +77,8 @@ _STRIPS = np.ascontiguousarray(ATLAS.transpose(0, 3, 1, 2)).view(_STRIP)[..., 0]
 
 def _view_offsets() -> np.ndarray:
     ahead, aside = np.arange(PAD, -1, -1), np.arange(VIEW) - VIEW // 2
-    right = FORWARD[[1, 2, 3, 0]]
-    return (
-        ahead[None, :, None, None] * FORWARD[:, None, None] + aside[None, None, :, None] * right[:, None, None]
-    )
+    front, right = FORWARD[:, None, None], FORWARD[[1, 2, 3, 0], None, None]
+    return ahead[None, :, None, None] * front + aside[None, None, :, None] * right
 
 
 _OFFSETS = _view_offsets()  # [4, 5, 5, 2]
@@ -92,7 +90,7 @@ def flat_offsets(width: int) -> np.ndarray:
 
 
 def _light_tables() -> tuple[np.ndarray, np.ndarray]:
-    """Tabulate MiniGrid's `Grid.process_vis` for one row: (lit tiles, clear tiles) -> lit tiles here, and ahead."""
+    """Tabulate MiniGrid's `Grid.process_vis` for a row: (lit, clear tiles) -> lit tiles here, and ahead."""
     here, ahead = np.zeros((32, 32), np.uint8), np.zeros((32, 32), np.uint8)
     for lit in range(32):
         for clear in range(32):
@@ -123,7 +121,7 @@ def hide_occluded(view: np.ndarray) -> np.ndarray:
 
 
 def draw(view: np.ndarray, border: np.ndarray, out: np.ndarray) -> None:
-    """Draw views (uint8 [B, 5, 5]) and borders (index into BORDERS, int [B]) into `out`, uint8 [B, 3, 64, 64]."""
+    """Draw views (uint8 [B, 5, 5]) and BORDERS (by index, int [B]) into `out`, uint8 [B, 3, 64, 64]."""
     tiles = view.astype(np.intp)
     tiles[:, -1, VIEW // 2] += TILES
     strips = _STRIPS[tiles]  # [B, 5, 5, 3, 12]

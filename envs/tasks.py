@@ -1,4 +1,4 @@
-"""Four tasks that need memory: T-maze, Return, Recall, Scavenge. Each has its configuration right above it."""
+"""Four tasks that need memory: T-maze, Return, Recall and Scavenge."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from envs.layout import carve, distance_field, reachable
 
 @dataclass(frozen=True)
 class TMazeConfig:
-    """A corridor of `length` tiles whose foot shows a colour, and two arms of `arm` tiles: red left, green right.
+    """A corridor of `length` tiles whose foot shows red (go left) or green (right), and two arms.
 
-    `delay` dark frames follow the last frame of the cue. `steps` limits an episode (None: 4 length + 32 + delay),
-    `budget` the decision, from one tile before the junction on. `cue_always` is the control without memory.
+    The arms have `arm` tiles. `delay` dark frames follow the last frame of the cue. `steps` limits an episode
+    (None: 4 length + 32 + delay), `budget` the decision, from one tile before the junction on. `cue_always` shows
+    the cue in every frame: the control without memory.
     """
 
     kind: str = "tmaze"
@@ -37,8 +38,9 @@ class TMazeConfig:
 class TMazeEnv(GridMaze):
     """Walk up a corridor and turn into the arm that the colour at its foot tells.
 
-    Observation: as `GridMaze`; the cue is a wall panel on both sides of the second tile, in view from the first two.
-    Reward: 1 on the end tile of the cued arm. Termination: on either end tile; truncated by `budget` or `steps`.
+    Observation: as `GridMaze`; the cue is a wall panel on both sides of the second tile, in view from the
+    first two. Reward: 1 on the end tile of the cued arm. Termination: on either end tile; truncated by
+    `budget` or `steps`.
     """
 
     explorers = ("oracle", "guide", "tour", "cells", "seek", "momentum", "wall", "random", "still")
@@ -107,7 +109,7 @@ class TMazeEnv(GridMaze):
         return [(1, 1), (1, self.cols - 2)]
 
     def roam_cells(self, slot: int) -> np.ndarray:
-        """Return the corridor and, as often, the cell before the junction; later mostly the ends, int64 [M, 2]."""
+        """Return corridor cells, half of them the one before the junction; later mostly the ends."""
         rows = np.arange(2, self.rows - 1)
         corridor = np.stack([rows, np.full_like(rows, self.middle)], -1)
         if self.left_at[slot] < 0:
@@ -119,8 +121,8 @@ class TMazeEnv(GridMaze):
 class ReturnConfig:
     """A maze of n x n tiles with `objects` coloured balls, walked for `tour` frames; then back to the start.
 
-    The way to the cued ball may take `slack` times the least number of steps. `loops` is the share of inner walls
-    removed from the spanning tree. `coloured_query=False` shows all balls grey at query.
+    The way to the cued ball may take `slack` times the least number of steps. `loops` is the share of inner
+    walls removed from the spanning tree. `coloured_query=False` shows all balls grey at query.
     """
 
     kind: str = "return"
@@ -138,10 +140,10 @@ class ReturnConfig:
 
 @dataclass(frozen=True)
 class RecallConfig:
-    """As Return, but `delay` dark frames follow the tour, and then all balls look alike and the first one counts.
+    """As Return, but `delay` dark frames follow the tour, then all balls look alike and the first counts.
 
-    `budget` is the number of steps after the query; `coloured_query=True` is the control that shows the colours.
-    `loops` as in Return.
+    `budget` is the number of steps after the query; `coloured_query=True` is the control that shows the
+    colours. `loops` as in Return.
     """
 
     kind: str = "recall"
@@ -187,7 +189,7 @@ class ObjectMaze(GridMaze):
             raise ValueError(f"objects must be 2 to {len(picture.COLOURS)}, got objects={config.objects}")
         cells = (config.n // 2) ** 2
         if cells <= config.objects:
-            raise ValueError(f"n={config.n} leaves {cells} cells: too few for objects={config.objects} and a start")
+            raise ValueError(f"n={config.n} is too small for objects={config.objects}: it has {cells} cells")
         super().__init__(batch, config.n, config.n, labels=config.objects)
         self.n, self.loops = config.n, config.loops
         self.objects = np.zeros((batch, config.objects, 2), np.int64)
@@ -214,10 +216,10 @@ class ObjectMaze(GridMaze):
             spots = self._place(floor, cells[0], cells[1:])
             if len(spots) == 1 + self.labels:
                 return floor, spots
-        raise ValueError(f"no maze of n={self.n} with {self.labels} objects lets the agent reach each on its own")
+        raise ValueError(f"n={self.n} is too small for {self.labels} objects: they block one another")
 
     def _place(self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        """Return the start and K object cells, chosen from `cells` in their order, int64 [1 + K or fewer, 2]."""
+        """Return the start and the K first of `cells` that will do, int64 [1 + K or fewer, 2]."""
         return np.concatenate([start[None], cells[: self.labels]])
 
     def _prepare(self, slot: int, rng: np.random.Generator) -> None:
@@ -246,11 +248,11 @@ class ObjectMaze(GridMaze):
 
 
 class TourMaze(ObjectMaze):
-    """What Return and Recall share: a tour, a delay in the dark, and a query from the start with a step budget."""
+    """What Return and Recall share: a tour, a delay in the dark, then a query and a step budget."""
 
     def __init__(self, config: ReturnConfig | RecallConfig, batch: int, delay: int):
         if config.tour < 1 or delay < 0:
-            raise ValueError(f"tour must be at least 1 and delay at least 0, got tour={config.tour}, delay={delay}")
+            raise ValueError(f"needs tour >= 1 and delay >= 0, got tour={config.tour}, delay={delay}")
         super().__init__(config, batch)
         self.tour, self.delay, self.look_alike = config.tour, delay, not config.coloured_query
         self.budget = np.zeros(batch, np.int64)
@@ -310,7 +312,7 @@ class RecallEnv(TourMaze):
     """Walk a maze, wait in the dark, then go to the ball that had the cued colour while all look alike.
 
     Observation: as `GridMaze`; at query the border shows the cued colour and the heading is fresh.
-    Reward: 1 if the first ball touched is the cued one. Termination: on any ball; truncated after `budget` steps.
+    Reward: 1 if the first ball touched is the cued one. Termination: on any ball; truncated after `budget`.
     Whoever did not see the tour succeeds in at most 1 / objects of the episodes.
     """
 
@@ -320,7 +322,7 @@ class RecallEnv(TourMaze):
         self.budget[:] = config.budget
 
     def _place(self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        """Leave out a cell where its object would block the way to another or could only be reached past one."""
+        """Leave out cells where an object would block the way to another, or be blocked."""
         placed: list[tuple[int, int]] = []
         for row, col in cells.tolist():
             if len(placed) < self.labels and reachable(floor, (start[0], start[1]), [*placed, (row, col)]):
@@ -353,14 +355,14 @@ def _apart(floor: np.ndarray, spots: np.ndarray, k: int) -> np.ndarray:
 class ScavengeEnv(ObjectMaze):
     """Reach the cued colour, then the next, until the time is up.
 
-    Observation: as `GridMaze`; the border shows the cued colour. Reward: 1 on the cued object, which then changes.
-    Termination: never; truncated after `steps`.
+    Observation: as `GridMaze`; the border shows the cued colour. Reward: 1 on the cued object; the cue then
+    changes. Termination: never; truncated after `steps`.
     """
 
     def __init__(self, config: ScavengeConfig, batch: int):
         super().__init__(config, batch)
         self.steps = config.steps
-        self.hops = np.zeros((batch, config.steps + 1), np.int64)  # how far each next cue lies from the one before
+        self.hops = np.zeros((batch, config.steps + 1), np.int64)  # steps from cue to next cue
         self.reached = np.zeros(batch, np.int64)
 
     def _prepare(self, slot: int, rng: np.random.Generator) -> None:

@@ -14,10 +14,11 @@ from envs.base import BatchedEnv, Discrete
 class TorchRLEnv(EnvBase):
     """B environments as one batch-locked TorchRL environment.
 
-    Keys: `pixels` uint8 [B, C, H, W], `last_action` (int64 [B] or float32 [B, A]), `is_first` bool [B, 1], `truth` (nested,
-    bool and int64 [B], with `in_context`; for evaluation, never for a model), `reward` float32 [B, 1], `done`,
-    `terminated`, `truncated` bool [B, 1]. `action` is int64 [B] (Categorical) or float32 [B, A] (Bounded).
-    Seeds of episodes come from `set_seed` in the order in which slots reset, or from `reset_tasks`.
+    Keys: `pixels` uint8 [B, C, H, W]; `last_action` int64 [B] or float32 [B, A]; `is_first` bool [B, 1];
+    `truth`, nested, bool and int64 [B], with `in_context` (for evaluation, never for a model); `reward`
+    float32 [B, 1]; `done`, `terminated`, `truncated` bool [B, 1]. `action` is int64 [B] (Categorical) or
+    float32 [B, A] (Bounded). Seeds of episodes come from `set_seed` in the order in which slots reset, or from
+    `reset_tasks`.
     """
 
     def __init__(self, env: BatchedEnv, seed: int = 0):
@@ -32,7 +33,7 @@ class TorchRLEnv(EnvBase):
         """Start episode `seeds[i]` (int64 [B]) in slot i and return the first observations."""
         given = np.asarray(seeds, np.int64)
         if given.shape != (self.env.batch,):
-            raise ValueError(f"reset_tasks needs one seed per slot, {self.env.batch}; got shape {given.shape}")
+            raise ValueError(f"reset_tasks needs {self.env.batch} seeds, one per slot; got {given.shape}")
         self._given = given
         return self.reset()
 
@@ -42,16 +43,17 @@ class TorchRLEnv(EnvBase):
 
     def _make_specs(self) -> None:
         shape = self.batch_size
+        single = torch.Size([*shape, 1])
         self.observation_spec = Composite(
-            pixels=Bounded(0, 255, shape=(*shape, *self.env.frame_shape), dtype=torch.uint8),
+            pixels=Bounded(0, 255, shape=shape + torch.Size(self.env.frame_shape), dtype=torch.uint8),
             last_action=self._action_space(),
-            is_first=Binary(1, shape=(*shape, 1), dtype=torch.bool),
+            is_first=Binary(1, shape=single, dtype=torch.bool),
             truth=Composite({key: _truth_spec(value) for key, value in self._truth().items()}, shape=shape),
             shape=shape,
         )
         self.action_spec = self._action_space()
-        self.reward_spec = Unbounded(shape=(*shape, 1), dtype=torch.float32)
-        flag = Binary(1, shape=(*shape, 1), dtype=torch.bool)
+        self.reward_spec = Unbounded(shape=single, dtype=torch.float32)
+        flag = Binary(1, shape=single, dtype=torch.bool)
         self.done_spec = Composite(done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=shape)
 
     def _action_space(self) -> Categorical | Bounded:
@@ -59,7 +61,7 @@ class TorchRLEnv(EnvBase):
         if isinstance(actions, Discrete):
             return Categorical(actions.n, shape=shape, dtype=torch.int64)
         low, high = torch.tensor(actions.low), torch.tensor(actions.high)
-        size = (*shape, len(actions.low))
+        size = torch.Size([*shape, len(actions.low)])
         return Bounded(low.expand(size), high.expand(size), shape=size, dtype=torch.float32)
 
     def _truth(self) -> dict[str, torch.Tensor]:
@@ -85,7 +87,7 @@ class TorchRLEnv(EnvBase):
         return self._observe(where.unsqueeze(-1).clone())
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        reward, terminated, truncated = self.env.step(tensordict["action"].numpy())
+        reward, terminated, truncated = self.env.step(np.array(tensordict["action"]))
         out = self._observe(torch.zeros(self.env.batch, 1, dtype=torch.bool))
         out["reward"] = torch.from_numpy(reward).unsqueeze(-1)
         out["terminated"] = torch.from_numpy(terminated).unsqueeze(-1)

@@ -1,7 +1,26 @@
-"""The world model: LSSVWM, its memory and its heads. Imports nothing of the other packages."""
+"""The world model: LSSVWM, its memory and its heads. Imports nothing of the other packages.
+
+    model = worldmodel.load("configs/pretrained/tmaze")
+    memory, heads = model.observe(model.initial(1), frames, action, is_first)
+    future = model.imagine(memory, actions, decode=True)
+
+Reading order: model (the four verbs), blocks (the layers), ssm (the scan), memory, heads, tokens, store.
+"""
 
 from worldmodel.heads import Readout
 from worldmodel.memory import Fork, Memory
 from worldmodel.model import Batch, Imagined, LossWeights, ModelConfig, WorldModel
+from worldmodel.store import load, save
 
-__all__ = ["Batch", "Fork", "Imagined", "LossWeights", "Memory", "ModelConfig", "Readout", "WorldModel"]
+__all__ = [
+    "Batch",
+    "Fork",
+    "Imagined",
+    "LossWeights",
+    "Memory",
+    "ModelConfig",
+    "Readout",
+    "WorldModel",
+    "load",
+    "save",
+]

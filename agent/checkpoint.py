@@ -1,0 +1,67 @@
+"""Where trained models are found: a run's folder, an exported folder, or a name in `configs/pretrained`.
+
+A run's folder holds config.yaml, metrics.jsonl, data/, checkpoints/ (everything needed to go on) and best/ (config.yaml
+and weights.safetensors: all that evaluating, recording and acting need).
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from agent import config as configuration
+from agent.config import Config, UserError
+from worldmodel import WorldModel, load as load_model, save as save_model
+from worldmodel.store import WEIGHTS
+
+CONFIG = "config.yaml"
+
+
+def pretrained() -> dict[str, Path]:
+    """The models that come with the package, by name."""
+    root = configuration.config_dir() / "pretrained"
+    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{WEIGHTS}"))}
+
+
+def resolve(name: str | Path) -> Path:
+    """The folder with config.yaml and weights that a pretrained name or a folder means; raises UserError."""
+    known = pretrained()
+    if str(name) in known:
+        return known[str(name)]
+    for folder in (Path(name) / "best", Path(name)):
+        if (folder / WEIGHTS).is_file():
+            if not (folder / CONFIG).is_file():
+                raise UserError(f"{folder} has weights but no {CONFIG}: copy the one of its run beside them")
+            return folder
+    near = difflib.get_close_matches(str(name), known, 1)
+    hint = f"; did you mean {near[0]}?" if near else f"; pretrained: {', '.join(known) or 'none'}"
+    raise UserError(f"no checkpoint at {name}: neither a pretrained model nor a folder with {WEIGHTS}{hint}")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The saved configuration beside the weights, as plain data."""
+    return configuration.read(folder / CONFIG)
+
+
+def export(model: WorldModel, config: Config, folder: Path) -> None:
+    """Write what evaluating and acting need: weights and configuration."""
+    save_model(model, folder)
+    configuration.save(config, folder / CONFIG)
+
+
+def load(folder: str | Path, device: str = "cpu") -> WorldModel:
+    """The model of a checkpoint; raises UserError if it is missing or damaged."""
+    try:
+        return load_model(resolve(folder), device)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{error}; train again or copy the file anew") from None
+
+
+def check_fits(model: WorldModel, frame_shape: tuple[int, ...], actions: int) -> None:
+    """Raises UserError if a model was trained for another kind of environment."""
+    if tuple(model.frame_shape) != tuple(frame_shape) or model.actions != actions:
+        raise UserError(
+            f"this checkpoint is for frames {model.frame_shape} and {model.actions} actions, "
+            f"the environment has {tuple(frame_shape)} and {actions}: use the environment it was trained on"
+        )

@@ -1,0 +1,151 @@
+"""Policies walk the environment through a TorchRL collector; whole episodes go to the replay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.collectors import Collector
+
+import envs
+from agent.config import Config, UserError
+from agent.progress import Progress
+from agent.replay import KEYS, Replay
+from envs.base import BatchedEnv, Explorer, Mixture
+from envs.torchrl_env import TorchRLEnv
+
+TRAINING, HELD_OUT = 0, 1  # disjoint streams of episode seeds
+SHARD = 20_000  # frames written to disk at once
+
+
+class ScriptedPolicy(TensorDictModuleBase):
+    """A scripted explorer as a TorchRL policy; it reads the environment itself, not the observation."""
+
+    in_keys = ["is_first"]  # noqa: RUF012
+    out_keys = ["action"]  # noqa: RUF012
+
+    def __init__(self, explorer: Explorer):
+        super().__init__()
+        self.explorer = explorer
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return tensordict.set("action", torch.from_numpy(np.array(self.explorer.act())))
+
+
+class Episodes:
+    """Turns a collector's steps into episodes of T + 1 rows, the frame that ends an episode included."""
+
+    def __init__(self, slots: int):
+        self.open: list[list[dict[str, np.ndarray]]] = [[] for _ in range(slots)]
+        self.arrived = {"reward": np.zeros(slots, np.float32)}
+        self.done: list[list[dict[str, np.ndarray]]] = []
+        self.frames = 0
+
+    def add(self, steps: TensorDictBase) -> None:
+        """`steps` [B, T] as a TorchRL collector returns them."""
+        here = _rows(steps)
+        after = _rows(steps["next"])
+        flags = {k: steps["next", k][..., 0].numpy() for k in ("terminated", "truncated")}
+        reward = steps["next", "reward"][..., 0].float().numpy()
+        slots, length = reward.shape
+        for b in range(slots):
+            for t in range(length):
+                self._append(b, here, t, self.arrived["reward"][b], False, False)
+                ends = flags["terminated"][b, t] or flags["truncated"][b, t]
+                self.arrived["reward"][b] = reward[b, t]
+                if ends:
+                    self._append(b, after, t, reward[b, t], flags["terminated"][b, t], flags["truncated"][b, t])
+                    self.frames += len(self.open[b])
+                    self.done.append(self.open[b])
+                    self.open[b], self.arrived["reward"][b] = [], 0.0
+
+    def _append(self, b: int, rows: dict[str, np.ndarray], t: int, reward, terminated, truncated) -> None:
+        first = not self.open[b]
+        self.open[b].append(
+            {
+                "pixels": rows["pixels"][b, t],
+                "action": rows["last_action"][b, t],
+                "reward": np.float32(0.0 if first else reward),
+                "terminated": np.bool_(terminated),
+                "truncated": np.bool_(truncated),
+                "is_first": np.bool_(first),
+            }
+        )
+
+    def take(self) -> dict[str, np.ndarray]:
+        """The finished episodes back to back, and forget them."""
+        rows = [row for episode in self.done for row in episode]
+        self.done, self.frames = [], 0
+        return {key: np.stack([row[key] for row in rows]) for key in KEYS} if rows else {}
+
+
+def _rows(steps: TensorDictBase) -> dict[str, np.ndarray]:
+    return {key: steps[key].numpy() for key in ("pixels", "last_action")}
+
+
+def build_env(config: Config, batch: int) -> BatchedEnv:
+    """The configured environment; raises UserError for one that cannot be built."""
+    try:
+        return envs.make(config.env, batch)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(str(error)) from None
+
+
+def gather(config: Config, replay: Replay, frames: int, seed: int, agent: Any = None) -> None:
+    """Add at least `frames` frames of whole episodes, the policies of `train.collect.mix` taking their shares.
+
+    `agent(env)` builds the planning policy for the share `plan`; without it that share goes to the others.
+    """
+    mix = {name: share for name, share in config.train.collect.mix.items() if share > 0}
+    plan = mix.pop("plan", 0.0)
+    total = sum(mix.values()) + (plan if agent else 0.0)
+    if total <= 0:
+        raise UserError("train.collect.mix has no policy to collect with, e.g. train.collect.mix.random=1")
+    progress = Progress("collect", frames, "frames")
+    env = build_env(config, config.train.collect.envs)
+    unknown = sorted(set(mix) - set(env.explorers))
+    if unknown:
+        raise UserError(f"train.collect.mix: no explorer {unknown[0]!r} here; there are {', '.join(env.explorers)}, plan")
+    if mix:
+        policy = ScriptedPolicy(Mixture(env, mix, seed))
+        _walk(env, policy, replay, int(frames * sum(mix.values()) / total), seed, progress)
+    if plan and agent:
+        env = build_env(config, config.train.collect.envs)
+        _walk(env, agent(env), replay, int(frames * plan / total), seed + 1, progress)
+    progress.close()
+
+
+def _walk(env: BatchedEnv, policy, replay: Replay, frames: int, seed: int, progress: Progress) -> None:
+    world = TorchRLEnv(env)
+    world.set_seed(seed * 2 + TRAINING)
+    collector = Collector(
+        world,
+        policy,
+        frames_per_batch=env.batch * 64,
+        total_frames=-1,
+        trust_policy=True,
+        auto_register_policy_transforms=True,
+    )
+    episodes, found, begun = Episodes(env.batch), 0, progress.done
+    try:
+        for steps in collector:
+            episodes.add(steps)
+            progress.update(begun + found + episodes.frames)
+            if episodes.frames >= min(SHARD, frames - found):
+                found += episodes.frames
+                replay.extend(episodes.take())
+            if found >= frames:
+                return
+    finally:
+        collector.shutdown()
+
+
+def collect(config: Config, output: Path) -> None:
+    """`lssvwm collect`: add `train.collect.frames` frames to the data folder `output`."""
+    replay = Replay(output, config.train.collect.keep)
+    gather(config, replay, config.train.collect.frames, config.seed + len(replay.paths))
+    print(f"{len(replay):,} frames in {replay.episodes:,} episodes in {output}")

@@ -1,0 +1,313 @@
+"""Planning success on held-out tasks, the same for every arm, and what proves that memory is what makes it work.
+
+A task: a scripted guide walks the context phase while the agent only observes; then the agent acts. Arms:
+    retained   the memory of all that was observed
+    erased     memory reset when planning starts
+    swapped    the memory of another task (with another answer, where the environment tells)
+    window     only the last `tasks.window` frames were observed
+    prior      the policy head acts on the retained memory, without planning
+    any scripted explorer of the environment: random, still, wall, seek ... oracle
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent import checkpoint
+from agent.collect import HELD_OUT, build_env
+from agent.config import Config, UserError
+from agent.policy import Agent, AgentState
+from agent.progress import Progress
+from envs.base import BatchedEnv, Discrete
+from worldmodel import Memory, WorldModel
+
+MEMORY_ARMS = ("retained", "erased", "swapped", "window", "prior")
+
+
+@dataclass
+class Outcome:
+    """How each of N tasks ended, arrays [N]; distances and ages as they were when planning started."""
+
+    success: np.ndarray
+    outcome: np.ndarray
+    steps: np.ndarray
+    total_reward: np.ndarray
+    goal_distance: np.ndarray
+    evidence_age: np.ndarray
+    goal: np.ndarray
+    seconds: float = 0.0  # spent deciding, all tasks together
+    decisions: int = 0
+    memory_bytes: int = 0
+    memories: list[Memory] = field(default_factory=list)  # as they were when planning started, [1] each
+
+
+def task_seeds(seed: int, count: int) -> np.ndarray:
+    """Episode seeds of held-out tasks, int64 [count]; training draws below 2**31, these lie above."""
+    return np.random.default_rng([seed, HELD_OUT]).integers(2**31, 2**32, size=count)
+
+
+def tasks_hash(config: Config, seeds: np.ndarray) -> str:
+    """Names the task list: the environment's settings and the seeds."""
+    text = json.dumps([vars(config.env), seeds.tolist()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Play:
+    """One arm on one batch of tasks, all slots stepped together until every task has ended."""
+
+    def __init__(self, config: Config, env: BatchedEnv, seeds: np.ndarray, arm: str, agent: Agent | None):
+        self.config, self.env, self.arm, self.agent = config, env, arm, agent
+        env.reset(np.arange(env.batch), seeds)
+        n = env.batch
+        guide = next(name for name in ("guide", *env.explorers) if name in env.explorers)
+        self.guide = env.explorer(guide, int(seeds[0]) % 2**31)
+        self.scripted = None if agent else env.explorer(arm, int(seeds[0]) % 2**31)
+        self.running, self.control = np.ones(n, bool), np.zeros(n, bool)
+        self.recent: list[tuple[Tensor, Tensor, Tensor]] = []
+        zeros = np.zeros(n, np.int64)
+        self.result = Outcome(
+            np.zeros(n, bool), zeros.copy(), zeros.copy(), np.zeros(n), zeros - 1, zeros - 1, zeros.copy()
+        )
+        self.result.memories = [None] * n  # type: ignore[list-item]
+        self.state = agent.initial(n) if agent else None
+        self.first = np.ones(n, bool)
+
+    def run(self, others: Memory | None = None) -> Outcome:
+        """Play to the end; `others` [N] are the memories that the `swapped` arm begins with."""
+        while self.running.any():
+            starts = self.running & ~self.control & ~self.env.in_context()
+            if starts.any():
+                self._note(starts)
+            if self.agent:
+                self._observe(starts, others)
+            self.control |= starts
+            self._step(self._actions())
+        return self.result
+
+    def _note(self, starts: np.ndarray) -> None:
+        truth = self.env.truth()
+        for key in ("goal_distance", "evidence_age", "goal"):
+            getattr(self.result, key)[starts] = truth[key][starts]
+
+    def _observe(self, starts: np.ndarray, others: Memory | None) -> None:
+        agent, state = self.agent, self.state
+        assert agent is not None and state is not None
+        frame = (
+            torch.from_numpy(self.env.frames().copy()),
+            torch.from_numpy(np.array(self.env.last_action())),
+            torch.from_numpy(self.first.copy()),
+        )
+        if starts.any():
+            state = self._intervene(state, torch.from_numpy(starts), others)
+        self.recent = [*self.recent, frame][-self.config.tasks.window :]
+        if self.arm in ("retained", "prior") or (self.control | starts).any():
+            state = agent.observe(state, *frame)
+        self.state = state
+
+    def _intervene(self, state: AgentState, starts: Tensor, others: Memory | None) -> AgentState:
+        """Set the memory of the slots whose planning starts, as the arm wants it."""
+        agent = self.agent
+        assert agent is not None
+        where = starts.nonzero()[:, 0]
+        if self.arm == "retained":
+            for i in where.tolist():
+                self.result.memories[i] = state.memory[i : i + 1].clone()
+            self.result.memory_bytes = state.memory.nbytes()
+            return state
+        if self.arm == "prior":
+            return state
+        if self.arm == "erased":
+            new = agent.model.initial(len(where))
+        elif self.arm == "swapped":
+            assert others is not None
+            new = others[where]
+        else:
+            new = self._window_memory(where)
+        memory = state.memory.clone()
+        memory[where] = new
+        return AgentState(memory, state.policy, state.plan, state.used, state.replanned)
+
+    @torch.no_grad()
+    def _window_memory(self, where: Tensor) -> Memory:
+        """What a new memory holds after the last frames before the present one."""
+        assert self.agent is not None
+        memory = self.agent.model.initial(len(where))
+        for frames, action, first in self.recent[-(self.config.tasks.window - 1) :] if self.recent else []:
+            x = (v[where][:, None].to(memory.frames.device) for v in (frames, action, first))
+            memory, _ = self.agent.model.observe(memory, *x)
+        return memory
+
+    def _actions(self) -> np.ndarray:
+        action = self.guide.act().copy()
+        chosen = self.control & self.running
+        if not chosen.any():
+            return action
+        began = time.perf_counter()
+        if self.agent is None:
+            assert self.scripted is not None
+            own = self.scripted.act()
+        else:
+            assert self.state is not None
+            if self.arm == "prior":
+                decided = self.agent.sample(self.state.policy)
+            else:
+                decided, self.state = self.agent.act(self.state, torch.from_numpy(chosen))
+            own = decided.cpu().numpy()
+        self.result.seconds += time.perf_counter() - began
+        self.result.decisions += int(chosen.sum())
+        action[chosen] = own[chosen]
+        return action
+
+    def _step(self, action: np.ndarray) -> None:
+        reward, terminated, truncated = self.env.step(action)
+        self.first[:] = False
+        truth, result = self.env.truth(), self.result
+        acted = self.running & self.control
+        result.steps[acted] += 1
+        result.total_reward[self.running] += reward[self.running]
+        result.success |= self.running & truth["success"]
+        ended = self.running & (terminated | truncated)
+        result.outcome[ended] = truth["outcome"][ended]
+        self.running &= ~ended
+
+
+def play(config: Config, arm: str, seeds: np.ndarray, agent: Agent | None, others: Memory | None, progress) -> Outcome:
+    """One arm on all tasks, in batches of `tasks.batch`."""
+    parts, size = [], config.tasks.batch
+    for i in range(0, len(seeds), size):
+        some = seeds[i : i + size]
+        env = build_env(config, len(some))
+        parts.append(Play(config, env, some, arm, agent).run(None if others is None else others[i : i + size]))
+        progress.update(progress.done + len(some), arm)
+    arrays = ("success", "outcome", "steps", "total_reward", "goal_distance", "evidence_age", "goal")
+    joined = {key: np.concatenate([getattr(part, key) for part in parts]) for key in arrays}
+    return Outcome(
+        **joined,
+        seconds=sum(p.seconds for p in parts),
+        decisions=sum(p.decisions for p in parts),
+        memory_bytes=max(p.memory_bytes for p in parts),
+        memories=[m for p in parts for m in p.memories],
+    )
+
+
+def swap_partners(goal: np.ndarray) -> np.ndarray:
+    """For every task the next one (cyclically) whose goal differs, or simply the next if none does."""
+    n = len(goal)
+    order = [(np.arange(1, n) + i) % n for i in range(n)]
+    return np.array([next((j for j in o if goal[j] != goal[i]), (i + 1) % n) for i, o in enumerate(order)])
+
+
+def build_agent(config: Config, model: WorldModel, env: BatchedEnv) -> Agent:
+    bounds = {} if isinstance(env.actions, Discrete) else {"low": env.actions.low, "high": env.actions.high}
+    count = env.actions.n if isinstance(env.actions, Discrete) else len(env.actions.low)
+    checkpoint.check_fits(model, env.frame_shape, count)
+    return Agent(model, config.planner, config.seed, **bounds)
+
+
+def measure(config: Config, model: WorldModel, arms: tuple[str, ...]) -> dict[str, Outcome]:
+    """All arms on the same tasks. Arms that the environment does not offer are left out."""
+    env = build_env(config, 1)
+    seeds = task_seeds(config.tasks.seed, config.tasks.count)
+    arms = tuple(arm for arm in arms if arm in MEMORY_ARMS or arm in env.explorers)
+    if "swapped" in arms and "retained" not in arms:
+        raise UserError("tasks.arms: swapped needs retained, whose memories it swaps")
+    arms = tuple(sorted(arms, key=lambda arm: arm != "retained"))
+    progress = Progress("evaluate", len(arms) * len(seeds), "tasks")
+    results: dict[str, Outcome] = {}
+    for arm in arms:
+        agent = build_agent(config, model, env) if arm in MEMORY_ARMS else None
+        others = None
+        if arm == "swapped":
+            kept = results["retained"]
+            others = torch.cat(kept.memories)[torch.from_numpy(swap_partners(kept.goal))]
+        results[arm] = play(config, arm, seeds, agent, others, progress)
+    progress.close()
+    return results
+
+
+def quick_success(config: Config, model: WorldModel) -> float:
+    """Success of `retained` on a few validation tasks (other seeds than any test list), for use while training."""
+    seeds = task_seeds(2**20 + config.seed, config.train.evaluate_tasks)
+    env = build_env(config, len(seeds))
+    return float(Play(config, env, seeds, "retained", build_agent(config, model, env)).run().success.mean())
+
+
+def wilson(successes: float, n: int, z: float = 1.96) -> dict[str, float]:
+    """Share of successes with its 95 % interval (Wilson 1927)."""
+    if n == 0:
+        return {"mean": math.nan, "low": 0.0, "high": 1.0}
+    p = successes / n
+    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return {"mean": p, "low": (middle - spread) / (1 + z * z / n), "high": (middle + spread) / (1 + z * z / n)}
+
+
+def difference(a: np.ndarray, b: np.ndarray, z: float = 1.96) -> dict[str, float]:
+    """Mean of the paired differences a - b with its 95 % interval."""
+    gaps = a.astype(float) - b.astype(float)
+    spread = z * gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
+    return {"mean": float(gaps.mean()), "low": float(gaps.mean() - spread), "high": float(gaps.mean() + spread)}
+
+
+def summary(config: Config, results: dict[str, Outcome]) -> dict[str, Any]:
+    """What `evaluation.json` holds."""
+    seeds = task_seeds(config.tasks.seed, config.tasks.count)
+    tasks = {"seed": config.tasks.seed, "count": len(seeds), "hash": tasks_hash(config, seeds)}
+    out: dict[str, Any] = {"tasks": tasks, "arms": {}, "settings": {"env": vars(config.env), "planner": vars(config.planner)}}
+    for arm, result in results.items():
+        row: dict[str, Any] = {"n": len(result.success), "success": wilson(result.success.sum(), len(result.success))}
+        row["wrong"] = float((result.outcome == 2).mean())
+        row["timeout"] = float((result.outcome == 3).mean())
+        row["reward"] = float(result.total_reward.mean())
+        row["steps"] = float(result.steps.mean())
+        row["seconds_per_decision"] = result.seconds / max(1, result.decisions)
+        row["memory_bytes"] = results["retained"].memory_bytes if arm in MEMORY_ARMS and "retained" in results else 0
+        if arm != "retained" and "retained" in results:
+            row["retained_minus_this"] = difference(results["retained"].success, result.success)
+        row["by_goal_distance"] = grouped(result.success, result.goal_distance)
+        row["by_evidence_age"] = grouped(result.success, result.evidence_age)
+        out["arms"][arm] = row
+    return out
+
+
+def grouped(success: np.ndarray, by: np.ndarray, groups: int = 4) -> list[dict[str, Any]]:
+    """Success in up to `groups` equally full ranges of `by`; unknown values (-1) are left out."""
+    known = by >= 0
+    if not known.any():
+        return []
+    edges = np.unique(np.quantile(by[known], np.linspace(0, 1, groups + 1)))
+    if len(edges) == 1:
+        edges = np.array([edges[0], edges[0]])
+    rows = []
+    for i, (low, high) in enumerate(zip(edges[:-1], edges[1:])):
+        inside = known & (by >= low) & ((by < high) | (i == len(edges) - 2) & (by <= high))
+        if inside.any():
+            span = {"from": int(by[inside].min()), "to": int(by[inside].max())}
+            rows.append(span | {"n": int(inside.sum()), "success": wilson(success[inside].sum(), int(inside.sum()))})
+    return rows
+
+
+def evaluate(config: Config, output: Path) -> dict[str, Any]:
+    """`lssvwm evaluate`: all arms on the held-out tasks; a table on the terminal, JSON, CSV and a plot in `output`."""
+    from agent.report import show, write
+
+    if config.checkpoint is None:
+        raise UserError("evaluate needs checkpoint=NAME_OR_FOLDER")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model = checkpoint.load(config.checkpoint)
+    results = measure(config, model, config.tasks.arms)
+    found = summary(config, results)
+    output.mkdir(parents=True, exist_ok=True)
+    write(found, results, task_seeds(config.tasks.seed, config.tasks.count), output)
+    show(found)
+    return found

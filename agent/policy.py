@@ -1,0 +1,208 @@
+"""The agent: it observes frames into its memory, plans in imagination from it, and acts.
+
+`Agent` works on tensors and batches; `PlanPolicy` is the same as a TorchRL policy, its memory travelling in the
+TensorDict, so that collectors and `rollout` drive it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+import planners
+from planners import Plan
+from worldmodel import Memory, WorldModel
+from worldmodel.heads import Readout
+
+ROWS = 1024  # imagined futures advanced together: small enough for the processor's cache
+
+
+@dataclass(frozen=True)
+class AgentState:
+    """What B agents carry from step to step.
+
+    policy [B, A] is the policy head's answer to the last frame; plan the plans being followed (None before the
+    first), used int64 [B] how many of their actions were executed, replanned bool [B] whose plan is new.
+    """
+
+    memory: Memory
+    policy: Tensor
+    plan: Plan | None
+    used: Tensor
+    replanned: Tensor
+
+    def __len__(self) -> int:
+        return len(self.used)
+
+
+class Agent:
+    """Plans with `model` by `planner` (a config of `planners.PLANNER_CONFIGS`); randomness comes from `seed`.
+
+    `low` and `high` bound continuous actions.
+    """
+
+    def __init__(self, model: WorldModel, planner: planners.SearchConfig, seed: int = 0, low=None, high=None):
+        self.model, self.config = model.eval(), planner
+        self.device = model.place.device
+        space = planners.Discrete(model.actions) if model.discrete else planners.Box(torch.as_tensor(low), torch.as_tensor(high))
+        self.space, self.planner = space, planners.build(planner, space)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    def initial(self, batch: int) -> AgentState:
+        """Empty memories and no plans."""
+        zeros = torch.zeros(batch, dtype=torch.int64, device=self.device)
+        policy = torch.zeros(batch, self.model.actions, device=self.device)
+        return AgentState(self.model.initial(batch), policy, None, zeros, zeros.bool())
+
+    @torch.no_grad()
+    def observe(self, state: AgentState, pixels: Tensor, last_action: Tensor, is_first: Tensor) -> AgentState:
+        """Write a frame uint8 [B, C, H, W], reached by `last_action` [B], into memory; a first frame clears it."""
+        x = (v.to(self.device)[:, None] for v in (pixels, last_action, is_first))
+        memory, readout = self.model.observe(state.memory, *x)
+        first = is_first.to(self.device)
+        used = torch.where(first, self.config.horizon, state.used)
+        return replace(state, memory=memory, policy=readout.policy[:, -1], used=used)
+
+    @torch.no_grad()
+    def act(self, state: AgentState, active: Tensor | None = None) -> tuple[Tensor, AgentState]:
+        """The next action of each agent, int64 [B] or float32 [B, A].
+
+        An agent replans when it has none, or after `planner.replan` actions; `active` bool [B] says whose action
+        will be used (None: all), the others do not plan.
+        """
+        due = (state.used >= self.config.replan) | torch.full_like(state.replanned, state.plan is None)
+        due = due if active is None else due & active.to(self.device)
+        plan = self._replan(state, due) if due.any() else state.plan
+        used = torch.where(due, 0, state.used)
+        if plan is None:  # nobody is active and nobody ever planned
+            return self._no_action(len(state)), replace(state, replanned=due)
+        rows = torch.arange(len(state), device=self.device)
+        action = plan.actions[rows, used.clamp(max=self.config.horizon - 1)]
+        moved = used + 1 if active is None else used + active.to(used)
+        return action, replace(state, plan=plan, used=moved, replanned=due)
+
+    def _no_action(self, batch: int) -> Tensor:
+        if self.model.discrete:
+            return torch.zeros(batch, dtype=torch.int64, device=self.device)
+        return torch.zeros(batch, self.model.actions, device=self.device)
+
+    def _replan(self, state: AgentState, due: Tensor) -> Plan:
+        """Plans of all agents, those who are `due` having new ones."""
+        where = due.nonzero()[:, 0]
+        memory, policy = state.memory[where], state.policy[where]
+        warm = None if state.plan is None else state.plan.select(where).shift(state.used[where].clamp(min=0))
+        plan = self.planner.plan(
+            lambda actions: self.score(memory, actions),
+            batch=len(where),
+            generator=self.generator,
+            warm=warm,
+            proposals=self.propose(memory, policy) if self.config.proposals else None,
+        )
+        if state.plan is not None:
+            return state.plan.put(where, plan)
+        if len(where) == len(state):
+            return plan
+        spread = torch.zeros(len(state), dtype=torch.int64, device=self.device)
+        spread[where] = torch.arange(len(where), device=self.device)
+        return plan.select(spread)
+
+    @torch.no_grad()
+    def score(self, memory: Memory, actions: Tensor) -> Tensor:
+        """Imagined discounted returns [B, N] of actions [B, N, H(, A)] from B memories, value head at the end."""
+        few = max(1, ROWS // actions.shape[1])
+        scores = []
+        for i in range(0, len(actions), few):
+            future = self.model.imagine(memory[i : i + few], actions[i : i + few])
+            last = future.value[:, :, -1]
+            scores.append(planners.returns(future.reward, future.cont, last, self.config.discount))
+        return torch.cat(scores)
+
+    @torch.no_grad()
+    def propose(self, memory: Memory, policy: Tensor) -> Tensor:
+        """Action sequences [B, P, H(, A)] drawn from the policy prior, rolled out in imagination."""
+        few = max(1, ROWS // self.config.proposals)
+        parts = [
+            self._rollout(memory[i : i + few], policy[i : i + few]) for i in range(0, len(policy), few)
+        ]
+        return torch.cat(parts)
+
+    def _rollout(self, memory: Memory, policy: Tensor) -> Tensor:
+        n, horizon = self.config.proposals, self.config.horizon
+        fork = self.model.fork(memory, n, horizon)
+        policy, actions = policy[:, None].expand(-1, n, -1), []
+        for h in range(horizon):
+            actions.append(self.sample(policy))
+            if h + 1 < horizon:
+                policy = self.model.step(fork, actions[-1])[0].policy
+        return torch.stack(actions, 2)
+
+    def sample(self, policy: Tensor) -> Tensor:
+        """An action for each answer of the policy head [..., A]."""
+        if isinstance(self.space, planners.Discrete):
+            gumbel = -torch.rand(policy.shape, generator=self.generator, device=self.device).clamp(min=1e-20).log()
+            return (policy - gumbel.log()).argmax(-1)
+        spread = 0.3 * (self.space.high - self.space.low) / 2
+        noise = torch.randn(policy.shape, generator=self.generator, device=self.device)
+        return (policy + spread * noise).clamp(self.space.low, self.space.high)
+
+
+class PlanPolicy(TensorDictModuleBase):
+    """An `Agent` as a TorchRL policy: reads pixels, last_action, is_first and its state, writes action and state.
+
+    The state (memory, plan) travels in the TensorDict under `agent`; at `is_first` it starts anew. `env` is the
+    batched environment's specs' owner; use with `rollout(auto_reset=True)` or `Collector`.
+    """
+
+    def __init__(self, agent: Agent, batch: int):
+        super().__init__()
+        self.agent, self.batch = agent, batch
+        self.in_keys = ["pixels", "last_action", "is_first", "agent"]
+        self.out_keys = ["action", ("next", "agent")]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        saved = tensordict.get("agent", None)
+        state = self.agent.initial(self.batch) if saved is None else _unpack(saved, self.agent)
+        first = tensordict["is_first"][..., 0]
+        state = self.agent.observe(state, tensordict["pixels"], tensordict["last_action"], first)
+        action, state = self.agent.act(state)
+        tensordict.set("action", action)
+        tensordict.set(("next", "agent"), _pack(state))
+        return tensordict
+
+    def make_tensordict_primer(self):
+        """The transform that puts an empty state at the start of a rollout."""
+        from torchrl.data import Composite, Unbounded
+        from torchrl.envs import TensorDictPrimer
+
+        _, state = self.agent.act(self.agent.initial(self.batch))
+        empty = _pack(state)
+        empty["used"].fill_(self.agent.config.horizon)
+
+        def spec(td: TensorDictBase) -> Composite:
+            parts = {
+                k: spec(v) if isinstance(v, TensorDictBase) else Unbounded(v.shape, dtype=v.dtype) for k, v in td.items()
+            }
+            return Composite(parts, shape=td.shape)
+
+        return TensorDictPrimer(primers=Composite(agent=spec(empty), shape=[self.batch]), expand_specs=False)
+
+
+def _pack(state: AgentState) -> TensorDict:
+    memory = state.memory
+    plan = {} if state.plan is None else dict(vars(state.plan))
+    parts = {"layers": memory.layers, "seen": memory.seen, "frames": memory.frames, "used": state.used}
+    return TensorDict(parts | {"plan": plan}, batch_size=[len(state)])
+
+
+def _unpack(td: TensorDictBase, agent: Agent) -> AgentState:
+    memory = Memory(layers=td["layers"], seen=td["seen"], frames=td["frames"], batch_size=td.batch_size)
+    plan = Plan(**dict(td["plan"].items()))
+    policy = torch.zeros(len(td), agent.model.actions)
+    return AgentState(memory, policy, plan, td["used"], torch.zeros(len(td), dtype=torch.bool))
+
+
+__all__ = ["Agent", "AgentState", "PlanPolicy", "Readout"]

@@ -1,0 +1,92 @@
+"""Results for people: a table on the terminal, JSON and CSV on disk, a plot."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+def show(found: dict[str, Any]) -> None:
+    """Print the arms of an evaluation side by side, one line each."""
+    tasks = found["tasks"]
+    title = f"planning success on {tasks['count']} held-out tasks (seed {tasks['seed']}, list {tasks['hash']})"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("arm", "success", "95 % interval", "wrong", "time-out", "reward", "steps", "ms/decision", "memory"):
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for arm, row in found["arms"].items():
+        success = row["success"]
+        table.add_row(
+            arm,
+            f"{success['mean']:.3f}",
+            f"{success['low']:.3f} - {success['high']:.3f}",
+            f"{row['wrong']:.3f}",
+            f"{row['timeout']:.3f}",
+            f"{row['reward']:.2f}",
+            f"{row['steps']:.1f}",
+            f"{1000 * row['seconds_per_decision']:.1f}",
+            f"{row['memory_bytes'] / 1024:.0f} KiB" if row["memory_bytes"] else "-",
+        )
+    console = Console(width=None if Console().is_terminal else 110)
+    console.print(table)
+    for by, label in (("by_goal_distance", "goal distance"), ("by_evidence_age", "evidence age")):
+        console.print(_ranges(found, by, label))
+
+
+def _ranges(found: dict[str, Any], by: str, label: str) -> Table:
+    """Success of the agent's arms in ranges of one quantity."""
+    arms = [arm for arm in ("retained", "erased", "prior") if arm in found["arms"]]
+    table = Table(title=f"by {label} (steps)", title_justify="left")
+    for name in (label, "n", *arms):
+        table.add_column(name, justify="right")
+    rows = [found["arms"][arm][by] for arm in arms]
+    for cells in zip(*rows):
+        span = f"{cells[0]['from']} - {cells[0]['to']}"
+        table.add_row(span, str(cells[0]["n"]), *(f"{cell['success']['mean']:.3f}" for cell in cells))
+    return table
+
+
+def write(found: dict[str, Any], results: dict[str, Any], seeds: np.ndarray, output: Path) -> None:
+    """`evaluation.json`, `tasks.csv` (one row per arm and task) and `success.png`."""
+    (output / "evaluation.json").write_text(json.dumps(found, indent=2, default=str) + "\n")
+    columns = ("success", "outcome", "steps", "total_reward", "goal_distance", "evidence_age", "goal")
+    with (output / "tasks.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("arm", "task_seed", *columns))
+        for arm, result in results.items():
+            for i, seed in enumerate(seeds):
+                rows.writerow((arm, seed, *(getattr(result, key)[i].item() for key in columns)))
+    plot(found, output / "success.png")
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Success of every arm with its interval; beside it success over goal distance and evidence age."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    bars, *lines = figure.subplots(1, 3, width_ratios=[1.5, 1, 1])
+    arms = found["arms"]
+    mean = np.array([row["success"]["mean"] for row in arms.values()])
+    low = np.array([row["success"]["low"] for row in arms.values()])
+    high = np.array([row["success"]["high"] for row in arms.values()])
+    colours = ["#1b7837" if arm == "retained" else "#8c96a0" for arm in arms]
+    bars.barh(range(len(arms)), mean, color=colours, xerr=[mean - low, high - mean], ecolor="#333333", capsize=2)
+    bars.set_yticks(range(len(arms)), list(arms))
+    bars.invert_yaxis()
+    bars.set(xlim=(0, 1.02), xlabel="success (95 % interval)", title=f"{found['tasks']['count']} held-out tasks")
+    for axis, (by, label) in zip(lines, (("by_goal_distance", "goal distance"), ("by_evidence_age", "evidence age"))):
+        for arm, colour in (("retained", "#1b7837"), ("erased", "#b2182b"), ("prior", "#2166ac")):
+            rows = arms.get(arm, {}).get(by, [])
+            x = [(row["from"] + row["to"]) / 2 for row in rows]
+            y = [row["success"]["mean"] for row in rows]
+            gap = [[row["success"]["mean"] - row["success"]["low"] for row in rows], [row["success"]["high"] - row["success"]["mean"] for row in rows]]
+            if rows:
+                axis.errorbar(x, y, gap, marker="o", capsize=2, label=arm, color=colour)
+        axis.set(ylim=(-0.02, 1.02), xlabel=f"{label} (steps)", ylabel="success")
+        axis.grid(alpha=0.3)
+    lines[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,302 @@
+"""The loop: collect -> train -> (now and then) evaluate, from the first step or from where a run stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import random
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from agent import checkpoint, config as configuration
+from agent.collect import build_env, gather
+from agent.config import Config, TrainConfig, UserError
+from agent.evaluate import quick_success
+from agent.policy import Agent, PlanPolicy
+from agent.progress import Progress
+from agent.replay import Replay
+from envs.base import BatchedEnv, Discrete
+from worldmodel import WorldModel
+
+
+@dataclass
+class Run:
+    """Everything that a run consists of, and that a checkpoint holds."""
+
+    config: Config
+    folder: Path
+    model: WorldModel
+    ema: WorldModel
+    optimizer: torch.optim.Optimizer
+    replay: Replay
+    rng: np.random.Generator
+    generator: torch.Generator
+    step: int = 0
+    best: float = -math.inf
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoints" / "last.pt"
+
+
+def build_model(config: Config, env: BatchedEnv) -> WorldModel:
+    """A new model for an environment; the same seed gives the same weights."""
+    torch.manual_seed(config.seed)
+    try:
+        return WorldModel(config.model, env.frame_shape, action_count(env), isinstance(env.actions, Discrete))
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
+
+
+def action_count(env: BatchedEnv) -> int:
+    return env.actions.n if isinstance(env.actions, Discrete) else len(env.actions.low)
+
+
+def prepare(config: Config, folder: Path) -> Run:
+    """A run at step 0: model, optimizer and (possibly already filled) replay."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    model = build_model(config, build_env(config, 1)).to(device).train()
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": config.train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.train.learning_rate, betas=(0.9, 0.98))
+    replay = Replay(folder / "data", config.train.collect.keep)
+    rng, generator = np.random.default_rng([config.seed, 7]), torch.Generator(device).manual_seed(config.seed)
+    run = Run(config, folder, model, copy.deepcopy(model).eval(), optimizer, replay, rng, generator)
+    if config.train.compile:
+        for block in model.blocks:
+            block.compile(dynamic=False)
+    return run
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one; raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from None
+
+
+def train(config: Config, output: Path) -> Path:
+    """`lssvwm train`: a new run in the folder `output`; returns it."""
+    if (output / "config.yaml").exists():
+        raise UserError(f"{output} holds a run already: continue it with `lssvwm resume {output}`, or set output=")
+    output.mkdir(parents=True, exist_ok=True)
+    run = prepare(config, output)
+    configuration.save(config, output / "config.yaml")
+    if not len(run.replay) and config.train.collect.frames:
+        gather(config, run.replay, config.train.collect.frames, config.seed)
+    save(run)
+    return learn(run)
+
+
+def resume(folder: Path, overrides: list[str]) -> Path:
+    """`lssvwm resume`: go on with a run from its last checkpoint, exactly as if it had not stopped."""
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"no run in {folder}: there is no config.yaml; start one with `lssvwm train output={folder}`")
+    config = configuration.from_checkpoint(configuration.read(folder / "config.yaml"), overrides)
+    run = prepare(config, folder)
+    if not run.last.is_file():
+        gather(config, run.replay, config.train.collect.frames - len(run.replay), config.seed + len(run.replay.paths))
+        save(run)
+    restore(run)
+    configuration.save(config, folder / "config.yaml")
+    return learn(run)
+
+
+def learn(run: Run) -> Path:
+    """Train until `train.steps`; Ctrl-C saves first."""
+    config = run.config.train
+    run.replay.check(run.model.frame_shape)
+    logger = Logger(run.folder, run.step)
+    progress = Progress("train", config.steps, "steps", run.step)
+    try:
+        while run.step < config.steps:
+            logger.add(step(run))
+            run.step += 1
+            if run.step % config.log_every == 0:
+                progress.update(run.step, logger.flush(run.step))
+            housekeeping(run, logger)
+    except KeyboardInterrupt:
+        save(run)
+        progress.close()
+        print(f"\nstopped at step {run.step}, saved; go on with `lssvwm resume {run.folder}`")
+        raise
+    progress.close()
+    finish(run, logger)
+    return run.folder
+
+
+def housekeeping(run: Run, logger: Logger) -> None:
+    """What happens between steps: collect more, evaluate, save."""
+    config, at = run.config.train, run.step
+    if config.collect.every and at % config.collect.every == 0 and at < config.steps:
+        gather(run.config, run.replay, config.collect.more, run.config.seed + 1000 + at, lambda env: planner_for(run, env))
+    if config.evaluate_every and at % config.evaluate_every == 0:
+        success = quick_success(run.config, run.ema)
+        logger.write(at, {"evaluate/success": success})
+        if success >= run.best:
+            run.best = success
+            checkpoint.export(run.ema, run.config, run.folder / "best")
+    if at % config.save_every == 0:
+        save(run)
+
+
+def planner_for(run: Run, env: BatchedEnv) -> PlanPolicy:
+    bounds = {} if isinstance(env.actions, Discrete) else {"low": env.actions.low, "high": env.actions.high}
+    return PlanPolicy(Agent(run.ema, run.config.planner, run.config.seed + run.step, **bounds), env.batch)
+
+
+def finish(run: Run, logger: Logger) -> None:
+    save(run)
+    if not run.config.train.evaluate_every:
+        checkpoint.export(run.ema, run.config, run.folder / "best")
+    logger.close()
+
+
+def step(run: Run) -> dict[str, Tensor]:
+    """One optimisation step on sequences of a drawn length; returns the metrics."""
+    config = run.config.train
+    length, batch = draw_length(config, run.rng)
+    sequences = run.replay.sample(batch, length, config.align, run.rng)
+    device = run.model.place.device
+    sequences = type(sequences)(**{k: v.to(device) for k, v in vars(sequences).items()})
+    hidden = draw_hidden(config, sequences.is_first, run.rng)
+    rate = learning_rate(config, run.step)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    loss, metrics, _ = run.model.loss(sequences, hidden=hidden, generator=run.generator)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
+    if not torch.isfinite(norm):
+        raise UserError(f"the loss is not finite at step {run.step}: lower train.learning_rate, then resume {run.folder}")
+    run.optimizer.step()
+    update_ema(run.ema, run.model, min(config.ema, (1 + run.step) / (10 + run.step)))
+    return metrics | {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "length": torch.tensor(length)}
+
+
+def learning_rate(config: TrainConfig, at: int) -> float:
+    """Linear warm-up, then a cosine down to the final share."""
+    share = config.final_learning_rate
+    cosine = share + (1 - share) * 0.5 * (1 + math.cos(math.pi * min(1.0, at / max(1, config.steps))))
+    return config.learning_rate * min(1.0, (at + 1) / max(1, config.warmup)) * cosine
+
+
+def draw_length(config: TrainConfig, rng: np.random.Generator) -> tuple[int, int]:
+    """Length augmentation: frames per sequence, and how many sequences keep the batch's number of frames."""
+    if config.augment == "none":
+        return config.length, config.batch
+    if config.augment != "random":
+        raise UserError(f"train.augment={config.augment} is not known; use none or random")
+    choices = np.linspace(min(config.min_length, config.length), config.length, 5).round().astype(int)
+    length = int(rng.choice(choices))
+    return length, max(1, round(config.batch * config.length / length))
+
+
+def draw_hidden(config: TrainConfig, is_first: Tensor, rng: np.random.Generator) -> Tensor | None:
+    """Temporal masking: which frames [B, T] leave no trace; a first frame is never hidden."""
+    if not config.hide:
+        return None
+    b, t = is_first.shape
+    span = rng.integers(1, config.hide_span + 1, (b, t))
+    begins = rng.random((b, t)) < config.hide / ((config.hide_span + 1) / 2)
+    last = np.maximum.accumulate(np.where(begins, np.arange(t) + span, 0), 1)
+    return torch.from_numpy(np.arange(t) < last).to(is_first.device) & ~is_first
+
+
+@torch.no_grad()
+def update_ema(ema: WorldModel, model: WorldModel, keep: float) -> None:
+    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - keep)
+    for mine, theirs in zip(ema.buffers(), model.buffers()):
+        mine.copy_(theirs)
+
+
+def save(run: Run) -> None:
+    """Write the checkpoint under another name, then rename: a kill or a full disk leaves the old one whole."""
+    state = {
+        "model": run.model.state_dict(),
+        "ema": run.ema.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "step": run.step,
+        "best": run.best,
+        "shards": [path.name for path in run.replay.paths],
+        "rng": run.rng.bit_generator.state,
+        "generator": run.generator.get_state().cpu(),
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+    }
+    run.last.parent.mkdir(parents=True, exist_ok=True)
+    draft = run.last.with_suffix(".tmp")
+    try:
+        torch.save(state, draft)
+        os.replace(draft, run.last)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def restore(run: Run) -> None:
+    """Everything back as it was at the last checkpoint; data collected after it is dropped and collected again."""
+    try:
+        state = torch.load(run.last, weights_only=False, map_location=run.model.place.device)
+    except Exception as error:
+        raise UserError(f"{run.last} is damaged ({type(error).__name__}); start anew in another output= folder") from None
+    run.model.load_state_dict(state["model"])
+    run.ema.load_state_dict(state["ema"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.step, run.best = state["step"], state["best"]
+    for path in run.replay.paths:
+        if path.name not in state["shards"]:
+            shutil.rmtree(path)
+    run.replay = Replay(run.replay.folder, run.replay.keep)
+    run.rng.bit_generator.state = state["rng"]
+    run.generator.set_state(state["generator"].cpu())
+    torch.set_rng_state(state["torch"].cpu())
+    random.setstate(state["python"])
+
+
+class Logger:
+    """Means of the metrics since the last `flush`, to metrics.jsonl and TensorBoard; a resumed run goes on in both."""
+
+    def __init__(self, folder: Path, at: int):
+        self.file = folder / "metrics.jsonl"
+        if self.file.exists():
+            kept = [line for line in self.file.read_text().splitlines() if line and json.loads(line)["step"] <= at]
+            self.file.write_text("".join(line + "\n" for line in kept))
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=at + 1)
+        self.sums: dict[str, list[Tensor]] = {}
+        self.begun = time.time()
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for key, value in metrics.items():
+            self.sums.setdefault(key, []).append(value)
+
+    def flush(self, at: int) -> str:
+        """Write the means; returns a short line for the progress bar."""
+        means = {key: float(torch.stack([v.float().cpu() for v in values]).mean()) for key, values in self.sums.items()}
+        self.sums = {}
+        self.write(at, means)
+        return f"loss {means['loss/total']:.3f}  frame {means['psnr']:.1f} dB"
+
+    def write(self, at: int, values: dict[str, Any]) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps({"step": at, "time": round(time.time(), 1)} | values) + "\n")
+        for key, value in values.items():
+            self.board.add_scalar(key, value, at)
+
+    def close(self) -> None:
+        self.board.close()

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from planners import CEMConfig
+import yaml
+from hydra import compose as hydra_compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from agent.presets import GROUPS, config_dir, options
+from agent.schema import UserError, build, nearest
+from envs import ENV_CONFIGS
+from planners import PLANNER_CONFIGS, CEMConfig
 from worldmodel import ModelConfig
 
+__all__ = [
+    "CollectConfig",
+    "Config",
+    "RecordConfig",
+    "TasksConfig",
+    "TrainConfig",
+    "UserError",
+    "compose",
+    "config_dir",
+    "from_checkpoint",
+    "given",
+    "read",
+    "save",
+    "to_dict",
+]
 
-class UserError(Exception):
-    """A mistake that the person at the terminal can mend: one line saying what is wrong and what to do."""
+KINDS = {"env": ENV_CONFIGS, "planner": PLANNER_CONFIGS}
+"""Settings whose class depends on their `kind`."""
+PLAIN_TEXT = ("name", "output", "checkpoint")
+"""Settings taken as typed: paths may hold characters that mean something in Hydra's grammar."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +75,7 @@ class TrainConfig:
     batch: int = 8
     length: int = 96
     min_length: int = 32
-    augment: str = "random"
+    augment: Literal["none", "random"] = "random"
     align: float = 0.5
     hide: float = 0.0
     hide_span: int = 4
@@ -87,7 +119,7 @@ class TasksConfig:
 class RecordConfig:
     """What `record` films."""
 
-    mode: str = "open_loop"  # or "plan"
+    mode: Literal["open_loop", "plan"] = "open_loop"
     episodes: int = 2
     context: int = 0  # frames observed before imagining in open loop; 0: the environment's own context phase, or half
     horizon: int = 32  # frames imagined in open loop
@@ -113,3 +145,151 @@ class Config:
     seed: int = 0
     threads: int = 0  # CPU threads; 0: all cores
     device: str = "auto"
+
+
+class Setting(NamedTuple):
+    """One `key=value` of a command line."""
+
+    key: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}"
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """The configuration of a new run: presets, then the experiment, then the settings `key=value` in `overrides`.
+
+    `env=recall` (env, model, planner, train) replaces that group by a preset; `experiment=NAME` sets several at once.
+    Raises UserError naming the key, its value and the nearest valid one.
+    """
+    settings = [_parse(text) for text in overrides]
+    choices = _choices(settings)
+    plain = _with(_presets(choices), settings)
+    config = _checked(plain)
+    return dataclasses.replace(config, name=config.name or choices.get("experiment") or config.env.kind)
+
+
+def from_checkpoint(saved: dict[str, Any], overrides: Sequence[str]) -> Config:
+    """The configuration `saved` with a run, and the settings in `overrides` on top; `output` starts empty.
+
+    A planner preset keeps the settings that both planners have (horizon, candidates ...), so that planners are
+    compared on equal terms; any other preset replaces its group. Raises UserError as `compose` does.
+    """
+    settings = [_parse(text) for text in overrides]
+    choices = _choices(settings)
+    if "experiment" in choices:
+        raise UserError(f"experiment={choices['experiment']} starts a new run; a checkpoint has its own settings")
+    try:
+        plain = to_dict(_checked(saved)) | {"output": None, "checkpoint": None}
+    except UserError as error:
+        raise UserError(f"the checkpoint's configuration does not fit this version: {error}") from None
+    for group, option in choices.items():
+        chosen = _presets({group: option})[group]
+        plain[group] = _shared(plain[group], chosen) if group == "planner" else chosen
+    return _checked(_with(plain, settings))
+
+
+def given(overrides: Sequence[str], key: str) -> Any:
+    """The value that `overrides` give to `key`, or None; the last one counts."""
+    return {setting.key: setting.value for setting in map(_parse, overrides)}.get(key)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain data: dicts, lists, numbers, texts."""
+    return _plain(dataclasses.asdict(config))
+
+
+def save(config: Config, path: str | Path) -> None:
+    """Write the configuration as YAML, all at once."""
+    path = Path(path)
+    draft = path.with_suffix(".tmp")
+    try:
+        draft.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """What `save` wrote, as plain data for `from_checkpoint`; raises UserError if it is missing or damaged."""
+    try:
+        saved = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no configuration at {path}: is this the folder of a run?") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        saved = None
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} is damaged: it is not a saved configuration")
+    return saved
+
+
+def _parse(text: str) -> Setting:
+    key, equals, value = text.partition("=")
+    if equals and key in PLAIN_TEXT:
+        return Setting(key, None if value in ("", "null") else value)
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise UserError(f"cannot read {text!r}: settings are given as key=value, e.g. train.steps=100") from None
+    if override.is_sweep_override():
+        raise UserError(f"{text} gives several values: give one, or a list as {key}=[{value}]")
+    if override.type is OverrideType.DEL or override.package is not None:
+        raise UserError(f"cannot read {text!r}: a setting can be changed, not deleted or moved")
+    return Setting(override.key_or_group, override.value())
+
+
+def _choices(settings: list[Setting]) -> dict[str, str]:
+    """The presets chosen, by group; raises UserError for one that does not exist."""
+    choices = {}
+    for setting in settings:
+        if setting.key not in GROUPS:
+            continue
+        known = options(setting.key)
+        if setting.value not in known:
+            hint = nearest(str(setting.value), known)
+            meant = f"did you mean {setting.key}={hint}?" if hint else "there are:"
+            raise UserError(f"unknown {setting}; {meant} ({', '.join(known)})")
+        choices[setting.key] = setting.value
+    return choices
+
+
+def _presets(choices: dict[str, str]) -> dict[str, Any]:
+    """What Hydra composes from the presets, as plain data."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        composed = hydra_compose("config", [f"{group}={option}" for group, option in choices.items()])
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _with(plain: dict[str, Any], settings: list[Setting]) -> dict[str, Any]:
+    """A copy of `plain` with the settings; those that choose presets are left out."""
+    plain = deepcopy(plain)
+    for setting in settings:
+        if setting.key in GROUPS:
+            continue
+        *groups, last = setting.key.split(".")
+        inside = plain
+        for group in groups:
+            if not isinstance(inside.get(group), dict):
+                inside[group] = {}
+            inside = inside[group]
+        inside[last] = setting.value
+    return plain
+
+
+def _shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the preset `new`, and those of `old` that its kind of planner has too."""
+    names = {f.name for f in dataclasses.fields(PLANNER_CONFIGS[new["kind"]])}
+    return {key: value for key, value in old.items() if key in names} | new
+
+
+def _checked(plain: dict[str, Any]) -> Config:
+    return build(Config, plain, KINDS)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

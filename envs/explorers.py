@@ -20,8 +20,8 @@ class Recipe:
     """What to do in the context and after it, and the odds of a random action in each.
 
     `goal`: the shortest path to the goal. `tour`: all objects, nearest next, then cells. `shuffle`: the same
-    in random order. `cells`: shortest paths to random cells. `seek`: objects (or arms) in random order, with a
-    map but no memory of colours. `forage`: along the wall until the cued object is in view, then to it.
+    in random order. `cells`: shortest paths to random cells. `seek`: objects (or arms) in random order, with
+    a map but no memory of colours. `forage`: along the wall until the cued object is in view, then to it.
     `momentum`, `wall`, `random`, `still`: without a map.
     """
 
@@ -102,12 +102,12 @@ class MazeExplorer(Explorer):
             case "momentum":
                 return self._momentum(draws)
             case "wall":
-                return self._follow_wall()
+                return self._follow_wall(where)
             case "goal":
                 return self._descend(self.env.goal_field, draws)
             case "forage":
                 in_view = self.env.seen_at[self.env.slots, self.env.cue] == self.env.clock
-                return np.where(in_view, self._descend(self.env.goal_field, draws), self._follow_wall())
+                return np.where(in_view, self._descend(self.env.goal_field, draws), self._follow_wall(where))
             case _:
                 self._plan(mode, where)
                 return self._descend(self.field, draws)
@@ -117,13 +117,13 @@ class MazeExplorer(Explorer):
         on = self.env.free(0) & (draws[:, 0] > 0.15)
         return np.where(on, AHEAD, np.where(draws[:, 1] < 0.5, LEFT, RIGHT))
 
-    def _follow_wall(self) -> np.ndarray:
-        """Keep one hand on the wall."""
+    def _follow_wall(self, where: np.ndarray) -> np.ndarray:
+        """Keep one hand on the wall; only slots `where` (bool [B]) take the step."""
         beside, ahead = self.env.free(self.hand), self.env.free(0)
         turn_in = beside & ~self.turned
         action = np.where(turn_in, np.where(self.hand > 0, RIGHT, LEFT), np.where(self.hand > 0, LEFT, RIGHT))
         action = np.where(~turn_in & ahead, AHEAD, action)
-        self.turned = turn_in
+        self.turned = np.where(where, turn_in, self.turned)
         return action
 
     def _descend(self, field: np.ndarray, draws: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ class TMazeConfig:
     """A corridor of `length` tiles whose foot shows red (go left) or green (right), and two arms.
 
     The arms have `arm` tiles. `delay` dark frames follow the last frame of the cue. `steps` limits an episode
-    (None: 4 length + 32 + delay), `budget` the decision, from one tile before the junction on. `cue_always` shows
-    the cue in every frame: the control without memory.
+    (None: 4 length + 32 + delay), `budget` the decision, from one tile before the junction on. `cue_always`
+    shows the cue in every frame: the control without memory.
     """
 
     kind: str = "tmaze"

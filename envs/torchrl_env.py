@@ -17,8 +17,8 @@ class TorchRLEnv(EnvBase):
     Keys: `pixels` uint8 [B, C, H, W]; `last_action` int64 [B] or float32 [B, A]; `is_first` bool [B, 1];
     `truth`, nested, bool and int64 [B], with `in_context` (for evaluation, never for a model); `reward`
     float32 [B, 1]; `done`, `terminated`, `truncated` bool [B, 1]. `action` is int64 [B] (Categorical) or
-    float32 [B, A] (Bounded). Seeds of episodes come from `set_seed` in the order in which slots reset, or from
-    `reset_tasks`.
+    float32 [B, A] (Bounded). Seeds of episodes come from `set_seed` in the order in which slots reset, or
+    from `reset_tasks`.
     """
 
     def __init__(self, env: BatchedEnv, seed: int = 0):

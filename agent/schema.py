@@ -1,0 +1,142 @@
+"""Plain data (from YAML, from a command line) to frozen dataclasses: every key and type is checked on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+Kinds = Mapping[str, Mapping[str, type]]
+"""Per top-level key that may hold several classes: the class of each `kind`."""
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
+
+
+class UserError(Exception):
+    """A mistake that the person at the terminal can mend: one line saying what is wrong and what to do."""
+
+
+def build(cls: type[T], plain: Mapping[str, Any], kinds: Kinds) -> T:
+    """An instance of the dataclass `cls`, and of those inside it, from plain data.
+
+    Lists become tuples where the class says so. Raises UserError with the key, its value and the nearest valid
+    key for an unknown key, a value of another type, or one that a class refuses.
+    """
+    hints = get_type_hints(cls) | {key: _kind(key, plain.get(key), classes) for key, classes in kinds.items()}
+    return _build(cls, hints, plain, "", tuple(_keys(cls, hints)))
+
+
+def nearest(key: str, names: Iterable[str]) -> str | None:
+    """The name most like `key`, in whole or (of dotted names) in its last part; None if none is like it."""
+    names = list(names)
+    last = key.rpartition(".")[2]
+    same = [name for name in names if name.rpartition(".")[2] == last]
+    by_last = {name.rpartition(".")[2]: name for name in reversed(names)}
+    for word, candidates, cutoff in ((key, same, 0.0), (key, names, 0.6), (last, list(by_last), 0.6)):
+        if found := difflib.get_close_matches(word, candidates, 1, cutoff):
+            return by_last[found[0]] if candidates == list(by_last) else found[0]
+    return None
+
+
+def _kind(key: str, values: Any, classes: Mapping[str, type]) -> type:
+    """The class that `values["kind"]` names."""
+    kind = values.get("kind") if isinstance(values, Mapping) else values
+    if isinstance(kind, str) and kind in classes:
+        return classes[kind]
+    hint = nearest(str(kind), classes)
+    meant = f"did you mean {key}.kind={hint}?" if hint else "there are:"
+    raise UserError(f"unknown {key}.kind={_show(kind)}; {meant} ({', '.join(classes)})")
+
+
+def _keys(cls: type, hints: Mapping[str, Any], above: str = "") -> Iterable[str]:
+    """The dotted names of all settings of a dataclass."""
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from _keys(hint, get_type_hints(hint), f"{above}{field.name}.")
+        else:
+            yield above + field.name
+
+
+def _build(cls: type[T], hints: Mapping[str, Any], plain: Any, above: str, names: tuple[str, ...]) -> T:
+    if not isinstance(plain, Mapping):
+        inside = next(name for name in names if name.startswith(above))
+        raise UserError(f"{above[:-1]}={_show(plain)}: {above[:-1]} is a group of settings, e.g. {inside}=...")
+    fields: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values = {}
+    for name, value in plain.items():
+        key = above + str(name)
+        if name not in fields:
+            raise UserError(_unknown(key, value, names))
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            values[name] = _build(hint, get_type_hints(hint), value, key + ".", names)
+        else:
+            values[name] = _value(hint, value, key, fields[name])
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _unknown(key: str, value: Any, names: tuple[str, ...]) -> str:
+    while isinstance(value, Mapping) and len(value) == 1:
+        inner, value = next(iter(value.items()))
+        key = f"{key}.{inner}"
+    hint = nearest(key, names)
+    return f"unknown setting {key}={_show(value)}; " + (
+        f"did you mean {hint}?" if hint else "see `lssvwm train --help` for those there are"
+    )
+
+
+def _value(hint: Any, value: Any, key: str, field: dataclasses.Field) -> Any:
+    try:
+        return _convert(hint, value)
+    except TypeError:
+        default = "" if field.default is dataclasses.MISSING else f" (default {_show(field.default)})"
+        raise UserError(f"{key}={_show(value)} is wrong: it must be {_words(hint)}{default}") from None
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    """`value` as `hint` wants it; raises TypeError if it is something else."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any or (origin is Literal and value in inner):
+        return value
+    if origin in (Union, UnionType):
+        return None if value is None and NoneType in inner else _convert(inner[0], value)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(inner[0], item) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {_convert(inner[0], name): _convert(inner[1], item) for name, item in value.items()}
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is float and number:
+        return float(value)
+    if hint is int and number and value == value // 1:
+        return int(value)
+    if hint is str and (number or isinstance(value, str)):
+        return str(value)
+    raise TypeError
+
+
+def _words(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_words, inner))
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    if origin is tuple:
+        return f"a list, each entry {_words(inner[0])}"
+    if origin is dict:
+        return f"{{name: value, ...}}, each value {_words(inner[1])}"
+    return WORDS.get(hint, "something else")
+
+
+def _show(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return "[" + ",".join(map(_show, value)) + "]" if isinstance(value, (list, tuple)) else str(value)

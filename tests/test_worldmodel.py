@@ -1,0 +1,249 @@
+"""Properties of the world model: every way of computing it gives the same numbers, and memory leaks nothing."""
+
+import pytest
+import torch
+
+import worldmodel
+from worldmodel import Batch, Memory, ModelConfig, WorldModel, ssm
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+def tiny(dtype=torch.float64, **changes) -> WorldModel:
+    torch.manual_seed(0)
+    fields = {"width": 32, "patch": 8, "tiles": (1, 3, 1), "state": 16, "scan_head": 16, "attention_heads": 2}
+    model = WorldModel(ModelConfig(**fields | {"head_hidden": 32} | changes), (3, 24, 24), 4).to(dtype).eval()
+    with torch.no_grad():  # away from the quiet initial weights, so that every path matters
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p) if p.dim() > 1 else 0)
+    return model
+
+
+def sequences(b=2, t=13, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    frames = torch.randint(0, 256, (b, t, 3, 24, 24), dtype=torch.uint8, generator=g)
+    action = torch.randint(0, 4, (b, t), generator=g)
+    first = torch.zeros(b, t, dtype=torch.bool)
+    first[:, 0] = True
+    first[1, 5] = True
+    return frames, action, first
+
+
+def close(a: Memory, b: Memory, dtype=torch.float64) -> bool:
+    return bool(a.diff(b).max() < TOLERANCE[dtype] * 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("chunk", [1, 4, 32, 128])
+@pytest.mark.parametrize("resets", [False, True])
+def test_chunked_scan_is_the_recurrence(dtype, chunk, resets):
+    g = torch.Generator().manual_seed(0)
+    b, length, h, p, n = 3, 77, 2, 4, 6
+    X = torch.randn(b, length, h, p, generator=g, dtype=dtype)
+    dt = torch.rand(b, length, h, generator=g, dtype=dtype) * (torch.rand(b, length, 1, generator=g) > 0.4)
+    A = -torch.rand(h, generator=g, dtype=dtype) - 0.1
+    B, C = torch.randn(2, b, length, n, generator=g, dtype=dtype)
+    S = torch.randn(b, h, p, n, generator=g, dtype=dtype)
+    reset = torch.rand(b, length, generator=g) < 0.06 if resets else None
+    slow, fast = ssm.reference(X, dt, A, B, C, S, reset), ssm.chunked(X, dt, A, B, C, S, reset, chunk)
+    for a, b_ in zip(slow, fast):
+        assert torch.allclose(a, b_, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def test_gradients_reach_inputs_and_initial_state():
+    g = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(s, generator=g, dtype=torch.float64) for s in [(1, 9, 2, 3), (1, 9, 2), (2,), (1, 9, 4), (1, 9, 4)]]
+    inputs[1], inputs[2] = inputs[1].abs(), -inputs[2].abs()
+    inputs = [x.requires_grad_() for x in (*inputs, torch.randn(1, 2, 3, 4, generator=g, dtype=torch.float64))]
+    grads = [torch.autograd.grad(sum(o.square().sum() for o in f(*inputs)), inputs) for f in (ssm.reference, ssm.chunked)]
+    for a, b in zip(*grads):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9) and a.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("cuts", [[13], [1] * 13, [5, 8], [2, 1, 7, 3]])
+def test_any_way_of_cutting_a_sequence_gives_the_same(dtype, cuts):
+    model, (frames, action, first) = tiny(dtype), sequences()
+    whole, heads = model.observe(model.initial(2), frames, action, first)
+    memory, policy, at = model.initial(2), [], 0
+    for n in cuts:
+        memory, out = model.observe(memory, frames[:, at : at + n], action[:, at : at + n], first[:, at : at + n])
+        policy.append(out.policy)
+        at += n
+    assert close(memory, whole, dtype)
+    assert torch.allclose(torch.cat(policy, 1), heads.policy, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert memory.frames.tolist() == whole.frames.tolist() == [13, 8]
+
+
+def test_a_reset_inside_a_sequence_equals_separate_sequences():
+    model, (frames, action, first) = tiny(), sequences()
+    memory, heads = model.observe(model.initial(2), frames, action, first)
+    alone, heads_alone = model.observe(model.initial(1), frames[1:, 5:], action[1:, 5:], first[1:, 5:])
+    assert torch.allclose(heads.policy[1:, 5:], heads_alone.policy, atol=1e-9)
+    states = [(memory.layers[k, "state"][1:], alone.layers[k, "state"]) for k in memory.layers.keys()]  # noqa: SIM118
+    assert all(a.shape == b.shape for a, b in states)
+    actions = torch.randint(0, 4, (1, 3, 5))
+    a, b = model.imagine(memory[1:], actions), model.imagine(alone, actions)
+    assert torch.allclose(a.policy, b.policy, atol=1e-9)
+
+
+def test_causality():
+    model, (frames, action, first) = tiny(), sequences()
+    _, before = model.observe(model.initial(2), frames, action, first)
+    changed = frames.clone()
+    changed[:, 9] = 255 - changed[:, 9]
+    _, after = model.observe(model.initial(2), changed, action, first)
+    assert torch.equal(before.policy[:, :9], after.policy[:, :9])
+    assert not torch.allclose(before.policy[:, 9:], after.policy[:, 9:])
+
+
+def test_noisy_copies_never_change_what_clean_copies_compute():
+    model, (frames, action, first) = tiny(), sequences()
+    zeros = torch.zeros(2, 13, dtype=torch.float64)
+    batch = Batch(frames, action, zeros, first & False, first & False, first)
+    seen, _ = model.observe(model.initial(2), frames, action, first)
+    for seed in (0, 1):
+        _, _, memory = model.loss(batch, generator=torch.Generator().manual_seed(seed))
+        assert close(memory, seen)
+
+
+def test_hidden_frames_leave_no_trace():
+    model, (frames, action, first) = tiny(), sequences()
+    hidden = torch.zeros(2, 13, dtype=torch.bool)
+    hidden[:, 3:5] = True
+    changed = frames.clone()
+    changed[:, 3:5] = 255 - changed[:, 3:5]
+    a, heads_a = model.observe(model.initial(2), frames, action, first, hidden)
+    b, heads_b = model.observe(model.initial(2), changed, action, first, hidden)
+    assert torch.equal(heads_a.policy[:, 5:], heads_b.policy[:, 5:])
+    assert a.diff(b).max() == 0
+    c, _ = model.observe(model.initial(2), changed, action, first)
+    assert not close(a, c)
+
+
+@pytest.mark.parametrize("tiles", [(1, 3, 1), (3, 3), (1, 1)])
+def test_imagining_with_the_frames_that_came_is_observing(tiles):
+    """Fork: the dual form over imagined frames equals the scan over the same frames."""
+    model, (frames, action, first) = tiny(tiles=tiles), sequences()
+    memory, _ = model.observe(model.initial(2), frames[:, :8], action[:, :8], first[:, :8])
+    actions = action[:, None, 8:].expand(-1, 3, -1)
+    fork = model.fork(memory, 3, 5)
+    _, truth = model.observe(memory, frames[:, 8:], action[:, 8:], first[:, 8:] & False)
+    for t in range(5):
+        condition = model._condition(actions[:, :, t], torch.zeros(2, 3, dtype=torch.bool))
+        tokens = model._embed_frames(model.patches.cut(frames[:, None, 8 + t].expand(-1, 3, -1, -1, -1)))
+        model._recall(fork, model._blank(condition), 0.0, condition, commit=False)  # reading changes nothing
+        x = model._recall(fork, tokens, 1.0, condition, commit=True)
+        fork.seen = torch.cat((fork.seen, torch.ones_like(fork.seen[..., :1])), -1)[..., 1:]
+        heads = model.heads(x)
+        assert torch.allclose(heads.policy, truth.policy[:, None, t].expand(-1, 3, -1), atol=1e-9)
+
+
+def test_imagining_leaves_the_memory_as_it_is_and_candidates_apart():
+    model, (frames, action, first) = tiny(), sequences()
+    memory, _ = model.observe(model.initial(2), frames, action, first)
+    before, actions = memory.clone(), torch.randint(0, 4, (2, 5, 6))
+    many = model.imagine(memory, actions, decode=True)
+    assert memory.diff(before).max() == 0
+    one = model.imagine(memory[1:], actions[1:, 2:3])
+    assert torch.allclose(many.policy[1, 2], one.policy[0, 0], atol=1e-9)
+    assert many.frames is not None and many.frames.shape == (2, 5, 6, 3, 24, 24)
+
+
+def test_what_was_observed_changes_what_is_imagined():
+    model, (frames, action, first) = tiny(), sequences()
+    a, _ = model.observe(model.initial(2), frames, action, first)
+    changed = frames.clone()
+    changed[:, 7] = 255 - changed[:, 7]  # out of reach of local attention: only the state can tell
+    b, _ = model.observe(model.initial(2), changed, action, first)
+    actions = torch.randint(0, 4, (2, 1, 3))
+    assert (model.imagine(a, actions).policy - model.imagine(b, actions).policy).abs().max() > 1e-6
+
+
+def test_samples_differ_and_repeat_with_the_seed():
+    model, (frames, action, first) = tiny(), sequences()
+    memory, _ = model.observe(model.initial(2), frames, action, first)
+    actions = torch.zeros(2, 1, 2, dtype=torch.int64)
+    draws = [
+        model.imagine(memory, actions, denoise=3, decode=True, generator=torch.Generator().manual_seed(s)).policy
+        for s in (0, 0, 1)
+    ]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_memory_is_constant_in_size_and_survives_a_file(tmp_path):
+    model, (frames, action, first) = tiny(), sequences()
+    memory, _ = model.observe(model.initial(2), frames[:, :6], action[:, :6], first[:, :6])
+    assert memory.nbytes() == model.initial(2).nbytes()
+    memory.write(tmp_path / "memory.pt")
+    back = Memory.read(tmp_path / "memory.pt")
+    a, _ = model.observe(memory, frames[:, 6:], action[:, 6:], first[:, 6:] & False)
+    b, _ = model.observe(back, frames[:, 6:], action[:, 6:], first[:, 6:] & False)
+    assert a.diff(b).max() == 0
+
+
+def test_segments_with_carried_memory_give_the_same_loss():
+    model, (frames, action, first) = tiny(flow=0.0, rarity=0.0, pixel_share=1.0), sequences()
+    zeros = torch.zeros(2, 13, dtype=torch.float64)
+    whole = Batch(frames, action, zeros, first & False, first & False, first)
+    _, _, memory = model.loss(whole)
+    carried = None
+    for part in (slice(0, 5), slice(5, 13)):
+        _, _, carried = model.loss(Batch(*(v[:, part] for v in vars(whole).values())), carried)
+    assert carried is not None and close(carried, memory)
+
+
+def test_training_lowers_the_loss_and_learns_to_recall():
+    """A coloured frame, three blank ones, then the colour again with a reward that depends on it."""
+    torch.manual_seed(0)
+    model = WorldModel(
+        ModelConfig(width=32, patch=8, tiles=(1, 1), state=16, scan_head=16, attention_heads=2, window=2), (3, 8, 8), 2
+    ).train()
+    optimizer = torch.optim.Adam(model.parameters(), 4e-3)
+    g = torch.Generator().manual_seed(0)
+
+    def batch(n=32):
+        red = torch.rand(n, generator=g) < 0.5
+        frames = torch.full((n, 6, 3, 8, 8), 40, dtype=torch.uint8)
+        frames[red, 0, 0], frames[~red, 0, 1] = 250, 250
+        first = torch.zeros(n, 6, dtype=torch.bool)
+        first[:, 0] = True
+        reward = torch.zeros(n, 6)
+        reward[:, 5] = red.float()
+        ends = torch.zeros(n, 6, dtype=torch.bool)
+        ends[:, 5] = True
+        return Batch(frames, torch.zeros(n, 6, dtype=torch.int64), reward, ends, ends & False, first)
+
+    for _ in range(120):
+        loss, _, _ = model.loss(batch(), generator=g)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    _, metrics, _ = model.eval().loss(batch(64), generator=g)
+    assert metrics["event_accuracy"] > 0.95
+
+
+def test_continuous_actions_and_bad_sizes():
+    model = WorldModel(ModelConfig(width=32, patch=8, tiles=(1,), state=16, attention_heads=2), (3, 8, 8), 2, False)
+    memory, heads = model.observe(
+        model.initial(1), torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 2, 2), torch.tensor([[True, False]])
+    )
+    assert heads.policy.shape == (1, 2, 2)
+    assert model.imagine(memory, torch.zeros(1, 4, 3, 2)).reward.shape == (1, 4, 3)
+    with pytest.raises(ValueError, match="tile 2 does not divide"):
+        tiny(tiles=(2,))
+
+
+def test_saved_model_is_the_same_and_damage_is_reported(tmp_path):
+    model, (frames, action, first) = tiny(torch.float32), sequences()
+    file = worldmodel.save(model, tmp_path)
+    again = worldmodel.load(tmp_path)
+    a, _ = model.observe(model.initial(2), frames, action, first)
+    b, _ = again.observe(again.initial(2), frames, action, first)
+    assert a.diff(b).max() == 0
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        worldmodel.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no model"):
+        worldmodel.load(tmp_path / "nowhere")

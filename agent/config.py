@@ -1,4 +1,4 @@
-"""One place for configuration: frozen dataclasses, composed by Hydra from `configs/`, checked against this schema."""
+"""One place for configuration: frozen dataclasses, and how Hydra composes them from `configs/`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
-from hydra import compose as hydra_compose, initialize_config_dir
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
@@ -49,9 +50,9 @@ PLAIN_TEXT = ("name", "output", "checkpoint")
 class CollectConfig:
     """Which policies gather data, and how much.
 
-    `mix` gives the share of frames by policy: names of the environment's scripted explorers (see `explorers`), and
-    `plan` for the planning agent itself. `frames` are gathered before training, `more` frames every `every`
-    training steps (0: never).
+    `mix` gives the share of frames by policy: names of the environment's scripted explorers (see
+    `explorers`), and `plan` for the planning agent itself. `frames` are gathered before training, `more`
+    frames every `every` training steps (0: never).
     """
 
     envs: int = 32
@@ -67,8 +68,9 @@ class TrainConfig:
     """Optimisation, data augmentation, checkpoints.
 
     Sequences have `length` frames, varied by length augmentation (`augment`: none or random) between
-    `min_length` and `length` at a constant number of frames per batch. `align` is the share of sequences that start with
-    an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to `hide_span`.
+    `min_length` and `length` at a constant number of frames per batch. `align` is the share of sequences that
+    start with an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to
+    `hide_span`.
     """
 
     steps: int = 400
@@ -121,7 +123,7 @@ class RecordConfig:
 
     mode: Literal["open_loop", "plan"] = "open_loop"
     episodes: int = 2
-    context: int = 0  # frames observed before imagining in open loop; 0: the environment's own context phase, or half
+    context: int = 0  # frames observed before imagining; 0: the environment's context phase, or half
     horizon: int = 32  # frames imagined in open loop
     denoise: int = 1
     fps: int = 6
@@ -131,7 +133,7 @@ class RecordConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a command needs. `env` is one of `envs.ENV_CONFIGS`, `planner` one of `planners.PLANNER_CONFIGS`."""
+    """Everything a command needs; `env` is one of `ENV_CONFIGS`, `planner` one of `PLANNER_CONFIGS`."""
 
     env: Any
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -158,10 +160,10 @@ class Setting(NamedTuple):
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """The configuration of a new run: presets, then the experiment, then the settings `key=value` in `overrides`.
+    """The configuration of a new run: presets, then an experiment, then the settings `key=value`.
 
-    `env=recall` (env, model, planner, train) replaces that group by a preset; `experiment=NAME` sets several at once.
-    Raises UserError naming the key, its value and the nearest valid one.
+    `env=recall` (env, model, planner, train) replaces that group by a preset; `experiment=NAME` sets several
+    at once. Raises UserError naming the key, its value and the nearest valid one.
     """
     settings = [_parse(text) for text in overrides]
     choices = _choices(settings)
@@ -173,15 +175,17 @@ def compose(overrides: Sequence[str]) -> Config:
 def from_checkpoint(saved: dict[str, Any], overrides: Sequence[str]) -> Config:
     """The configuration `saved` with a run, and the settings in `overrides` on top; `output` starts empty.
 
-    A planner preset keeps the settings that both planners have (horizon, candidates ...), so that planners are
-    compared on equal terms; any other preset replaces its group. Raises UserError as `compose` does.
+    A planner preset keeps the settings that both planners have (horizon, candidates ...), so that planners
+    are compared on equal terms; any other preset replaces its group. Raises UserError as `compose` does.
     """
     settings = [_parse(text) for text in overrides]
     choices = _choices(settings)
     if "experiment" in choices:
-        raise UserError(f"experiment={choices['experiment']} starts a new run; a checkpoint has its own settings")
+        raise UserError(
+            f"experiment={choices['experiment']} starts a new run; a checkpoint has its own settings"
+        )
     try:
-        plain = to_dict(_checked(saved)) | {"output": None, "checkpoint": None}
+        plain: dict[str, Any] = to_dict(_checked(saved)) | {"output": None, "checkpoint": None}
     except UserError as error:
         raise UserError(f"the checkpoint's configuration does not fit this version: {error}") from None
     for group, option in choices.items():
@@ -212,7 +216,7 @@ def save(config: Config, path: str | Path) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """What `save` wrote, as plain data for `from_checkpoint`; raises UserError if it is missing or damaged."""
+    """What `save` wrote, as plain data; raises UserError if it is missing or damaged."""
     try:
         saved = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -231,7 +235,9 @@ def _parse(text: str) -> Setting:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
-        raise UserError(f"cannot read {text!r}: settings are given as key=value, e.g. train.steps=100") from None
+        raise UserError(
+            f"cannot read {text!r}: settings are given as key=value, e.g. train.steps=100"
+        ) from None
     if override.is_sweep_override():
         raise UserError(f"{text} gives several values: give one, or a list as {key}=[{value}]")
     if override.type is OverrideType.DEL or override.package is not None:
@@ -246,11 +252,11 @@ def _choices(settings: list[Setting]) -> dict[str, str]:
         if setting.key not in GROUPS:
             continue
         known = options(setting.key)
-        if setting.value not in known:
+        if str(setting.value) not in known:
             hint = nearest(str(setting.value), known)
-            meant = f"did you mean {setting.key}={hint}?" if hint else "there are:"
-            raise UserError(f"unknown {setting}; {meant} ({', '.join(known)})")
-        choices[setting.key] = setting.value
+            meant = f"did you mean {setting.key}={hint}? " if hint else ""
+            raise UserError(f"unknown {setting}; {meant}there are: {', '.join(known)}")
+        choices[setting.key] = str(setting.value)
     return choices
 
 

@@ -1,7 +1,7 @@
 """Videos of what was and what was imagined: scenes are drawn as pictures, pictures become files.
 
-A picture, from top to bottom: phase, step and action; the panels real | imagined | absolute error (and the map);
-rewards and PSNR; in `plan` mode the whole imagined plan as a strip; a bar that shows how far the episode is.
+A picture, from top to bottom: phase, step and action; the panels real | imagined | absolute error (and the
+map); rewards and PSNR; in `plan` mode the whole imagined plan as a strip; a bar of how far the episode is.
 Shapes: C x H x W a frame (uint8), R x S the rows and columns of a picture.
 """
 
@@ -31,7 +31,7 @@ HEAT = np.array([(0, 0, 0), (150, 20, 40), (255, 140, 26), (255, 240, 170)], np.
 
 @dataclass(frozen=True)
 class Strip:
-    """A plan as it was imagined: frames [n, C, H, W], and for each its action's name and its predicted reward."""
+    """A plan as it was imagined: frames [n, C, H, W], each with its action and its predicted reward."""
 
     frames: np.ndarray
     actions: tuple[str, ...]
@@ -42,9 +42,9 @@ class Strip:
 class Scene:
     """One frame of an episode and what the model said of it.
 
-    `action` led to the frame (None: the first); `taken` is the same as a number or numbers. `imagined`, the `predicted` reward and the probability that the
-    episode goes on (`goes_on`) come from a memory that holds the frames up to `known_to` (None: nothing was
-    predicted). `outcome` is set on the last frame of an episode.
+    `action` led to the frame (None: the first); `taken` is the same as a number or numbers. `imagined`, the
+    `predicted` reward and the probability that the episode goes on (`goes_on`) come from a memory that holds
+    the frames up to `known_to` (None: nothing was predicted). `outcome` is set when the episode has ended.
     """
 
     step: int
@@ -79,7 +79,7 @@ def psnr(real: np.ndarray, imagined: np.ndarray) -> float:
 
 
 def heat(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
-    """Largest absolute error of any channel as a colour from black (0) to pale yellow (255): uint8 [3, H, W]."""
+    """The largest error of any channel as a colour from black (0) to pale yellow (255): uint8 [3, H, W]."""
     error = np.abs(real.astype(np.float32) - imagined).max(0) / 255
     stops = np.linspace(0, 1, len(HEAT))
     return np.stack([np.interp(error, stops, HEAT[:, c]) for c in range(3)]).astype(np.uint8)
@@ -87,7 +87,8 @@ def heat(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
 
 def as_image(frame: np.ndarray) -> Image.Image:
     """uint8 [C, H, W] with one or three channels -> picture"""
-    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(frame, (3, *frame.shape[1:])).transpose(1, 2, 0)))
+    rgb = np.broadcast_to(frame, (3, *frame.shape[1:]))
+    return Image.fromarray(np.ascontiguousarray(rgb.transpose(1, 2, 0)))
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def _even(length: int) -> int:
 
 
 class Painter:
-    """Draws the scenes of one episode; pictures are uint8 [R, S, 3], with R and S even as video wants them."""
+    """Draws the scenes of one episode; pictures are uint8 [R, S, 3], R and S even as video wants them."""
 
     def __init__(self, scenes: Sequence[Scene], scale: int, title: str):
         self.scenes, self.title, self.layout = scenes, title, Layout.of(scenes, scale)
@@ -214,6 +215,12 @@ class Painter:
         self.pen.text((x, y), words, ink, font, anchor)
         return int(x + self.pen.textlength(words, font))
 
+    def _fitting(self, columns: int, *choices: str) -> str:
+        """The first of the choices that fits into so many columns, or the last."""
+        return next(
+            (words for words in choices if self.pen.textlength(words, self.font) <= columns), choices[-1]
+        )
+
     def _head(self, scene: Scene) -> None:
         """Phase on its colour, step, action, and the title at the right."""
         lay, name = self.layout, scene.kind.upper()
@@ -238,11 +245,9 @@ class Painter:
 
     def _panel(self, left: int, size: tuple[int, int], name: str, frame: np.ndarray | None, tint) -> None:
         """A framed picture under its name; dimmed and empty without one."""
-        lay, (rows, columns) = self.layout, size
-        top, words = lay.panels_top, name
-        while self.pen.textlength(words, self.font) > columns and " " in words:
-            words = words.rsplit(" ", 1)[0]
-        self._say(left, top - 8, words, DIM if frame is None else INK, "ls")
+        top, (rows, columns) = self.layout.panels_top, size
+        name = self._fitting(columns, name, name.split(" (")[0], name.split(" ")[0])
+        self._say(left, top - 8, name, DIM if frame is None else INK, "ls")
         self.pen.rectangle((left - 4, top - 4, left + columns + 3, top + rows + 3), tint)
         self.pen.rectangle((left, top, left + columns - 1, top + rows - 1), EMPTY)
         if frame is None:
@@ -253,18 +258,17 @@ class Painter:
             self.canvas.paste(as_image(frame).resize((columns, rows), method), (left, top))
 
     def _numbers(self, scene: Scene) -> None:
-        """Real and predicted reward, PSNR, and the outcome on the last frame."""
+        """Under each panel its number: real reward, predicted reward, PSNR; and the outcome once known."""
         lay = self.layout
-        middle = lay.numbers_top + lay.line / 2
-        words = f"reward  real {scene.reward:.2f}"
-        if scene.predicted is not None:
-            words += f"   predicted {scene.predicted:.2f}"
-        x = self._say(lay.gap, middle, words, anchor="lm")
-        if scene.psnr is not None:
-            self._say(x + 28, middle, f"PSNR {scene.psnr:.1f} dB", anchor="lm")
+        numbers = [("real reward", _decimal(scene.reward)), ("predicted reward", "-"), ("PSNR", "-")]
+        if scene.predicted is not None and scene.psnr is not None:
+            numbers[1:] = [("predicted reward", _decimal(scene.predicted)), ("PSNR", f"{scene.psnr:.1f} dB")]
+        for place, (name, value) in enumerate(numbers):
+            words = self._fitting(lay.panel[1], f"{name}  {value}", f"{name.split(' ')[0]}  {value}", value)
+            self._say(lay.gap + place * (lay.panel[1] + lay.gap), lay.numbers_top, words)
         if scene.outcome:
             ink = {"success": GOOD, "wrong": BAD, "timeout": BAD}.get(scene.outcome, DIM)
-            self._say(lay.width - lay.gap, middle, scene.outcome.upper(), ink, "rm")
+            self._say(lay.width - lay.gap, lay.numbers_top, scene.outcome.upper(), ink, "ra")
 
     def _strip(self, scene: Scene) -> None:
         """The plan being followed, as it was imagined when it was made; the present step is framed."""
@@ -285,7 +289,7 @@ class Painter:
                 self._caption(left, top + lay.thumb[0] + 5 + lay.text, f"{plan.rewards[i]:+.2f}", GOOD)
 
     def _thumb(self, left: int, top: int, frame: np.ndarray, after: int) -> None:
-        """A small picture; `after` counts steps from the present one, which is framed broadly, earlier ones thinly."""
+        """A picture of the strip, `after` steps from the present one; framed if it is present or past."""
         rows, columns = self.layout.thumb
         if after <= 0:
             edge = 3 if after == 0 else 1
@@ -308,10 +312,16 @@ class Painter:
             self.pen.rectangle((length * i / count, top, length * (i + 1) / count, lay.height), colour)
 
 
+def _decimal(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no minus before a zero
+
+
 def _prediction(scene: Scene) -> str:
     if scene.imagined is None:
         return "imagined"
-    return "predicted one step ahead" if scene.kind == CONTEXT else f"imagined from step {scene.known_to} (+{scene.ahead})"
+    if scene.kind == CONTEXT:
+        return "predicted one step ahead"
+    return f"imagined from step {scene.known_to} (+{scene.ahead})"
 
 
 @contextmanager
@@ -328,18 +338,19 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_mp4(path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], fps: int) -> int:
     """Write pictures uint8 [R, S, 3] (`size` is (S, R), both even) as H.264, and return how many.
 
-    The file is read back, and appears under its name only if every picture is in it; raises OSError otherwise.
+    The file is read back, and appears under its name only if all pictures are in it; else raises OSError.
     """
     with replacing(path) as part:
         written = _encode(part, pictures, size, fps)
         found = count_frames(part)
         if found != written:
-            raise OSError(f"{path} should hold {written} frames but {found} can be read back; is the disk full?")
+            raise OSError(f"{path} should hold {written} frames, {found} can be read back; is the disk full?")
     return written
 
 
 def _encode(path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], fps: int) -> int:
-    writer = FFMPEG_VideoWriter(str(path), size, fps, ffmpeg_params=["-crf", "18", "-movflags", "+faststart"], threads=1)
+    options = ["-crf", "18", "-movflags", "+faststart"]
+    writer = FFMPEG_VideoWriter(str(path), size, fps, ffmpeg_params=options, threads=1)
     process, written = writer.proc, 0
     assert process is not None
     try:
@@ -363,7 +374,8 @@ def _mended(error: OSError, path: Path) -> OSError:
     if error.errno == errno.ENOSPC or "No space left" in said:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
     lines = [line for line in said.splitlines() if line.strip()]
-    return OSError(f"ffmpeg could not write into {path.parent}: {lines[-1].strip() if lines else 'it stopped'}")
+    reason = lines[-1].strip() if lines else "it stopped"
+    return OSError(f"ffmpeg could not write into {path.parent}: {reason}")
 
 
 def count_frames(path: Path) -> int:
@@ -381,8 +393,9 @@ def count_frames(path: Path) -> int:
 def write_gif(path: Path, pictures: Iterable[np.ndarray], fps: int) -> None:
     """Write an endless GIF; players round the time of a frame to 10 ms."""
     images = (Image.fromarray(picture).quantize(128, dither=Image.Dither.NONE) for picture in pictures)
+    timing = {"duration": round(1000 / fps), "loop": 0}
     with replacing(path) as part:
-        next(images).save(part, "GIF", save_all=True, append_images=images, duration=round(1000 / fps), loop=0)
+        next(images).save(part, "GIF", save_all=True, append_images=images, **timing)
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:

@@ -1,9 +1,9 @@
 """Videos of imagination beside reality (`lssvwm record`), and everything in them as data.
 
     open_loop   the model observes the context, then follows the real actions in imagination alone
-    plan        what the planner imagined of each plan it chose, beside what happened when the agent followed it
+    plan        what the planner imagined of each plan it chose, beside what happened when it was followed
 
-The way of an episode: `Stage` (what happens) -> `Director` (what the model makes of it) -> scenes -> `agent.film`.
+The way of an episode: `Stage` (what happens) -> `Director` (what the model makes of it) -> scenes -> `film`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,13 @@ from worldmodel import Imagined
 
 MODES = ("open_loop", "plan")
 OUTCOMES = ("running", "success", "wrong", "timeout")  # by the number that `truth()["outcome"]` gives
-FOLLOWED = ("oracle", "cells", "momentum", "random")  # whose actions are followed in open loop: the first offered
+FOLLOWED = ("oracle", "cells", "momentum", "random")  # whose actions open loop follows: the first offered
 LIMIT = 1000  # frames filmed where an environment has neither context phase nor end
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame of an episode and how it came about; `action` is the executed one, `guided` as `in_context`."""
+    """A frame [C, H, W] of an episode and how it came about; `action` is the executed one."""
 
     step: int
     pixels: np.ndarray
@@ -49,7 +49,7 @@ class Moment:
 
 
 class Stage:
-    """Episode `seed` of `env`, which must have a batch of one; `walk_seed` is that of its scripted explorers."""
+    """Episode `seed` of `env`, which has a batch of one; `walk_seed` is that of its scripted explorers."""
 
     def __init__(self, env: BatchedEnv, seed: int, walk_seed: int):
         self.env, self.step, self.reward, self.ended = env, 0, 0.0, False
@@ -72,7 +72,8 @@ class Stage:
     def act(self, action: np.ndarray) -> Moment:
         """Do `action` [1, ...] and return the moment it leads to."""
         reward, terminated, truncated = self.env.step(action)
-        self.step, self.reward, self.ended = self.step + 1, float(reward[0]), bool(terminated[0] | truncated[0])
+        self.step, self.reward = self.step + 1, float(reward[0])
+        self.ended = bool(terminated[0] | truncated[0])
         return self.now()
 
     def name(self, action: Any) -> str:
@@ -88,7 +89,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An imagined future [n]: frames uint8 [n, C, H, W], reward, cont; its memory holds the frames up to `known_to`."""
+    """Imagined frames uint8 [n, C, H, W], reward, cont [n]; the memory before them ends at `known_to`."""
 
     known_to: int
     frames: np.ndarray
@@ -118,11 +119,12 @@ class Director:
         """Observe the context, then imagine what the actions really taken lead to, until horizon or end."""
         moments = self._walk()
         known = self._context(moments)
+        to_come = moments[known : known + self.config.horizon]
         for moment in moments[:known]:
             self._watch(moment)
-        actions = torch.from_numpy(np.stack([moment.action for moment in moments[known:]]))
+        actions = torch.from_numpy(np.stack([moment.action for moment in to_come]))
         future = self._imagine(actions, known - 1)
-        for moment in moments[known:]:
+        for moment in to_come:
             self._add(moment, IMAGINED, future)
 
     def _walk(self) -> list[Moment]:
@@ -142,7 +144,7 @@ class Director:
         return free + 1 + self.config.horizon
 
     def _context(self, moments: list[Moment]) -> int:
-        """How many of the moments are observed: as configured, or up to the first in which the agent may act."""
+        """How many moments are observed: as configured, or up to the first in which the agent may act."""
         guided = sum(moment.guided for moment in moments)
         known = self.config.context or (guided + 1 if guided else (len(moments) + 1) // 2)
         if known >= len(moments):
@@ -151,7 +153,6 @@ class Director:
                 f"{setting} leaves nothing to imagine: an episode ended after {len(moments)} frames; "
                 f"set record.context below {len(moments)}"
             )
-        del moments[known + self.config.horizon :]
         return known
 
     def plan(self) -> None:
@@ -174,27 +175,22 @@ class Director:
 
     def _decide(self, step: int) -> Prediction:
         """Note the plan just made and what it was imagined to lead to."""
-        plan = self.agent_plan()
-        future = self._imagine(plan, step)
-        names = tuple(self.stage.name(action) for action in plan.cpu().numpy())
-        strip = Strip(future.frames, names, tuple(future.reward.tolist()))
-        score = self.state.plan.score[0] if self.state.plan else None
+        plan = self.state.plan
+        assert plan is not None
+        actions = plan.actions[0]
+        future = self._imagine(actions, step)
+        names = tuple(self.stage.name(action) for action in actions.cpu().numpy())
         self.decisions.append(
             {
                 "step": step,
-                "score": None if score is None else float(score),
-                "actions": plan.tolist(),
+                "score": float(plan.score[0]),
+                "actions": actions.tolist(),
                 "action_names": list(names),
                 "predicted_reward": _rounded(future.reward),
                 "predicted_continue": _rounded(future.cont),
             }
         )
-        return Prediction(step, future.frames, future.reward, future.cont, strip)
-
-    def agent_plan(self) -> Tensor:
-        """The actions of the plan being followed, [H, ...]."""
-        assert self.state.plan is not None
-        return self.state.plan.actions[0]
+        return replace(future, strip=Strip(future.frames, names, tuple(future.reward.tolist())))
 
     def _imagine(self, actions: Tensor, known_to: int) -> Prediction:
         """What actions [n, ...] lead to from the present memory."""
@@ -252,10 +248,10 @@ def film_episode(config: Config, agent: Agent, stage: Stage) -> Director:
 
 
 def record(config: Config, output: Path) -> list[Path]:
-    """Film held-out tasks and return the files written into `output`: per task mp4, json, png, and gif if asked for.
+    """Film held-out tasks; returns the files written into `output`: per task mp4, json, png, gif.
 
-    Raises UserError for settings that cannot be filmed or a checkpoint that does not fit, OSError if a file cannot
-    be written in full (it is then not there at all).
+    Raises UserError for settings that cannot be filmed or a checkpoint that does not fit, OSError if a file
+    cannot be written in full (it is then not there at all).
     """
     check(config.record)
     if config.checkpoint is None:
@@ -293,7 +289,8 @@ def _make_folder(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write videos into {output}: {error.strerror}; choose another output=") from None
+        reason = f"{error.strerror}; choose another output="
+        raise UserError(f"cannot write videos into {output}: {reason}") from None
 
 
 def save(config: Config, director: Director, index: int, seed: int, output: Path) -> list[Path]:

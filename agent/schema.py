@@ -1,4 +1,4 @@
-"""Plain data (from YAML, from a command line) to frozen dataclasses: every key and type is checked on the way."""
+"""Plain data (from YAML, from a command line) to frozen dataclasses: keys and types are checked."""
 
 from __future__ import annotations
 
@@ -22,23 +22,22 @@ class UserError(Exception):
 def build(cls: type[T], plain: Mapping[str, Any], kinds: Kinds) -> T:
     """An instance of the dataclass `cls`, and of those inside it, from plain data.
 
-    Lists become tuples where the class says so. Raises UserError with the key, its value and the nearest valid
-    key for an unknown key, a value of another type, or one that a class refuses.
+    Lists become tuples where the class says so. Raises UserError for an unknown key (naming the
+    nearest valid one), for a value of another type, and for one that a class refuses.
     """
     hints = get_type_hints(cls) | {key: _kind(key, plain.get(key), classes) for key, classes in kinds.items()}
     return _build(cls, hints, plain, "", tuple(_keys(cls, hints)))
 
 
 def nearest(key: str, names: Iterable[str]) -> str | None:
-    """The name most like `key`, in whole or (of dotted names) in its last part; None if none is like it."""
+    """The one of (dotted) `names` that `key` was probably meant to be, within its group if that is right."""
     names = list(names)
-    last = key.rpartition(".")[2]
-    same = [name for name in names if name.rpartition(".")[2] == last]
-    by_last = {name.rpartition(".")[2]: name for name in reversed(names)}
-    for word, candidates, cutoff in ((key, same, 0.0), (key, names, 0.6), (last, list(by_last), 0.6)):
-        if found := difflib.get_close_matches(word, candidates, 1, cutoff):
-            return by_last[found[0]] if candidates == list(by_last) else found[0]
-    return None
+    group, _, last = key.rpartition(".")
+    beside = [name for name in names if group and name.rpartition(".")[0] == group]
+    pool = beside or names
+    found = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in pool}, 1)
+    alike = [name for name in pool if found and name.rpartition(".")[2] == found[0]]
+    return difflib.get_close_matches(key, alike, 1, 0.0)[0] if alike else None
 
 
 def _kind(key: str, values: Any, classes: Mapping[str, type]) -> type:
@@ -47,8 +46,8 @@ def _kind(key: str, values: Any, classes: Mapping[str, type]) -> type:
     if isinstance(kind, str) and kind in classes:
         return classes[kind]
     hint = nearest(str(kind), classes)
-    meant = f"did you mean {key}.kind={hint}?" if hint else "there are:"
-    raise UserError(f"unknown {key}.kind={_show(kind)}; {meant} ({', '.join(classes)})")
+    meant = f"did you mean {key}.kind={hint}? " if hint else ""
+    raise UserError(f"unknown {key}.kind={_show(kind)}; {meant}there are: {', '.join(classes)}")
 
 
 def _keys(cls: type, hints: Mapping[str, Any], above: str = "") -> Iterable[str]:
@@ -63,9 +62,9 @@ def _keys(cls: type, hints: Mapping[str, Any], above: str = "") -> Iterable[str]
 
 def _build(cls: type[T], hints: Mapping[str, Any], plain: Any, above: str, names: tuple[str, ...]) -> T:
     if not isinstance(plain, Mapping):
-        inside = next(name for name in names if name.startswith(above))
-        raise UserError(f"{above[:-1]}={_show(plain)}: {above[:-1]} is a group of settings, e.g. {inside}=...")
-    fields: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        one = next(name for name in names if name.startswith(above))
+        raise UserError(f"{above[:-1]}={_show(plain)}: this is a group of settings, set one, e.g. {one}=...")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values = {}
     for name, value in plain.items():
         key = above + str(name)
@@ -87,9 +86,10 @@ def _unknown(key: str, value: Any, names: tuple[str, ...]) -> str:
         inner, value = next(iter(value.items()))
         key = f"{key}.{inner}"
     hint = nearest(key, names)
-    return f"unknown setting {key}={_show(value)}; " + (
-        f"did you mean {hint}?" if hint else "see `lssvwm train --help` for those there are"
-    )
+    group = key.rpartition(".")[0]
+    beside = [name for name in names if group and name.rpartition(".")[0] == group]
+    there_are = f"there are: {', '.join(beside)}" if beside else "see `lssvwm train --help`"
+    return f"unknown setting {key}={_show(value)}; " + (f"did you mean {hint}?" if hint else there_are)
 
 
 def _value(hint: Any, value: Any, key: str, field: dataclasses.Field) -> Any:
@@ -139,4 +139,6 @@ def _words(hint: Any) -> str:
 def _show(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_show(inner)}" for name, inner in value.items()) + "}"
     return "[" + ",".join(map(_show, value)) + "]" if isinstance(value, (list, tuple)) else str(value)

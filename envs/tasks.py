@@ -122,7 +122,8 @@ class ReturnConfig:
     """A maze of n x n tiles with `objects` coloured balls, walked for `tour` frames; then back to the start.
 
     The way to the cued ball may take `slack` times the least number of steps. `loops` is the share of inner
-    walls removed from the spanning tree. `coloured_query=False` shows all balls grey at query.
+    walls removed from the spanning tree. `coloured_query=False` shows all balls grey at query. Every ball lies at
+    least `min_distance` steps (turns left out) from the start, so that it cannot just be seen from there.
     """
 
     kind: str = "return"
@@ -130,6 +131,7 @@ class ReturnConfig:
     objects: int = 3
     tour: int = 64
     slack: float = 1.5
+    min_distance: int = 6
     coloured_query: bool = True
     loops: float = 0.1
 
@@ -300,7 +302,13 @@ class ReturnEnv(TourMaze):
         if config.slack < 1:
             raise ValueError(f"slack must be at least 1, or nobody can arrive; got slack={config.slack}")
         super().__init__(config, batch, delay=0)
-        self.slack = config.slack
+        self.slack, self.min_distance = config.slack, config.min_distance
+
+    def _place(self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """Leave out cells near the start."""
+        steps = distance_field(floor, (int(start[0]), int(start[1]))).min(0)  # over headings: no turn counted twice
+        far = steps[cells[:, 0], cells[:, 1]] >= self.min_distance
+        return super()._place(floor, start, cells[far])
 
     def _aim(self, slot: int) -> None:
         super()._aim(slot)

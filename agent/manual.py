@@ -1,0 +1,190 @@
+"""The help pages of the console script. Imports nothing heavy, so that they appear at once."""
+
+from __future__ import annotations
+
+from agent.presets import options, pretrained
+
+OVERVIEW = """\
+lssvwm: agents that plan with a video world model which remembers.
+
+usage: lssvwm COMMAND [key=value ...]
+
+  train      collect frames, train a world model on them        lssvwm train experiment=tmaze
+  resume     go on with a run that was stopped, or for longer   lssvwm resume runs/tmaze train.steps=800
+  evaluate   planning success, with memory and without          lssvwm evaluate checkpoint=runs/tmaze
+  record     videos: real beside imagined                       lssvwm record checkpoint=runs/tmaze mode=plan
+  collect    collect frames only                                lssvwm collect experiment=tmaze
+
+Settings are written key=value, as many as you like: experiment=NAME chooses a tried set of them, env=NAME,
+model=NAME, planner=NAME and train=NAME replace one group, env.length=32 changes one value. After the command,
+--show prints the settings that would be used and stops; --help explains the command and its settings.
+
+experiments:
+{experiments}
+
+pretrained: {pretrained}
+
+more: lssvwm COMMAND --help, lssvwm --version
+"""
+
+COMMON = """
+  seed=0                       of weights, batches, planning
+  threads=0                    CPU threads; 0: all cores
+  device=auto                  auto: the GPU if there is one
+"""
+
+PAGES = {
+    "train": """\
+usage: lssvwm train [experiment=NAME] [key=value ...]
+
+Collects frames with scripted explorers and trains the world model on them. The run's folder gets config.yaml,
+metrics.jsonl, tensorboard/, data/, checkpoints/ (to go on) and best/ (to evaluate, record, act). Ctrl-C
+saves; `lssvwm resume FOLDER` goes on. A folder that holds a run already is never overwritten.
+
+settings                       (with the defaults; an experiment may set others)
+  output=null                  the run's folder; null: runs/NAME
+  train.steps=400              optimisation steps
+  train.batch=8                sequences in a batch
+  train.length=96              frames in a sequence; what is to be remembered must lie within
+  train.learning_rate=0.002
+  train.save_every=100         steps between checkpoints
+  train.evaluate_every=0       steps between evaluations on held-out tasks; 0: none
+  train.collect.frames=60000   frames collected before training
+  train.collect.more=10000     frames collected every train.collect.every steps
+  train.collect.every=0        0: collect once
+  train.collect.mix={{random: 1.0}}   shares of the explorers, and of `plan`, the agent itself
+  model.width=64               size of the model, with model.tiles and model.state
+  model.tiles=[1,3,1]          one layer for each entry: the side of its tiles, in tokens
+{common}
+
+environments (env=NAME):
+{env}
+
+models (model=NAME):
+{model}
+
+planners (planner=NAME):
+{planner}
+
+lengths of training (train=NAME):
+{train}
+
+experiments (experiment=NAME):
+{experiment}
+
+examples
+  lssvwm train experiment=tmaze
+  lssvwm train experiment=tmaze env.length=32 train.length=96 output=runs/long
+  lssvwm train env=minigrid env.id=MiniGrid-FourRooms-v0 train=quick
+""",
+    "resume": """\
+usage: lssvwm resume FOLDER [key=value ...]
+
+Goes on with the run in FOLDER from its last checkpoint, exactly as if it had not stopped; with settings,
+under them, e.g. for more steps. What was collected and trained is kept.
+
+settings
+  train.steps=400              train until this step
+  train.save_every=100         steps between checkpoints
+{common}
+
+examples
+  lssvwm resume runs/tmaze
+  lssvwm resume runs/tmaze train.steps=800
+""",
+    "evaluate": """\
+usage: lssvwm evaluate checkpoint=NAME_OR_FOLDER [key=value ...]
+
+Plays the same held-out tasks with several arms: the agent with its memory (retained), without it (erased),
+with another task's (swapped), with the last few frames only (window), the policy head without planning (prior),
+and scripted floors and ceilings. Prints a table; writes evaluation.json, a CSV file and a plot.
+
+settings                       (those of the checkpoint, where it has others)
+  checkpoint=null              the folder of a run, or pretrained: {pretrained}
+  output=null                  folder for the results; null: runs/NAME/evaluation
+  tasks.seed=0                 which held-out tasks
+  tasks.count=300              how many
+  tasks.window=8               frames that the arm `window` observes
+  tasks.arms=[retained,erased,swapped,window,prior,random,still,seek,wall,oracle]
+  planner.horizon=16           steps imagined ahead
+  planner.candidates=128       futures imagined in every iteration
+  planner.iterations=3
+  planner.replan=4             actions executed of every plan
+  env.length=16                the environment may be made harder than in training
+{common}
+
+planners (planner=NAME; what is common to both keeps its value):
+{planner}
+
+examples
+  lssvwm evaluate checkpoint=runs/tmaze
+  lssvwm evaluate checkpoint=runs/tmaze env.length=64 output=runs/tmaze/length64
+  lssvwm evaluate checkpoint=runs/tmaze planner=mppi tasks.arms=[retained,erased] tasks.count=100
+""",
+    "record": """\
+usage: lssvwm record checkpoint=NAME_OR_FOLDER [mode=open_loop|plan] [key=value ...]
+
+Writes mp4 videos of held-out tasks: real beside imagined beside the error, with actions, rewards and PSNR,
+and the same as data in JSON. open_loop: after the context, imagination follows the real actions. plan: what the
+planner imagined when it decided, beside what then happened.
+
+settings                       (those of the checkpoint, where it has others)
+  checkpoint=null              the folder of a run, or pretrained: {pretrained}
+  output=null                  folder for the videos; null: runs/NAME/video
+  record.mode=open_loop        mode= is short for it
+  record.episodes=2            videos
+  record.context=0             frames observed before imagining; 0: the environment's context, or half
+  record.horizon=32            frames imagined in open loop
+  record.fps=6
+  record.gif=false             a GIF as well
+  tasks.seed=0                 which held-out tasks
+{common}
+
+examples
+  lssvwm record checkpoint=runs/tmaze
+  lssvwm record checkpoint=runs/tmaze mode=plan record.episodes=4 output=videos
+""",
+    "collect": """\
+usage: lssvwm collect [experiment=NAME] [key=value ...]
+
+Lets explorers walk and keeps whole episodes on disk; an existing folder grows. A run whose folder already has
+data/ trains on that instead of collecting, so output=runs/NAME/data prepares the run runs/NAME.
+
+settings                       (with the defaults; an experiment may set others)
+  output=null                  folder for the frames; null: data/NAME
+  train.collect.frames=60000   frames to add
+  train.collect.mix={{random: 1.0}}   shares of the explorers; each environment has its own
+  train.collect.envs=32        environments stepped together
+  train.collect.keep=1000000   frames kept on disk; the oldest go first
+{common}
+
+environments (env=NAME):
+{env}
+
+experiments (experiment=NAME):
+{experiment}
+
+examples
+  lssvwm collect experiment=tmaze output=runs/tmaze/data
+  lssvwm collect env=recall train.collect.mix={{tour: 0.5, cells: 0.5}}
+""",
+}
+
+
+def overview() -> str:
+    """The page of `lssvwm --help`."""
+    return OVERVIEW.format(experiments=_listing("experiment"), pretrained=_pretrained())
+
+
+def page(command: str) -> str:
+    """The page of `lssvwm COMMAND --help`; raises KeyError for an unknown command."""
+    groups = {group: _listing(group) for group in ("env", "model", "planner", "train", "experiment")}
+    return PAGES[command].format(**groups, common=COMMON.strip("\n"), pretrained=_pretrained())
+
+
+def _listing(group: str) -> str:
+    return "\n".join(f"  {name:<10} {text}" for name, text in options(group).items())
+
+
+def _pretrained() -> str:
+    return ", ".join(pretrained()) or "none yet"

@@ -1,0 +1,246 @@
+"""The assembled agent: alignment through the whole loop, resume, planning from what was observed."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.envs import TransformedEnv
+
+from agent import train as training
+from agent.collect import ScriptedPolicy, gather
+from agent.config import CollectConfig, Config, TasksConfig, TrainConfig, UserError
+from agent.evaluate import grouped, measure, summary, swap_partners, task_seeds, wilson
+from agent.policy import Agent, PlanPolicy
+from agent.replay import Replay
+from envs import CountingConfig, GymConfig, TMazeConfig, make
+from envs.counting import decode
+from envs.torchrl_env import TorchRLEnv
+from planners import CEMConfig
+from worldmodel import ModelConfig, WorldModel
+
+TINY = ModelConfig(width=16, tiles=(1, 3), state=16, scan_head=16, attention_heads=2, head_hidden=16)
+PLANNER = CEMConfig(horizon=5, candidates=12, iterations=2, elites=4, keep_elites=2, proposals=4, replan=2)
+
+
+def config(env, **changes) -> Config:
+    collect = CollectConfig(envs=4, frames=400, mix={"random": 1.0})
+    train = TrainConfig(steps=4, batch=2, length=16, min_length=8, log_every=2, save_every=2, collect=collect)
+    tasks = TasksConfig(count=6, batch=4, window=3)
+    return dataclasses.replace(Config(env, TINY, PLANNER, train, tasks, threads=1), **changes)
+
+
+def check_counting(rows) -> None:
+    """Frame, action, reward and flags of consecutive rows belong together."""
+    _, step, action = decode(rows["pixels"])
+    first = np.asarray(rows["is_first"])
+    assert (step[first] == 0).all()
+    follows = ~first[1:]
+    assert (np.diff(step)[follows] == 1).all() and first[1:].any()
+    assert (action[~first] == np.asarray(rows["action"])[~first]).all()
+    assert np.allclose(np.asarray(rows["reward"])[~first], 0.01 * step[~first])
+    ends = np.asarray(rows["terminated"]) | np.asarray(rows["truncated"])
+    assert (first[1:] == ends[:-1]).all()
+    assert (step[ends] == step.max()).all()  # the frame that ends an episode is there
+
+
+def test_alignment_from_environment_to_training_batch(tmp_path):
+    replay = Replay(tmp_path)
+    gather(config(CountingConfig()), replay, 400, seed=0)
+    check_counting({key: value.numpy() for key, value in replay.shards[0].items()})
+    batch = replay.sample(3, 30, 0.5, np.random.default_rng(0))
+    for i in range(3):
+        rows = {key: value[i].numpy() for key, value in vars(batch).items()}
+        check_counting(rows)
+    aligned = replay.sample(8, 20, 1.0, np.random.default_rng(0))
+    assert aligned.is_first[:, 0].all()
+
+
+def test_replay_reopens_grows_and_forgets_the_oldest(tmp_path):
+    replay = Replay(tmp_path)
+    gather(config(CountingConfig()), replay, 300, seed=0)
+    (tmp_path / "draft-000009").mkdir()  # what a killed process left behind
+    again = Replay(tmp_path, keep=900)
+    assert len(again) == len(replay) and not (tmp_path / "draft-000009").exists()
+    gather(config(CountingConfig()), again, 300, seed=1)
+    assert len(again.paths) == 2 and len(again) > 900
+    gather(config(CountingConfig()), again, 300, seed=2)
+    assert len(again.paths) == 2 and again.paths[0].name == "shard-000001"
+
+
+def test_the_planning_agent_sees_aligned_frames_in_a_torchrl_rollout():
+    env = make(CountingConfig(), 3)
+    seen = []
+
+    class Witness(Agent):
+        def observe(self, state, pixels, last_action, is_first):
+            seen.append((pixels.clone(), last_action.clone(), is_first.clone(), state.memory.frames.clone()))
+            return super().observe(state, pixels, last_action, is_first)
+
+    model = WorldModel(TINY, env.frame_shape, 5)
+    policy = PlanPolicy(Witness(model, PLANNER), 3)
+    world = TransformedEnv(TorchRLEnv(env), policy.make_tensordict_primer())
+    rollout = world.rollout(20, policy, break_when_any_done=False)
+    pixels, action, first, frames = (torch.stack(x) for x in zip(*seen))
+    _, step, executed = decode(pixels.numpy())
+    assert (step[first.numpy()] == 0).all() and first.sum() >= 6
+    assert (executed[~first.numpy()] == action.numpy()[~first.numpy()]).all()
+    assert (rollout["action"].T.numpy()[:-1][~first.numpy()[1:]] == action.numpy()[1:][~first.numpy()[1:]]).all()
+    inside = ~first.numpy()
+    assert (frames.numpy()[inside] == step[inside]).all()  # memory counts what it was shown
+
+
+def test_same_seed_same_plan_and_another_observation_another_plan():
+    env = make(TMazeConfig(length=5), 2)
+    model = WorldModel(TINY, env.frame_shape, 4)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    planner = dataclasses.replace(PLANNER, candidates=64, horizon=8, elites=8)
+    frame = torch.from_numpy(env.frames().copy())
+
+    def plan(seed, frames):
+        agent = Agent(model, planner, seed)
+        state = agent.observe(agent.initial(2), frames, torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool))
+        return agent.act(state)[1].plan
+
+    a, b, c = plan(0, frame), plan(0, frame), plan(0, 255 - frame)
+    assert torch.equal(a.actions, b.actions) and torch.equal(a.score, b.score)
+    assert not torch.allclose(a.score, c.score)
+
+
+def test_a_plan_is_followed_and_then_made_anew():
+    env = make(TMazeConfig(length=5), 2)
+    agent = Agent(WorldModel(TINY, env.frame_shape, 4), PLANNER)
+    state, replans = agent.initial(2), []
+    for t in range(5):
+        first = torch.full((2,), t == 0)
+        state = agent.observe(state, torch.from_numpy(env.frames().copy()), torch.zeros(2, dtype=torch.int64), first)
+        action, state = agent.act(state, torch.tensor([True, t > 0]))
+        replans.append(state.replanned.tolist())
+        if t > 0:
+            assert action.tolist() == state.plan.actions[torch.arange(2), state.used - 1].tolist()
+    assert replans == [[True, False], [False, True], [True, False], [False, True], [True, False]]
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "time"} for line in lines]
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
+    setting = config(TMazeConfig(length=5), seed=3)
+    whole = training.train(setting, tmp_path / "whole")
+    short = dataclasses.replace(setting, train=dataclasses.replace(setting.train, steps=4))
+    stop = {"at": 2}
+    original = training.step
+
+    def interrupted(run):
+        if run.step == stop["at"]:
+            raise KeyboardInterrupt
+        return original(run)
+
+    training.step = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            training.train(short, tmp_path / "cut")
+    finally:
+        training.step = original
+    training.resume(tmp_path / "cut", [])
+    assert metrics(whole) == metrics(tmp_path / "cut")
+    a, b = (torch.load(f / "checkpoints" / "last.pt", weights_only=False)["ema"] for f in (whole, tmp_path / "cut"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_planning_policy_collects_in_rounds(tmp_path):
+    setting = config(TMazeConfig(length=5))
+    collect = dataclasses.replace(setting.train.collect, mix={"random": 0.5, "plan": 0.5}, every=2, more=100)
+    setting = dataclasses.replace(setting, train=dataclasses.replace(setting.train, collect=collect))
+    folder = training.train(setting, tmp_path / "run")
+    assert len(Replay(folder / "data").paths) >= 3
+
+
+def make_blinker():
+    """A user's own environment, 20 x 20 pixels."""
+    import gymnasium
+
+    class Env(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(0, 255, (20, 20, 3), np.uint8)
+        action_space = gymnasium.spaces.Discrete(3)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.t = 0
+            return np.zeros((20, 20, 3), np.uint8), {}
+
+        def step(self, action):
+            self.t += 1
+            return np.full((20, 20, 3), 30 * self.t, np.uint8), float(action == 1), self.t == 6, False, {}
+
+    return Env()
+
+
+def test_a_custom_gymnasium_environment_trains_and_evaluates(tmp_path):
+    setting = config(GymConfig(factory="tests.test_loop:make_blinker"))
+    folder = training.train(setting, tmp_path / "run")
+    assert len(metrics(folder)) == 2
+    run = training.prepare(setting, tmp_path / "again")
+    results = measure(setting, run.ema, ("retained", "erased", "swapped", "window", "prior", "random", "oracle"))
+    found = summary(setting, results)
+    assert set(found["arms"]) == {"retained", "erased", "swapped", "window", "prior", "random"}
+    assert found["arms"]["retained"]["n"] == 6
+
+
+def test_arms_are_paired_and_scripted_ends_are_right():
+    setting = config(TMazeConfig(length=6), tasks=TasksConfig(count=40, batch=25, window=4))
+    env = make(setting.env, 1)
+    results = measure(setting, WorldModel(TINY, env.frame_shape, 4).eval(), ("retained", "still", "seek", "oracle"))
+    assert results["oracle"].success.all() and not results["still"].success.any()
+    assert 0.2 < results["seek"].success.mean() < 0.8
+    for key in ("goal_distance", "evidence_age", "goal"):
+        assert (getattr(results["oracle"], key) == getattr(results["retained"], key)).all()
+    assert results["retained"].memory_bytes > 0 and len(results["retained"].memories) == 40
+
+
+def test_held_out_seeds_are_never_training_seeds():
+    assert task_seeds(0, 1000).min() >= 2**31
+    assert (task_seeds(0, 5) == task_seeds(0, 5)).all() and (task_seeds(0, 5) != task_seeds(1, 5)).any()
+
+
+def test_statistics():
+    row = wilson(95, 100)
+    assert row["mean"] == 0.95 and abs(row["low"] - 0.8882) < 1e-3 and abs(row["high"] - 0.9785) < 1e-3
+    goal = np.array([0, 0, 1, 1, 0])
+    assert (goal[swap_partners(goal)] != goal).all()
+    groups = grouped(np.array([True, False, True, True]), np.array([1, 2, 3, -1]), 2)
+    assert sum(g["n"] for g in groups) == 3 and groups[0]["from"] == 1 and groups[-1]["to"] == 3
+
+
+def test_mistakes_are_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="no explorer 'walll' here; there are oracle"):
+        bad = config(TMazeConfig(length=5))
+        collect = dataclasses.replace(bad.train.collect, mix={"walll": 1.0})
+        gather(dataclasses.replace(bad, train=dataclasses.replace(bad.train, collect=collect)), Replay(tmp_path), 10, 0)
+    with pytest.raises(UserError, match="no data in"):
+        Replay(tmp_path / "empty").check((3, 64, 64))
+    with pytest.raises(UserError, match="device=cuuda"):
+        training.pick_device("cuuda")
+    setting = config(TMazeConfig(length=5))
+    folder = training.train(setting, tmp_path / "run")
+    with pytest.raises(UserError, match="holds a run already"):
+        training.train(setting, folder)
+    last = folder / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:2000])
+    with pytest.raises(UserError, match="damaged"):
+        training.resume(folder, [])
+    with pytest.raises(UserError, match="no run in"):
+        training.resume(tmp_path / "nowhere", [])
+
+
+def test_scripted_policy_is_a_torchrl_policy():
+    env = make(TMazeConfig(length=5), 2)
+    policy = ScriptedPolicy(env.explorer("oracle", 0))
+    td = policy(TensorDict({"is_first": torch.ones(2, 1, dtype=torch.bool)}, batch_size=[2]))
+    assert td["action"].shape == (2,)

@@ -231,7 +231,7 @@ def read(path: str | Path) -> dict[str, Any]:
 def _parse(text: str) -> Setting:
     key, equals, value = text.partition("=")
     if equals and key in PLAIN_TEXT:
-        return Setting(key, None if value in ("", "null") else value)
+        return Setting(key, None if value in ("", "null") and key != "name" else value)
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:

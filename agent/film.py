@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -227,7 +228,7 @@ class Painter:
         end = lay.gap + int(self.pen.textlength("IMAGINED", self.font)) + 16
         self.pen.rounded_rectangle((lay.gap, 8, end, 8 + lay.line), 4, TINTS[scene.kind])
         self._say((lay.gap + end) / 2, 8 + lay.line / 2, name, GROUND, "mm")
-        action = "first frame" if scene.action is None else f"action  {scene.action}"
+        action = "first frame" if scene.action is None else f"action  {scene.action.removeprefix('action ')}"
         x = self._say(end + 16, 8 + lay.line / 2, f"step {scene.step:>3}", anchor="lm")
         self._say(x + 20, 8 + lay.line / 2, action, anchor="lm")
         self._say(lay.width - lay.gap, 8 + lay.line / 2, self.title, DIM, "rm")
@@ -251,7 +252,8 @@ class Painter:
         self.pen.rectangle((left - 4, top - 4, left + columns + 3, top + rows + 3), tint)
         self.pen.rectangle((left, top, left + columns - 1, top + rows - 1), EMPTY)
         if frame is None:
-            self._say(left + columns / 2, top + rows / 2, "observing", DIM, "mm")
+            words = self._fitting(columns, "nothing predicted yet", "none yet")
+            self._say(left + columns / 2, top + rows / 2, words, DIM, "mm")
         else:
             exact = rows % frame.shape[1] == 0
             method = Image.Resampling.NEAREST if exact else Image.Resampling.BOX
@@ -351,8 +353,8 @@ def write_mp4(path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int],
 def _encode(path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], fps: int) -> int:
     options = ["-crf", "18", "-movflags", "+faststart"]
     writer = FFMPEG_VideoWriter(str(path), size, fps, ffmpeg_params=options, threads=1)
-    process, written = writer.proc, 0
-    assert process is not None
+    process: subprocess.Popen[bytes] = writer.proc  # type: ignore[assignment]
+    written = 0
     try:
         for picture in pictures:
             writer.write_frame(picture)

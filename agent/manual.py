@@ -96,8 +96,8 @@ examples
 usage: lssvwm evaluate checkpoint=NAME_OR_FOLDER [key=value ...]
 
 Plays the same held-out tasks with several arms: the agent with its memory (retained), without it (erased),
-with another task's (swapped), with the last few frames only (window), the policy head without planning (prior),
-and scripted floors and ceilings. Prints a table; writes evaluation.json, a CSV file and a plot.
+with another task's (swapped), with the last few frames only (window), the policy head without planning
+(prior), and scripted floors and ceilings. Prints a table; writes evaluation.json, a CSV file and a plot.
 
 settings                       (those of the checkpoint, where it has others)
   checkpoint=null              the folder of a run, or pretrained: {pretrained}
@@ -119,21 +119,21 @@ planners (planner=NAME; what is common to both keeps its value):
 examples
   lssvwm evaluate checkpoint=runs/tmaze
   lssvwm evaluate checkpoint=runs/tmaze env.length=64 output=runs/tmaze/length64
-  lssvwm evaluate checkpoint=runs/tmaze planner=mppi tasks.arms=[retained,erased] tasks.count=100
+  lssvwm evaluate checkpoint=runs/tmaze planner=mppi 'tasks.arms=[retained,erased]' tasks.count=100
 """,
     "record": """\
 usage: lssvwm record checkpoint=NAME_OR_FOLDER [mode=open_loop|plan] [key=value ...]
 
 Writes mp4 videos of held-out tasks: real beside imagined beside the error, with actions, rewards and PSNR,
-and the same as data in JSON. open_loop: after the context, imagination follows the real actions. plan: what the
-planner imagined when it decided, beside what then happened.
+and the same as data in JSON. open_loop: after the context, imagination follows the real actions. plan: what
+the planner imagined when it decided, beside what then happened.
 
 settings                       (those of the checkpoint, where it has others)
   checkpoint=null              the folder of a run, or pretrained: {pretrained}
   output=null                  folder for the videos; null: runs/NAME/video
   record.mode=open_loop        mode= is short for it
   record.episodes=2            videos
-  record.context=0             frames observed before imagining; 0: the environment's context, or half
+  record.context=0             frames observed first; 0: the environment's context, or half
   record.horizon=32            frames imagined in open loop
   record.fps=6
   record.gif=false             a GIF as well
@@ -166,7 +166,7 @@ experiments (experiment=NAME):
 
 examples
   lssvwm collect experiment=tmaze output=runs/tmaze/data
-  lssvwm collect env=recall train.collect.mix={{tour: 0.5, cells: 0.5}}
+  lssvwm collect env=recall 'train.collect.mix={{tour: 0.5, cells: 0.5}}'
 """,
 }
 

@@ -101,8 +101,8 @@ class Prediction:
     def of(cls, future: Imagined, known_to: int) -> Prediction:
         """The only future of the only memory in `future`."""
         assert future.frames is not None
-        parts = (v[0, 0].cpu().numpy() for v in (future.frames, future.reward, future.cont))
-        return cls(known_to, *parts)
+        frames, reward, cont = (v[0, 0].cpu().numpy() for v in (future.frames, future.reward, future.cont))
+        return cls(known_to, frames, reward, cont)
 
 
 class Director:

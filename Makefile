@@ -1,0 +1,47 @@
+# make demo: set up, train, evaluate, record.   make test: set up, run the tests.
+#
+# PYTHON       a Python of 3.11 or newer:        make install PYTHON=python3.12
+# TORCH_INDEX  where torch comes from, beside PyPI. The default has builds for CPUs; for an NVIDIA GPU name the
+#              index of its CUDA version:        make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
+#              or none, for PyPI's own build:    make install TORCH_INDEX=
+# EXTRA        of pyproject.toml:                make install EXTRA=dev
+# DEMO         the demo's folder:                make demo DEMO=runs/another
+
+PYTHON ?= python3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+EXTRA ?= dev
+DEMO ?= runs/demo
+
+BIN := .venv/bin
+STAMP := .venv/installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 15)
+
+.PHONY: install test demo lint types
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11 or missing; name another: make install PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch $(TORCH)
+	$(PIP) -e '.[$(EXTRA)]'
+	@touch $@
+
+test: install
+	$(BIN)/python -m pytest
+
+demo: install
+	@if [ -f $(DEMO)/config.yaml ]; then $(BIN)/lssvwm resume $(DEMO); \
+	else $(BIN)/lssvwm train experiment=tmaze output=$(DEMO); fi
+	$(BIN)/lssvwm evaluate checkpoint=$(DEMO) output=$(DEMO)/evaluation
+	$(BIN)/lssvwm record checkpoint=$(DEMO) mode=plan output=$(DEMO)/video
+	$(BIN)/lssvwm record checkpoint=$(DEMO) mode=open_loop output=$(DEMO)/video
+	@echo "the table and a plot: $(DEMO)/evaluation; the videos: $(DEMO)/video; curves: tensorboard --logdir $(DEMO)"
+
+lint: install
+	$(BIN)/ruff check
+
+types: install
+	$(BIN)/pyright --pythonpath $(BIN)/python

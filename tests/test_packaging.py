@@ -1,0 +1,69 @@
+"""What is installed: the top-level names are ours, the console script is there, presets travel along."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import tomllib
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import pytest
+
+from agent import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("agent", "envs", "planners", "worldmodel")
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def home() -> Path:
+    """The folder that our distribution is imported from: site-packages, or an editable checkout."""
+    distribution = importlib.metadata.distribution("lssvwm")
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        return Path(url2pathname(urlparse(origin["url"]).path))
+    return Path(str(distribution.locate_file("")))
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_generic_package_names_are_ours(name: str, home: Path) -> None:
+    owners = importlib.metadata.packages_distributions().get(name, ["lssvwm"])
+    assert owners == ["lssvwm"]
+    module = importlib.import_module(name)
+    assert Path(str(module.__file__)).resolve() == home.resolve() / name / "__init__.py"
+
+
+def test_the_console_script_is_installed() -> None:
+    scripts = importlib.metadata.distribution("lssvwm").entry_points.select(group="console_scripts")
+    assert [(script.name, script.value) for script in scripts] == [("lssvwm", "agent.cli:main")]
+    assert next(iter(scripts)).load() is cli.main
+
+
+def test_every_package_and_the_presets_go_into_the_wheel(project: dict) -> None:
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert sorted(wheel["packages"]) == list(PACKAGES)
+    assert wheel["force-include"] == {"configs": "agent/configs"}
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert found == set(PACKAGES)
+
+
+def test_every_dependency_is_pinned(project: dict) -> None:
+    pins = [
+        line.split("==")[0].lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    ]
+    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["dev"]
+    names = {text.split(">")[0].split("=")[0].strip().lower() for text in wanted}
+    assert names <= set(pins), f"not in constraints.txt: {names - set(pins)}"
+    assert (
+        "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
+    )  # any build: no +cpu, no +cu

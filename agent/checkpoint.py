@@ -10,9 +10,13 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from agent import config as configuration
 from agent.config import Config, UserError
-from worldmodel import WorldModel, load as load_model, save as save_model
+from worldmodel import WorldModel
+from worldmodel import load as load_model
+from worldmodel import save as save_model
 from worldmodel.store import WEIGHTS
 
 CONFIG = "config.yaml"
@@ -50,12 +54,22 @@ def export(model: WorldModel, config: Config, folder: Path) -> None:
     configuration.save(config, folder / CONFIG)
 
 
-def load(folder: str | Path, device: str = "cpu") -> WorldModel:
+def load(folder: str | Path, device: str = "auto") -> WorldModel:
     """The model of a checkpoint; raises UserError if it is missing or damaged."""
     try:
-        return load_model(resolve(folder), device)
+        return load_model(resolve(folder), pick_device(device))
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{error}; train again or copy the file anew") from None
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one; raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from None
 
 
 def check_fits(model: WorldModel, frame_shape: tuple[int, ...], actions: int) -> None:

@@ -259,9 +259,7 @@ def _saved(folder: Path, resumable: bool = False) -> Iterator[None]:
     except Exception as error:
         if _disk_full(error, folder):
             advice = f"free some space, then {again('run it again')}"
-            raise Stop(
-                f"the disk of {folder} is full; what was saved before is whole: {advice}", FAILED
-            ) from None
+            raise Stop(f"the disk of {folder} is full; what was saved before is whole: {advice}", FAILED) from None
         if isinstance(error, OSError) and error.errno in DENIED:
             raise Stop(f"cannot write {folder} ({error}); choose another output=", FAILED) from None
         raise

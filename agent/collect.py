@@ -25,32 +25,33 @@ SHARD = 20_000  # frames written to disk at once
 class ScriptedPolicy(TensorDictModuleBase):
     """A scripted explorer as a TorchRL policy; it reads the environment itself, not the observation."""
 
-    in_keys = ["is_first"]  # noqa: RUF012
-    out_keys = ["action"]  # noqa: RUF012
-
     def __init__(self, explorer: Explorer):
         super().__init__()
         self.explorer = explorer
+        self.in_keys, self.out_keys = ["is_first"], ["action"]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         return tensordict.set("action", torch.from_numpy(np.array(self.explorer.act())))
+
+
+Row = dict[str, np.ndarray | np.generic]
 
 
 class Episodes:
     """Turns a collector's steps into episodes of T + 1 rows, the frame that ends an episode included."""
 
     def __init__(self, slots: int):
-        self.open: list[list[dict[str, np.ndarray]]] = [[] for _ in range(slots)]
+        self.open: list[list[Row]] = [[] for _ in range(slots)]
         self.arrived = {"reward": np.zeros(slots, np.float32)}
-        self.done: list[list[dict[str, np.ndarray]]] = []
+        self.done: list[list[Row]] = []
         self.frames = 0
 
     def add(self, steps: TensorDictBase) -> None:
         """`steps` [B, T] as a TorchRL collector returns them."""
         here = _rows(steps)
-        after = _rows(steps["next"])
-        flags = {k: steps["next", k][..., 0].numpy() for k in ("terminated", "truncated")}
-        reward = steps["next", "reward"][..., 0].float().numpy()
+        after = _rows(steps, "next")
+        flags = {k: _array(steps, ("next", k))[..., 0] for k in ("terminated", "truncated")}
+        reward = _array(steps, ("next", "reward"))[..., 0].astype(np.float32)
         slots, length = reward.shape
         for b in range(slots):
             for t in range(length):
@@ -83,8 +84,14 @@ class Episodes:
         return {key: np.stack([row[key] for row in rows]) for key in KEYS} if rows else {}
 
 
-def _rows(steps: TensorDictBase) -> dict[str, np.ndarray]:
-    return {key: steps[key].numpy() for key in ("pixels", "last_action")}
+def _array(steps: TensorDictBase, key: tuple[str, ...]) -> np.ndarray:
+    value = steps[key]
+    assert isinstance(value, torch.Tensor)
+    return np.asarray(value)
+
+
+def _rows(steps: TensorDictBase, *prefix: str) -> dict[str, np.ndarray]:
+    return {key: _array(steps, (*prefix, key)) for key in ("pixels", "last_action")}
 
 
 def build_env(config: Config, batch: int) -> BatchedEnv:
@@ -109,7 +116,9 @@ def gather(config: Config, replay: Replay, frames: int, seed: int, agent: Any = 
     env = build_env(config, config.train.collect.envs)
     unknown = sorted(set(mix) - set(env.explorers))
     if unknown:
-        raise UserError(f"train.collect.mix: no explorer {unknown[0]!r} here; there are {', '.join(env.explorers)}, plan")
+        raise UserError(
+            f"train.collect.mix: no explorer {unknown[0]!r} here; there are {', '.join(env.explorers)}, plan"
+        )
     if mix:
         policy = ScriptedPolicy(Mixture(env, mix, seed))
         _walk(env, policy, replay, int(frames * sum(mix.values()) / total), seed, progress)

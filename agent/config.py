@@ -73,6 +73,7 @@ class TrainConfig:
     `hide_span`.
     """
 
+    init: str | None = None  # start from the weights of this checkpoint (a name or folder) instead of new ones
     steps: int = 400
     batch: int = 8
     length: int = 96
@@ -181,9 +182,7 @@ def from_checkpoint(saved: dict[str, Any], overrides: Sequence[str]) -> Config:
     settings = [_parse(text) for text in overrides]
     choices = _choices(settings)
     if "experiment" in choices:
-        raise UserError(
-            f"experiment={choices['experiment']} starts a new run; a checkpoint has its own settings"
-        )
+        raise UserError(f"experiment={choices['experiment']} starts a new run; a checkpoint has its own settings")
     try:
         plain: dict[str, Any] = to_dict(_checked(saved)) | {"output": None, "checkpoint": None}
     except UserError as error:
@@ -235,9 +234,7 @@ def _parse(text: str) -> Setting:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
-        raise UserError(
-            f"cannot read {text!r}: settings are given as key=value, e.g. train.steps=100"
-        ) from None
+        raise UserError(f"cannot read {text!r}: settings are given as key=value, e.g. train.steps=100") from None
     if override.is_sweep_override():
         raise UserError(f"{text} gives several values: give one, or a list as {key}=[{value}]")
     if override.type is OverrideType.DEL or override.package is not None:

@@ -16,6 +16,7 @@ import json
 import math
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def measure(config: Config, model: WorldModel, arms: tuple[str, ...]) -> dict[st
         others = None
         if arm == "swapped":
             kept = results["retained"]
-            others = torch.cat(kept.memories)[torch.from_numpy(swap_partners(kept.goal))]
+            others = Memory.cat(kept.memories)[torch.from_numpy(swap_partners(kept.goal))]
         results[arm] = play(config, arm, seeds, agent, others, progress)
     progress.close()
     return results
@@ -262,7 +263,11 @@ def summary(config: Config, results: dict[str, Outcome]) -> dict[str, Any]:
     """What `evaluation.json` holds."""
     seeds = task_seeds(config.tasks.seed, config.tasks.count)
     tasks = {"seed": config.tasks.seed, "count": len(seeds), "hash": tasks_hash(config, seeds)}
-    out: dict[str, Any] = {"tasks": tasks, "arms": {}, "settings": {"env": vars(config.env), "planner": vars(config.planner)}}
+    out: dict[str, Any] = {
+        "tasks": tasks,
+        "arms": {},
+        "settings": {"env": vars(config.env), "planner": vars(config.planner)},
+    }
     for arm, result in results.items():
         row: dict[str, Any] = {"n": len(result.success), "success": wilson(result.success.sum(), len(result.success))}
         row["wrong"] = float((result.outcome == 2).mean())
@@ -288,7 +293,7 @@ def grouped(success: np.ndarray, by: np.ndarray, groups: int = 4) -> list[dict[s
     if len(edges) == 1:
         edges = np.array([edges[0], edges[0]])
     rows = []
-    for i, (low, high) in enumerate(zip(edges[:-1], edges[1:])):
+    for i, (low, high) in enumerate(pairwise(edges)):
         inside = known & (by >= low) & ((by < high) | (i == len(edges) - 2) & (by <= high))
         if inside.any():
             span = {"from": int(by[inside].min()), "to": int(by[inside].max())}
@@ -304,7 +309,7 @@ def evaluate(config: Config, output: Path) -> dict[str, Any]:
         raise UserError("evaluate needs checkpoint=NAME_OR_FOLDER")
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = checkpoint.load(config.checkpoint)
+    model = checkpoint.load(config.checkpoint, config.device)
     results = measure(config, model, config.tasks.arms)
     found = summary(config, results)
     output.mkdir(parents=True, exist_ok=True)

@@ -218,9 +218,7 @@ class Painter:
 
     def _fitting(self, columns: int, *choices: str) -> str:
         """The first of the choices that fits into so many columns, or the last."""
-        return next(
-            (words for words in choices if self.pen.textlength(words, self.font) <= columns), choices[-1]
-        )
+        return next((words for words in choices if self.pen.textlength(words, self.font) <= columns), choices[-1])
 
     def _head(self, scene: Scene) -> None:
         """Phase on its colour, step, action, and the title at the right."""

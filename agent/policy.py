@@ -48,7 +48,11 @@ class Agent:
     def __init__(self, model: WorldModel, planner: planners.SearchConfig, seed: int = 0, low=None, high=None):
         self.model, self.config = model.eval(), planner
         self.device = model.place.device
-        space = planners.Discrete(model.actions) if model.discrete else planners.Box(torch.as_tensor(low), torch.as_tensor(high))
+        space = (
+            planners.Discrete(model.actions)
+            if model.discrete
+            else planners.Box(torch.as_tensor(low), torch.as_tensor(high))
+        )
         self.space, self.planner = space, planners.build(planner, space)
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
@@ -125,9 +129,7 @@ class Agent:
     def propose(self, memory: Memory, policy: Tensor) -> Tensor:
         """Action sequences [B, P, H(, A)] drawn from the policy prior, rolled out in imagination."""
         few = max(1, ROWS // self.config.proposals)
-        parts = [
-            self._rollout(memory[i : i + few], policy[i : i + few]) for i in range(0, len(policy), few)
-        ]
+        parts = [self._rollout(memory[i : i + few], policy[i : i + few]) for i in range(0, len(policy), few)]
         return torch.cat(parts)
 
     def _rollout(self, memory: Memory, policy: Tensor) -> Tensor:
@@ -161,7 +163,7 @@ class PlanPolicy(TensorDictModuleBase):
         super().__init__()
         self.agent, self.batch = agent, batch
         self.in_keys = ["pixels", "last_action", "is_first", "agent"]
-        self.out_keys = ["action", ("next", "agent")]
+        self.out_keys = ["action", ("next", "agent")]  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         saved = tensordict.get("agent", None)
@@ -179,16 +181,17 @@ class PlanPolicy(TensorDictModuleBase):
         from torchrl.envs import TensorDictPrimer
 
         _, state = self.agent.act(self.agent.initial(self.batch))
-        empty = _pack(state)
-        empty["used"].fill_(self.agent.config.horizon)
+        empty = _pack(replace(state, used=torch.full_like(state.used, self.agent.config.horizon)))
 
         def spec(td: TensorDictBase) -> Composite:
             parts = {
-                k: spec(v) if isinstance(v, TensorDictBase) else Unbounded(v.shape, dtype=v.dtype) for k, v in td.items()
+                k: spec(v) if isinstance(v, TensorDictBase) else Unbounded(v.shape, dtype=v.dtype)
+                for k, v in td.items()
             }
             return Composite(parts, shape=td.shape)
 
-        return TensorDictPrimer(primers=Composite(agent=spec(empty), shape=[self.batch]), expand_specs=False)
+        primers = Composite(agent=spec(empty), shape=torch.Size([self.batch]))
+        return TensorDictPrimer(primers=primers, expand_specs=False)
 
 
 def _pack(state: AgentState) -> TensorDict:
@@ -200,7 +203,9 @@ def _pack(state: AgentState) -> TensorDict:
 
 def _unpack(td: TensorDictBase, agent: Agent) -> AgentState:
     memory = Memory(layers=td["layers"], seen=td["seen"], frames=td["frames"], batch_size=td.batch_size)
-    plan = Plan(**dict(td["plan"].items()))
+    saved = td["plan"]
+    assert isinstance(saved, TensorDictBase)
+    plan = Plan(**dict(saved.items()))
     policy = torch.zeros(len(td), agent.model.actions)
     return AgentState(memory, policy, plan, td["used"], torch.zeros(len(td), dtype=torch.bool))
 

@@ -258,7 +258,7 @@ def record(config: Config, output: Path) -> list[Path]:
         raise UserError("record needs checkpoint=NAME_OR_FOLDER")
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = checkpoint.load(config.checkpoint)
+    model = checkpoint.load(config.checkpoint, config.device)
     env = build_env(config, 1)
     seeds = task_seeds(config.tasks.seed, config.record.episodes)
     _make_folder(output)

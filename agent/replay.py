@@ -41,8 +41,10 @@ class Replay:
 
     def _open(self, path: Path) -> None:
         shard = TensorDict.load_memmap(path)
+        first = shard["is_first"]
+        assert isinstance(first, torch.Tensor)
         self.shards.append(shard)
-        self.starts.append(shard["is_first"].numpy().nonzero()[0])
+        self.starts.append(np.asarray(first).nonzero()[0])
         self.paths.append(path)
 
     def __len__(self) -> int:
@@ -58,14 +60,15 @@ class Replay:
         path, draft = self.folder / f"shard-{number:06d}", self.folder / f"draft-{number:06d}"
         data = {key: torch.from_numpy(np.ascontiguousarray(rows[key])) for key in KEYS}
         try:
-            TensorDict(data, batch_size=[len(rows["reward"])]).memmap(draft, copy_existing=True)
+            TensorDict(data, batch_size=[len(rows["reward"])]).memmap(str(draft), copy_existing=True)
             os.replace(draft, path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         self._open(path)
         while len(self) - len(self.shards[0]) >= self.keep:
             shutil.rmtree(self.paths.pop(0))
-            self.shards.pop(0), self.starts.pop(0)
+            self.shards.pop(0)
+            self.starts.pop(0)
 
     def check(self, frame_shape: tuple[int, int, int]) -> None:
         """Raises UserError if there is nothing to train on, or if the frames are of another shape."""

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+
 def show(found: dict[str, Any]) -> None:
     """Print the arms of an evaluation side by side, one line each."""
     tasks = found["tasks"]
@@ -83,7 +84,10 @@ def plot(found: dict[str, Any], path: Path) -> None:
             rows = arms.get(arm, {}).get(by, [])
             x = [(row["from"] + row["to"]) / 2 for row in rows]
             y = [row["success"]["mean"] for row in rows]
-            gap = [[row["success"]["mean"] - row["success"]["low"] for row in rows], [row["success"]["high"] - row["success"]["mean"] for row in rows]]
+            gap = [
+                [row["success"]["mean"] - row["success"]["low"] for row in rows],
+                [row["success"]["high"] - row["success"]["mean"] for row in rows],
+            ]
             if rows:
                 axis.errorbar(x, y, gap, marker="o", capsize=2, label=arm, color=colour)
         axis.set(ylim=(-0.02, 1.02), xlabel=f"{label} (steps)", ylabel="success")

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from agent import checkpoint, config as configuration
+from agent import checkpoint
+from agent import config as configuration
 from agent.collect import build_env, gather
 from agent.config import Config, TrainConfig, UserError
 from agent.evaluate import quick_success
@@ -50,12 +51,15 @@ class Run:
 
 
 def build_model(config: Config, env: BatchedEnv) -> WorldModel:
-    """A new model for an environment; the same seed gives the same weights."""
+    """A new model for an environment, from `train.init` if given; the same seed gives the same weights."""
     torch.manual_seed(config.seed)
     try:
-        return WorldModel(config.model, env.frame_shape, action_count(env), isinstance(env.actions, Discrete))
-    except ValueError as error:
-        raise UserError(f"model: {error}") from None
+        model = WorldModel(config.model, env.frame_shape, action_count(env), isinstance(env.actions, Discrete))
+        if config.train.init:
+            model.load_state_dict(checkpoint.load(config.train.init, "cpu").state_dict())
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"model: {str(error).splitlines()[0]}") from None
+    return model
 
 
 def action_count(env: BatchedEnv) -> int:
@@ -66,7 +70,7 @@ def prepare(config: Config, folder: Path) -> Run:
     """A run at step 0: model, optimizer and (possibly already filled) replay."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = pick_device(config.device)
+    device = checkpoint.pick_device(config.device)
     model = build_model(config, build_env(config, 1)).to(device).train()
     decay = [p for p in model.parameters() if p.dim() > 1]
     rest = [p for p in model.parameters() if p.dim() <= 1]
@@ -79,16 +83,6 @@ def prepare(config: Config, folder: Path) -> Run:
         for block in model.blocks:
             block.compile(dynamic=False)
     return run
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; raises UserError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from None
 
 
 def train(config: Config, output: Path) -> Path:
@@ -145,7 +139,9 @@ def housekeeping(run: Run, logger: Logger) -> None:
     """What happens between steps: collect more, evaluate, save."""
     config, at = run.config.train, run.step
     if config.collect.every and at % config.collect.every == 0 and at < config.steps:
-        gather(run.config, run.replay, config.collect.more, run.config.seed + 1000 + at, lambda env: planner_for(run, env))
+        gather(
+            run.config, run.replay, config.collect.more, run.config.seed + 1000 + at, lambda env: planner_for(run, env)
+        )
     if config.evaluate_every and at % config.evaluate_every == 0:
         success = quick_success(run.config, run.ema)
         logger.write(at, {"evaluate/success": success})
@@ -184,10 +180,16 @@ def step(run: Run) -> dict[str, Tensor]:
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
     if not torch.isfinite(norm):
-        raise UserError(f"the loss is not finite at step {run.step}: lower train.learning_rate, then resume {run.folder}")
+        raise UserError(
+            f"the loss is not finite at step {run.step}: lower train.learning_rate, then resume {run.folder}"
+        )
     run.optimizer.step()
     update_ema(run.ema, run.model, min(config.ema, (1 + run.step) / (10 + run.step)))
-    return metrics | {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "length": torch.tensor(length)}
+    return metrics | {
+        "gradient_norm": norm.detach(),
+        "learning_rate": torch.tensor(rate),
+        "length": torch.tensor(length),
+    }
 
 
 def learning_rate(config: TrainConfig, at: int) -> float:
@@ -221,7 +223,9 @@ def draw_hidden(config: TrainConfig, is_first: Tensor, rng: np.random.Generator)
 
 @torch.no_grad()
 def update_ema(ema: WorldModel, model: WorldModel, keep: float) -> None:
-    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - keep)
+    torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+        list(ema.parameters()), list(model.parameters()), 1 - keep
+    )
     for mine, theirs in zip(ema.buffers(), model.buffers()):
         mine.copy_(theirs)
 
@@ -254,7 +258,9 @@ def restore(run: Run) -> None:
     try:
         state = torch.load(run.last, weights_only=False, map_location=run.model.place.device)
     except Exception as error:
-        raise UserError(f"{run.last} is damaged ({type(error).__name__}); start anew in another output= folder") from None
+        raise UserError(
+            f"{run.last} is damaged ({type(error).__name__}); start anew in another output= folder"
+        ) from None
     run.model.load_state_dict(state["model"])
     run.ema.load_state_dict(state["ema"])
     run.optimizer.load_state_dict(state["optimizer"])

@@ -21,7 +21,7 @@ class GridMaze(BatchedEnv):
 
     Actions: left, right (turn by 90 degrees), forward (one tile, not into walls), stay.
     Observation: uint8 [B, 3, 64, 64], the 5 x 5 tiles ahead without those that walls hide, and a border that
-    shows the cue colour when the task shows one, and gold in a frame that brings a reward.
+    shows the cue colour when the task shows one. No frame shows the reward: it must be foreseen.
     """
 
     actions = Discrete(4, ("left", "right", "forward", "stay"))
@@ -119,9 +119,8 @@ class GridMaze(BatchedEnv):
     def frames(self) -> np.ndarray:
         """Return the current frames, uint8 [B, 3, 64, 64]; drawn when first asked for."""
         if not self._drawn:
-            border = np.where(self.rewarded, picture.GOLD_BORDER, self.border)
             self._frames = np.empty((self.batch, *self.frame_shape), np.uint8)
-            picture.draw(self._view, border, self._frames)
+            picture.draw(self._view, self.border, self._frames)
             self._frames[self.dark > 0] = 0
             self._drawn = True
         return self._frames

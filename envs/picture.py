@@ -19,8 +19,8 @@ COLOURS = np.array(
     [(235, 45, 40), (40, 205, 70), (60, 95, 255), (225, 60, 225), (50, 215, 225), (255, 130, 20)], np.uint8
 )
 """Red, green, blue, magenta, cyan, orange: RGB of cue k, ball k and panel k."""
-NO_BORDER, GOLD_BORDER, CUE_BORDER = 0, 1, 2  # CUE_BORDER + k: colour k
-BORDERS = np.concatenate([np.array([(0, 0, 0), (255, 225, 80)], np.uint8), COLOURS])
+NO_BORDER, CUE_BORDER = 0, 1  # CUE_BORDER + k: colour k
+BORDERS = np.concatenate([np.zeros((1, 3), np.uint8), COLOURS])
 
 VIEW, TILE, MARGIN = 5, 12, 2
 SIDE = VIEW * TILE + 2 * MARGIN

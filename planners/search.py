@@ -114,9 +114,7 @@ class Search:
         actions[:, -1] = self.distribution.mode(state)
         return actions
 
-    def _first(
-        self, state: Tensor, generator: torch.Generator, warm: Plan | None, proposals: Tensor | None
-    ) -> Tensor:
+    def _first(self, state: Tensor, generator: torch.Generator, warm: Plan | None, proposals: Tensor | None) -> Tensor:
         """First candidates: proposals, the last plan's elites with their ends drawn anew, then samples."""
         actions = self._sample(state, generator)
         used = 0
@@ -137,9 +135,7 @@ class Search:
         actions[:, :count] = edit(parents, actions[:, :count], generator)
         return actions
 
-    def _round(
-        self, score: Score, actions: Tensor, kept: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _round(self, score: Score, actions: Tensor, kept: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Scores candidates [B, N, H, ...] and ranks them with the kept ones; ties go to the earlier."""
         scores = clean(score(actions), actions.shape[:2])
         if kept is not None:

@@ -77,9 +77,7 @@ def fails(capsys, *arguments: str, code: int = cli.USER_ERROR) -> str:
 
 
 def test_help_does_not_load_torch() -> None:
-    code = (
-        "import sys; from agent.cli import main; main(['train', '--help']); sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; from agent.cli import main; main(['train', '--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 

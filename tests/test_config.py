@@ -63,9 +63,7 @@ def test_without_settings_the_defaults_of_the_classes_hold() -> None:
 
 
 def test_values_have_the_types_of_the_schema() -> None:
-    config = compose(
-        ["model.tiles=[1,2]", "train.learning_rate=1", "train.steps=1e3", "env.steps=null", "name=7"]
-    )
+    config = compose(["model.tiles=[1,2]", "train.learning_rate=1", "train.steps=1e3", "env.steps=null", "name=7"])
     assert config.model.tiles == (1, 2)
     assert type(config.train.learning_rate) is float
     assert (config.train.steps, type(config.train.steps)) == (1000, int)

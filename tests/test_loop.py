@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.envs import TransformedEnv
 
+from agent import checkpoint
 from agent import train as training
 from agent.collect import ScriptedPolicy, gather
 from agent.config import CollectConfig, Config, TasksConfig, TrainConfig, UserError
@@ -103,7 +104,9 @@ def test_same_seed_same_plan_and_another_observation_another_plan():
 
     def plan(seed, frames):
         agent = Agent(model, planner, seed)
-        state = agent.observe(agent.initial(2), frames, torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool))
+        state = agent.observe(
+            agent.initial(2), frames, torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool)
+        )
         return agent.act(state)[1].plan
 
     a, b, c = plan(0, frame), plan(0, frame), plan(0, 255 - frame)
@@ -226,7 +229,7 @@ def test_mistakes_are_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="no data in"):
         Replay(tmp_path / "empty").check((3, 64, 64))
     with pytest.raises(UserError, match="device=cuuda"):
-        training.pick_device("cuuda")
+        checkpoint.pick_device("cuuda")
     setting = config(TMazeConfig(length=5))
     folder = training.train(setting, tmp_path / "run")
     with pytest.raises(UserError, match="holds a run already"):

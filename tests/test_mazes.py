@@ -149,9 +149,7 @@ def test_ended_slots_stay_as_they_are(config):
     assert (step.terminated ^ step.truncated).all()
     again = env.step(np.array([AHEAD, LEFT]))
     assert not again.reward.any()
-    assert np.array_equal(again.terminated, step.terminated) and np.array_equal(
-        again.truncated, step.truncated
-    )
+    assert np.array_equal(again.terminated, step.terminated) and np.array_equal(again.truncated, step.truncated)
     assert np.array_equal(env.frames(), frames)
     assert all(np.array_equal(env.truth()[key], truth[key]) for key in truth)
 
@@ -203,8 +201,7 @@ def test_tmaze_arms_pay_by_the_cue():
         step = env.step(np.full(12, action))
     assert step.terminated.all() and np.array_equal(step.reward, (env.cue == 0).astype(np.float32))
     assert np.array_equal(env.truth()["outcome"], np.where(env.cue == 0, SUCCESS, WRONG))
-    gold = (env.frames()[:, :, 0, 0] == picture.BORDERS[picture.GOLD_BORDER]).all(1)
-    assert np.array_equal(gold, env.cue == 0)
+    assert len(np.unique(env.frames(), axis=0)) == 1  # no frame tells which arm paid
 
 
 def test_tmaze_arms_look_alike_without_the_cue():

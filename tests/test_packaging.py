@@ -56,14 +56,8 @@ def test_every_package_and_the_presets_go_into_the_wheel(project: dict) -> None:
 
 
 def test_every_dependency_is_pinned(project: dict) -> None:
-    pins = [
-        line.split("==")[0].lower()
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    ]
+    pins = [line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
     wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["dev"]
     names = {text.split(">")[0].split("=")[0].strip().lower() for text in wanted}
     assert names <= set(pins), f"not in constraints.txt: {names - set(pins)}"
-    assert (
-        "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
-    )  # any build: no +cpu, no +cu
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()  # any build: no +cpu, no +cu

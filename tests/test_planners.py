@@ -116,9 +116,7 @@ def test_discrete_tree_with_early_termination(config):
     score = tree_score(rewards, ends)
     every = torch.tensor(list(itertools.product(range(2), repeat=depth)))
     best = score(every[None]).max()
-    plan = build(config(horizon=depth, iterations=6, candidates=64), Discrete(2)).plan(
-        score, batch=1, generator=seed()
-    )
+    plan = build(config(horizon=depth, iterations=6, candidates=64), Discrete(2)).plan(score, batch=1, generator=seed())
     torch.testing.assert_close(plan.score, best[None])
     torch.testing.assert_close(score(plan.actions[:, None])[:, 0], best[None])
 

@@ -320,8 +320,6 @@ def test_the_error_panel_is_black_where_nothing_is_wrong():
 def test_frames_of_any_shape_make_even_pictures(size, scale):
     frame = np.zeros(size, np.uint8)
     strip = film.Strip(np.zeros((40, *size), np.uint8), ("a long name",) * 40, (1.0,) * 40)
-    shown = Scene(
-        1, IMAGINED, frame, "left", 0.0, None, frame, -0.001, 1.0, 0, np.zeros((3, 5, 90), np.uint8), strip
-    )
+    shown = Scene(1, IMAGINED, frame, "left", 0.0, None, frame, -0.001, 1.0, 0, np.zeros((3, 5, 90), np.uint8), strip)
     picture = Painter([shown], scale, "title").draw(0)
     assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0

@@ -110,9 +110,7 @@ def test_same_seed_same_episodes():
     def frames(seed):
         env = TorchRLEnv(make(ReturnConfig(), 2))
         env.set_seed(seed)
-        return env.rollout(
-            150, policy=lambda td: td.set("action", torch.full((2,), 2)), break_when_any_done=False
-        )
+        return env.rollout(150, policy=lambda td: td.set("action", torch.full((2,), 2)), break_when_any_done=False)
 
     one, same, other = frames(4), frames(4), frames(5)
     assert torch.equal(one["pixels"], same["pixels"]) and not torch.equal(one["pixels"], other["pixels"])

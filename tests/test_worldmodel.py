@@ -52,10 +52,14 @@ def test_chunked_scan_is_the_recurrence(dtype, chunk, resets):
 
 def test_gradients_reach_inputs_and_initial_state():
     g = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(s, generator=g, dtype=torch.float64) for s in [(1, 9, 2, 3), (1, 9, 2), (2,), (1, 9, 4), (1, 9, 4)]]
+    inputs = [
+        torch.randn(s, generator=g, dtype=torch.float64) for s in [(1, 9, 2, 3), (1, 9, 2), (2,), (1, 9, 4), (1, 9, 4)]
+    ]
     inputs[1], inputs[2] = inputs[1].abs(), -inputs[2].abs()
     inputs = [x.requires_grad_() for x in (*inputs, torch.randn(1, 2, 3, 4, generator=g, dtype=torch.float64))]
-    grads = [torch.autograd.grad(sum(o.square().sum() for o in f(*inputs)), inputs) for f in (ssm.reference, ssm.chunked)]
+    grads = [
+        torch.autograd.grad(sum(o.square().sum() for o in f(*inputs)), inputs) for f in (ssm.reference, ssm.chunked)
+    ]
     for a, b in zip(*grads):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-9) and a.abs().sum() > 0
 
@@ -227,7 +231,10 @@ def test_training_lowers_the_loss_and_learns_to_recall():
 def test_continuous_actions_and_bad_sizes():
     model = WorldModel(ModelConfig(width=32, patch=8, tiles=(1,), state=16, attention_heads=2), (3, 8, 8), 2, False)
     memory, heads = model.observe(
-        model.initial(1), torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 2, 2), torch.tensor([[True, False]])
+        model.initial(1),
+        torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8),
+        torch.zeros(1, 2, 2),
+        torch.tensor([[True, False]]),
     )
     assert heads.policy.shape == (1, 2, 2)
     assert model.imagine(memory, torch.zeros(1, 4, 3, 2)).reward.shape == (1, 4, 3)

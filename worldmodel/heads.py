@@ -1,4 +1,4 @@
-"""Heads on the clean pass: reward, continue, value and policy prior; and their targets."""
+"""Heads: reward, continue, value and policy prior, of a frame seen or foreseen; and their targets."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
 
 
 class Heads(nn.Module):
-    """Tokens of a clean frame [..., S, D] -> `Readout`; one shared layer, then a linear map each."""
+    """Tokens of a frame [..., S, D] -> `Readout`; one shared layer, then a linear map each."""
+
+    bins: Tensor
 
     def __init__(self, tokens: int, width: int, hidden: int, actions: int, bins: int = 61, reach: float = 6.0):
         super().__init__()

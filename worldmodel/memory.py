@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import TensorDict, tensorclass
+from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
 from worldmodel.blocks import ScanTrace
 
 
-@tensorclass
-class Memory:
+class Memory(TensorClass):
     """Memory of B agents: per layer the scan state of each tile and the last frames' keys and values.
 
     layers[i]: state [B, G, h, p, n], phase [B, G, r], key and value [B, k-1, heads, S, d];
     seen [B, k-1]: which of the last k-1 frames may be attended to; frames [B]: frames observed since the episode
-    began. Indexing, `to`, `detach`, `clone`, `torch.stack` and `torch.cat` work as on any tensorclass.
+    began. Indexing, `to`, `detach`, `clone`, `torch.stack` and `torch.cat` work as on any TensorClass.
     """
 
     layers: TensorDict
     seen: Tensor
     frames: Tensor
+
+    if TYPE_CHECKING:  # tensordict's stub allows any result
+
+        def __getitem__(self, index: Any) -> Memory: ...
 
     def fork(self, n: int, horizon: int) -> Fork:
         """n imagined futures of at most `horizon` frames each; nothing of the shared past is copied."""
@@ -37,7 +41,7 @@ class Memory:
     def diff(self, other: Memory) -> Tensor:
         """Largest absolute difference in any state or key, [B]."""
         a, b = (m.layers.flatten_keys() for m in (self, other))
-        gaps = [(a[k].double() - b[k].double()).abs().flatten(1).amax(1) for k in a.keys() if a[k].numel()]
+        gaps = [(v.double() - b[k].double()).abs().flatten(1).amax(1) for k, v in a.items() if v.numel()]
         return torch.stack(gaps).amax(0)
 
     def write(self, path: str | Path) -> None:

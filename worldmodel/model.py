@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from tensordict import TensorDict
@@ -73,7 +74,7 @@ class Batch:
 
 @dataclass
 class Imagined:
-    """Imagined futures: reward, cont, value [B, n, H]; policy [B, n, H, A]; frames uint8 [B, n, H, C, H', W'] or None."""
+    """Futures: reward, cont, value [B, n, H]; policy [B, n, H, A]; frames uint8 [B, n, H, C, H', W'] or None."""
 
     reward: Tensor
     cont: Tensor
@@ -88,7 +89,9 @@ class WorldModel(nn.Module):
     def __init__(self, config: ModelConfig, frame_shape: tuple[int, int, int], actions: int, discrete: bool = True):
         super().__init__()
         c = config
-        self.config, self.frame_shape, self.actions, self.discrete = c, tuple(frame_shape), actions, discrete
+        channels, height, width = frame_shape
+        self.frame_shape = (channels, height, width)
+        self.config, self.actions, self.discrete = c, actions, discrete
         self.patches = Patches(self.frame_shape, c.patch)
         grid, tokens = self.patches.grid, self.patches.tokens
         self.embed = nn.Linear(self.patches.size, c.width)
@@ -110,13 +113,18 @@ class WorldModel(nn.Module):
         nn.init.normal_(self.unembed.weight, std=0.02)
         nn.init.zeros_(self.unembed.bias)
 
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks in order; `Memory.layers` holds what each of them remembers."""
+        return cast("list[Block]", list(self.blocks))
+
     # ---- memory
 
     def initial(self, batch: int) -> Memory:
         """The empty memory of `batch` agents."""
         c, m, like = self.config, self.config.window - 1, self.place
         layers = {}
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.layers):
             scan = block.scan
             kv = (batch, m, c.attention_heads, self.patches.tokens, c.width // c.attention_heads)
             layers[str(i)] = {
@@ -150,7 +158,7 @@ class WorldModel(nn.Module):
         x = x + self.place + condition[..., None, :]
         visible, seen = _visibility(memory.seen, writes[..., -1], is_first)
         layers = {}
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.layers):
             x, layers[str(i)] = block(x, condition, writes, is_first, visible, dict(memory.layers[str(i)].items()))
         batch, t = x.shape[:2]
         latest = (is_first * torch.arange(1, t + 1, device=x.device)).amax(1)  # 1 + index of the last reset, or 0
@@ -180,7 +188,7 @@ class WorldModel(nn.Module):
         fork = memory.fork(n, horizon)
         fork.seen = memory.seen[:, None].expand(-1, n, -1)
         fork.traces = []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.layers):
             layer = dict(memory.layers[str(i)].items())
             kv = {k: layer[k][:, None].expand(-1, n, *layer[k].shape[1:]) for k in ("key", "value")}
             fork.traces.append((block.scan.trace(layer, n, horizon), kv))
@@ -191,24 +199,28 @@ class WorldModel(nn.Module):
     ) -> tuple[Readout, Tensor | None]:
         """Imagine the frame that `action` [B, n] leads to and remember it; its heads, and frames if `decode`.
 
-        One denoising step gives the expected frame from memory alone; more steps draw a sample (flow matching).
+        One denoising step gives the expected frame from memory alone, and heads that answer for all frames which
+        may come: what is not known lowers an expected reward, where reading a blurred frame as if it were seen would
+        raise hopes. More steps draw a sample (flow matching), and the heads answer for that sample.
         """
-        fork_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
-        condition = self._condition(action, fork_first)
+        not_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
+        condition = self._condition(action, not_first)
         x = self._recall(fork, self._blank(condition), 0.0, condition, commit=False)
-        patches = None
+        readout, patches = self.heads(x), None
         if denoise > 1:
             shape = (*action.shape[:2], self.patches.tokens, self.patches.size)
             noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-            patches = self.unembed(x)
+            patches = self._predict(x)
             for i in range(1, denoise):
                 level = i / denoise
                 x = self.embed(level * patches + (1 - level) * noise)
-                patches = self.unembed(self._recall(fork, x, level, condition, commit=False))
+                patches = self._predict(self._recall(fork, x, level, condition, commit=False))
         elif decode:
-            patches = self.unembed(x)
+            patches = self._predict(x)
         clean = self._reembed(x) if patches is None else self.embed(patches)
-        readout = self.heads(self._recall(fork, clean, 1.0, condition, commit=True))
+        x = self._recall(fork, clean, 1.0, condition, commit=True)
+        readout = readout if denoise == 1 else self.heads(x)
+        assert fork.seen is not None
         fork.seen = F.pad(fork.seen, (0, 1), value=True)[..., 1:]
         return readout, self.patches.decode(patches) if decode and patches is not None else None
 
@@ -231,17 +243,21 @@ class WorldModel(nn.Module):
         return self.embed.bias.expand(*like.shape[:-1], self.patches.tokens, -1)
 
     def _reembed(self, x: Tensor) -> Tensor:
-        """`embed(unembed(x))` without going through pixels."""
+        """`embed(_predict(x))` without going through pixels."""
         weight = self.embed.weight @ self.unembed.weight
-        return F.linear(x, weight, self.embed(self.unembed.bias))
+        return F.linear(F.layer_norm(x, x.shape[-1:]), weight, self.embed(self.unembed.bias))
+
+    def _predict(self, x: Tensor) -> Tensor:
+        """The clean patches [..., S, P] that tokens [..., S, D] stand for."""
+        return self.unembed(F.layer_norm(x, x.shape[-1:]))
 
     def _recall(self, fork: Fork, x: Tensor, level: float, condition: Tensor, commit: bool) -> Tensor:
         condition = condition + self._level(torch.full(condition.shape[:2], level, device=x.device, dtype=x.dtype))
         x = x + self.place + condition[..., None, :]
         assert fork.traces is not None and fork.seen is not None
-        for block, trace in zip(self.blocks, fork.traces):
+        for block, trace in zip(self.layers, fork.traces):
             x = block.recall(x, condition, fork.seen, trace, commit)
-        return x if commit else F.layer_norm(x, x.shape[-1:])
+        return x
 
     # ---- training
 
@@ -263,8 +279,13 @@ class WorldModel(nn.Module):
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
         writes = torch.stack((torch.zeros_like(clean), clean), 2)
         x, memory = self._run(x, level, batch.action, batch.is_first, writes, memory)
-        losses, metrics = self._head_losses(self.heads(x[:, :, 1]), batch, clean)
-        known = (level[:, :, 0] == 0) & ~batch.is_first
+        seen, foreseen = self.heads(x[:, :, 1]), self.heads(x[:, :, 0])
+        target = self._value_target(seen, batch)
+        blank = level[:, :, 0] == 0
+        of_seen, _ = self._head_losses(seen, target, batch, clean)
+        losses, metrics = self._head_losses(foreseen, target, batch, blank)
+        losses = {key: of_seen[key] + value for key, value in losses.items()}
+        known = blank & ~batch.is_first
         losses["frame"], metrics["psnr"] = self._frame_loss(x[:, :, 0], patches, known, generator)
         weights = self.config.loss
         total = sum((getattr(weights, k) * v for k, v in losses.items()), torch.zeros((), device=x.device))
@@ -310,21 +331,23 @@ class WorldModel(nn.Module):
             error = error.unflatten(-1, (channels, -1)) * self.rarity(true)
         return error.mean(), psnr
 
-    def _head_losses(self, out: Readout, batch: Batch, clean: Tensor):
-        """Cross entropy of reward, continue, value and policy on the clean pass; first frames have no reward."""
+    def _value_target(self, seen: Readout, batch: Batch) -> Tensor:
+        c, value = self.config, seen.value.detach()
+        return lambda_returns(batch.reward, batch.terminated, batch.is_first, value, c.discount, c.trace)
+
+    def _head_losses(self, out: Readout, target: Tensor, batch: Batch, valid: Tensor):
+        """Cross entropy of reward, continue, value and policy where `valid` [B, T]; first frames have no reward."""
         c = self.config
-        arrived = (clean & ~batch.is_first).float()
+        arrived = (valid & ~batch.is_first).float()
         event = (batch.reward != 0) | batch.terminated
         weight = arrived * (1 + (c.event_weight - 1) * event.float())
         reward_loss = _cross_entropy(out.reward_logits, two_hot(batch.reward, out.bins))
         alive = (~batch.terminated).float()
         cont_loss = F.binary_cross_entropy_with_logits(out.continue_logit.float(), alive, reduction="none")
-        value = out.value.detach()
-        target = lambda_returns(batch.reward, batch.terminated, batch.is_first, value, c.discount, c.trace)
         value_loss = _cross_entropy(out.value_logits, two_hot(target, out.bins))
-        going = clean & ~batch.terminated & ~batch.truncated
+        going = valid & ~batch.terminated & ~batch.truncated
         acts = (going[:, :-1] & ~batch.is_first[:, 1:]).float()
-        better = torch.exp((target - value)[:, :-1] / c.advantage).clamp(max=5.0)
+        better = torch.exp((target - out.value.detach())[:, :-1] / c.advantage).clamp(max=5.0)
         policy_loss = self._policy_loss(out.policy[:, :-1], batch.action[:, 1:])
         losses = {
             "reward": _mean(reward_loss, weight),

@@ -52,9 +52,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
             state = {key: saved.get_tensor(key) for key in saved.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is damaged or not a saved world model ({error})") from None
-    model = WorldModel(
-        config_from(built["config"]), tuple(built["frame_shape"]), built["actions"], built["discrete"]
-    )
+    model = WorldModel(config_from(built["config"]), tuple(built["frame_shape"]), built["actions"], built["discrete"])
     model.load_state_dict(state)
     return model.eval().to(device)
 

@@ -61,7 +61,9 @@ class Rarity(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 pixels [..., C, m] -> weights [..., 1, m]"""
         code = (pixels >> 5).int()
-        code = code[..., 0, :] if code.shape[-2] < 3 else (code[..., 0, :] << 6) | (code[..., 1, :] << 3) | code[..., 2, :]
+        code = (
+            code[..., 0, :] if code.shape[-2] < 3 else (code[..., 0, :] << 6) | (code[..., 1, :] << 3) | code[..., 2, :]
+        )
         if self.training:
             seen = torch.bincount(code.flatten()[::7], minlength=512).float()
             self.counts.lerp_(seen / seen.sum() + 1e-5, 0.05)

@@ -179,7 +179,7 @@ def collect(settings: list[str]) -> None:
         if output.name == "data":
             print(f"next: lssvwm train with the same settings and output={output.parent}")
         else:
-            print(f"next: move {output} to runs/{name}/data, then lssvwm train with the same settings")
+            print(f"next: lssvwm train data={output}, with the same settings")
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -95,6 +95,12 @@ class TrainConfig:
     compile: bool = False
     collect: CollectConfig = field(default_factory=CollectConfig)
 
+    def __post_init__(self) -> None:
+        least = {"steps": 0, "batch": 1, "length": 2, "min_length": 2, "log_every": 1, "save_every": 1, "hide_span": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"train.{name}={getattr(self, name)} must be at least {low}")
+
 
 @dataclass(frozen=True)
 class TasksConfig:
@@ -144,6 +150,7 @@ class Config:
     record: RecordConfig = field(default_factory=RecordConfig)
     name: str = ""  # of the run; default: the experiment's or the environment's
     output: str | None = None  # folder for results; default runs/NAME/...
+    data: str | None = None  # folder of frames that `collect` wrote, to train on; default: the run gathers its own
     checkpoint: str | None = None  # a name in configs/pretrained or a folder
     seed: int = 0
     threads: int = 0  # CPU threads; 0: all cores

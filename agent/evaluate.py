@@ -33,6 +33,7 @@ from envs.base import BatchedEnv, Discrete
 from worldmodel import Memory, WorldModel
 
 MEMORY_ARMS = ("retained", "erased", "swapped", "window", "prior")
+FLOORS = ("random", "still", "seek", "wall", "forage", "oracle")  # left out where an environment has no such explorer
 
 
 @dataclass
@@ -219,6 +220,10 @@ def measure(config: Config, model: WorldModel, arms: tuple[str, ...]) -> dict[st
     """All arms on the same tasks. Arms that the environment does not offer are left out."""
     env = build_env(config, 1)
     seeds = task_seeds(config.tasks.seed, config.tasks.count)
+    for arm in arms:
+        if arm not in (*MEMORY_ARMS, *FLOORS, *env.explorers):
+            known = ", ".join((*MEMORY_ARMS, *env.explorers))
+            raise UserError(f"tasks.arms: there is no arm {arm!r}; there are {known}")
     arms = tuple(arm for arm in arms if arm in MEMORY_ARMS or arm in env.explorers)
     if "swapped" in arms and "retained" not in arms:
         raise UserError("tasks.arms: swapped needs retained, whose memories it swaps")

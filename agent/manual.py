@@ -43,6 +43,7 @@ saves; `lssvwm resume FOLDER` goes on. A folder that holds a run already is neve
 
 settings                       (with the defaults; an experiment may set others)
   output=null                  the run's folder; null: runs/NAME
+  data=null                    folder that `collect` wrote; null: the run gathers its own frames
   train.steps=400              optimisation steps
   train.batch=8                sequences in a batch
   train.length=96              frames in a sequence; what is to be remembered must lie within

@@ -76,7 +76,7 @@ def prepare(config: Config, folder: Path) -> Run:
     rest = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decay, "weight_decay": config.train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.train.learning_rate, betas=(0.9, 0.98))
-    replay = Replay(folder / "data", config.train.collect.keep)
+    replay = Replay(Path(config.data) if config.data else folder / "data", config.train.collect.keep)
     rng, generator = np.random.default_rng([config.seed, 7]), torch.Generator(device).manual_seed(config.seed)
     run = Run(config, folder, model, copy.deepcopy(model).eval(), optimizer, replay, rng, generator)
     if config.train.compile:
@@ -92,7 +92,9 @@ def train(config: Config, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     run = prepare(config, output)
     configuration.save(config, output / "config.yaml")
-    if not len(run.replay) and config.train.collect.frames:
+    if config.data:
+        run.replay.check(run.model.frame_shape)
+    elif config.train.collect.frames:
         gather(config, run.replay, config.train.collect.frames, config.seed)
     save(run)
     return learn(run)
@@ -265,10 +267,11 @@ def restore(run: Run) -> None:
     run.ema.load_state_dict(state["ema"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.step, run.best = state["step"], state["best"]
-    for path in run.replay.paths:
-        if path.name not in state["shards"]:
-            shutil.rmtree(path)
-    run.replay = Replay(run.replay.folder, run.replay.keep)
+    if not run.config.data:
+        for path in run.replay.paths:
+            if path.name not in state["shards"]:
+                shutil.rmtree(path)
+        run.replay = Replay(run.replay.folder, run.replay.keep)
     run.rng.bit_generator.state = state["rng"]
     run.generator.set_state(state["generator"].cpu())
     torch.set_rng_state(state["torch"].cpu())

@@ -58,6 +58,15 @@ class ModelConfig:
     advantage: float = 0.1  # temperature of the advantage weights of the policy prior
     loss: LossWeights = field(default_factory=LossWeights)
 
+    def __post_init__(self) -> None:
+        if self.kind != "lssvwm":
+            raise ValueError(f"model.kind={self.kind} is not known; there is lssvwm")
+        if not self.tiles or self.width % self.attention_heads or (self.expand * self.width) % self.scan_head:
+            raise ValueError(
+                f"model: width={self.width} must be a multiple of attention_heads={self.attention_heads}, "
+                f"expand * width one of scan_head={self.scan_head}, and tiles name at least one layer"
+            )
+
 
 @dataclass
 class Batch:

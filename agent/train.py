@@ -152,6 +152,8 @@ def housekeeping(run: Run, logger: Logger) -> None:
             checkpoint.export(run.ema, run.config, run.folder / "best")
     if at % config.save_every == 0:
         save(run)
+        if not config.evaluate_every:
+            checkpoint.export(run.ema, run.config, run.folder / "best")
 
 
 def planner_for(run: Run, env: BatchedEnv) -> PlanPolicy:

@@ -20,7 +20,7 @@ class GridMaze(BatchedEnv):
     """B mazes seen from inside, stepped together.
 
     Actions: left, right (turn by 90 degrees), forward (one tile, not into walls), stay.
-    Observation: uint8 [B, 3, 64, 64], the 5 x 5 tiles ahead without those that walls hide, and a border that
+    Observation: uint8 [B, 3, 64, 64], the 3 x 3 tiles ahead without those that walls hide, and a border that
     shows the cue colour when the task shows one. No frame shows the reward: it must be foreseen.
     """
 

@@ -1,4 +1,4 @@
-"""What a maze looks like: tile pictures, the 5 x 5 egocentric view with occlusion, and the frame around it.
+"""What a maze looks like: tile pictures, the 3 x 3 egocentric view with occlusion, and the frame around it.
 
 Nothing in a frame tells the absolute direction. Shapes: B slots; view row 0 lies four tiles ahead of the
 agent, row 4 is its own, column 2 its own column.
@@ -22,7 +22,7 @@ COLOURS = np.array(
 NO_BORDER, CUE_BORDER = 0, 1  # CUE_BORDER + k: colour k
 BORDERS = np.concatenate([np.zeros((1, 3), np.uint8), COLOURS])
 
-VIEW, TILE, MARGIN = 5, 12, 2
+VIEW, TILE, MARGIN = 3, 20, 2
 SIDE = VIEW * TILE + 2 * MARGIN
 PAD = VIEW - 1  # rows and columns of wall that a stored map needs around it
 
@@ -32,8 +32,8 @@ _OPAQUE[[UNSEEN, WALL, *range(PANEL, TILES)]] = True
 
 def _ball(colour: np.ndarray) -> np.ndarray:
     y, x = np.mgrid[:TILE, :TILE] - (TILE - 1) / 2
-    inside = (x**2 + y**2 <= 4.6**2)[..., None]
-    light = (((x + 1.5) ** 2 + (y + 1.5) ** 2) <= 1.2**2)[..., None]
+    inside = (x**2 + y**2 <= 7.6**2)[..., None]
+    light = (((x + 2.5) ** 2 + (y + 2.5) ** 2) <= 2**2)[..., None]
     ball = np.where(light, np.minimum(colour.astype(int) + 90, 255), colour)
     return np.where(inside, ball, _floor()).astype(np.uint8)
 
@@ -46,15 +46,17 @@ def _floor() -> np.ndarray:
 
 def _bricks(face: np.ndarray, mortar: np.ndarray) -> np.ndarray:
     tile = np.tile(face.astype(np.uint8), (TILE, TILE, 1))
-    tile[3::4] = mortar
-    tile[0:3, 5], tile[4:7, 11], tile[8:11, 5] = mortar, mortar, mortar
+    tile[4::5] = mortar
+    for row in range(0, TILE, 5):
+        tile[row : row + 4, 9 if row % 10 == 0 else 19] = mortar
     return tile
 
 
 def _agent_on(tile: np.ndarray) -> np.ndarray:
     marked = tile.copy()
-    for row, half in ((8, 0), (9, 1), (10, 2)):
-        marked[row, 5 - half : 7 + half] = 250
+    for row in range(13, 18):
+        half = row - 13
+        marked[row, 9 - half : 11 + half] = 250
     return marked
 
 
@@ -70,7 +72,7 @@ def _draw_atlas() -> np.ndarray:
 
 
 ATLAS = _draw_atlas()
-"""Tile pictures, uint8 [2 * TILES, 12, 12, 3]: the second half with the agent on them."""
+"""Tile pictures, uint8 [2 * TILES, 20, 20, 3]: the second half with the agent on them."""
 _STRIP = np.dtype(("V", TILE))  # one pixel row of one tile and one channel, moved as a unit
 _STRIPS = np.ascontiguousarray(ATLAS.transpose(0, 3, 1, 2)).view(_STRIP)[..., 0]
 
@@ -81,21 +83,22 @@ def _view_offsets() -> np.ndarray:
     return ahead[None, :, None, None] * front + aside[None, None, :, None] * right
 
 
-_OFFSETS = _view_offsets()  # [4, 5, 5, 2]
+_OFFSETS = _view_offsets()  # [4, 3, 3, 2]
 
 
 def flat_offsets(width: int) -> np.ndarray:
-    """Return offsets of the view's tiles in a flattened map of `width` columns, int64 [4, 25], by heading."""
+    """Return offsets of the view's tiles in a flattened map of `width` columns, int64 [4, 9], by heading."""
     return (_OFFSETS[..., 0] * width + _OFFSETS[..., 1]).reshape(4, VIEW * VIEW)
 
 
 def _light_tables() -> tuple[np.ndarray, np.ndarray]:
     """Tabulate MiniGrid's `Grid.process_vis` for a row: (lit, clear tiles) -> lit tiles here, and ahead."""
-    here, ahead = np.zeros((32, 32), np.uint8), np.zeros((32, 32), np.uint8)
-    for lit in range(32):
-        for clear in range(32):
+    size, last = 2**VIEW, VIEW - 1
+    here, ahead = np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
+    for lit in range(size):
+        for clear in range(size):
             mask, front = lit, 0
-            for i, side in [*((i, 1) for i in range(4)), *((i, -1) for i in range(4, 0, -1))]:
+            for i, side in [*((i, 1) for i in range(last)), *((i, -1) for i in range(last, 0, -1))]:
                 if mask >> i & clear >> i & 1:
                     mask |= 1 << (i + side)
                     front |= 1 << i | 1 << (i + side)
@@ -105,11 +108,11 @@ def _light_tables() -> tuple[np.ndarray, np.ndarray]:
 
 _HERE, _AHEAD = _light_tables()
 _BITS = (1 << np.arange(VIEW)).astype(np.uint8)
-_UNPACK = (np.arange(32)[:, None] >> np.arange(VIEW) & 1).astype(np.uint8)
+_UNPACK = (np.arange(2**VIEW)[:, None] >> np.arange(VIEW) & 1).astype(np.uint8)
 
 
 def hide_occluded(view: np.ndarray) -> np.ndarray:
-    """Return `view` (uint8 [B, 25]) as [B, 5, 5] with every tile that walls hide set to UNSEEN."""
+    """Return `view` (uint8 [B, 9]) as [B, 3, 3] with every tile that walls hide set to UNSEEN."""
     view = view.reshape(-1, VIEW, VIEW)
     clear = (~_OPAQUE)[view] @ _BITS
     seen = np.empty((len(view), VIEW), np.uint8)
@@ -121,10 +124,10 @@ def hide_occluded(view: np.ndarray) -> np.ndarray:
 
 
 def draw(view: np.ndarray, border: np.ndarray, out: np.ndarray) -> None:
-    """Draw views (uint8 [B, 5, 5]) and BORDERS (by index, int [B]) into `out`, uint8 [B, 3, 64, 64]."""
+    """Draw views (uint8 [B, 3, 3]) and BORDERS (by index, int [B]) into `out`, uint8 [B, 3, 64, 64]."""
     tiles = view.astype(np.intp)
     tiles[:, -1, VIEW // 2] += TILES
-    strips = _STRIPS[tiles]  # [B, 5, 5, 3, 12]
+    strips = _STRIPS[tiles]  # [B, 3, 3, 3, 20]
     np.copyto(_as_strips(out), strips.transpose(0, 3, 1, 4, 2))
     colour = BORDERS[border][:, :, None, None]
     out[:, :, :MARGIN], out[:, :, -MARGIN:] = colour, colour
@@ -132,7 +135,7 @@ def draw(view: np.ndarray, border: np.ndarray, out: np.ndarray) -> None:
 
 
 def _as_strips(frames: np.ndarray) -> np.ndarray:
-    """View the inside of frames as tile strips, [B, 3, 5, 12, 5], each of 12 bytes."""
+    """View the inside of frames as tile strips, [B, 3, 3, 20, 3], each of 20 bytes."""
     shape = (len(frames), 3, VIEW, TILE, VIEW)
     strides = (3 * SIDE * SIDE, SIDE * SIDE, SIDE * TILE, SIDE, TILE)
     return np.ndarray(shape, _STRIP, frames, offset=MARGIN * SIDE + MARGIN, strides=strides)

@@ -83,11 +83,11 @@ def test_reachable_refuses_an_object_behind_another():
 
 
 def process_vis(clear):
-    """MiniGrid's Grid.process_vis for a 5 x 5 view, clear bool [row, column]."""
-    mask = np.zeros((5, 5), bool)
-    mask[4, 2] = True
-    for j in reversed(range(5)):
-        for i, side in [(i, 1) for i in range(4)] + [(i, -1) for i in range(4, 0, -1)]:
+    """MiniGrid's Grid.process_vis for a 3 x 3 view, clear bool [row, column]."""
+    mask = np.zeros((3, 3), bool)
+    mask[2, 1] = True
+    for j in reversed(range(3)):
+        for i, side in [(i, 1) for i in range(2)] + [(i, -1) for i in range(2, 0, -1)]:
             if mask[j, i] and clear[j, i]:
                 mask[j, i + side] = True
                 if j > 0:
@@ -97,9 +97,9 @@ def process_vis(clear):
 
 def test_occlusion_equals_minigrids():
     rng = np.random.default_rng(1)
-    views = np.where(rng.random((200, 25)) < 0.4, picture.WALL, picture.FLOOR).astype(np.uint8)
-    views[:, 22] = picture.FLOOR
-    expected = [process_vis(view.reshape(5, 5) != picture.WALL) for view in views]
+    views = np.where(rng.random((200, 9)) < 0.4, picture.WALL, picture.FLOOR).astype(np.uint8)
+    views[:, 7] = picture.FLOOR
+    expected = [process_vis(view.reshape(3, 3) != picture.WALL) for view in views]
     assert np.array_equal(picture.hide_occluded(views) != picture.UNSEEN, np.stack(expected))
 
 
@@ -111,15 +111,15 @@ def test_frame_shows_each_tile_where_it_lies_and_turns_with_the_agent():
     env.put_tile(0, (2, 5), picture.OBJECT + 1)
     tile = picture.ATLAS[picture.OBJECT + 1].transpose(2, 0, 1)
     for pose, (row, col) in {
-        (5, 4, 0): (1, 3),
-        (2, 2, 1): (1, 2),
-        (1, 4, 2): (3, 1),
-        (3, 7, 3): (2, 3),
+        (4, 4, 0): (0, 2),
+        (2, 3, 1): (0, 1),
+        (1, 6, 2): (1, 2),
+        (1, 6, 3): (1, 0),
     }.items():
         env.put_agent(0, *pose)
         env._look()
         frame = env.frames()[0, :, 2:-2, 2:-2]
-        assert np.array_equal(frame[:, row * 12 : row * 12 + 12, col * 12 : col * 12 + 12], tile), pose
+        assert np.array_equal(frame[:, row * 20 : row * 20 + 20, col * 20 : col * 20 + 20], tile), pose
 
 
 @pytest.mark.parametrize("config", SMALL, ids=by_kind)
@@ -377,10 +377,10 @@ def test_top_view_draws_the_whole_map():
     env = start(ReturnConfig(n=9), [0])
     assert isinstance(env, GridMaze)
     view = env.top_view(0)
-    assert view.shape == (3, 108, 108) and view.dtype == np.uint8
+    assert view.shape == (3, 180, 180) and view.dtype == np.uint8
     row, col = env.objects[0, 0]
     ball = picture.ATLAS[picture.OBJECT].transpose(2, 0, 1)
-    assert np.array_equal(view[:, row * 12 : row * 12 + 12, col * 12 : col * 12 + 12], ball)
+    assert np.array_equal(view[:, row * 20 : row * 20 + 20, col * 20 : col * 20 + 20], ball)
 
 
 # Bounds: reference scores of the explorers, plus or minus 3 standard errors of 640 episodes (n = 11: 1.000,

@@ -28,8 +28,8 @@ class LossWeights:
     frame: float = 10.0
     reward: float = 1.0
     cont: float = 1.0
-    value: float = 0.5
-    policy: float = 0.2
+    value: float = 0.1
+    policy: float = 0.1
 
 
 @dataclass(frozen=True)

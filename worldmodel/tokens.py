@@ -11,7 +11,7 @@ from torch.nn import functional as F
 class Patches(nn.Module):
     """Frames [..., C, H, W] <-> patches [..., S, C * patch * patch].
 
-    The frame is padded at the right and bottom to a multiple of `patch`; `decode` cuts the padding off.
+    The frame is padded on all sides to a multiple of `patch`; `decode` cuts the padding off.
     """
 
     def __init__(self, frame_shape: tuple[int, int, int], patch: int):
@@ -20,7 +20,8 @@ class Patches(nn.Module):
         self.frame_shape, self.patch = frame_shape, patch
         self.grid = (-(-h // patch), -(-w // patch))
         self.size = c * patch * patch
-        self.pad = (0, self.grid[1] * patch - w, 0, self.grid[0] * patch - h)
+        right, below = self.grid[1] * patch - w, self.grid[0] * patch - h
+        self.pad = (right // 2, right - right // 2, below // 2, below - below // 2)
 
     @property
     def tokens(self) -> int:
@@ -40,7 +41,9 @@ class Patches(nn.Module):
         p = self.patch
         lead = patches.shape[:-2]
         x = patches.reshape(-1, *patches.shape[-2:])
-        x = rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=self.grid[0], p=p, q=p)[..., :h, :w]
+        x = rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=self.grid[0], p=p, q=p)
+        left, _, above, _ = self.pad
+        x = x[..., above : above + h, left : left + w]
         return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).reshape(*lead, c, h, w)
 
 

@@ -13,13 +13,17 @@ from envs.grid_maze import GridMaze
 from envs.layout import carve, distance_field, reachable
 
 
+LEFT_END, RIGHT_END = 3, 4  # colours of the walls at the ends of the arms: magenta and cyan
+
+
 @dataclass(frozen=True)
 class TMazeConfig:
     """A corridor of `length` tiles whose foot shows red (go left) or green (right), and two arms.
 
-    The arms have `arm` tiles. `delay` dark frames follow the last frame of the cue. `steps` limits an episode
-    (None: 4 length + 32 + delay), `budget` the decision, from one tile before the junction on. `cue_always`
-    shows the cue in every frame: the control without memory.
+    The arms have `arm` tiles and end at a magenta (left) or cyan (right) wall, in view only from inside the arm.
+    `delay` dark frames follow the last frame of the cue. `steps` limits an episode (None: 4 length + 32 + delay),
+    `budget` the decision, from one tile before the junction on. `cue_always` shows the cue in every frame: the
+    control without memory.
     """
 
     kind: str = "tmaze"
@@ -70,6 +74,8 @@ class TMazeEnv(GridMaze):
         self.lay(slot, self._plan)
         for side in (-1, 1):
             self.put_tile(slot, (self.rows - 3, self.middle + side), picture.PANEL + cue)
+        self.put_tile(slot, (1, 0), picture.PANEL + LEFT_END)
+        self.put_tile(slot, (1, self.cols - 1), picture.PANEL + RIGHT_END)
         self.put_agent(slot, self.rows - 2, self.middle, 0)
         self.cue[slot] = cue
         self.border[slot] = picture.CUE_BORDER + cue if self.config.cue_always else picture.NO_BORDER

@@ -254,7 +254,8 @@ def wilson(successes: float, n: int, z: float = 1.96) -> dict[str, float]:
         return {"mean": math.nan, "low": 0.0, "high": 1.0}
     p = successes / n
     middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return {"mean": p, "low": (middle - spread) / (1 + z * z / n), "high": (middle + spread) / (1 + z * z / n)}
+    low, high = (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)
+    return {"mean": p, "low": min(p, max(0.0, low)), "high": max(p, min(1.0, high))}
 
 
 def difference(a: np.ndarray, b: np.ndarray, z: float = 1.96) -> dict[str, float]:

@@ -37,6 +37,7 @@ RECIPES = {
     "tour": Recipe("shuffle", "shuffle"),
     "cells": Recipe("cells", "cells", 0.15, 0.15),
     "seek": Recipe("cells", "seek", 0.15, 0.10),
+    "stumble": Recipe("cells", "seek", 0.40, 0.40),  # shows what comes of actions that lead nowhere
     "momentum": Recipe("momentum", "momentum"),
     "wall": Recipe("wall", "wall", 0.05, 0.05),  # the noise frees it from islands
     "forage": Recipe("wall", "forage", 0.05, 0.05),

@@ -47,7 +47,7 @@ class TMazeEnv(GridMaze):
     `budget` or `steps`.
     """
 
-    explorers = ("oracle", "guide", "tour", "cells", "seek", "momentum", "wall", "random", "still")
+    explorers = ("oracle", "guide", "tour", "cells", "seek", "stumble", "momentum", "wall", "random", "still")
     first_evidence = picture.PANEL
 
     def __init__(self, config: TMazeConfig, batch: int):
@@ -189,7 +189,7 @@ class ScavengeConfig:
 class ObjectMaze(GridMaze):
     """What Return, Recall and Scavenge share: a random maze with balls of different colours, and a cue."""
 
-    explorers = ("oracle", "guide", "tour", "cells", "seek", "forage", "momentum", "wall", "random", "still")
+    explorers = ("oracle", "guide", "tour", "cells", "seek", "stumble", "forage", "momentum", "wall", "random", "still")
     spacing = 1  # start and objects lie on any floor (1), or only on the cells at odd coordinates (2)
 
     def __init__(self, config: ReturnConfig | RecallConfig | ScavengeConfig, batch: int):

@@ -1,8 +1,8 @@
 """The agent in the TorchRL loop: the only package that imports envs, worldmodel and planners.
 
-    policy = agent.load("tmaze")
-    state = policy.observe(policy.initial(1), frame, last_action, is_first)
-    action, state = policy.act(state)
+policy = agent.load("tmaze")
+state = policy.observe(policy.initial(1), frame, last_action, is_first)
+action, state = policy.act(state)
 """
 
 from __future__ import annotations

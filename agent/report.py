@@ -75,7 +75,9 @@ def plot(found: dict[str, Any], path: Path) -> None:
     low = np.array([row["success"]["low"] for row in arms.values()])
     high = np.array([row["success"]["high"] for row in arms.values()])
     colours = ["#1b7837" if arm == "retained" else "#8c96a0" for arm in arms]
-    bars.barh(range(len(arms)), mean, color=colours, xerr=np.abs([mean - low, high - mean]), ecolor="#333333", capsize=2)
+    bars.barh(
+        range(len(arms)), mean, color=colours, xerr=np.abs([mean - low, high - mean]), ecolor="#333333", capsize=2
+    )
     bars.set_yticks(range(len(arms)), list(arms))
     bars.invert_yaxis()
     bars.set(xlim=(0, 1.02), xlabel="success (95 % interval)", title=f"{found['tasks']['count']} held-out tasks")

@@ -83,7 +83,7 @@ def test_a_group_on_the_command_line_replaces_the_group() -> None:
 def test_a_mapping_is_replaced_and_its_entries_can_be_set() -> None:
     assert compose(["experiment=tmaze", "train.collect.mix={random: 1}"]).train.collect.mix == {"random": 1.0}
     mix = compose(["experiment=tmaze", "train.collect.mix.plan=0.4"]).train.collect.mix
-    assert mix == {"cells": 0.3, "seek": 0.5, "oracle": 0.2, "plan": 0.4}
+    assert mix == {"cells": 0.15, "seek": 0.5, "oracle": 0.35, "plan": 0.4}
 
 
 def test_paths_are_taken_as_typed() -> None:

@@ -12,7 +12,6 @@ from envs.base import SUCCESS, TIMEOUT, WRONG
 from envs.grid_maze import GridMaze
 from envs.layout import carve, distance_field, reachable
 
-
 LEFT_END, RIGHT_END = 3, 4  # colours of the walls at the ends of the arms: magenta and cyan
 
 

@@ -6,6 +6,7 @@ and weights.safetensors: all that evaluating, recording and acting need).
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def export(model: WorldModel, config: Config, folder: Path) -> None:
     """Write what evaluating and acting need: weights and configuration."""
     save_model(model, folder)
-    configuration.save(config, folder / CONFIG)
+    configuration.save(dataclasses.replace(config, output=None, checkpoint=None), folder / CONFIG)
 
 
 def load(folder: str | Path, device: str = "auto") -> WorldModel:

@@ -32,7 +32,7 @@ def show(found: dict[str, Any]) -> None:
             f"{1000 * row['seconds_per_decision']:.1f}",
             f"{row['memory_bytes'] / 1024:.0f} KiB" if row["memory_bytes"] else "-",
         )
-    console = Console(width=None if Console().is_terminal else 110)
+    console = Console(width=None if Console().is_terminal else 120)
     console.print(table)
     for by, label in (("by_goal_distance", "goal distance"), ("by_evidence_age", "evidence age")):
         console.print(_ranges(found, by, label))

@@ -16,7 +16,6 @@ from torch import Tensor
 import planners
 from planners import Plan
 from worldmodel import Memory, WorldModel
-from worldmodel.heads import Readout
 
 ROWS = 1024  # imagined futures advanced together: small enough for the processor's cache
 
@@ -208,6 +207,3 @@ def _unpack(td: TensorDictBase, agent: Agent) -> AgentState:
     plan = Plan(**dict(saved.items()))
     policy = torch.zeros(len(td), agent.model.actions)
     return AgentState(memory, policy, plan, td["used"], torch.zeros(len(td), dtype=torch.bool))
-
-
-__all__ = ["Agent", "AgentState", "PlanPolicy", "Readout"]

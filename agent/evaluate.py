@@ -209,10 +209,14 @@ def swap_partners(goal: np.ndarray) -> np.ndarray:
     return np.array([next((j for j in o if goal[j] != goal[i]), (i + 1) % n) for i, o in enumerate(order)])
 
 
+def action_count(env: BatchedEnv) -> int:
+    """How many discrete actions, or dimensions of a continuous one."""
+    return env.actions.n if isinstance(env.actions, Discrete) else len(env.actions.low)
+
+
 def build_agent(config: Config, model: WorldModel, env: BatchedEnv) -> Agent:
     bounds = {} if isinstance(env.actions, Discrete) else {"low": env.actions.low, "high": env.actions.high}
-    count = env.actions.n if isinstance(env.actions, Discrete) else len(env.actions.low)
-    checkpoint.check_fits(model, env.frame_shape, count)
+    checkpoint.check_fits(model, env.frame_shape, action_count(env))
     return Agent(model, config.planner, config.seed, **bounds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -22,8 +23,8 @@ from agent import checkpoint
 from agent import config as configuration
 from agent.collect import build_env, gather
 from agent.config import Config, TrainConfig, UserError
-from agent.evaluate import quick_success
-from agent.policy import Agent, PlanPolicy
+from agent.evaluate import action_count, build_agent, quick_success
+from agent.policy import PlanPolicy
 from agent.progress import Progress
 from agent.replay import Replay
 from envs.base import BatchedEnv, Discrete
@@ -60,10 +61,6 @@ def build_model(config: Config, env: BatchedEnv) -> WorldModel:
     except (ValueError, RuntimeError) as error:
         raise UserError(f"model: {str(error).splitlines()[0]}") from None
     return model
-
-
-def action_count(env: BatchedEnv) -> int:
-    return env.actions.n if isinstance(env.actions, Discrete) else len(env.actions.low)
 
 
 def prepare(config: Config, folder: Path) -> Run:
@@ -157,8 +154,8 @@ def housekeeping(run: Run, logger: Logger) -> None:
 
 
 def planner_for(run: Run, env: BatchedEnv) -> PlanPolicy:
-    bounds = {} if isinstance(env.actions, Discrete) else {"low": env.actions.low, "high": env.actions.high}
-    return PlanPolicy(Agent(run.ema, run.config.planner, run.config.seed + run.step, **bounds), env.batch)
+    config = dataclasses.replace(run.config, seed=run.config.seed + run.step)
+    return PlanPolicy(build_agent(config, run.ema, env), env.batch)
 
 
 def finish(run: Run, logger: Logger) -> None:

@@ -63,9 +63,9 @@ class GridMaze(BatchedEnv):
         """Lay out a new episode in `slot`: floor and tiles, pose, cue, goal field."""
         raise NotImplementedError
 
-    def _forced(self) -> np.ndarray:
-        """Return bool [B], where the next action will be replaced by `stay`."""
-        return self.dark > 0
+    def _executed(self, action: np.ndarray) -> np.ndarray:
+        """Return what will be done instead of `action`, int64 [B]: in the dark, nothing."""
+        return np.where(self.dark > 0, STAY, action)
 
     def _rules(self, running: np.ndarray) -> np.ndarray:
         """Apply the task after a move; `finish` what ends, and return rewards, float32 [B]."""
@@ -107,9 +107,9 @@ class GridMaze(BatchedEnv):
         if action.shape != (self.batch,) or action.min() < 0 or action.max() > STAY:
             raise ValueError(f"actions must be {self.batch} integers from 0 to 3, got {action!r}")
         running = ~(self._terminated | self._truncated)
-        executed = np.where(self._forced() | ~running, STAY, action)
+        executed = np.where(running, self._executed(action), STAY)
         self._action = np.where(running, executed, self._action)
-        self._move(executed)
+        self.heading, self.row, self.col = self.next_pose(executed)
         self.clock += running
         reward = np.where(running, self._rules(running), 0).astype(np.float32)
         self.rewarded = np.where(running, reward > 0, self.rewarded)
@@ -202,12 +202,13 @@ class GridMaze(BatchedEnv):
     def _success(self) -> np.ndarray:
         return self.outcome == SUCCESS
 
-    def _move(self, action: np.ndarray) -> None:
-        self.heading = (self.heading + _TURN[action]) % 4
-        forward = FORWARD[self.heading] * (action == AHEAD)[:, None]
+    def next_pose(self, action: int | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return heading, row and column after `action`, int64 [B] each."""
+        heading = (self.heading + _TURN[action]) % 4
+        forward = FORWARD[heading] * (np.broadcast_to(action, heading.shape) == AHEAD)[:, None]
         row, col = self.row + forward[:, 0], self.col + forward[:, 1]
         free = self.floor[self.slots, row, col]
-        self.row, self.col = np.where(free, row, self.row), np.where(free, col, self.col)
+        return heading, np.where(free, row, self.row), np.where(free, col, self.col)
 
     def _look(self) -> None:
         """Bring view and evidence up to date with the poses."""

@@ -74,16 +74,18 @@ def _as_bits(floor: np.ndarray) -> int:
     return int.from_bytes(np.packbits(floor.ravel(), bitorder="little").tobytes(), "little")
 
 
-def distance_field(floor: np.ndarray, target: tuple[int, int]) -> np.ndarray:
+def distance_field(floor: np.ndarray, target: tuple[int, int], heading: int | None = None) -> np.ndarray:
     """Return the least number of actions (turns included) from every pose to cell `target`, int16 [4, R, C].
 
     `floor` is bool [R, C]; the field is indexed by heading, row, column and is `FAR` where no way leads.
+    With a `heading`, the way ends with looking there.
     A breadth-first search backwards from the target, on one Python integer of R * C bits per heading.
     """
     rows, cols = floor.shape
     size = (rows * cols + 7) // 8
     open_bits = _as_bits(floor)
-    up = right = down = left = 1 << (int(target[0]) * cols + int(target[1]))
+    there = 1 << (int(target[0]) * cols + int(target[1]))
+    up, right, down, left = (there if heading in (None, h) else 0 for h in range(4))
     levels = []
     before = None
     while before != (up, right, down, left):

@@ -26,7 +26,8 @@ class MiniGridExplorer(Explorer):
     "random": uniform actions. "still": turns left on the spot, for MiniGrid has no action that does nothing.
     "guide" (Memory): goes to look at the cue, walks to the fork and turns on the spot there.
     "oracle": the same, then the right side; elsewhere straight to the goal. "seek": the same, then a side
-    drawn by lot. "cells": as "seek", with random actions and pauses in between.
+    drawn by lot. "cells": as "seek", but strolling up and down the hallway before it comes to the fork, to the
+    cue every other time, with random actions and pauses in between.
     """
 
     def __init__(self, env: MiniGridEnv, name: str, seed: int):
@@ -37,6 +38,7 @@ class MiniGridExplorer(Explorer):
         self.looked = np.zeros(env.batch, bool)
         self.right_side = np.ones(env.batch, bool)
         self.pause = np.zeros(env.batch, np.int64)
+        self.stroll: list[list[Cell]] = [[] for _ in range(env.batch)]  # cells that "cells" has yet to visit
 
     def act(self) -> np.ndarray:
         """Return int64 [B]."""
@@ -59,6 +61,9 @@ class MiniGridExplorer(Explorer):
         self.pause[fresh] = 0
         if self.name in ("seek", "cells"):
             self.right_side[fresh] = self.rng.random(int(fresh.sum())) < 0.5
+        if self.name == "cells":
+            for slot in np.flatnonzero(fresh).tolist():
+                self.stroll[slot] = self._draw_stroll(slot)
 
     def _target(self, slot: int, in_context: bool) -> Cell | None:
         places = self.env.places[slot]
@@ -68,7 +73,23 @@ class MiniGridExplorer(Explorer):
             return places.goal if self.right_side[slot] else places.wrong
         beside_cue = self.env.x[slot] <= 2
         self.looked[slot] |= beside_cue and self.env.sees_evidence(slot)
-        return places.fork if self.looked[slot] else places.lookout
+        if not self.looked[slot]:
+            return places.lookout
+        stroll = self.stroll[slot]
+        if stroll and (stroll[-1] == (self.env.x[slot], self.env.y[slot])):
+            stroll.pop()
+            self.looked[slot] = not stroll or stroll[-1] != places.lookout
+        return stroll[-1] if stroll else places.fork
+
+    def _draw_stroll(self, slot: int) -> list[Cell]:
+        """Return up to four cells of the hallway, each followed by the one beside the cue; last first."""
+        places, cells = self.env.places[slot], []
+        if places.fork is None or places.lookout is None:
+            return cells
+        for _ in range(self.rng.integers(3)):
+            x = int(self.rng.integers(places.lookout[0] + 2, places.fork[0]))
+            cells += [places.lookout, (x, places.fork[1])]
+        return cells
 
     def _towards(self, slot: int, target: Cell | None) -> int:
         """Return the first action of a shortest path to `target`, a turn to the left where it ends."""

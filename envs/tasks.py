@@ -9,7 +9,7 @@ import numpy as np
 
 from envs import picture
 from envs.base import SUCCESS, TIMEOUT, WRONG
-from envs.grid_maze import GridMaze
+from envs.grid_maze import AHEAD, LEFT, RIGHT, STAY, GridMaze
 from envs.layout import carve, distance_field, reachable
 
 LEFT_END, RIGHT_END = 3, 4  # colours of the walls at the ends of the arms: magenta and cyan
@@ -124,7 +124,7 @@ class TMazeEnv(GridMaze):
 
 @dataclass(frozen=True)
 class ReturnConfig:
-    """A maze of n x n tiles with `objects` coloured balls, walked for `tour` frames; then back to the start.
+    """A maze of n x n tiles with `objects` coloured balls, walked for `tour` frames, back to where it began.
 
     The way to the cued ball may take `slack` times the least number of steps. `loops` is the share of inner
     walls removed from the spanning tree. `coloured_query=False` shows all balls grey at query. Every ball lies at
@@ -255,7 +255,11 @@ class ObjectMaze(GridMaze):
 
 
 class TourMaze(ObjectMaze):
-    """What Return and Recall share: a tour, a delay in the dark, then a query and a step budget."""
+    """What Return and Recall share: a tour, a delay in the dark, then a query and a step budget.
+
+    The tour leads back to the start: from when there is just time left for the way home, the agent is led there,
+    and `last_action` tells the steps that it is made to take. So no jump in space interrupts what it saw.
+    """
 
     def __init__(self, config: ReturnConfig | RecallConfig, batch: int, delay: int):
         if config.tour < 1 or delay < 0:
@@ -263,9 +267,24 @@ class TourMaze(ObjectMaze):
         super().__init__(config, batch)
         self.tour, self.delay, self.look_alike = config.tour, delay, not config.coloured_query
         self.budget = np.zeros(batch, np.int64)
+        self.home = np.zeros((batch, 3), np.int64)  # pose in which the query finds the agent
+        self.home_field = np.zeros((batch, 4, config.n, config.n), np.int16)
 
-    def _forced(self) -> np.ndarray:
-        return (self.clock >= self.tour - 1) & (self.clock < self.tour + self.delay)
+    def _prepare(self, slot: int, rng: np.random.Generator) -> None:
+        self.home[slot] = self.start[slot]
+
+    def _aim(self, slot: int) -> None:
+        super()._aim(slot)
+        row, col, heading = self.home[slot].tolist()
+        self.home_field[slot] = distance_field(self.floor[slot], (row, col), heading)
+
+    def _executed(self, action: np.ndarray) -> np.ndarray:
+        """Whoever would not be back in time is led home; in the dark, nothing happens."""
+        late = self.home_field[(self.slots, *self.next_pose(action))] >= self.tour - self.clock
+        if not (late & (self.clock < self.tour)).any():
+            return super()._executed(action)
+        steps = [self.home_field[(self.slots, *self.next_pose(way))] for way in (LEFT, RIGHT, AHEAD, STAY)]
+        return super()._executed(np.where(late & (self.clock < self.tour), np.argmin(steps, 0), action))
 
     def _rules(self, running: np.ndarray) -> np.ndarray:
         asked_at = self.tour + self.delay
@@ -284,7 +303,7 @@ class TourMaze(ObjectMaze):
         """Apply what touching an object other than the cued one does."""
 
     def _ask(self, slot: int) -> None:
-        self.put_agent(slot, *self.start[slot])
+        self.put_agent(slot, *self.home[slot])  # moves those whose tour was too short to turn in
         self.border[slot] = picture.CUE_BORDER + self.cue[slot]
         self.disguise[slot] = self.look_alike
         self.phase[slot] += 1
@@ -295,10 +314,11 @@ class TourMaze(ObjectMaze):
 
 
 class ReturnEnv(TourMaze):
-    """Walk a maze, then go back from the start to one of the objects seen, on a short budget.
+    """Walk a maze and come back to the start, then go to one of the objects seen, on a short budget.
 
-    Observation: as `GridMaze`; at query the border shows the cued colour. Reward: 1 on the cued object.
-    Termination: on the cued object; truncated when the budget of ceil(slack x shortest path) steps is spent.
+    Observation: as `GridMaze`; at query the border shows the cued colour and the pose is that of the beginning.
+    Reward: 1 on the cued object. Termination: on the cued object; truncated when the budget of
+    ceil(slack x shortest path) steps is spent.
     """
 
     spacing = 2
@@ -317,12 +337,12 @@ class ReturnEnv(TourMaze):
 
     def _aim(self, slot: int) -> None:
         super()._aim(slot)
-        row, col, heading = self.start[slot]
+        row, col, heading = self.home[slot]
         self.budget[slot] = math.ceil(self.slack * int(self.goal_field[slot, heading, row, col]))
 
 
 class RecallEnv(TourMaze):
-    """Walk a maze, wait in the dark, then go to the ball that had the cued colour while all look alike.
+    """Walk a maze and come back, wait in the dark, then go to the ball that had the cued colour while all look alike.
 
     Observation: as `GridMaze`; at query the border shows the cued colour and the heading is fresh.
     Reward: 1 if the first ball touched is the cued one. Termination: on any ball; truncated after `budget`.
@@ -331,7 +351,6 @@ class RecallEnv(TourMaze):
 
     def __init__(self, config: RecallConfig, batch: int):
         super().__init__(config, batch, delay=config.delay)
-        self.fresh = np.zeros(batch, np.int64)
         self.budget[:] = config.budget
 
     def _place(self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -343,15 +362,13 @@ class RecallEnv(TourMaze):
         return np.array([tuple(start), *placed])
 
     def _prepare(self, slot: int, rng: np.random.Generator) -> None:
-        self.fresh[slot] = rng.integers(4)
+        super()._prepare(slot, rng)
+        self.home[slot, 2] = rng.integers(4)
 
     def _aim(self, slot: int) -> None:
+        super()._aim(slot)
         spots = np.concatenate([self.start[slot, None, :2], self.objects[slot]])
         self.goal_field[slot] = _apart(self.floor[slot], spots, 1 + int(self.cue[slot]))
-
-    def _ask(self, slot: int) -> None:
-        self.start[slot, 2] = self.fresh[slot]
-        super()._ask(slot)
 
     def _touch(self, where: np.ndarray) -> None:
         self.finish(WRONG, where)

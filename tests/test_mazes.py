@@ -218,7 +218,7 @@ def test_return_goes_back_to_the_start_with_a_cue_and_a_budget():
     for _ in range(12):
         assert env.in_context().all()
         env.step(rng.integers(4, size=8))
-    assert not env.in_context().any() and (env.last_action() == STAY).all()
+    assert not env.in_context().any()
     now = env.frames()
     assert np.array_equal(now[:, :, 2:-2, 2:-2], first[:, :, 2:-2, 2:-2])
     assert np.array_equal(now[:, :, 0, 0], picture.COLOURS[env.cue])
@@ -226,6 +226,26 @@ def test_return_goes_back_to_the_start_with_a_cue_and_a_budget():
     for t in range(1, budget.max() + 1):
         step = env.step(np.full(8, STAY))
         assert np.array_equal(step.truncated, t >= budget) and not step.terminated.any()
+
+
+@pytest.mark.parametrize("config", [ReturnConfig(tour=30), RecallConfig(n=9, objects=3, tour=30)])
+@pytest.mark.parametrize("walker", ["cells", "random", "still"])
+def test_a_tour_walks_home_without_a_jump(config, walker):
+    env = start(config, np.arange(24))
+    home, explorer, led = env.home.copy(), env.explorer(walker, 0), 0
+    for _ in range(30):
+        before, wanted = (env.row.copy(), env.col.copy(), env.heading.copy()), explorer.act()
+        env.step(wanted)
+        now, done = (env.row.copy(), env.col.copy(), env.heading.copy()), env.last_action()
+        led += int((done != wanted).sum())
+        for slot in range(24):
+            env.put_agent(slot, *(int(v[slot]) for v in before))
+        heading, row, col = env.next_pose(done)
+        assert all(np.array_equal(a, b) for a, b in zip(now, (row, col, heading)))
+        for slot in range(24):
+            env.put_agent(slot, *(int(v[slot]) for v in now))
+    assert np.array_equal(np.stack(now, -1), home)
+    assert walker == "still" or led > 24
 
 
 def test_recall_delay_is_dark_frozen_and_logged_as_stay():
@@ -236,10 +256,11 @@ def test_recall_delay_is_dark_frozen_and_logged_as_stay():
     for t in range(1, 17):
         pose = env.row.copy(), env.col.copy(), env.heading.copy()
         env.step(rng.integers(3, size=8))
-        if t >= 10:
+        if t > 10:
             assert (env.last_action() == STAY).all()
         if 10 <= t < 16:
             assert not env.frames().any() and env.in_context().all()
+        if 10 < t < 16:
             assert all(np.array_equal(a, b) for a, b in zip(pose, (env.row, env.col, env.heading)))
     assert not env.in_context().any() and np.array_equal(env.start[:, 0], env.row)
     assert (env.heading != headings).any() and env.disguise.all()
@@ -293,7 +314,7 @@ def test_guides_show_all_there_is_to_remember():
         guide = env.explorer("guide", 0)
         while env.in_context().all():
             env.step(guide.act())
-        assert (env.seen_at >= 0).all(1).mean() > 0.97
+        assert (env.seen_at >= 0).all(1).mean() > 0.93
 
 
 def test_mixture_keeps_one_explorer_per_episode():

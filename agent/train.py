@@ -28,7 +28,11 @@ from agent.policy import PlanPolicy
 from agent.progress import Progress
 from agent.replay import Replay
 from envs.base import BatchedEnv, Discrete
-from worldmodel import WorldModel
+from worldmodel import Batch, WorldModel
+from worldmodel.odometry import calibrate
+
+ODOMETER = 0.05
+"""Learning rate of what the odometers make of an action, relative to all else."""
 
 
 @dataclass
@@ -69,10 +73,7 @@ def prepare(config: Config, folder: Path) -> Run:
         torch.set_num_threads(config.threads)
     device = checkpoint.pick_device(config.device)
     model = build_model(config, build_env(config, 1)).to(device).train()
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decay, "weight_decay": config.train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.train.learning_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.train), betas=(0.9, 0.98))
     replay = Replay(Path(config.data) if config.data else folder / "data", config.train.collect.keep)
     rng, generator = np.random.default_rng([config.seed, 7]), torch.Generator(device).manual_seed(config.seed)
     run = Run(config, folder, model, copy.deepcopy(model).eval(), optimizer, replay, rng, generator)
@@ -82,6 +83,22 @@ def prepare(config: Config, folder: Path) -> Run:
     return run
 
 
+def parameter_groups(model: WorldModel, config: TrainConfig) -> list[dict[str, Any]]:
+    """Weights decay, biases and scales do not; odometers move slowly, for all memories rest on them."""
+    groups = {
+        name: {"params": [], "scale": scale, "weight_decay": decay}
+        for name, scale, decay in (
+            ("weights", 1.0, config.weight_decay),
+            ("rest", 1.0, 0.0),
+            ("odometers", ODOMETER, 0.0),
+        )
+    }
+    for name, p in model.named_parameters():
+        kind = "odometers" if "odometer" in name and "frame" not in name else "weights" if p.dim() > 1 else "rest"
+        groups[kind]["params"].append(p)
+    return list(groups.values())
+
+
 def train(config: Config, output: Path) -> Path:
     """`lssvwm train`: a new run in the folder `output`; returns it."""
     if (output / "config.yaml").exists():
@@ -89,12 +106,22 @@ def train(config: Config, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     run = prepare(config, output)
     configuration.save(config, output / "config.yaml")
-    if config.data:
-        run.replay.check(run.model.frame_shape)
-    elif config.train.collect.frames:
+    if not config.data and config.train.collect.frames:
         gather(config, run.replay, config.train.collect.frames, config.seed)
-    save(run)
+    begin(run)
     return learn(run)
+
+
+def begin(run: Run) -> None:
+    """What comes between data and the first step: see how the actions move the view, unless the weights know it."""
+    run.replay.check(run.model.frame_shape)
+    if run.model.discrete and not run.config.train.init:
+        batch = run.replay.sample(16, min(run.config.train.length, 96), 0.5, np.random.default_rng(run.config.seed))
+        motions = calibrate(run.model, Batch(**{k: v.to(run.model.place.device) for k, v in vars(batch).items()}))
+        run.ema.load_state_dict(run.model.state_dict())
+        moves = [f"{a} turns by {m[0]:g}, steps by ({m[1]:g}, {m[2]:g})" for a, m in motions.items() if any(m)]
+        print("how actions move the view: " + ("; ".join(moves) or "no rule found"))
+    save(run)
 
 
 def resume(folder: Path, overrides: list[str]) -> Path:
@@ -105,7 +132,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     run = prepare(config, folder)
     if not run.last.is_file():
         gather(config, run.replay, config.train.collect.frames - len(run.replay), config.seed + len(run.replay.paths))
-        save(run)
+        begin(run)
     restore(run)
     configuration.save(config, folder / "config.yaml")
     return learn(run)
@@ -175,7 +202,7 @@ def step(run: Run) -> dict[str, Tensor]:
     hidden = draw_hidden(config, sequences.is_first, run.rng)
     rate = learning_rate(config, run.step)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
     loss, metrics, _ = run.model.loss(sequences, hidden=hidden, generator=run.generator)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -30,7 +30,7 @@ class ScanTrace:
     """What n candidates imagined, for one scan layer: J tokens a tile at most, of which `used` are filled."""
 
     state: Tensor  # [B, G, h, p, n] of the shared memory, never written
-    phase: Tensor  # [B, n, G, r]
+    pose: Tensor  # [B, n, G, 3]
     keys: Tensor  # [B, n, G, J, N]
     values: Tensor  # [B, n, G, h, J, P]
     decay: Tensor  # [B, n, G, h, J] log decay from the fork to each token
@@ -38,16 +38,94 @@ class ScanTrace:
     used: int = 0
 
 
+class Odometer(nn.Module):
+    """Where the agent is, in a plane of the model's own making, summed up from its motion; and so, where to look.
+
+    A frame turns the heading by an angle and moves the position by a step, seen from the agent:
+        heading += turn,    position += rotate(step, heading)
+    Both depend on the action and, from zero on, on the frame (a wall may stop the agent). A token of the frame lies at
+    an offset from the agent (at first: its place in the token grid), and its phases are r plane waves at that point:
+        phase_k = waves (position + rotate(offset_k, heading))
+    which makes keys of places in the way grid cells do, or RoPE for an image that the agent carries about.
+    """
+
+    def __init__(self, width: int, actions: int, tile: int, phases: int):
+        super().__init__()
+        self.action = nn.Linear(actions, 3, bias=False)  # from the action itself: one-hot, or its numbers
+        self.frame = nn.Linear(width, 3)
+        nn.init.normal_(self.action.weight, std=0.1)
+        nn.init.zeros_(self.frame.weight)
+        nn.init.zeros_(self.frame.bias)
+        rows, cols = torch.meshgrid(torch.arange(tile), torch.arange(tile), indexing="ij")
+        place = torch.stack((tile - 1 - rows, cols - (tile - 1) / 2), -1).flatten(0, 1)  # ahead, to the right
+        self.offset = nn.Parameter(place.float())
+        length, direction = math.pi * torch.rand(phases).sqrt(), 2 * math.pi * torch.rand(phases)
+        self.waves = nn.Parameter(torch.stack((length * direction.cos(), length * direction.sin())))
+
+    def move(self, u: Tensor, action: Tensor, pose: Tensor) -> Tensor:
+        """Pose [..., G, 3] (heading, position) after a frame: tile means u [..., G, D], reached by action [..., A]."""
+        motion = self.action(action).unsqueeze(-2) + self.frame(u)
+        heading = pose[..., :1] + motion[..., :1]
+        return torch.cat((heading, pose[..., 1:] + turn(motion[..., 1:], heading)), -1)
+
+    def phases(self, pose: Tensor) -> Tensor:
+        """Phases of the tokens of a frame, [..., G, s, r], at a pose [..., G, 3]."""
+        points = pose[..., None, 1:] + turn(self.offset, pose[..., None, :1])
+        return points @ self.waves
+
+    def forward(self, u: Tensor, action: Tensor, write: Tensor, reset: Tensor, pose: Tensor):
+        """u [B, T, R, G, D], action [B, T, A], write [B, T, R, 1, 1], pose [B, G, 3] -> poses [B, T, R, G, 3], last.
+
+        The written copy of a frame moves the agent on, or the action alone where none is written; every copy looks
+        from where it would be itself.
+        """
+        by_action, by_frame = self.action(action)[:, :, None], self.frame(u)
+        kept, own = by_action + (by_frame * write).sum(2), by_action[:, :, None] + by_frame
+        heading, headings = _integrate(kept[..., :1], own[..., :1], reset, pose[..., :1])
+        kept_step, own_step = turn(kept[..., 1:], heading), turn(own[..., 1:], headings)
+        position, positions = _integrate(kept_step, own_step, reset, pose[..., 1:])
+        last = torch.cat((torch.remainder(heading[:, -1], 2 * math.pi), position[:, -1]), -1)
+        return torch.cat((headings, positions), -1), last
+
+
+def turn(v: Tensor, angle: Tensor) -> Tensor:
+    """Rotate v [..., 2] by angle [..., 1]."""
+    a, b = v[..., :1], v[..., 1:]
+    return torch.cat((angle.cos() * a - angle.sin() * b, angle.sin() * a + angle.cos() * b), -1)
+
+
+def _integrate(kept: Tensor, own: Tensor, reset: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the kept steps [B, T, G, n] from `start` [B, G, n] or, after a reset, from zero.
+
+    Returns the sum after each frame, and what it would be for each copy of it if its own step [B, T, R, G, n] counted.
+    """
+    before = start[:, None] + kept.cumsum(1) - kept
+    t = torch.arange(1, reset.shape[1] + 1, device=kept.device)
+    last = (reset * t).cummax(1).values[..., None, None].expand_as(before)
+    before = before - F.pad(before, (0, 0, 0, 0, 1, 0)).gather(1, last)
+    return before + kept, before[:, :, None] + own
+
+
 class TiledScan(nn.Module):
     """Mamba-2 scan of every `tile x tile` block of tokens over time, each block with its own state (section 3.2).
 
     Differences from Mamba-2, all for reading and writing by frames: no short convolution (it would leak noisy tokens
-    into clean ones); keys and queries are normalised; and the leading pairs of both are turned by an angle that each
-    frame advances (data-dependent rotation as in Mamba-3), so that what was written can be found again by how far,
-    and in which direction, the agent has moved since.
+    into clean ones); keys and queries are normalised; and the leading pairs of both are rotated by a phase that stands
+    for a place (data-dependent rotation as in Mamba-3, here by path integration: `Odometer`), so that what was
+    written can be found again by where it is.
     """
 
-    def __init__(self, width: int, grid: tuple[int, int], tile: int, state: int, head: int, expand: int, rotary: float):
+    def __init__(
+        self,
+        width: int,
+        grid: tuple[int, int],
+        tile: int,
+        state: int,
+        head: int,
+        expand: int,
+        rotary: float,
+        actions: int,
+    ):
         super().__init__()
         if grid[0] % tile or grid[1] % tile:
             raise ValueError(f"tile {tile} does not divide the token grid {grid[0]} x {grid[1]}")
@@ -56,19 +134,19 @@ class TiledScan(nn.Module):
         self.heads = self.inner // head
         self.angles = int(rotary * state) // 2
         self.project = nn.Linear(width, 2 * self.inner + 2 * state + self.heads, bias=False)
-        self.angle = nn.Linear(width, self.angles) if self.angles else None
+        self.odometer = Odometer(width, actions, tile, self.angles)
         self.scale_B = nn.Parameter(torch.ones(state))
         self.scale_C = nn.Parameter(torch.ones(state))
         self.shift_B = nn.Parameter(torch.zeros(state))
         self.shift_C = nn.Parameter(torch.zeros(state))
         self.D = nn.Parameter(torch.ones(self.heads))
-        self.A_log = nn.Parameter(torch.linspace(math.log(0.005), math.log(0.5), self.heads))
+        self.A_log = nn.Parameter(torch.linspace(math.log(0.001), math.log(0.2), self.heads))
         dt = torch.exp(torch.linspace(math.log(0.3), math.log(0.05), self.heads))
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
         self.out = nn.Linear(self.inner, width, bias=False)
-        if self.angle is not None:
-            nn.init.normal_(self.angle.weight, std=0.3 / math.sqrt(width))
-            nn.init.zeros_(self.angle.bias)
+        with torch.no_grad():  # at first, a place's key is the place itself, not what is there
+            for scale, shift in ((self.scale_B, self.shift_B), (self.scale_C, self.shift_C)):
+                scale[: 2 * self.angles], shift[: self.angles] = 0.2, 1.0
 
     @property
     def tiles(self) -> int:
@@ -99,7 +177,7 @@ class TiledScan(nn.Module):
         return x.reshape(*lead, *x.shape[1:])
 
     def inputs(self, u: Tensor):
-        """u [..., S, D] -> gate z [..., S, inner] and, by tiles, X, dt, B, C [..., G, s, .] and angle [..., G, r]."""
+        """u [..., S, D] -> gate z [..., S, inner] and, by tiles, X, dt, B, C [..., G, s, .]."""
         n, h = self.state, self.heads
         z, xbc = self.project(u).split([self.inner, self.inner + 2 * n + h], -1)
         X, B, C, dt = self.cut(xbc).split([self.inner, n, n, h], -1)
@@ -107,21 +185,19 @@ class TiledScan(nn.Module):
         B = F.layer_norm(B, (n,), self.scale_B, self.shift_B)
         C = F.layer_norm(C, (n,), self.scale_C, self.shift_C) / math.sqrt(n)
         X = F.silu(X).unflatten(-1, (h, self.head))
-        angle = u.new_zeros(*X.shape[:-3], 0) if self.angle is None else self.angle(self.cut(u).mean(-2))
-        return z, X, dt, B, C, angle
+        return z, X, dt, B, C
 
     def finish(self, Y: Tensor, X: Tensor, z: Tensor) -> Tensor:
         """Y, X [..., G, s, h, p], z [..., S, inner] -> [..., S, D]"""
         y = self.join((Y + self.D[:, None] * X).flatten(-2))
         return self.out(F.layer_norm(y * F.silu(z), (self.inner,)))
 
-    def forward(self, u: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
+    def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
         b, t, r = u.shape[:3]
-        z, X, dt, B, C, angle = self.inputs(u)
+        z, X, dt, B, C = self.inputs(u)
         write = writes.to(u.dtype)[..., None, None]
-        step = (angle * write).sum(2)  # only the written copy advances, [b, t, g, a]
-        after = memory["phase"][:, None] + step.cumsum(1)
-        phase = ((after - step)[:, :, None] + angle)[..., None, :]  # every copy reads from where it stands itself
+        poses, pose = self.odometer(self.cut(u).mean(-2), action, write, reset, memory["pose"])
+        phase = self.odometer.phases(poses)
         B, C = ssm.rotate(B, phase), ssm.rotate(C, phase)
         dt = dt * write[..., None]
         X_, dt_, B_, C_ = (rearrange(v, "b t r g s ... -> (b g) (t r s) ...") for v in (X, dt, B, C))
@@ -130,37 +206,37 @@ class TiledScan(nn.Module):
         A = -torch.exp(self.A_log)
         Y, S = ssm.chunked(X_, dt_, A, B_, C_, memory["state"].flatten(0, 1), starts)
         Y = rearrange(Y, "(b g) (t r s) h p -> b t r g s h p", b=b, t=t, r=r)
-        carried = {"state": S.unflatten(0, (b, -1)), "phase": torch.remainder(after[:, -1], 2 * math.pi)}
-        return self.finish(Y, X, z), carried
+        return self.finish(Y, X, z), {"state": S.unflatten(0, (b, -1)), "pose": pose}
 
     def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> ScanTrace:
-        state, phase = memory["state"], memory["phase"]
+        state = memory["state"]
         lead = (state.shape[0], n, self.tiles)
         J = frames * self.tile**2
         new = state.new_empty
         return ScanTrace(
             state,
-            phase[:, None].expand(-1, n, -1, -1),
+            memory["pose"][:, None].expand(-1, n, -1, -1),
             new(*lead, J, self.state),
             new(*lead, self.heads, J, self.head),
             new(*lead, self.heads, J),
             state.new_zeros(*lead, self.heads),
         )
 
-    def recall(self, u: Tensor, trace: ScanTrace, commit: bool) -> Tensor:
+    def recall(self, u: Tensor, action: Tensor, trace: ScanTrace, commit: bool) -> Tensor:
         """u [B, n, S, D] -> the same shape; with `commit` the frame becomes part of what the candidate remembers."""
-        z, X, dt, B, C, angle = self.inputs(u)
-        phase = trace.phase + angle
-        C = ssm.rotate(C, phase[..., None, :])
+        z, X, dt, B, C = self.inputs(u)
+        pose = self.odometer.move(self.cut(u).mean(-2), action, trace.pose)
+        phase = self.odometer.phases(pose)
+        C = ssm.rotate(C, phase)
         now = trace.total[..., None]  # [B, n, G, h, 1]
         s, j = X.shape[3], trace.used
         if commit:
             now = now + (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)
             j += s
-            trace.keys[..., j - s : j, :] = ssm.rotate(B, phase[..., None, :])
+            trace.keys[..., j - s : j, :] = ssm.rotate(B, phase)
             trace.values[..., j - s : j, :] = (X * dt[..., None]).transpose(-2, -3)
             trace.decay[..., j - s : j] = now
-            trace.phase, trace.total, trace.used = phase, now[..., -1], j
+            trace.pose, trace.total, trace.used = pose, now[..., -1], j
         read = torch.einsum("bkgsn,bghpn->bkghsp", C, trace.state)
         Y = read * torch.exp(now)[..., None]
         if j:
@@ -250,11 +326,11 @@ class Block(nn.Module):
             x = torch.addcmul(x, m[6 + i], layer(u))
         return x
 
-    def forward(self, x, condition, writes, reset, visible, memory: dict[str, Tensor]):
+    def forward(self, x, condition, action, writes, reset, visible, memory: dict[str, Tensor]):
         carried: dict[str, Tensor] = {}
 
         def scan(u):
-            y, new = self.scan(u, writes, reset, memory)
+            y, new = self.scan(u, action, writes, reset, memory)
             carried.update(new)
             return y
 
@@ -265,10 +341,10 @@ class Block(nn.Module):
 
         return self.sublayers(x, condition, scan, attention), carried
 
-    def recall(self, x, condition, visible, trace: tuple[ScanTrace, dict[str, Tensor]], commit: bool) -> Tensor:
+    def recall(self, x, condition, action, visible, trace: tuple[ScanTrace, dict[str, Tensor]], commit: bool) -> Tensor:
         return self.sublayers(
             x,
             condition,
-            lambda u: self.scan.recall(u, trace[0], commit),
+            lambda u: self.scan.recall(u, action, trace[0], commit),
             lambda u: self.attention.recall(u, trace[1], visible, commit),
         )

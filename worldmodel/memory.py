@@ -16,7 +16,7 @@ from worldmodel.blocks import ScanTrace
 class Memory(TensorClass):
     """Memory of B agents: per layer the scan state of each tile and the last frames' keys and values.
 
-    layers[i]: state [B, G, h, p, n], phase [B, G, r], key and value [B, k-1, heads, S, d];
+    layers[i]: state [B, G, h, p, n], pose [B, G, 3], key and value [B, k-1, heads, S, d];
     seen [B, k-1]: which of the last k-1 frames may be attended to; frames [B]: frames observed since the episode
     began. Indexing, `to`, `detach`, `clone`, `torch.stack` and `torch.cat` work as on any TensorClass.
     """

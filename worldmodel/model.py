@@ -39,11 +39,11 @@ class ModelConfig:
     kind: str = "lssvwm"
     patch: int = 22
     width: int = 64
-    tiles: tuple[int, ...] = (1, 3, 1)
-    state: int = 32
+    tiles: tuple[int, ...] = (1, 3)
+    state: int = 128
     scan_head: int = 32
     expand: int = 2
-    rotary: float = 0.5  # share of the state's keys that turn with the agent's motion; 0 is plain Mamba-2
+    rotary: float = 0.75  # share of the state's keys that stand for places; 0 is plain Mamba-2
     window: int = 3
     attention_heads: int = 4
     mlp: int = 3
@@ -105,13 +105,13 @@ class WorldModel(nn.Module):
         grid, tokens = self.patches.grid, self.patches.tokens
         self.embed = nn.Linear(self.patches.size, c.width)
         self.place = nn.Parameter(torch.randn(tokens, c.width) * 0.3)
-        self.act = nn.Embedding(actions + 1, c.width) if discrete else nn.Linear(actions + 1, c.width)
+        self.act = nn.Linear(actions + 1, c.width, bias=not discrete)
         self.level = nn.Sequential(nn.Linear(16, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         self.blocks = nn.ModuleList(
             Block(
                 c.width,
                 c.mlp,
-                TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary),
+                TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions + 1),
                 LocalAttention(c.width, tokens, c.window, c.attention_heads),
             )
             for tile in c.tiles
@@ -119,6 +119,8 @@ class WorldModel(nn.Module):
         self.unembed = nn.Linear(c.width, self.patches.size)
         self.heads = Heads(tokens, c.width, c.head_hidden, actions)
         self.rarity = Rarity(c.rarity)
+        if discrete:
+            nn.init.normal_(self.act.weight)
         nn.init.normal_(self.unembed.weight, std=0.02)
         nn.init.zeros_(self.unembed.bias)
 
@@ -138,7 +140,7 @@ class WorldModel(nn.Module):
             kv = (batch, m, c.attention_heads, self.patches.tokens, c.width // c.attention_heads)
             layers[str(i)] = {
                 "state": like.new_zeros(batch, scan.tiles, scan.heads, scan.head, scan.state),
-                "phase": like.new_zeros(batch, scan.tiles, scan.angles),
+                "pose": like.new_zeros(batch, scan.tiles, 3),
                 "key": like.new_zeros(kv),
                 "value": like.new_zeros(kv),
             }
@@ -163,12 +165,15 @@ class WorldModel(nn.Module):
 
     def _run(self, x: Tensor, level: Tensor, action: Tensor, is_first: Tensor, writes: Tensor, memory: Memory):
         """Embedded copies x [B, T, R, S, D] at noise `level` [B, T, R] through all blocks."""
-        condition = self._condition(action, is_first)[:, :, None] + self._level(level)
+        action = self._plain(action, is_first)
+        condition = self.act(action)[:, :, None] + self._level(level)
         x = x + self.place + condition[..., None, :]
         visible, seen = _visibility(memory.seen, writes[..., -1], is_first)
         layers = {}
         for i, block in enumerate(self.layers):
-            x, layers[str(i)] = block(x, condition, writes, is_first, visible, dict(memory.layers[str(i)].items()))
+            x, layers[str(i)] = block(
+                x, condition, action, writes, is_first, visible, dict(memory.layers[str(i)].items())
+            )
         batch, t = x.shape[:2]
         latest = (is_first * torch.arange(1, t + 1, device=x.device)).amax(1)  # 1 + index of the last reset, or 0
         frames = torch.where(latest > 0, t + 1 - latest, memory.frames + t)
@@ -179,11 +184,12 @@ class WorldModel(nn.Module):
         weight, bias = self.embed.weight, self.embed.bias
         return F.linear(patches.to(weight.dtype), weight / 127.5, bias - weight.sum(1))
 
-    def _condition(self, action: Tensor, is_first: Tensor) -> Tensor:
+    def _plain(self, action: Tensor, is_first: Tensor) -> Tensor:
+        """Actions as numbers [..., A + 1]: one-hot or as they are, and whether there was none."""
         if self.discrete:
-            return self.act(torch.where(is_first, self.actions, action))
+            return F.one_hot(torch.where(is_first, self.actions, action), self.actions + 1).to(self.place.dtype)
         first = is_first[..., None].to(action.dtype)
-        return self.act(torch.cat((action * (1 - first), first), -1))
+        return torch.cat((action * (1 - first), first), -1)
 
     def _level(self, level: Tensor) -> Tensor:
         """Noise level in [0, 1] (1: clean, 0: nothing of the frame) -> [..., D]"""
@@ -213,21 +219,21 @@ class WorldModel(nn.Module):
         raise hopes. More steps draw a sample (flow matching), and the heads answer for that sample.
         """
         not_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
-        condition = self._condition(action, not_first)
-        x = self._recall(fork, self._blank(condition), 0.0, condition, commit=False)
+        action = self._plain(action, not_first)
+        x = self._recall(fork, self._blank(action), 0.0, action, commit=False)
         readout, patches = self.heads(x), None
         if denoise > 1:
-            shape = (*action.shape[:2], self.patches.tokens, self.patches.size)
+            shape = (*not_first.shape, self.patches.tokens, self.patches.size)
             noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
             patches = self._predict(x)
             for i in range(1, denoise):
                 level = i / denoise
                 x = self.embed(level * patches + (1 - level) * noise)
-                patches = self._predict(self._recall(fork, x, level, condition, commit=False))
+                patches = self._predict(self._recall(fork, x, level, action, commit=False))
         elif decode:
             patches = self._predict(x)
         clean = self._reembed(x) if patches is None else self.embed(patches)
-        x = self._recall(fork, clean, 1.0, condition, commit=True)
+        x = self._recall(fork, clean, 1.0, action, commit=True)
         readout = readout if denoise == 1 else self.heads(x)
         assert fork.seen is not None
         fork.seen = F.pad(fork.seen, (0, 1), value=True)[..., 1:]
@@ -260,12 +266,12 @@ class WorldModel(nn.Module):
         """The clean patches [..., S, P] that tokens [..., S, D] stand for."""
         return self.unembed(F.layer_norm(x, x.shape[-1:]))
 
-    def _recall(self, fork: Fork, x: Tensor, level: float, condition: Tensor, commit: bool) -> Tensor:
-        condition = condition + self._level(torch.full(condition.shape[:2], level, device=x.device, dtype=x.dtype))
+    def _recall(self, fork: Fork, x: Tensor, level: float, action: Tensor, commit: bool) -> Tensor:
+        condition = self.act(action) + self._level(torch.full(action.shape[:2], level, device=x.device, dtype=x.dtype))
         x = x + self.place + condition[..., None, :]
         assert fork.traces is not None and fork.seen is not None
         for block, trace in zip(self.layers, fork.traces):
-            x = block.recall(x, condition, fork.seen, trace, commit)
+            x = block.recall(x, condition, action, fork.seen, trace, commit)
         return x
 
     # ---- training

@@ -1,0 +1,67 @@
+"""Odometers: found from frames alone, and summed up like the maze's own poses."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from envs import MiniGridConfig, ReturnConfig, TMazeConfig, make
+from worldmodel import Batch, ModelConfig, WorldModel
+from worldmodel.odometry import calibrate
+
+
+def walks(config, explorer="cells", slots=32, length=40):
+    env = make(config, slots, 0)
+    walker, frames, actions, first, fresh = env.explorer(explorer, 0), [], [], [], np.ones(slots, bool)
+    for t in range(length):
+        frames.append(env.frames().copy())
+        actions.append(env.last_action())
+        first.append(fresh)
+        step = env.step(walker.act())
+        fresh = step.terminated | step.truncated
+        env.reset(np.flatnonzero(fresh), np.flatnonzero(fresh) + slots * (t + 1))
+    zeros = torch.zeros(slots, length)
+    pixels, action, is_first = (torch.from_numpy(np.stack(v, 1)) for v in (frames, actions, first))
+    return Batch(pixels, action, zeros, is_first & False, is_first & False, is_first)
+
+
+@pytest.mark.parametrize(
+    ("config", "actions", "patch"),
+    [
+        (ReturnConfig(tour=100), 4, 22),
+        (TMazeConfig(length=8), 4, 22),
+        (MiniGridConfig(id="MiniGrid-MemoryS13-v0", view=3, tile=21, frame=63), 3, 21),
+    ],
+)
+def test_frames_tell_how_actions_move_the_view(config, actions, patch):
+    batch = walks(config)
+    model = WorldModel(ModelConfig(patch=patch, width=16), tuple(batch.pixels.shape[2:]), actions)
+    motions = calibrate(model, batch)
+    assert motions[0] == (-90, 0, 0) and motions[1] == (90, 0, 0) and motions[2] == (0, 1, 0)
+    turns = model.layers[0].scan.odometer.action.weight[0]
+    assert torch.allclose(turns[:3], torch.tensor([-math.pi / 2, math.pi / 2, 0.0]))
+
+
+def test_noise_tells_nothing():
+    batch = walks(ReturnConfig())
+    batch.pixels = torch.randint(0, 255, batch.pixels.shape, dtype=torch.uint8)
+    motions = calibrate(WorldModel(ModelConfig(width=16), (3, 64, 64), 4), batch)
+    assert set(motions.values()) == {(0, 0, 0)}
+
+
+def test_a_walk_in_a_circle_comes_back_to_the_same_phases():
+    model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
+    odometer = model.layers[1].scan.odometer
+    with torch.no_grad():
+        odometer.action.weight.zero_()
+        odometer.action.weight[0, 0] = -math.pi / 2
+        odometer.action.weight[1, 2] = 1.0
+    walk = torch.tensor([[0, 2, 0, 2, 0, 2, 0, 2]])
+    action = torch.nn.functional.one_hot(walk, 5).float()
+    u, write = torch.zeros(1, 8, 1, 1, 16), torch.ones(1, 8, 1, 1, 1)
+    poses, last = odometer(u, action, write, torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1, 1, 3))
+    assert torch.allclose(torch.cos(last - 0.0)[..., 0], torch.ones(1)) and last[..., 1:].abs().max() < 1e-5
+    home = odometer.phases(torch.zeros(1, 1, 3))
+    assert torch.allclose(odometer.phases(last).cos(), home.cos(), atol=1e-4)
+    assert not torch.allclose(odometer.phases(poses[:, 3, 0]).cos(), home.cos(), atol=0.1)

@@ -1,0 +1,70 @@
+"""A first guess of how actions move the view, from frames alone: coarse visual odometry.
+
+For every action, of all quarter turns and steps of up to one token, the one that best lays the tokens of a frame onto
+the equal ones of the frame before. Training refines it, and adds what stops the agent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from worldmodel.model import Batch, WorldModel
+
+FEW = 20  # fewer pairs of frames with an action are no evidence
+CLEAR = 0.9  # how small the difference must be, relative to that without any motion
+
+
+@torch.no_grad()
+def calibrate(model: WorldModel, batch: Batch) -> dict[int, tuple[float, float, float]]:
+    """Set the odometers of a model with discrete actions; returns turn (degrees) and step (ahead, right; in tokens)
+    of every action that occurs often enough in the batch."""
+    patches = model.patches.cut(batch.pixels).float()
+    after, before = patches[:, 1:].flatten(0, 1), patches[:, :-1].flatten(0, 1)
+    action = batch.action[:, 1:].masked_fill(batch.is_first[:, 1:], -1).flatten()
+    motions = {}
+    for a in range(model.actions):
+        where = (action == a).nonzero()[:, 0]
+        if len(where) >= FEW:
+            motions[a] = _best(after[where], before[where], model.patches.grid)
+    if motions:
+        for block in model.layers:
+            for a, motion in motions.items():
+                block.scan.odometer.action.weight[:, a] = torch.tensor(motion)
+    return {a: (round(math.degrees(turn), 1), ahead, right) for a, (turn, ahead, right) in motions.items()}
+
+
+def _best(after: Tensor, before: Tensor, grid: tuple[int, int]) -> tuple[float, float, float]:
+    """The motion after which tokens differ least, compared with those of unrelated frames; none, if that is unclear."""
+    options = itertools.product((0, 1, 3, 2), (0, 1, -1), (0, 1, -1))
+    scores = {}
+    for quarter, ahead, right in options:
+        here, there = _overlap(grid, quarter, ahead, right)
+        if len(here) * 3 >= grid[0] * grid[1]:
+            gap = (after[:, here] - before[:, there]).square().mean((0, 2))
+            chance = (after[:, here] - before[:, there].roll(len(before) // 2, 0)).square().mean((0, 2))
+            scores[quarter, ahead, right] = float(gap.sum() / (chance.sum() + 1e-6))
+    quarter, ahead, right = min(scores, key=lambda motion: scores[motion])
+    if scores[quarter, ahead, right] > CLEAR * scores[0, 0, 0]:
+        return 0.0, 0.0, 0.0
+    return (quarter if quarter < 3 else -1) * math.pi / 2, float(ahead), float(right)
+
+
+def _overlap(grid: tuple[int, int], quarter: int, ahead: int, right: int) -> tuple[list[int], list[int]]:
+    """Tokens after the motion and where the same places lay before it. The agent stands below the grid's middle."""
+    rows, cols = grid
+    here, there = [], []
+    for row, col in itertools.product(range(rows), range(cols)):
+        a, r = rows - 1 - row + ahead, col - (cols - 1) / 2 + right
+        for _ in range(quarter):  # to the right: what is ahead now was on the right before
+            a, r = -r, a
+        at, to = rows - 1 - a, r + (cols - 1) / 2
+        if at == int(at) and to == int(to) and 0 <= at < rows and 0 <= to < cols:
+            here.append(row * cols + col)
+            there.append(int(at) * cols + int(to))
+    return here, there

@@ -70,7 +70,7 @@ class TrainConfig:
     Sequences have `length` frames, varied by length augmentation (`augment`: none or random) between
     `min_length` and `length` at a constant number of frames per batch. `align` is the share of sequences that
     start with an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to
-    `hide_span`.
+    `hide_span`; `forget` is the share of frames before which the memory is erased.
     """
 
     init: str | None = None  # start from the weights of this checkpoint (a name or folder) instead of new ones
@@ -82,6 +82,7 @@ class TrainConfig:
     align: float = 0.5
     hide: float = 0.0
     hide_span: int = 4
+    forget: float = 0.0
     learning_rate: float = 2e-3
     warmup: int = 30
     final_learning_rate: float = 0.1  # as a share of `learning_rate`, reached along a cosine

@@ -120,7 +120,7 @@ class Agent:
         scores = []
         for i in range(0, len(actions), few):
             future = self.model.imagine(memory[i : i + few], actions[i : i + few])
-            last = future.value[:, :, -1]
+            last = self.config.bootstrap * future.value[:, :, -1]
             scores.append(planners.returns(future.reward, future.cont, last, self.config.discount))
         return torch.cat(scores)
 

@@ -200,10 +200,11 @@ def step(run: Run) -> dict[str, Tensor]:
     device = run.model.place.device
     sequences = type(sequences)(**{k: v.to(device) for k, v in vars(sequences).items()})
     hidden = draw_hidden(config, sequences.is_first, run.rng)
+    forget = draw_forget(config, sequences.is_first, run.rng)
     rate = learning_rate(config, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-    loss, metrics, _ = run.model.loss(sequences, hidden=hidden, generator=run.generator)
+    loss, metrics, _ = run.model.loss(sequences, hidden=hidden, generator=run.generator, forget=forget)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
@@ -247,6 +248,13 @@ def draw_hidden(config: TrainConfig, is_first: Tensor, rng: np.random.Generator)
     begins = rng.random((b, t)) < config.hide / ((config.hide_span + 1) / 2)
     last = np.maximum.accumulate(np.where(begins, np.arange(t) + span, 0), 1)
     return torch.from_numpy(np.arange(t) < last).to(is_first.device) & ~is_first
+
+
+def draw_forget(config: TrainConfig, is_first: Tensor, rng: np.random.Generator) -> Tensor | None:
+    """Before which frames [B, T] memory is erased, so that the model knows what it is to have none."""
+    if not config.forget:
+        return None
+    return torch.from_numpy(rng.random(tuple(is_first.shape)) < config.forget).to(is_first.device)
 
 
 @torch.no_grad()

@@ -25,8 +25,10 @@ class SearchConfig(ProposalConfig):
     elites is the number of best candidates reported in the plan (and fitted by CEM); keep_elites of them
     compete again in the next iteration, with the scores they have, and in the next call, scored anew. From
     the second iteration on, a share `edits` of the candidates are these with one step removed, replaced or
-    inserted. The agent scores with `discount`, executes `replan` actions of each plan, and draws `proposals`
-    candidates from its policy prior.
+    inserted. The agent scores with `discount`, counts a share `bootstrap` of the value foreseen at the end of
+    the horizon, executes `replan` actions of each plan, and draws `proposals` candidates from its policy prior.
+    The value is what the walks earned that were learnt from: scripted walkers know more than an agent may
+    remember, so that in full it would make waiting look better than it is.
     """
 
     iterations: int = 3
@@ -34,6 +36,7 @@ class SearchConfig(ProposalConfig):
     keep_elites: int = 4
     edits: float = 0.25
     discount: float = 0.97
+    bootstrap: float = 0.5
     replan: int = 4
     proposals: int = 32
 
@@ -45,6 +48,7 @@ class SearchConfig(ProposalConfig):
         require(1 <= self.keep_elites <= elites, self, "keep_elites", f"between 1 and elites = {elites}")
         require(0 <= self.edits <= 1, self, "edits", "between 0 and 1")
         require(0 <= self.discount <= 1, self, "discount", "between 0 and 1")
+        require(0 <= self.bootstrap <= 1, self, "bootstrap", "between 0 and 1")
         require(1 <= self.replan <= horizon, self, "replan", f"between 1 and horizon = {horizon}")
         require(0 <= self.proposals <= candidates, self, "proposals", f"between 0 and {candidates = }")
 

@@ -163,19 +163,20 @@ class WorldModel(nn.Module):
         x, memory = self._run(x, level[..., None], action, is_first, writes[..., None], memory)
         return memory, self.heads(x[:, :, 0])
 
-    def _run(self, x: Tensor, level: Tensor, action: Tensor, is_first: Tensor, writes: Tensor, memory: Memory):
+    def _run(
+        self, x: Tensor, level: Tensor, action: Tensor, is_first: Tensor, writes: Tensor, memory: Memory, forget=None
+    ) -> tuple[Tensor, Memory]:
         """Embedded copies x [B, T, R, S, D] at noise `level` [B, T, R] through all blocks."""
+        reset = is_first if forget is None else is_first | forget
         action = self._plain(action, is_first)
         condition = self.act(action)[:, :, None] + self._level(level)
         x = x + self.place + condition[..., None, :]
-        visible, seen = _visibility(memory.seen, writes[..., -1], is_first)
+        visible, seen = _visibility(memory.seen, writes[..., -1], reset)
         layers = {}
         for i, block in enumerate(self.layers):
-            x, layers[str(i)] = block(
-                x, condition, action, writes, is_first, visible, dict(memory.layers[str(i)].items())
-            )
+            x, layers[str(i)] = block(x, condition, action, writes, reset, visible, dict(memory.layers[str(i)].items()))
         batch, t = x.shape[:2]
-        latest = (is_first * torch.arange(1, t + 1, device=x.device)).amax(1)  # 1 + index of the last reset, or 0
+        latest = (reset * torch.arange(1, t + 1, device=x.device)).amax(1)  # 1 + index of the last reset, or 0
         frames = torch.where(latest > 0, t + 1 - latest, memory.frames + t)
         return x, Memory(layers=TensorDict(layers, batch_size=[batch]), seen=seen, frames=frames, batch_size=[batch])
 
@@ -282,18 +283,19 @@ class WorldModel(nn.Module):
         memory: Memory | None = None,
         hidden: Tensor | None = None,
         generator: torch.Generator | None = None,
+        forget: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor], Memory]:
         """One interleaved scan over noisy and clean copies of every frame (teacher forcing): loss, metrics, memory.
 
         `memory` [B] carries on from an earlier segment (gradient cut at the seam), `hidden` [B, T] frames are
-        neither written nor attended to, but still predicted.
+        neither written nor attended to, but still predicted; memory is erased before `forget` [B, T] frames.
         """
         memory = self.initial(len(batch.pixels)) if memory is None else memory.detach()
         patches = self.patches.cut(batch.pixels)
         x, level = self._copies(patches, generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
         writes = torch.stack((torch.zeros_like(clean), clean), 2)
-        x, memory = self._run(x, level, batch.action, batch.is_first, writes, memory)
+        x, memory = self._run(x, level, batch.action, batch.is_first, writes, memory, forget)
         seen, foreseen = self.heads(x[:, :, 1]), self.heads(x[:, :, 0])
         target = self._value_target(seen, batch)
         blank = level[:, :, 0] == 0

@@ -42,9 +42,9 @@ class Odometer(nn.Module):
     """Where the agent is, in a plane of the model's own making, summed up from its motion; and so, where to look.
 
     A frame turns the heading by an angle and moves the position by a step, seen from the agent:
-        heading += turn,    position += rotate(step, heading)
-    Both depend on the action and, from zero on, on the frame (a wall may stop the agent). A token of the frame lies at
-    an offset from the agent (at first: its place in the token grid), and its phases are r plane waves at that point:
+        heading += turn(action),    position += rotate(step(action), heading) * free(frame)
+    where the frame may say that a wall was in the way. A token of the frame lies at an offset from the agent (at
+    first: its place in the token grid), and its phases are r plane waves at that point:
         phase_k = waves (position + rotate(offset_k, heading))
     which makes keys of places in the way grid cells do, or RoPE for an image that the agent carries about.
     """
@@ -52,10 +52,10 @@ class Odometer(nn.Module):
     def __init__(self, width: int, actions: int, tile: int, phases: int):
         super().__init__()
         self.action = nn.Linear(actions, 3, bias=False)  # from the action itself: one-hot, or its numbers
-        self.frame = nn.Linear(width, 3)
+        self.frame = nn.Linear(width, 1)
         nn.init.normal_(self.action.weight, std=0.1)
         nn.init.zeros_(self.frame.weight)
-        nn.init.zeros_(self.frame.bias)
+        nn.init.constant_(self.frame.bias, 4.0)  # free, until training says otherwise
         rows, cols = torch.meshgrid(torch.arange(tile), torch.arange(tile), indexing="ij")
         place = torch.stack((tile - 1 - rows, cols - (tile - 1) / 2), -1).flatten(0, 1)  # ahead, to the right
         self.offset = nn.Parameter(place.float())
@@ -64,9 +64,9 @@ class Odometer(nn.Module):
 
     def move(self, u: Tensor, action: Tensor, pose: Tensor) -> Tensor:
         """Pose [..., G, 3] (heading, position) after a frame: tile means u [..., G, D], reached by action [..., A]."""
-        motion = self.action(action).unsqueeze(-2) + self.frame(u)
+        motion = self.action(action).unsqueeze(-2)
         heading = pose[..., :1] + motion[..., :1]
-        return torch.cat((heading, pose[..., 1:] + turn(motion[..., 1:], heading)), -1)
+        return torch.cat((heading, pose[..., 1:] + turn(motion[..., 1:], heading) * torch.sigmoid(self.frame(u))), -1)
 
     def phases(self, pose: Tensor) -> Tensor:
         """Phases of the tokens of a frame, [..., G, s, r], at a pose [..., G, 3]."""
@@ -79,13 +79,14 @@ class Odometer(nn.Module):
         The written copy of a frame moves the agent on, or the action alone where none is written; every copy looks
         from where it would be itself.
         """
-        by_action, by_frame = self.action(action)[:, :, None], self.frame(u)
-        kept, own = by_action + (by_frame * write).sum(2), by_action[:, :, None] + by_frame
-        heading, headings = _integrate(kept[..., :1], own[..., :1], reset, pose[..., :1])
-        kept_step, own_step = turn(kept[..., 1:], heading), turn(own[..., 1:], headings)
-        position, positions = _integrate(kept_step, own_step, reset, pose[..., 1:])
+        motion = self.action(action)[:, :, None]
+        heading, headings = _integrate(motion[..., :1], motion[:, :, None, ..., :1], reset, pose[..., :1])
+        free = torch.sigmoid(self.frame(u))  # [B, T, R, G, 1]
+        kept = (free * write).sum(2) + (1 - write.sum(2))
+        step = turn(motion[..., 1:], heading)
+        position, positions = _integrate(step * kept, step[:, :, None] * free, reset, pose[..., 1:])
         last = torch.cat((torch.remainder(heading[:, -1], 2 * math.pi), position[:, -1]), -1)
-        return torch.cat((headings, positions), -1), last
+        return torch.cat((headings.expand(*positions.shape[:-1], 1), positions), -1), last.expand_as(pose)
 
 
 def turn(v: Tensor, angle: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ settings                       (with the defaults; an experiment may set others)
   train.collect.every=0        0: collect once
   train.collect.mix={{random: 1.0}}   shares of the explorers, and of `plan`, the agent itself
   model.width=64               size of the model, with model.tiles and model.state
-  model.tiles=[1,3,1]          one layer for each entry: the side of its tiles, in tokens
+  model.tiles=[1,3]            one layer for each entry: the side of its tiles, in tokens
 {common}
 
 environments (env=NAME):

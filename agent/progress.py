@@ -16,6 +16,7 @@ class Progress:
         self.wait = 0.2 if self.terminal else 15.0
         self.shown = self.begun - (self.wait if self.terminal else 0)
         self.done, self.note = done, ""
+        self.written = -1
 
     def update(self, done: int, note: str = "") -> None:
         self.done, self.note = min(done, self.total), note or self.note
@@ -25,10 +26,12 @@ class Progress:
             self._show("\r" if self.terminal else "", "" if self.terminal else "\n")
 
     def close(self) -> None:
-        """Show the last state and end the line."""
-        self._show("\r" if self.terminal else "", "\n")
+        """Show the last state, unless it was shown already, and end the line."""
+        if self.terminal or self.written != self.done:
+            self._show("\r" if self.terminal else "", "\n")
 
     def _show(self, before: str, after: str) -> None:
+        self.written = self.done
         spent = time.monotonic() - self.begun
         rate = (self.done - self.first) / max(spent, 1e-9)
         left = (self.total - self.done) / rate if rate > 0 else float("inf")

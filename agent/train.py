@@ -28,7 +28,7 @@ from agent.policy import PlanPolicy
 from agent.progress import Progress
 from agent.replay import Replay
 from envs.base import BatchedEnv, Discrete
-from worldmodel import Batch, WorldModel
+from worldmodel import WorldModel
 from worldmodel.odometry import calibrate
 
 ODOMETER = 0.05
@@ -117,7 +117,7 @@ def begin(run: Run) -> None:
     run.replay.check(run.model.frame_shape)
     if run.model.discrete and not run.config.train.init:
         batch = run.replay.sample(16, min(run.config.train.length, 96), 0.5, np.random.default_rng(run.config.seed))
-        motions = calibrate(run.model, Batch(**{k: v.to(run.model.place.device) for k, v in vars(batch).items()}))
+        motions = calibrate(run.model, batch.to(run.model.place.device))
         run.ema.load_state_dict(run.model.state_dict())
         moves = [f"{a} turns by {m[0]:g}, steps by ({m[1]:g}, {m[2]:g})" for a, m in motions.items() if any(m)]
         print("how actions move the view: " + ("; ".join(moves) or "no rule found"))
@@ -196,9 +196,7 @@ def step(run: Run) -> dict[str, Tensor]:
     """One optimisation step on sequences of a drawn length; returns the metrics."""
     config = run.config.train
     length, batch = draw_length(config, run.rng)
-    sequences = run.replay.sample(batch, length, config.align, run.rng)
-    device = run.model.place.device
-    sequences = type(sequences)(**{k: v.to(device) for k, v in vars(sequences).items()})
+    sequences = run.replay.sample(batch, length, config.align, run.rng).to(run.model.place.device)
     hidden = draw_hidden(config, sequences.is_first, run.rng)
     forget = draw_forget(config, sequences.is_first, run.rng)
     rate = learning_rate(config, run.step)

@@ -79,14 +79,16 @@ class Odometer(nn.Module):
         The written copy of a frame moves the agent on, or the action alone where none is written; every copy looks
         from where it would be itself.
         """
-        motion = self.action(action)[:, :, None]
-        heading, headings = _integrate(motion[..., :1], motion[:, :, None, ..., :1], reset, pose[..., :1])
-        free = torch.sigmoid(self.frame(u))  # [B, T, R, G, 1]
-        kept = (free * write).sum(2) + (1 - write.sum(2))
+        motion = self.action(action)[:, :, None]  # [B, T, 1, 3]
+        heading = _sum_before(motion[..., :1], reset, pose[:, :1, :1]) + motion[..., :1]
         step = turn(motion[..., 1:], heading)
-        position, positions = _integrate(step * kept, step[:, :, None] * free, reset, pose[..., 1:])
-        last = torch.cat((torch.remainder(heading[:, -1], 2 * math.pi), position[:, -1]), -1)
-        return torch.cat((headings.expand(*positions.shape[:-1], 1), positions), -1), last.expand_as(pose)
+        free = torch.sigmoid(self.frame(u))  # [B, T, R, G, 1]
+        kept = step * ((free * write).sum(2) + (1 - write.sum(2)))
+        before = _sum_before(kept, reset, pose[..., 1:])
+        positions = before[:, :, None] + step[:, :, None] * free
+        headings = heading[:, :, None].expand(*positions.shape[:-1], 1)
+        final = torch.remainder(heading[:, -1], 2 * math.pi).expand_as(pose[..., :1])
+        return torch.cat((headings, positions), -1), torch.cat((final, (before + kept)[:, -1]), -1)
 
 
 def turn(v: Tensor, angle: Tensor) -> Tensor:
@@ -95,16 +97,12 @@ def turn(v: Tensor, angle: Tensor) -> Tensor:
     return torch.cat((angle.cos() * a - angle.sin() * b, angle.sin() * a + angle.cos() * b), -1)
 
 
-def _integrate(kept: Tensor, own: Tensor, reset: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the kept steps [B, T, G, n] from `start` [B, G, n] or, after a reset, from zero.
-
-    Returns the sum after each frame, and what it would be for each copy of it if its own step [B, T, R, G, n] counted.
-    """
-    before = start[:, None] + kept.cumsum(1) - kept
-    t = torch.arange(1, reset.shape[1] + 1, device=kept.device)
+def _sum_before(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
+    """What the steps [B, T, G, n] before each frame sum up to, from `start` [B, G, n] or, after a reset, from zero."""
+    before = start[:, None] + steps.cumsum(1) - steps
+    t = torch.arange(1, reset.shape[1] + 1, device=steps.device)
     last = (reset * t).cummax(1).values[..., None, None].expand_as(before)
-    before = before - F.pad(before, (0, 0, 0, 0, 1, 0)).gather(1, last)
-    return before + kept, before[:, :, None] + own
+    return before - F.pad(before, (0, 0, 0, 0, 1, 0)).gather(1, last)
 
 
 class TiledScan(nn.Module):

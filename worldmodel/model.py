@@ -80,6 +80,10 @@ class Batch:
     truncated: Tensor
     is_first: Tensor
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device."""
+        return Batch(**{key: value.to(device) for key, value in vars(self).items()})
+
 
 @dataclass
 class Imagined:

@@ -254,8 +254,9 @@ def _saved(folder: Path, resumable: bool = False) -> Iterator[None]:
 
     try:
         yield
-    except KeyboardInterrupt:
-        raise Stop(f"stopped; {again('run it again to begin anew')}", INTERRUPTED) from None
+    except KeyboardInterrupt as stop:
+        where = f" {stop}" if stop.args else ""
+        raise Stop(f"stopped{where}; {again('run it again to begin anew')}", INTERRUPTED) from None
     except Exception as error:
         if _disk_full(error, folder):
             advice = f"free some space, then {again('run it again')}"
@@ -274,7 +275,7 @@ def _disk_full(error: BaseException | None, folder: Path) -> bool:
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             return True
-        if isinstance(error, RuntimeError) and "writ" in str(error):
+        if isinstance(error, RuntimeError):
             existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
             return shutil.disk_usage(existing).free < FULL
         error = error.__cause__ or error.__context__

@@ -11,6 +11,7 @@ A shard is written under another name and renamed when complete, so that a kille
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ from tensordict import TensorDict
 from agent.config import UserError
 from worldmodel import Batch
 
+MARGIN = 2**16  # bytes a shard takes beside its arrays, at most
 KEYS = ("pixels", "action", "reward", "terminated", "truncated", "is_first")
 
 
@@ -55,10 +57,15 @@ class Replay:
         return sum(len(starts) for starts in self.starts)
 
     def extend(self, rows: dict[str, np.ndarray]) -> None:
-        """Append whole episodes as a new shard; beyond `keep` frames the oldest shards go."""
+        """Append whole episodes as a new shard; beyond `keep` frames the oldest shards go.
+
+        Raises OSError if the disk has no room for it: filling a memory map beyond that would kill the process.
+        """
         number = int(self.paths[-1].name[-6:]) + 1 if self.paths else 0
         path, draft = self.folder / f"shard-{number:06d}", self.folder / f"draft-{number:06d}"
         data = {key: torch.from_numpy(np.ascontiguousarray(rows[key])) for key in KEYS}
+        if shutil.disk_usage(self.folder).free < sum(part.nbytes for part in data.values()) + MARGIN:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
         try:
             TensorDict(data, batch_size=[len(rows["reward"])]).memmap(str(draft), copy_existing=True)
             os.replace(draft, path)

@@ -154,8 +154,7 @@ def learn(run: Run) -> Path:
     except KeyboardInterrupt:
         save(run)
         progress.close()
-        print(f"\nstopped at step {run.step}, saved; go on with `lssvwm resume {run.folder}`")
-        raise
+        raise KeyboardInterrupt(f"at step {run.step}, saved") from None
     progress.close()
     finish(run, logger)
     return run.folder

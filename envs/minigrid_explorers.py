@@ -84,8 +84,8 @@ class MiniGridExplorer(Explorer):
     def _draw_stroll(self, slot: int) -> list[Cell]:
         """Return up to four cells of the hallway, each followed by the one beside the cue; last first."""
         places, cells = self.env.places[slot], []
-        if places.fork is None or places.lookout is None:
-            return cells
+        if places.fork is None or places.lookout is None or places.lookout[0] + 2 >= places.fork[0]:
+            return cells  # no hallway to speak of
         for _ in range(self.rng.integers(3)):
             x = int(self.rng.integers(places.lookout[0] + 2, places.fork[0]))
             cells += [places.lookout, (x, places.fork[1])]

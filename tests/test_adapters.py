@@ -259,8 +259,9 @@ def at_the_fork(config: MiniGridConfig) -> MiniGridEnv:
     return env
 
 
-def test_noisy_memory_explorer_shows_the_cue_and_ends():
-    env = start(MiniGridConfig(size=17).build(64))
+@pytest.mark.parametrize("size", [7, 17])
+def test_noisy_memory_explorer_shows_the_cue_and_ends(size):
+    env = start(MiniGridConfig(size=size).build(64))
     last = run(env, "cells", limit=300)[-1]
     assert (last["evidence_age"] >= 0).all() and (last["outcome"] > 0).all()
     assert 0.25 < last["success"].mean() < 0.7

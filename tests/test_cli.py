@@ -203,9 +203,9 @@ def test_an_error_of_the_user_has_no_traceback(monkeypatch, capsys) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys) -> None:
-    broken(monkeypatch, KeyboardInterrupt())
+    broken(monkeypatch, KeyboardInterrupt("at step 7, saved"))
     error = fails(capsys, "train", code=cli.INTERRUPTED)
-    assert "stopped; continue with `lssvwm resume runs/tmaze`" in error
+    assert "stopped at step 7, saved; continue with `lssvwm resume runs/tmaze`" in error
 
 
 def test_a_full_disk_says_what_is_left(monkeypatch, capsys) -> None:
@@ -215,8 +215,15 @@ def test_a_full_disk_says_what_is_left(monkeypatch, capsys) -> None:
     assert "free some space, then continue with `lssvwm resume runs/tmaze`" in error
 
 
-def test_a_full_disk_that_torch_only_hints_at(monkeypatch, capsys) -> None:
-    broken(monkeypatch, RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"))
+HINTS = (
+    "PytorchStreamWriter failed writing file data/0: file write failed",
+    "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
+)
+
+
+@pytest.mark.parametrize("hint", HINTS)
+def test_a_full_disk_that_torch_only_hints_at(hint, monkeypatch, capsys) -> None:
+    broken(monkeypatch, RuntimeError(hint))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     assert "is full" in fails(capsys, "train", code=cli.FAILED)
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,6 +59,14 @@ def test_alignment_from_environment_to_training_batch(tmp_path):
         check_counting(rows)
     aligned = replay.sample(8, 20, 1.0, np.random.default_rng(0))
     assert aligned.is_first[:, 0].all()
+
+
+def test_a_shard_without_room_on_disk_is_refused(tmp_path, monkeypatch):
+    replay = Replay(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(OSError, match="No space left"):
+        gather(config(CountingConfig()), replay, 400, seed=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_replay_reopens_grows_and_forgets_the_oldest(tmp_path):

@@ -98,12 +98,14 @@ class Agent:
         where = due.nonzero()[:, 0]
         memory, policy = state.memory[where], state.policy[where]
         warm = None if state.plan is None else state.plan.select(where).shift(state.used[where].clamp(min=0))
+        proposals, judged = self.propose(memory, policy) if self.config.proposals else (None, None)
         plan = self.planner.plan(
             lambda actions: self.score(memory, actions),
             batch=len(where),
             generator=self.generator,
             warm=warm,
-            proposals=self.propose(memory, policy) if self.config.proposals else None,
+            proposals=proposals,
+            judged=judged,
         )
         if state.plan is not None:
             return state.plan.put(where, plan)
@@ -120,26 +122,31 @@ class Agent:
         scores = []
         for i in range(0, len(actions), few):
             future = self.model.imagine(memory[i : i + few], actions[i : i + few])
-            last = self.config.bootstrap * future.value[:, :, -1]
-            scores.append(planners.returns(future.reward, future.cont, last, self.config.discount))
+            scores.append(self._returns(future.reward, future.cont, future.value[:, :, -1]))
         return torch.cat(scores)
 
     @torch.no_grad()
-    def propose(self, memory: Memory, policy: Tensor) -> Tensor:
-        """Action sequences [B, P, H(, A)] drawn from the policy prior, rolled out in imagination."""
+    def propose(self, memory: Memory, policy: Tensor) -> tuple[Tensor, Tensor]:
+        """Action sequences [B, P, H(, A)] drawn from the policy prior, rolled out in imagination; their scores."""
         few = max(1, ROWS // self.config.proposals)
         parts = [self._rollout(memory[i : i + few], policy[i : i + few]) for i in range(0, len(policy), few)]
-        return torch.cat(parts)
+        actions, scores = zip(*parts)
+        return torch.cat(actions), torch.cat(scores)
 
-    def _rollout(self, memory: Memory, policy: Tensor) -> Tensor:
+    def _rollout(self, memory: Memory, policy: Tensor) -> tuple[Tensor, Tensor]:
         n, horizon = self.config.proposals, self.config.horizon
         fork = self.model.fork(memory, n, horizon)
-        policy, actions = policy[:, None].expand(-1, n, -1), []
-        for h in range(horizon):
+        policy, actions, steps = policy[:, None].expand(-1, n, -1), [], []
+        for _ in range(horizon):
             actions.append(self.sample(policy))
-            if h + 1 < horizon:
-                policy = self.model.step(fork, actions[-1])[0].policy
-        return torch.stack(actions, 2)
+            steps.append(self.model.step(fork, actions[-1])[0])
+            policy = steps[-1].policy
+        reward, cont = torch.stack([x.reward for x in steps], 2), torch.stack([x.cont for x in steps], 2)
+        return torch.stack(actions, 2), self._returns(reward, cont, steps[-1].value)
+
+    def _returns(self, reward: Tensor, cont: Tensor, value: Tensor) -> Tensor:
+        """Discounted returns [B, n] of imagined reward, cont [B, n, H] and the value at the end [B, n]."""
+        return planners.returns(reward, cont, self.config.bootstrap * value, self.config.discount)
 
     def sample(self, policy: Tensor) -> Tensor:
         """An action for each answer of the policy head [..., A]."""

@@ -96,3 +96,23 @@ def plot(found: dict[str, Any], path: Path) -> None:
         axis.grid(alpha=0.3)
     lines[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def curves(folder: Path) -> Path:
+    """`curves.png` of a run: how well frames (PSNR) and rewards and ends (accuracy) are foreseen, step by step."""
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    left = figure.subplots()
+    right = left.twinx()
+    shown = ((left, "psnr", "frames (PSNR, dB)", "#2166ac"), (right, "event_accuracy", "rewards and ends", "#1b7837"))
+    for axis, key, label, colour in shown:
+        found = [(row["step"], row[key]) for row in rows if key in row]
+        axis.plot(*np.array(found).reshape(-1, 2).T, color=colour)
+        axis.set_ylabel(label, color=colour)
+    right.set_ylim(0, 1.02)
+    left.set(xlabel="step", title="foreseen from memory, on training sequences")
+    left.grid(alpha=0.3)
+    figure.savefig(folder / "curves.png", dpi=110)
+    return folder / "curves.png"

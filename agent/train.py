@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from agent import checkpoint
+from agent import checkpoint, report
 from agent import config as configuration
 from agent.collect import build_env, gather
 from agent.config import Config, TrainConfig, UserError
@@ -189,6 +189,7 @@ def finish(run: Run, logger: Logger) -> None:
     if not run.config.train.evaluate_every:
         checkpoint.export(run.ema, run.config, run.folder / "best")
     logger.close()
+    report.curves(run.folder)
 
 
 def step(run: Run) -> dict[str, Tensor]:

@@ -82,17 +82,22 @@ class Search:
         generator: torch.Generator,
         warm: Plan | None = None,
         proposals: Tensor | None = None,
+        judged: Tensor | None = None,
     ) -> Plan:
         """The best action sequence found for each of `batch` environments.
 
         warm is the last plan, shifted by the actions executed since; proposals [B, P, H, ...] take the
-        place of the first P candidates of the first iteration and win ties. Everything lives on the
-        generator's device, and equal generators give equal plans, alone or in any batch. NaN and -inf
-        scores count as worst. Raises ValueError if warm, proposals or what `score` returns have the wrong
-        shape.
+        place of the first P candidates of the first iteration and win ties; judged [B, P] are their scores,
+        if they are known already. Everything lives on the generator's device, and equal generators give equal
+        plans, alone or in any batch. NaN and -inf scores count as worst. Raises ValueError if warm, proposals
+        or what `score` returns have the wrong shape.
         """
         state = self._start(batch, generator.device, warm)
-        ranked, scores = self._round(score, self._first(state, generator, warm, proposals))
+        actions, known = self._first(state, generator, warm, proposals), None
+        if judged is not None:
+            count = 0 if proposals is None else proposals.shape[1]
+            known, actions = (actions[:, :count], clean(judged, (batch, count))), actions[:, count:]
+        ranked, scores = self._round(score, actions, known)
         state = self.refit(state, ranked, scores)
         for _ in range(self.config.iterations - 1):
             kept = ranked[:, : self.config.keep_elites], scores[:, : self.config.keep_elites]
@@ -141,7 +146,8 @@ class Search:
 
     def _round(self, score: Score, actions: Tensor, kept: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Scores candidates [B, N, H, ...] and ranks them with the kept ones; ties go to the earlier."""
-        scores = clean(score(actions), actions.shape[:2])
+        none = torch.zeros(len(actions), 0, device=actions.device)
+        scores = clean(score(actions), actions.shape[:2]) if actions.shape[1] else none
         if kept is not None:
             actions, scores = torch.cat([kept[0], actions], 1), torch.cat([kept[1], scores], 1)
         scores, order = scores.sort(dim=1, descending=True, stable=True)
@@ -158,7 +164,7 @@ def check_proposals(proposals: Tensor, actions: Tensor) -> int:
     return count
 
 
-def clean(scores: Tensor, shape: torch.Size) -> Tensor:
+def clean(scores: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Scores [B, N] without NaN or infinities, at least float32; raises ValueError for any other shape."""
     if scores.shape != shape:
         raise ValueError(f"planner: score returned shape {[*scores.shape]}, expected [B, N] = {[*shape]}")

@@ -103,12 +103,27 @@ def test_the_planning_agent_sees_aligned_frames_in_a_torchrl_rollout():
     assert (frames.numpy()[inside] == step[inside]).all()  # memory counts what it was shown
 
 
-def test_same_seed_same_plan_and_another_observation_another_plan():
-    env = make(TMazeConfig(length=5), 2)
-    model = WorldModel(TINY, env.frame_shape, 4)
+def unsettled(frame_shape) -> WorldModel:
+    model = WorldModel(TINY, frame_shape, 4)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3 * torch.randn_like(p))
+    return model
+
+
+def test_proposals_are_worth_what_the_planner_would_say():
+    env = make(TMazeConfig(length=5), 3)
+    agent = Agent(unsettled(env.frame_shape), PLANNER)
+    first = torch.ones(3, dtype=torch.bool)
+    state = agent.observe(agent.initial(3), torch.from_numpy(env.frames().copy()), torch.zeros(3).long(), first)
+    actions, scores = agent.propose(state.memory, state.policy)
+    assert actions.shape == (3, PLANNER.proposals, PLANNER.horizon)
+    torch.testing.assert_close(scores, agent.score(state.memory, actions))
+
+
+def test_same_seed_same_plan_and_another_observation_another_plan():
+    env = make(TMazeConfig(length=5), 2)
+    model = unsettled(env.frame_shape)
     planner = dataclasses.replace(PLANNER, candidates=64, horizon=8, elites=8)
     frame = torch.from_numpy(env.frames().copy())
 

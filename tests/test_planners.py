@@ -326,6 +326,25 @@ def test_proposals_come_first_and_a_perfect_one_wins(config):
 
 
 @pytest.mark.parametrize("config", KINDS)
+@pytest.mark.parametrize("count", [3, 64])
+def test_scores_known_already_change_nothing(config, count):
+    target = torch.randint(4, (2, 8), generator=seed(4))
+    score, planner = matches(target), build(config(horizon=8, candidates=64), Discrete(4))
+    proposals, asked = torch.randint(4, (2, count, 8), generator=seed(5)), []
+
+    def counted(actions: Tensor) -> Tensor:
+        asked.append(actions.shape[1])
+        return score(actions)
+
+    plain = planner.plan(score, batch=2, generator=seed(), proposals=proposals)
+    known = planner.plan(counted, batch=2, generator=seed(), proposals=proposals, judged=score(proposals))
+    assert torch.equal(plain.actions, known.actions) and torch.equal(plain.elite_scores, known.elite_scores)
+    assert sum(asked) == 64 * planner.config.iterations - count
+    with pytest.raises(ValueError, match="expected"):
+        planner.plan(score, batch=2, generator=seed(), proposals=proposals, judged=torch.zeros(2, count + 1))
+
+
+@pytest.mark.parametrize("config", KINDS)
 def test_the_best_candidate_is_never_lost(config):
     best = torch.tensor([-INF])
 

@@ -98,7 +98,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def curves(folder: Path) -> Path:
+def curves(folder: Path) -> None:
     """`curves.png` of a run: how well frames (PSNR) and rewards and ends (accuracy) are foreseen, step by step."""
     from matplotlib.figure import Figure
 
@@ -115,4 +115,3 @@ def curves(folder: Path) -> Path:
     left.set(xlabel="step", title="foreseen from memory, on training sequences")
     left.grid(alpha=0.3)
     figure.savefig(folder / "curves.png", dpi=110)
-    return folder / "curves.png"

@@ -315,9 +315,9 @@ class Logger:
 
     def __init__(self, folder: Path, at: int):
         self.file = folder / "metrics.jsonl"
-        if self.file.exists():
-            kept = [line for line in self.file.read_text().splitlines() if line and json.loads(line)["step"] <= at]
-            self.file.write_text("".join(line + "\n" for line in kept))
+        self.file.touch()  # a run shorter than `log_every` has an empty log, not none
+        kept = [line for line in self.file.read_text().splitlines() if line and json.loads(line)["step"] <= at]
+        self.file.write_text("".join(line + "\n" for line in kept))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=at + 1)
         self.sums: dict[str, list[Tensor]] = {}
         self.begun = time.time()

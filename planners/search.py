@@ -146,8 +146,8 @@ class Search:
 
     def _round(self, score: Score, actions: Tensor, kept: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Scores candidates [B, N, H, ...] and ranks them with the kept ones; ties go to the earlier."""
-        none = torch.zeros(len(actions), 0, device=actions.device)
-        scores = clean(score(actions), actions.shape[:2]) if actions.shape[1] else none
+        shape = actions.shape[:2]
+        scores = clean(score(actions), shape) if shape[1] else torch.zeros(shape, device=actions.device)
         if kept is not None:
             actions, scores = torch.cat([kept[0], actions], 1), torch.cat([kept[1], scores], 1)
         scores, order = scores.sort(dim=1, descending=True, stable=True)

@@ -182,6 +182,13 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_run_too_short_to_log_ends_well(tmp_path):
+    short = config(TMazeConfig(length=5))
+    short = dataclasses.replace(short, train=dataclasses.replace(short.train, steps=1, log_every=10))
+    training.train(short, tmp_path / "run")
+    assert metrics(tmp_path / "run") == [] and (tmp_path / "run" / "curves.png").exists()
+
+
 def test_planning_policy_collects_in_rounds(tmp_path):
     setting = config(TMazeConfig(length=5))
     collect = dataclasses.replace(setting.train.collect, mix={"random": 0.5, "plan": 0.5}, every=2, more=100)

@@ -69,9 +69,9 @@ def chunked(
     through = torch.exp(cum[:, :, -1])
     through = (through if first is None else through * first[:, :, -1]).repeat_interleave(p, -1)[..., None]
     S, before = S.flatten(1, 2), []
-    for i in range(k):
+    for more, kept in zip(added.unbind(1), through.unbind(1)):  # indexing would cost k whole tensors in the backward pass
         before.append(S)
-        S = torch.addcmul(added[:, i], through[:, i], S)
+        S = torch.addcmul(more, kept, S)
     # 4. read it
     read = (C @ torch.stack(before, 1).transpose(-1, -2)).unflatten(-1, (h, p))
     from_start = torch.exp(cum)

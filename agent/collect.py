@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -102,29 +104,57 @@ def build_env(config: Config, batch: int) -> BatchedEnv:
         raise UserError(str(error)) from None
 
 
+def variants(config: Config) -> list[Config]:
+    """One configuration for every combination of the values in `train.collect.vary`; raises UserError for a bad one."""
+    vary = config.train.collect.vary
+    names = [field.name for field in dataclasses.fields(config.env)]
+    for name in vary:
+        if name not in names or name == "kind":
+            raise UserError(f"train.collect.vary: env={config.env.kind} has no setting {name!r}; it has {names[1:]}")
+    try:
+        return [
+            dataclasses.replace(config, env=dataclasses.replace(config.env, **dict(zip(vary, values))))
+            for values in itertools.product(*vary.values())
+        ]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"train.collect.vary: {error}") from None
+
+
+def check(config: Config) -> None:
+    """Raises UserError for a mistake in `train.collect`, before anything is written."""
+    mix = config.train.collect.mix
+    if not any(share > 0 for share in mix.values()):
+        raise UserError("train.collect.mix has no policy to collect with, e.g. train.collect.mix={random: 1}")
+    for variant in variants(config):
+        known = (*build_env(variant, 1).explorers, "plan")
+        if unknown := [name for name in mix if name not in known]:
+            raise UserError(f"train.collect.mix: no explorer {unknown[0]!r} here; there are {', '.join(known)}")
+
+
 def gather(config: Config, replay: Replay, frames: int, seed: int, agent: Any = None) -> None:
-    """Add at least `frames` frames of whole episodes, the policies of `train.collect.mix` taking their shares.
+    """Add at least `frames` frames of whole episodes: the policies of `train.collect.mix` take their shares, the
+    variants of the environment (`train.collect.vary`) equal ones.
 
     `agent(env)` builds the planning policy for the share `plan`; without it that share goes to the others.
     """
     mix = {name: share for name, share in config.train.collect.mix.items() if share > 0}
     plan = mix.pop("plan", 0.0)
-    total = sum(mix.values()) + (plan if agent else 0.0)
+    plan = plan if agent else 0.0
+    total = sum(mix.values()) + plan
     if total <= 0:
-        raise UserError("train.collect.mix has no policy to collect with, e.g. train.collect.mix.random=1")
+        raise UserError("train.collect.mix: no agent plans before training; add an explorer, e.g. random: 1")
+    check(config)
     progress = Progress("collect", frames, "frames")
-    env = build_env(config, config.train.collect.envs)
-    unknown = sorted(set(mix) - set(env.explorers))
-    if unknown:
-        raise UserError(
-            f"train.collect.mix: no explorer {unknown[0]!r} here; there are {', '.join(env.explorers)}, plan"
-        )
-    if mix:
-        policy = ScriptedPolicy(Mixture(env, mix, seed))
-        _walk(env, policy, replay, int(frames * sum(mix.values()) / total), seed, progress)
-    if plan and agent:
-        env = build_env(config, config.train.collect.envs)
-        _walk(env, agent(env), replay, int(frames * plan / total), seed + 1, progress)
+    kinds = variants(config)
+    for i, variant in enumerate(kinds):
+        env = build_env(variant, config.train.collect.envs)
+        share = frames / len(kinds) / total
+        if mix:
+            policy = ScriptedPolicy(Mixture(env, mix, seed + i))
+            _walk(env, policy, replay, int(share * sum(mix.values())), seed + i, progress)
+        if plan:
+            env = build_env(variant, config.train.collect.envs)
+            _walk(env, agent(env), replay, int(share * plan), seed + i + 1, progress)
     progress.close()
 
 

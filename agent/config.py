@@ -51,8 +51,10 @@ class CollectConfig:
     """Which policies gather data, and how much.
 
     `mix` gives the share of frames by policy: names of the environment's scripted explorers (see
-    `explorers`), and `plan` for the planning agent itself. `frames` are gathered before training, `more`
-    frames every `every` training steps (0: never).
+    `explorers`), and `plan` for the planning agent itself, which in a context phase only observes, as when it is
+    evaluated. `vary` gives several values to settings of the environment, e.g. {length: [8, 16]}: every combination
+    gets an equal share of the frames. `frames` are gathered before training, `more` frames every `every` training
+    steps (0: never).
     """
 
     envs: int = 32
@@ -60,6 +62,7 @@ class CollectConfig:
     every: int = 0
     more: int = 10_000
     mix: dict[str, float] = field(default_factory=lambda: {"random": 1.0})
+    vary: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     keep: int = 1_000_000  # frames kept on disk; the oldest go first
 
 

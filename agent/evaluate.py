@@ -71,8 +71,7 @@ class Play:
         self.config, self.env, self.arm, self.agent = config, env, arm, agent
         env.reset(np.arange(env.batch), seeds)
         n = env.batch
-        guide = next(name for name in ("guide", *env.explorers) if name in env.explorers)
-        self.guide = env.explorer(guide, int(seeds[0]) % 2**31)
+        self.guide = env.guide(int(seeds[0]) % 2**31)
         self.scripted = None if agent else env.explorer(arm, int(seeds[0]) % 2**31)
         self.running, self.control = np.ones(n, bool), np.zeros(n, bool)
         self.recent: list[tuple[Tensor, Tensor, Tensor]] = []

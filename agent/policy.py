@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 import planners
+from envs.base import Explorer
 from planners import Plan
 from worldmodel import Memory, WorldModel
 
@@ -161,13 +163,14 @@ class Agent:
 class PlanPolicy(TensorDictModuleBase):
     """An `Agent` as a TorchRL policy: reads pixels, last_action, is_first and its state, writes action and state.
 
-    The state (memory, plan) travels in the TensorDict under `agent`; at `is_first` it starts anew. `env` is the
-    batched environment's specs' owner; use with `rollout(auto_reset=True)` or `Collector`.
+    The state (memory, plan) travels in the TensorDict under `agent`; at `is_first` it starts anew. With a `guide`,
+    the agent only observes while the truth says `in_context`, and the guide walks. Use with
+    `rollout(auto_reset=True)` or `Collector`.
     """
 
-    def __init__(self, agent: Agent, batch: int):
+    def __init__(self, agent: Agent, batch: int, guide: Explorer | None = None):
         super().__init__()
-        self.agent, self.batch = agent, batch
+        self.agent, self.batch, self.guide = agent, batch, guide
         self.in_keys = ["pixels", "last_action", "is_first", "agent"]
         self.out_keys = ["action", ("next", "agent")]  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -176,7 +179,11 @@ class PlanPolicy(TensorDictModuleBase):
         state = self.agent.initial(self.batch) if saved is None else _unpack(saved, self.agent)
         first = tensordict["is_first"][..., 0]
         state = self.agent.observe(state, tensordict["pixels"], tensordict["last_action"], first)
-        action, state = self.agent.act(state)
+        context = torch.zeros_like(first) if self.guide is None else tensordict["truth", "in_context"]
+        action, state = self.agent.act(state, ~context)
+        if self.guide is not None:
+            walked = torch.from_numpy(np.array(self.guide.act()))
+            action = torch.where(context.view(-1, *[1] * (action.dim() - 1)), walked, action)
         tensordict.set("action", action)
         tensordict.set(("next", "agent"), _pack(state))
         return tensordict

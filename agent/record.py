@@ -55,8 +55,7 @@ class Stage:
         self.env, self.step, self.reward, self.ended = env, 0, 0.0, False
         env.reset(np.zeros(1, np.int64), np.array([seed]))
         followed = next(name for name in (*FOLLOWED, *env.explorers) if name in env.explorers)
-        guide = next(name for name in ("guide", *env.explorers) if name in env.explorers)
-        self.guide, self.followed = (env.explorer(name, walk_seed) for name in (guide, followed))
+        self.guide, self.followed = env.guide(walk_seed), env.explorer(followed, walk_seed)
 
     def now(self) -> Moment:
         """The present moment."""

@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agent import checkpoint, report
 from agent import config as configuration
-from agent.collect import build_env, gather
+from agent.collect import build_env, check, gather
 from agent.config import Config, TrainConfig, UserError
 from agent.evaluate import action_count, build_agent, quick_success
 from agent.policy import PlanPolicy
@@ -103,6 +103,8 @@ def train(config: Config, output: Path) -> Path:
     """`lssvwm train`: a new run in the folder `output`; returns it."""
     if (output / "config.yaml").exists():
         raise UserError(f"{output} holds a run already: continue it with `lssvwm resume {output}`, or set output=")
+    if not config.data:
+        check(config)
     output.mkdir(parents=True, exist_ok=True)
     run = prepare(config, output)
     configuration.save(config, output / "config.yaml")
@@ -181,7 +183,7 @@ def housekeeping(run: Run, logger: Logger) -> None:
 
 def planner_for(run: Run, env: BatchedEnv) -> PlanPolicy:
     config = dataclasses.replace(run.config, seed=run.config.seed + run.step)
-    return PlanPolicy(build_agent(config, run.ema, env), env.batch)
+    return PlanPolicy(build_agent(config, run.ema, env), env.batch, env.guide(config.seed))
 
 
 def finish(run: Run, logger: Logger) -> None:

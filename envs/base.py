@@ -86,6 +86,10 @@ class BatchedEnv(ABC):
     def explorer(self, name: str, seed: int) -> Explorer:
         """Return the scripted explorer `name`; raises ValueError with the valid names for any other."""
 
+    def guide(self, seed: int) -> Explorer:
+        """Return who walks while the context lasts: the explorer `guide`, or the first one where there is none."""
+        return self.explorer("guide" if "guide" in self.explorers else self.explorers[0], seed)
+
 
 class Explorer(ABC):
     """Chooses scripted actions for all slots, and may read the environment's ground truth to do so."""

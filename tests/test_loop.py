@@ -190,11 +190,39 @@ def test_a_run_too_short_to_log_ends_well(tmp_path):
 
 
 def test_planning_policy_collects_in_rounds(tmp_path):
-    setting = config(TMazeConfig(length=5))
-    collect = dataclasses.replace(setting.train.collect, mix={"random": 0.5, "plan": 0.5}, every=2, more=100)
-    setting = dataclasses.replace(setting, train=dataclasses.replace(setting.train, collect=collect))
+    setting = collecting(config(TMazeConfig(length=5)), mix={"random": 0.5, "plan": 0.5}, every=2, more=100)
     folder = training.train(setting, tmp_path / "run")
     assert len(Replay(folder / "data").paths) >= 3
+
+
+def collecting(setting: Config, **changes) -> Config:
+    collect = dataclasses.replace(setting.train.collect, **changes)
+    return dataclasses.replace(setting, train=dataclasses.replace(setting.train, collect=collect))
+
+
+def test_variants_of_an_environment_share_the_frames(tmp_path):
+    replay = Replay(tmp_path)
+    setting = collecting(config(TMazeConfig()), mix={"still": 1.0}, vary={"steps": (4, 9)})
+    gather(setting, replay, 400, seed=0)
+    lengths = [np.diff(np.append(starts, len(shard))) for starts, shard in zip(replay.starts, replay.shards)]
+    assert [set(found) for found in lengths] == [{5}, {10}]
+    assert all(200 <= len(shard) < 400 for shard in replay.shards)
+    with pytest.raises(UserError, match=r"vary: env=tmaze has no setting 'size'; it has \['length', 'arm'"):
+        training.train(collecting(setting, vary={"size": (7,)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_planning_agent_is_guided_through_the_context():
+    env = make(TMazeConfig(length=5), 3)
+    agent = Agent(WorldModel(TINY, env.frame_shape, 4), PLANNER)
+    policy = PlanPolicy(agent, 3, env.guide(0))
+    world = TransformedEnv(TorchRLEnv(env), policy.make_tensordict_primer())
+    rollout = world.rollout(12, policy, break_when_any_done=False)
+    context, used = rollout["truth", "in_context"], rollout["next", "agent", "used"]
+    assert context[:, 0].all() and not context.all()
+    assert (used[~context] > 0).all() and (used[context] == PLANNER.horizon).all()  # plans only when in control
+    way = [rollout["action"][0, t].item() for t in range(12) if context[0, t]]
+    assert way == [2] * len(way)  # straight up the corridor
 
 
 def make_blinker():
@@ -255,9 +283,7 @@ def test_statistics():
 
 def test_mistakes_are_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="no explorer 'walll' here; there are oracle"):
-        bad = config(TMazeConfig(length=5))
-        collect = dataclasses.replace(bad.train.collect, mix={"walll": 1.0})
-        gather(dataclasses.replace(bad, train=dataclasses.replace(bad.train, collect=collect)), Replay(tmp_path), 10, 0)
+        gather(collecting(config(TMazeConfig(length=5)), mix={"walll": 1.0}), Replay(tmp_path), 10, 0)
     with pytest.raises(UserError, match="no data in"):
         Replay(tmp_path / "empty").check((3, 64, 64))
     with pytest.raises(UserError, match="device=cuuda"):

@@ -69,7 +69,7 @@ def chunked(
     through = torch.exp(cum[:, :, -1])
     through = (through if first is None else through * first[:, :, -1]).repeat_interleave(p, -1)[..., None]
     S, before = S.flatten(1, 2), []
-    for more, kept in zip(added.unbind(1), through.unbind(1)):  # indexing would cost k whole tensors in the backward pass
+    for more, kept in zip(added.unbind(1), through.unbind(1)):  # an index i would cost k whole tensors going backward
         before.append(S)
         S = torch.addcmul(more, kept, S)
     # 4. read it

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -219,8 +220,14 @@ def build_agent(config: Config, model: WorldModel, env: BatchedEnv) -> Agent:
     return Agent(model, config.planner, config.seed, **bounds)
 
 
-def measure(config: Config, model: WorldModel, arms: tuple[str, ...]) -> dict[str, Outcome]:
-    """All arms on the same tasks. Arms that the environment does not offer are left out."""
+def measure(
+    config: Config,
+    model: WorldModel,
+    arms: tuple[str, ...],
+    finished: Callable[[dict[str, Outcome]], None] = lambda results: None,
+) -> dict[str, Outcome]:
+    """All arms on the same tasks; `finished` is called after each. Arms that the environment does not offer are left
+    out."""
     env = build_env(config, 1)
     seeds = task_seeds(config.tasks.seed, config.tasks.count)
     for arm in arms:
@@ -240,6 +247,7 @@ def measure(config: Config, model: WorldModel, arms: tuple[str, ...]) -> dict[st
             kept = results["retained"]
             others = Memory.cat(kept.memories)[torch.from_numpy(swap_partners(kept.goal))]
         results[arm] = play(config, arm, seeds, agent, others, progress)
+        finished(results)
     progress.close()
     return results
 
@@ -311,17 +319,31 @@ def grouped(success: np.ndarray, by: np.ndarray, groups: int = 4) -> list[dict[s
 
 
 def evaluate(config: Config, output: Path) -> dict[str, Any]:
-    """`lssvwm evaluate`: all arms on the held-out tasks; a table on the terminal, JSON, CSV and a plot in `output`."""
-    from agent.report import show, write
+    """`lssvwm evaluate`: all arms on the held-out tasks; a table on the terminal, JSON, CSV and a plot in `output`.
+
+    Everything is written anew after each arm, so that a run which is stopped leaves the arms it finished.
+    """
+    from agent.report import plot, show, write
 
     if config.checkpoint is None:
         raise UserError("evaluate needs checkpoint=NAME_OR_FOLDER")
     if config.threads:
         torch.set_num_threads(config.threads)
     model = checkpoint.load(config.checkpoint, config.device)
-    results = measure(config, model, config.tasks.arms)
-    found = summary(config, results)
     output.mkdir(parents=True, exist_ok=True)
-    write(found, results, task_seeds(config.tasks.seed, config.tasks.count), output)
+    seeds = task_seeds(config.tasks.seed, config.tasks.count)
+
+    found: dict[str, Any] = {"arms": {}}
+
+    def keep(results: dict[str, Outcome]) -> None:
+        found.update(summary(config, results))
+        write(found, results, seeds, output)
+
+    try:
+        measure(config, model, config.tasks.arms, keep)
+    except KeyboardInterrupt:
+        kept = f", {', '.join(found['arms'])} saved in {output}" if found["arms"] else ""
+        raise KeyboardInterrupt(f"evaluating{kept}") from None
+    plot(found, output / "success.png")
     show(found)
     return found

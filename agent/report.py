@@ -52,8 +52,10 @@ def _ranges(found: dict[str, Any], by: str, label: str) -> Table:
 
 
 def write(found: dict[str, Any], results: dict[str, Any], seeds: np.ndarray, output: Path) -> None:
-    """`evaluation.json`, `tasks.csv` (one row per arm and task) and `success.png`."""
-    (output / "evaluation.json").write_text(json.dumps(found, indent=2, default=str) + "\n")
+    """`evaluation.json` and `tasks.csv` (one row per arm and task)."""
+    draft = output / "evaluation.tmp"
+    draft.write_text(json.dumps(found, indent=2, default=str) + "\n")
+    draft.replace(output / "evaluation.json")
     columns = ("success", "outcome", "steps", "total_reward", "goal_distance", "evidence_age", "goal")
     with (output / "tasks.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -61,7 +63,6 @@ def write(found: dict[str, Any], results: dict[str, Any], seeds: np.ndarray, out
         for arm, result in results.items():
             for i, seed in enumerate(seeds):
                 rows.writerow((arm, seed, *(getattr(result, key)[i].item() for key in columns)))
-    plot(found, output / "success.png")
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

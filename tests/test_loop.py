@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torchrl.envs import TransformedEnv
 
 from agent import checkpoint
+from agent import evaluate as evaluation
 from agent import train as training
 from agent.collect import ScriptedPolicy, gather
 from agent.config import CollectConfig, Config, TasksConfig, TrainConfig, UserError
@@ -265,6 +266,23 @@ def test_arms_are_paired_and_scripted_ends_are_right():
     for key in ("goal_distance", "evidence_age", "goal"):
         assert (getattr(results["oracle"], key) == getattr(results["retained"], key)).all()
     assert results["retained"].memory_bytes > 0 and len(results["retained"].memories) == 40
+
+
+def test_an_evaluation_that_is_stopped_keeps_the_arms_it_finished(tmp_path, monkeypatch):
+    setting = config(TMazeConfig(length=5))
+    folder = training.train(setting, tmp_path / "run")
+    played = evaluation.play
+
+    def stopped(config, arm, *rest):
+        if arm == "oracle":
+            raise KeyboardInterrupt
+        return played(config, arm, *rest)
+
+    monkeypatch.setattr(evaluation, "play", stopped)
+    tasks = dataclasses.replace(setting.tasks, arms=("random", "still", "oracle"))
+    with pytest.raises(KeyboardInterrupt, match="random, still saved in"):
+        evaluation.evaluate(dataclasses.replace(setting, checkpoint=str(folder), tasks=tasks), tmp_path / "out")
+    assert list(json.loads((tmp_path / "out" / "evaluation.json").read_text())["arms"]) == ["random", "still"]
 
 
 def test_held_out_seeds_are_never_training_seeds():

@@ -23,7 +23,7 @@ def load(checkpoint: str | Path, *overrides: str) -> Agent:
     from agent import checkpoint as saved
     from agent import config as configuration
     from agent.collect import build_env
-    from agent.evaluate import build_agent
+    from agent.policy import build_agent
 
     config = configuration.from_checkpoint(saved.read_config(saved.resolve(checkpoint)), overrides)
     return build_agent(config, saved.load(checkpoint, config.device), build_env(config, 1))

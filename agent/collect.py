@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,14 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import Collector
 
 import envs
+from agent import checkpoint
 from agent.config import Config, UserError
+from agent.policy import PlanPolicy, build_agent
 from agent.progress import Progress
 from agent.replay import KEYS, Replay
 from envs.base import BatchedEnv, Explorer, Mixture
 from envs.torchrl_env import TorchRLEnv
+from worldmodel import WorldModel
 
 TRAINING, HELD_OUT = 0, 1  # disjoint streams of episode seeds
 SHARD = 20_000  # frames written to disk at once
@@ -36,6 +39,7 @@ class ScriptedPolicy(TensorDictModuleBase):
         return tensordict.set("action", torch.from_numpy(np.array(self.explorer.act())))
 
 
+Planning = Callable[[BatchedEnv], PlanPolicy]
 Row = dict[str, np.ndarray | np.generic]
 
 
@@ -131,7 +135,7 @@ def check(config: Config) -> None:
             raise UserError(f"train.collect.mix: no explorer {unknown[0]!r} here; there are {', '.join(known)}")
 
 
-def gather(config: Config, replay: Replay, frames: int, seed: int, agent: Any = None) -> None:
+def gather(config: Config, replay: Replay, frames: int, seed: int, agent: Planning | None = None) -> None:
     """Add at least `frames` frames of whole episodes: the policies of `train.collect.mix` take their shares, the
     variants of the environment (`train.collect.vary`) equal ones.
 
@@ -142,7 +146,7 @@ def gather(config: Config, replay: Replay, frames: int, seed: int, agent: Any = 
     plan = plan if agent else 0.0
     total = sum(mix.values()) + plan
     if total <= 0:
-        raise UserError("train.collect.mix: no agent plans before training; add an explorer, e.g. random: 1")
+        raise UserError("train.collect.mix: only `plan`, but no trained agent yet; add an explorer, or checkpoint=")
     check(config)
     progress = Progress("collect", frames, "frames")
     kinds = variants(config)
@@ -152,7 +156,7 @@ def gather(config: Config, replay: Replay, frames: int, seed: int, agent: Any = 
         if mix:
             policy = ScriptedPolicy(Mixture(env, mix, seed + i))
             _walk(env, policy, replay, int(share * sum(mix.values())), seed + i, progress)
-        if plan:
+        if plan and agent:
             env = build_env(variant, config.train.collect.envs)
             _walk(env, agent(env), replay, int(share * plan), seed + i + 1, progress)
     progress.close()
@@ -183,8 +187,16 @@ def _walk(env: BatchedEnv, policy, replay: Replay, frames: int, seed: int, progr
         collector.shutdown()
 
 
+def planning(config: Config, model: WorldModel) -> Planning:
+    """What `gather` takes as its agent: the one that plans with `model`."""
+    return lambda env: PlanPolicy(build_agent(config, model, env), env.batch, env.guide(config.seed))
+
+
 def collect(config: Config, output: Path) -> None:
     """`lssvwm collect`: add `train.collect.frames` frames to the data folder `output`."""
     replay = Replay(output, config.train.collect.keep)
-    gather(config, replay, config.train.collect.frames, config.seed + len(replay.paths))
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    agent = planning(config, checkpoint.load(config.checkpoint, config.device)) if config.checkpoint else None
+    gather(config, replay, config.train.collect.frames, config.seed + len(replay.paths), agent)
     print(f"{len(replay):,} frames in {replay.episodes:,} episodes in {output}")

@@ -28,9 +28,9 @@ from torch import Tensor
 from agent import checkpoint
 from agent.collect import HELD_OUT, build_env
 from agent.config import Config, UserError
-from agent.policy import Agent, AgentState
+from agent.policy import Agent, AgentState, build_agent
 from agent.progress import Progress
-from envs.base import BatchedEnv, Discrete
+from envs.base import BatchedEnv
 from worldmodel import Memory, WorldModel
 
 MEMORY_ARMS = ("retained", "erased", "swapped", "window", "prior")
@@ -207,17 +207,6 @@ def swap_partners(goal: np.ndarray) -> np.ndarray:
     n = len(goal)
     order = [(np.arange(1, n) + i) % n for i in range(n)]
     return np.array([next((j for j in o if goal[j] != goal[i]), (i + 1) % n) for i, o in enumerate(order)])
-
-
-def action_count(env: BatchedEnv) -> int:
-    """How many discrete actions, or dimensions of a continuous one."""
-    return env.actions.n if isinstance(env.actions, Discrete) else len(env.actions.low)
-
-
-def build_agent(config: Config, model: WorldModel, env: BatchedEnv) -> Agent:
-    bounds = {} if isinstance(env.actions, Discrete) else {"low": env.actions.low, "high": env.actions.high}
-    checkpoint.check_fits(model, env.frame_shape, action_count(env))
-    return Agent(model, config.planner, config.seed, **bounds)
 
 
 def measure(

@@ -15,9 +15,11 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 import planners
-from envs.base import Explorer
+from agent.checkpoint import check_fits
+from agent.config import Config
+from envs.base import BatchedEnv, Discrete, Explorer
 from planners import Plan
-from worldmodel import Memory, WorldModel
+from worldmodel import Imagined, Memory, WorldModel
 
 ROWS = 1024  # imagined futures advanced together: small enough for the processor's cache
 
@@ -121,34 +123,28 @@ class Agent:
     def score(self, memory: Memory, actions: Tensor) -> Tensor:
         """Imagined discounted returns [B, N] of actions [B, N, H(, A)] from B memories, value head at the end."""
         few = max(1, ROWS // actions.shape[1])
-        scores = []
-        for i in range(0, len(actions), few):
-            future = self.model.imagine(memory[i : i + few], actions[i : i + few])
-            scores.append(self._returns(future.reward, future.cont, future.value[:, :, -1]))
-        return torch.cat(scores)
+        parts = [slice(i, i + few) for i in range(0, len(actions), few)]
+        return torch.cat([self._returns(self.model.imagine(memory[part], actions[part])) for part in parts])
 
     @torch.no_grad()
     def propose(self, memory: Memory, policy: Tensor) -> tuple[Tensor, Tensor]:
         """Action sequences [B, P, H(, A)] drawn from the policy prior, rolled out in imagination; their scores."""
-        few = max(1, ROWS // self.config.proposals)
-        parts = [self._rollout(memory[i : i + few], policy[i : i + few]) for i in range(0, len(policy), few)]
-        actions, scores = zip(*parts)
+        n, horizon = self.config.proposals, self.config.horizon
+        few = max(1, ROWS // n)
+        actions, scores = [], []
+        for part in (slice(i, i + few) for i in range(0, len(policy), few)):
+            here = policy[part, None].expand(-1, n, -1)
+            future = self.model.dream(
+                memory[part], n, horizon, lambda _, out, here=here: self.sample(out.policy if out else here)
+            )
+            actions.append(future.actions)
+            scores.append(self._returns(future))
         return torch.cat(actions), torch.cat(scores)
 
-    def _rollout(self, memory: Memory, policy: Tensor) -> tuple[Tensor, Tensor]:
-        n, horizon = self.config.proposals, self.config.horizon
-        fork = self.model.fork(memory, n, horizon)
-        policy, actions, steps = policy[:, None].expand(-1, n, -1), [], []
-        for _ in range(horizon):
-            actions.append(self.sample(policy))
-            steps.append(self.model.step(fork, actions[-1])[0])
-            policy = steps[-1].policy
-        reward, cont = torch.stack([x.reward for x in steps], 2), torch.stack([x.cont for x in steps], 2)
-        return torch.stack(actions, 2), self._returns(reward, cont, steps[-1].value)
-
-    def _returns(self, reward: Tensor, cont: Tensor, value: Tensor) -> Tensor:
-        """Discounted returns [B, n] of imagined reward, cont [B, n, H] and the value at the end [B, n]."""
-        return planners.returns(reward, cont, self.config.bootstrap * value, self.config.discount)
+    def _returns(self, future: Imagined) -> Tensor:
+        """Discounted returns [B, n] of what was imagined, with a share of the value at the end."""
+        end = self.config.bootstrap * future.value[:, :, -1]
+        return planners.returns(future.reward, future.cont, end, self.config.discount)
 
     def sample(self, policy: Tensor) -> Tensor:
         """An action for each answer of the policy head [..., A]."""
@@ -158,6 +154,18 @@ class Agent:
         spread = 0.3 * (self.space.high - self.space.low) / 2
         noise = torch.randn(policy.shape, generator=self.generator, device=self.device)
         return (policy + spread * noise).clamp(self.space.low, self.space.high)
+
+
+def action_count(env: BatchedEnv) -> int:
+    """How many discrete actions, or dimensions of a continuous one."""
+    return env.actions.n if isinstance(env.actions, Discrete) else len(env.actions.low)
+
+
+def build_agent(config: Config, model: WorldModel, env: BatchedEnv) -> Agent:
+    """The planning agent of a configuration; raises UserError if the model does not fit the environment."""
+    bounds = {} if isinstance(env.actions, Discrete) else {"low": env.actions.low, "high": env.actions.high}
+    check_fits(model, env.frame_shape, action_count(env))
+    return Agent(model, config.planner, config.seed, **bounds)
 
 
 class PlanPolicy(TensorDictModuleBase):

@@ -22,9 +22,9 @@ from torch import Tensor
 from agent import checkpoint, film
 from agent.collect import build_env
 from agent.config import Config, RecordConfig, UserError
-from agent.evaluate import build_agent, task_seeds
+from agent.evaluate import task_seeds
 from agent.film import CONTEXT, IMAGINED, Painter, Scene, Strip
-from agent.policy import Agent
+from agent.policy import Agent, build_agent
 from agent.progress import Progress
 from envs.base import BatchedEnv, Discrete
 from worldmodel import Imagined

@@ -21,10 +21,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agent import checkpoint, report
 from agent import config as configuration
-from agent.collect import build_env, check, gather
+from agent.collect import build_env, check, gather, planning
 from agent.config import Config, TrainConfig, UserError
-from agent.evaluate import action_count, build_agent, quick_success
-from agent.policy import PlanPolicy
+from agent.evaluate import quick_success
+from agent.policy import action_count
 from agent.progress import Progress
 from agent.replay import Replay
 from envs.base import BatchedEnv, Discrete
@@ -166,9 +166,8 @@ def housekeeping(run: Run, logger: Logger) -> None:
     """What happens between steps: collect more, evaluate, save."""
     config, at = run.config.train, run.step
     if config.collect.every and at % config.collect.every == 0 and at < config.steps:
-        gather(
-            run.config, run.replay, config.collect.more, run.config.seed + 1000 + at, lambda env: planner_for(run, env)
-        )
+        planner = planning(dataclasses.replace(run.config, seed=run.config.seed + at), run.ema)
+        gather(run.config, run.replay, config.collect.more, run.config.seed + 1000 + at, planner)
     if config.evaluate_every and at % config.evaluate_every == 0:
         success = quick_success(run.config, run.ema)
         logger.write(at, {"evaluate/success": success})
@@ -179,11 +178,6 @@ def housekeeping(run: Run, logger: Logger) -> None:
         save(run)
         if not config.evaluate_every:
             checkpoint.export(run.ema, run.config, run.folder / "best")
-
-
-def planner_for(run: Run, env: BatchedEnv) -> PlanPolicy:
-    config = dataclasses.replace(run.config, seed=run.config.seed + run.step)
-    return PlanPolicy(build_agent(config, run.ema, env), env.batch, env.guide(config.seed))
 
 
 def finish(run: Run, logger: Logger) -> None:

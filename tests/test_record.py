@@ -65,7 +65,7 @@ class Clairvoyant:
         steps = step + 1 + np.arange(len(taken))
         frames = torch.from_numpy(encode(np.full_like(steps, episode), steps, taken, 16))[None, None]
         reward = torch.from_numpy(0.01 * steps)[None, None]
-        return Imagined(reward, torch.ones_like(reward), reward, reward, frames)
+        return Imagined(actions, reward, torch.ones_like(reward), reward, reward, frames)
 
 
 def counting(mode, **settings):
@@ -145,7 +145,7 @@ PLANNER = CEMConfig(horizon=4, candidates=8, iterations=1, elites=2, keep_elites
 
 
 def checkpointed_agent(config, model):
-    from agent.evaluate import build_agent
+    from agent.policy import build_agent
 
     return build_agent(replace(config, planner=PLANNER), model, envs.make(config.env, 1))
 

@@ -227,25 +227,29 @@ class TiledScan(nn.Module):
         pose = self.odometer.move(self.cut(u).mean(-2), action, trace.pose)
         phase = self.odometer.phases(pose)
         C = ssm.rotate(C, phase)
-        now = trace.total[..., None]  # [B, n, G, h, 1]
-        s, j = X.shape[3], trace.used
+        Y = torch.einsum("bkgsn,bghpn->bkghsp", C, trace.state) * torch.exp(trace.total)[..., None, None]
+        if trace.used:
+            fade = torch.exp(trace.total[..., None] - trace.decay[..., : trace.used])  # [B, n, G, h, used]
+            weight = (C @ trace.keys[..., : trace.used, :].transpose(-1, -2))[..., None, :, :] * fade[..., None, :]
+            Y = Y + weight @ trace.values[..., : trace.used, :]
         if commit:
-            now = now + (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)
-            j += s
-            trace.keys[..., j - s : j, :] = ssm.rotate(B, phase)
-            trace.values[..., j - s : j, :] = (X * dt[..., None]).transpose(-2, -3)
-            trace.decay[..., j - s : j] = now
-            trace.pose, trace.total, trace.used = pose, now[..., -1], j
-        read = torch.einsum("bkgsn,bghpn->bkghsp", C, trace.state)
-        Y = read * torch.exp(now)[..., None]
-        if j:
-            gap = now[..., None] - trace.decay[..., None, :j]  # [B, n, G, h, s or 1, j]
-            if commit and s > 1:
-                later = torch.ones(s, j, dtype=torch.bool, device=u.device).triu(j - s + 1)
-                gap = gap.masked_fill(later, float("-inf"))
-            weight = (C @ trace.keys[..., :j, :].transpose(-1, -2))[..., None, :, :] * torch.exp(gap)
-            Y = Y + weight @ trace.values[..., :j, :]
+            Y = Y + self._remember(trace, X, dt, ssm.rotate(B, phase), C, Y)
+            trace.pose = pose
         return self.finish(Y.transpose(-2, -3), X, z)
+
+    def _remember(self, trace: ScanTrace, X: Tensor, dt: Tensor, B: Tensor, C: Tensor, Y: Tensor) -> Tensor:
+        """Add a frame's tokens to the trace; returns what their order within the frame changes in what they read, Y."""
+        line = (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s] log decay in the frame
+        values = (X * dt[..., None]).transpose(-2, -3)
+        s, j = X.shape[3], trace.used + X.shape[3]
+        later = torch.ones(s, s, dtype=torch.bool, device=X.device).triu(1)
+        gap = (line[..., :, None] - line[..., None, :]).masked_fill(later, float("-inf"))
+        own = ((C @ B.transpose(-1, -2))[..., None, :, :] * torch.exp(gap)) @ values
+        trace.keys[..., j - s : j, :] = B
+        trace.values[..., j - s : j, :] = values
+        trace.decay[..., j - s : j] = trace.total[..., None] + line
+        trace.total, trace.used = trace.total + line[..., -1], j
+        return own + Y * torch.expm1(line)[..., None]
 
 
 class LocalAttention(nn.Module):

@@ -9,6 +9,7 @@ Shapes: B sequences, T frames, R streams (noisy, clean), S tokens a frame, D wid
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -87,8 +88,10 @@ class Batch:
 
 @dataclass
 class Imagined:
-    """Futures: reward, cont, value [B, n, H]; policy [B, n, H, A]; frames uint8 [B, n, H, C, H', W'] or None."""
+    """Futures: actions [B, n, H(, A)]; reward, cont, value [B, n, H]; policy [B, n, H, A]; frames uint8
+    [B, n, H, C, H', W'] or None."""
 
+    actions: Tensor
     reward: Tensor
     cont: Tensor
     value: Tensor
@@ -249,14 +252,29 @@ class WorldModel(nn.Module):
     ) -> Imagined:
         """Roll actions [B, n, H(, A)] forward from a memory, which stays as it is."""
         n, horizon = actions.shape[1:3]
-        fork = self.fork(memory, n, horizon)
-        steps, frames = [], []
+        return self.dream(memory, n, horizon, lambda h, _: actions[:, :, h], denoise, decode, generator)
+
+    def dream(
+        self,
+        memory: Memory,
+        n: int,
+        horizon: int,
+        choose: Callable[[int, Readout | None], Tensor],
+        denoise: int = 1,
+        decode: bool = False,
+        generator=None,
+    ) -> Imagined:
+        """n futures of each memory, whose actions [B, n(, A)] `choose(h, readout)` says one after the other, from what
+        the heads answered to the frame before (None before the first)."""
+        fork, out = self.fork(memory, n, horizon), None
+        actions, steps, frames = [], [], []
         for h in range(horizon):
-            out, frame = self.step(fork, actions[:, :, h], denoise, decode, generator)
+            actions.append(choose(h, out))
+            out, frame = self.step(fork, actions[-1], denoise, decode, generator)
             steps.append((out.reward, out.cont, out.value, out.policy))
             frames.append(frame)
-        reward, cont, value, policy = (torch.stack(x, 2) for x in zip(*steps))
-        return Imagined(reward, cont, value, policy, torch.stack(frames, 2) if decode else None)
+        heads = (torch.stack(x, 2) for x in zip(*steps))
+        return Imagined(torch.stack(actions, 2), *heads, torch.stack(frames, 2) if decode else None)
 
     def _blank(self, like: Tensor) -> Tensor:
         """Tokens of a frame of which nothing is known, [..., S, D]"""

@@ -273,8 +273,9 @@ class WorldModel(nn.Module):
             out, frame = self.step(fork, actions[-1], denoise, decode, generator)
             steps.append((out.reward, out.cont, out.value, out.policy))
             frames.append(frame)
-        heads = (torch.stack(x, 2) for x in zip(*steps))
-        return Imagined(torch.stack(actions, 2), *heads, torch.stack(frames, 2) if decode else None)
+        reward, cont, value, policy = (torch.stack(x, 2) for x in zip(*steps))
+        seen = torch.stack(frames, 2) if decode else None
+        return Imagined(torch.stack(actions, 2), reward, cont, value, policy, seen)
 
     def _blank(self, like: Tensor) -> Tensor:
         """Tokens of a frame of which nothing is known, [..., S, D]"""

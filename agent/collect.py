@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,10 @@ from torchrl.collectors import Collector
 import envs
 from agent import checkpoint
 from agent.config import Config, UserError
-from agent.policy import PlanPolicy, build_agent
+from agent.policy import Agent, build_agent
 from agent.progress import Progress
 from agent.replay import KEYS, Replay
-from envs.base import BatchedEnv, Explorer, Mixture
+from envs.base import BatchedEnv, Explorer, Mixture, beside
 from envs.torchrl_env import TorchRLEnv
 from worldmodel import WorldModel
 
@@ -39,7 +38,30 @@ class ScriptedPolicy(TensorDictModuleBase):
         return tensordict.set("action", torch.from_numpy(np.array(self.explorer.act())))
 
 
-Planning = Callable[[BatchedEnv], PlanPolicy]
+class AgentPolicy(TensorDictModuleBase):
+    """The agent as it walks while data is gathered: in the context a guide walks and the agent only observes; then it
+    plans, or acts by its policy head. Its memory stays here: a collector would store it with every frame."""
+
+    def __init__(self, agent: Agent, env: BatchedEnv, plans: bool, seed: int):
+        super().__init__()
+        self.agent, self.env, self.plans = agent, env, plans
+        self.guide, self.state = env.guide(seed), agent.initial(env.batch)
+        self.in_keys, self.out_keys = ["pixels", "last_action", "is_first"], ["action"]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        seen = (tensordict["pixels"], tensordict["last_action"], tensordict["is_first"][..., 0])
+        state, context = self.agent.observe(self.state, *seen), np.array(self.env.in_context())
+        if self.plans:
+            action, state = self.agent.act(state, torch.from_numpy(~context))
+        else:
+            action = self.agent.sample(state.policy)
+        self.state = state
+        action = np.where(beside(context, action), self.guide.act(), action.cpu().numpy())
+        return tensordict.set("action", torch.from_numpy(action))
+
+
+AGENT = {"plan": True, "prior": False}
+"""The agent's own policies in a mix, and whether they plan."""
 Row = dict[str, np.ndarray | np.generic]
 
 
@@ -130,35 +152,35 @@ def check(config: Config) -> None:
     if not any(share > 0 for share in mix.values()):
         raise UserError("train.collect.mix has no policy to collect with, e.g. train.collect.mix={random: 1}")
     for variant in variants(config):
-        known = (*build_env(variant, 1).explorers, "plan")
+        known = (*build_env(variant, 1).explorers, *AGENT)
         if unknown := [name for name in mix if name not in known]:
             raise UserError(f"train.collect.mix: no explorer {unknown[0]!r} here; there are {', '.join(known)}")
 
 
-def gather(config: Config, replay: Replay, frames: int, seed: int, agent: Planning | None = None) -> None:
+def gather(config: Config, replay: Replay, frames: int, seed: int, model: WorldModel | None = None) -> None:
     """Add at least `frames` frames of whole episodes: the policies of `train.collect.mix` take their shares, the
     variants of the environment (`train.collect.vary`) equal ones.
 
-    `agent(env)` builds the planning policy for the share `plan`; without it that share goes to the others.
+    `model` is what the agent's own policies (`plan`, `prior`) act by; without it their share goes to the others.
     """
-    mix = {name: share for name, share in config.train.collect.mix.items() if share > 0}
-    plan = mix.pop("plan", 0.0)
-    plan = plan if agent else 0.0
-    total = sum(mix.values()) + plan
-    if total <= 0:
-        raise UserError("train.collect.mix: only `plan`, but no trained agent yet; add an explorer, or checkpoint=")
     check(config)
+    mix = {name: share for name, share in config.train.collect.mix.items() if share > 0}
+    own = {name: mix.pop(name) for name in AGENT if name in mix}
+    shares = (own if model else {}) | ({"scripted": sum(mix.values())} if mix else {})
+    if not shares:
+        raise UserError(f"train.collect.mix: {', '.join(own)} need a trained agent; add an explorer, or checkpoint=")
     progress = Progress("collect", frames, "frames")
     kinds = variants(config)
     for i, variant in enumerate(kinds):
-        env = build_env(variant, config.train.collect.envs)
-        share = frames / len(kinds) / total
-        if mix:
-            policy = ScriptedPolicy(Mixture(env, mix, seed + i))
-            _walk(env, policy, replay, int(share * sum(mix.values())), seed + i, progress)
-        if plan and agent:
-            env = build_env(variant, config.train.collect.envs)
-            _walk(env, agent(env), replay, int(share * plan), seed + i + 1, progress)
+        for name, share in shares.items():
+            env, begin = build_env(variant, config.train.collect.envs), seed + i + 7 * (name in AGENT)
+            if name in AGENT and model:
+                agent = build_agent(dataclasses.replace(config, seed=begin), model, env)
+                policy = AgentPolicy(agent, env, AGENT[name], begin)
+            else:
+                policy = ScriptedPolicy(Mixture(env, mix, begin))
+            count = int(frames / len(kinds) * share / sum(shares.values()))
+            _walk(env, policy, replay, count, begin, progress)
     progress.close()
 
 
@@ -187,16 +209,11 @@ def _walk(env: BatchedEnv, policy, replay: Replay, frames: int, seed: int, progr
         collector.shutdown()
 
 
-def planning(config: Config, model: WorldModel) -> Planning:
-    """What `gather` takes as its agent: the one that plans with `model`."""
-    return lambda env: PlanPolicy(build_agent(config, model, env), env.batch, env.guide(config.seed))
-
-
 def collect(config: Config, output: Path) -> None:
     """`lssvwm collect`: add `train.collect.frames` frames to the data folder `output`."""
     replay = Replay(output, config.train.collect.keep)
     if config.threads:
         torch.set_num_threads(config.threads)
-    agent = planning(config, checkpoint.load(config.checkpoint, config.device)) if config.checkpoint else None
-    gather(config, replay, config.train.collect.frames, config.seed + len(replay.paths), agent)
+    model = checkpoint.load(config.checkpoint, config.device) if config.checkpoint else None
+    gather(config, replay, config.train.collect.frames, config.seed + len(replay.paths), model)
     print(f"{len(replay):,} frames in {replay.episodes:,} episodes in {output}")

@@ -50,11 +50,11 @@ PLAIN_TEXT = ("name", "output", "checkpoint")
 class CollectConfig:
     """Which policies gather data, and how much.
 
-    `mix` gives the share of frames by policy: names of the environment's scripted explorers (see
-    `explorers`), and `plan` for the planning agent itself, which in a context phase only observes, as when it is
-    evaluated. `vary` gives several values to settings of the environment, e.g. {length: [8, 16]}: every combination
-    gets an equal share of the frames. `frames` are gathered before training, `more` frames every `every` training
-    steps (0: never).
+    `mix` gives the share of frames by policy: names of the environment's scripted explorers (see `explorers`), and
+    the agent itself, which in a context phase only observes, as when it is evaluated: `plan`, and `prior` for its
+    policy head without planning. `vary` gives several values to settings of the environment, e.g. {length: [8, 16]}:
+    every combination gets an equal share of the frames. `frames` are gathered before training, `more` frames every
+    `every` training steps (0: never).
     """
 
     envs: int = 32

@@ -53,7 +53,7 @@ settings                       (with the defaults; an experiment may set others)
   train.collect.frames=60000   frames collected before training
   train.collect.more=10000     frames collected every train.collect.every steps
   train.collect.every=0        0: collect once
-  train.collect.mix={{random: 1.0}}   shares of the explorers, and of `plan`, the agent itself
+  train.collect.mix={{random: 1.0}}   shares of the explorers, and of the agent itself: plan, or prior
   train.collect.vary={{}}        several values for settings of the environment, e.g. {{length: [8, 16]}}
   model.width=64               size of the model, with model.tiles and model.state
   model.tiles=[1,3]            one layer for each entry: the side of its tiles, in tokens
@@ -155,7 +155,7 @@ data/ trains on that instead of collecting, so output=runs/NAME/data prepares th
 settings                       (with the defaults; an experiment may set others)
   output=null                  folder for the frames; null: data/NAME
   train.collect.frames=60000   frames to add
-  checkpoint=null              whose planning agent walks the share `plan` of the mix
+  checkpoint=null              whose agent walks the shares `plan` and `prior` of the mix
   train.collect.mix={{random: 1.0}}   shares of the explorers; each environment has its own
   train.collect.vary={{}}        several values for settings of the environment
   train.collect.envs=32        environments stepped together

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -17,7 +16,7 @@ from torch import Tensor
 import planners
 from agent.checkpoint import check_fits
 from agent.config import Config
-from envs.base import BatchedEnv, Discrete, Explorer
+from envs.base import BatchedEnv, Discrete
 from planners import Plan
 from worldmodel import Imagined, Memory, WorldModel
 
@@ -171,14 +170,13 @@ def build_agent(config: Config, model: WorldModel, env: BatchedEnv) -> Agent:
 class PlanPolicy(TensorDictModuleBase):
     """An `Agent` as a TorchRL policy: reads pixels, last_action, is_first and its state, writes action and state.
 
-    The state (memory, plan) travels in the TensorDict under `agent`; at `is_first` it starts anew. With a `guide`,
-    the agent only observes while the truth says `in_context`, and the guide walks. Use with
+    The state (memory, plan) travels in the TensorDict under `agent`; at `is_first` it starts anew. Use with
     `rollout(auto_reset=True)` or `Collector`.
     """
 
-    def __init__(self, agent: Agent, batch: int, guide: Explorer | None = None):
+    def __init__(self, agent: Agent, batch: int):
         super().__init__()
-        self.agent, self.batch, self.guide = agent, batch, guide
+        self.agent, self.batch = agent, batch
         self.in_keys = ["pixels", "last_action", "is_first", "agent"]
         self.out_keys = ["action", ("next", "agent")]  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -187,11 +185,7 @@ class PlanPolicy(TensorDictModuleBase):
         state = self.agent.initial(self.batch) if saved is None else _unpack(saved, self.agent)
         first = tensordict["is_first"][..., 0]
         state = self.agent.observe(state, tensordict["pixels"], tensordict["last_action"], first)
-        context = torch.zeros_like(first) if self.guide is None else tensordict["truth", "in_context"]
-        action, state = self.agent.act(state, ~context)
-        if self.guide is not None:
-            walked = torch.from_numpy(np.array(self.guide.act()))
-            action = torch.where(context.view(-1, *[1] * (action.dim() - 1)), walked, action)
+        action, state = self.agent.act(state)
         tensordict.set("action", action)
         tensordict.set(("next", "agent"), _pack(state))
         return tensordict

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agent import checkpoint, report
 from agent import config as configuration
-from agent.collect import build_env, check, gather, planning
+from agent.collect import build_env, check, gather
 from agent.config import Config, TrainConfig, UserError
 from agent.evaluate import quick_success
 from agent.policy import action_count
@@ -166,8 +165,7 @@ def housekeeping(run: Run, logger: Logger) -> None:
     """What happens between steps: collect more, evaluate, save."""
     config, at = run.config.train, run.step
     if config.collect.every and at % config.collect.every == 0 and at < config.steps:
-        planner = planning(dataclasses.replace(run.config, seed=run.config.seed + at), run.ema)
-        gather(run.config, run.replay, config.collect.more, run.config.seed + 1000 + at, planner)
+        gather(run.config, run.replay, config.collect.more, run.config.seed + 1000 + at, run.ema)
     if config.evaluate_every and at % config.evaluate_every == 0:
         success = quick_success(run.config, run.ema)
         logger.write(at, {"evaluate/success": success})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -127,7 +127,7 @@ class Mixture(Explorer):
         proposals = [self._propose(index) for index in np.unique(self.choice)]
         action = proposals[0]
         for index, proposed in zip(np.unique(self.choice), proposals):
-            action = np.where(_beside(self.choice == index, action), proposed, action)
+            action = np.where(beside(self.choice == index, action), proposed, action)
         return action
 
     def _propose(self, index: int) -> np.ndarray:
@@ -136,5 +136,6 @@ class Mixture(Explorer):
         return part.act()
 
 
-def _beside(mask: np.ndarray, action: np.ndarray) -> np.ndarray:
+def beside(mask: np.ndarray, action: Any) -> np.ndarray:
+    """Return `mask` [B] in a shape that selects among actions [B, ...]."""
     return mask.reshape(-1, *[1] * (action.ndim - 1))

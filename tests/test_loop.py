@@ -14,7 +14,7 @@ from torchrl.envs import TransformedEnv
 from agent import checkpoint
 from agent import evaluate as evaluation
 from agent import train as training
-from agent.collect import ScriptedPolicy, gather
+from agent.collect import AgentPolicy, ScriptedPolicy, gather
 from agent.config import CollectConfig, Config, TasksConfig, TrainConfig, UserError
 from agent.evaluate import grouped, measure, summary, swap_partners, task_seeds, wilson
 from agent.policy import Agent, PlanPolicy
@@ -191,7 +191,8 @@ def test_a_run_too_short_to_log_ends_well(tmp_path):
 
 
 def test_planning_policy_collects_in_rounds(tmp_path):
-    setting = collecting(config(TMazeConfig(length=5)), mix={"random": 0.5, "plan": 0.5}, every=2, more=100)
+    mix = {"random": 0.4, "plan": 0.4, "prior": 0.2}
+    setting = collecting(config(TMazeConfig(length=5)), mix=mix, every=2, more=100)
     folder = training.train(setting, tmp_path / "run")
     assert len(Replay(folder / "data").paths) >= 3
 
@@ -213,17 +214,25 @@ def test_variants_of_an_environment_share_the_frames(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_planning_agent_is_guided_through_the_context():
+@pytest.mark.parametrize("plans", [True, False])
+def test_an_agent_that_collects_is_guided_through_the_context(plans):
     env = make(TMazeConfig(length=5), 3)
-    agent = Agent(WorldModel(TINY, env.frame_shape, 4), PLANNER)
-    policy = PlanPolicy(agent, 3, env.guide(0))
-    world = TransformedEnv(TorchRLEnv(env), policy.make_tensordict_primer())
-    rollout = world.rollout(12, policy, break_when_any_done=False)
-    context, used = rollout["truth", "in_context"], rollout["next", "agent", "used"]
+    policy = AgentPolicy(Agent(WorldModel(TINY, env.frame_shape, 4), PLANNER), env, plans, seed=0)
+    used = []
+
+    def act(tensordict):
+        tensordict = policy(tensordict)
+        used.append(policy.state.used.clone())
+        assert (policy.state.memory.frames[tensordict["is_first"][..., 0]] == 1).all()
+        return tensordict
+
+    rollout = TorchRLEnv(env).rollout(20, act, break_when_any_done=False)
+    context = rollout["truth", "in_context"]
     assert context[:, 0].all() and not context.all()
-    assert (used[~context] > 0).all() and (used[context] == PLANNER.horizon).all()  # plans only when in control
-    way = [rollout["action"][0, t].item() for t in range(12) if context[0, t]]
+    way = [rollout["action"][0, t].item() for t in range(20) if context[0, t]]
     assert way == [2] * len(way)  # straight up the corridor
+    planned = torch.stack(used, 1) < PLANNER.horizon
+    assert not planned[context].any() and planned[~context].all() == plans
 
 
 def make_blinker():
@@ -302,6 +311,8 @@ def test_statistics():
 def test_mistakes_are_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="no explorer 'walll' here; there are oracle"):
         gather(collecting(config(TMazeConfig(length=5)), mix={"walll": 1.0}), Replay(tmp_path), 10, 0)
+    with pytest.raises(UserError, match="plan need a trained agent"):
+        gather(collecting(config(TMazeConfig(length=5)), mix={"plan": 1.0}), Replay(tmp_path), 10, 0)
     with pytest.raises(UserError, match="no data in"):
         Replay(tmp_path / "empty").check((3, 64, 64))
     with pytest.raises(UserError, match="device=cuuda"):

@@ -12,10 +12,10 @@ from envs.minigrid import AHEAD, FORWARD, LEFT, RIGHT
 if TYPE_CHECKING:
     from envs.minigrid import Cell, MiniGridEnv
 
-NOISE = 0.15
-"""Share of random actions of the explorer "cells"."""
+NOISE = {"cells": 0.15, "stumble": 0.4}
+"""Share of random actions of the explorers that stroll."""
 DWELL, DWELL_STEPS = 0.03, 8
-"""Chance per step that "cells" stops to turn about at random, and for how many steps at most."""
+"""Chance per step that a strolling explorer stops to turn about at random, and for how many steps at most."""
 TURN = 0.1
 """Chance per step that "momentum" turns although the way is free."""
 
@@ -27,7 +27,8 @@ class MiniGridExplorer(Explorer):
     "guide" (Memory): goes to look at the cue, walks to the fork and turns on the spot there.
     "oracle": the same, then the right side; elsewhere straight to the goal. "seek": the same, then a side
     drawn by lot. "cells": as "seek", but strolling up and down the hallway before it comes to the fork, to the
-    cue every other time, with random actions and pauses in between.
+    cue every other time, with random actions and pauses in between. "stumble": the same with many random actions,
+    which shows what comes of those that lead nowhere.
     """
 
     def __init__(self, env: MiniGridEnv, name: str, seed: int):
@@ -52,16 +53,16 @@ class MiniGridExplorer(Explorer):
         context = self.env.in_context()
         for slot in np.flatnonzero(np.ones(self.env.batch) if self.active is None else self.active).tolist():
             action[slot] = self._towards(slot, self._target(slot, context[slot]))
-        return self._disturb(action, random) if self.name == "cells" else action
+        return self._disturb(action, random) if self.name in NOISE else action
 
     def _notice_resets(self) -> None:
         fresh = self.env.episode != self.episode
         self.episode = self.env.episode.copy()
         self.looked[fresh] = False
         self.pause[fresh] = 0
-        if self.name in ("seek", "cells"):
+        if self.name in ("seek", *NOISE):
             self.right_side[fresh] = self.rng.random(int(fresh.sum())) < 0.5
-        if self.name == "cells":
+        if self.name in NOISE:
             for slot in np.flatnonzero(fresh).tolist():
                 self.stroll[slot] = self._draw_stroll(slot)
 
@@ -110,7 +111,7 @@ class MiniGridExplorer(Explorer):
         self.pause[starts] = self.rng.integers(1, DWELL_STEPS + 1, size=int(starts.sum()))
         pausing = self.pause > 0
         self.pause[pausing] -= 1
-        action = np.where(draw[1] < NOISE, random, action)
+        action = np.where(draw[1] < NOISE[self.name], random, action)
         return np.where(pausing, random % 2, action)
 
 

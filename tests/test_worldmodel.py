@@ -228,6 +228,29 @@ def test_training_lowers_the_loss_and_learns_to_recall():
     assert metrics["event_accuracy"] > 0.95
 
 
+def batch_of(frames, action, first) -> Batch:
+    none = torch.zeros_like(first)
+    return Batch(frames, action, torch.rand(first.shape).double(), none, none, first)
+
+
+def test_frames_remembered_as_foreseen_leak_nothing_of_what_they_showed():
+    model = tiny(imagined=0.4, imagined_span=4, context_noise=0.0, flow=0.0, rarity=0.0).train()
+    frames, action, first = sequences(b=2, t=24)
+    span = model._spans(first, torch.Generator().manual_seed(3))
+    assert 0.2 < span.double().mean() < 0.7 and not (span & first).any()
+    copies = []
+    for seen in (frames, torch.where(span[..., None, None, None], 255 - frames, frames)):
+        x, level = model._copies(model.patches.cut(seen), None)
+        clean = torch.ones_like(first)
+        x, level = model._with_foreseen(x, level, span, batch_of(seen, action, first), clean, model.initial(2), None)
+        copies.append(x)
+        assert (level[:, :, 1] < 1).equal(span)
+    assert torch.equal(copies[0], copies[1])
+    loss, _, _ = model.loss(batch_of(frames, action, first), generator=torch.Generator().manual_seed(3))
+    loss.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 def test_continuous_actions_and_bad_sizes():
     model = WorldModel(ModelConfig(width=32, patch=8, tiles=(1,), state=16, attention_heads=2), (3, 8, 8), 2, False)
     memory, heads = model.observe(

@@ -24,6 +24,10 @@ from worldmodel.memory import Fork, Memory
 from worldmodel.tokens import Patches, Rarity
 
 
+FORESEEN = 0.5
+"""Level at which foreseen frames are remembered, so that they can be told from those that were seen (level 1)."""
+
+
 @dataclass(frozen=True)
 class LossWeights:
     frame: float = 10.0
@@ -51,6 +55,8 @@ class ModelConfig:
     head_hidden: int = 128
     flow: float = 0.125  # share of frames trained at a random noise level; the others are predicted from memory alone
     context_noise: float = 0.1
+    imagined: float = 0.0  # share of frames that are remembered as the model foresees them, not as they are
+    imagined_span: int = 8  # how many in a row, at most: the horizon that training prepares for
     pixel_share: float = 0.25  # share of the pixels, drawn anew every step, that enter the frame loss
     rarity: float = 0.5
     event_weight: float = 4.0  # weight of frames with a reward or a termination in the reward and continue losses
@@ -241,7 +247,8 @@ class WorldModel(nn.Module):
         elif decode:
             patches = self._predict(x)
         clean = self._reembed(x) if patches is None else self.embed(patches)
-        x = self._recall(fork, clean, 1.0, action, commit=True)
+        trust = FORESEEN if self.config.imagined and denoise == 1 else 1.0
+        x = self._recall(fork, clean, trust, action, commit=True)
         readout = readout if denoise == 1 else self.heads(x)
         assert fork.seen is not None
         fork.seen = F.pad(fork.seen, (0, 1), value=True)[..., 1:]
@@ -317,12 +324,17 @@ class WorldModel(nn.Module):
         patches = self.patches.cut(batch.pixels)
         x, level = self._copies(patches, generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
+        if self.config.imagined and self.training:
+            span = self._spans(batch.is_first, generator)
+            x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget)
+        else:
+            span = torch.zeros_like(clean)
         writes = torch.stack((torch.zeros_like(clean), clean), 2)
         x, memory = self._run(x, level, batch.action, batch.is_first, writes, memory, forget)
         seen, foreseen = self.heads(x[:, :, 1]), self.heads(x[:, :, 0])
         target = self._value_target(seen, batch)
         blank = level[:, :, 0] == 0
-        of_seen, _ = self._head_losses(seen, target, batch, clean)
+        of_seen, _ = self._head_losses(seen, target, batch, clean & ~span)
         losses, metrics = self._head_losses(foreseen, target, batch, blank)
         losses = {key: of_seen[key] + value for key, value in losses.items()}
         known = blank & ~batch.is_first
@@ -356,6 +368,31 @@ class WorldModel(nn.Module):
             disturbance = F.linear(torch.randn(patches[:few].shape, **make), self.embed.weight)
             clean = torch.cat((clean[:few] + amount * disturbance, clean[few:]))
         return torch.stack((noisy, clean), 2), torch.stack((level, torch.ones_like(level)), 2)
+
+    def _spans(self, is_first: Tensor, generator) -> Tensor:
+        """Runs of frames [B, T] that are remembered as foreseen; first frames are always seen."""
+        c, t = self.config, is_first.shape[1]
+        draw = torch.rand(2, *is_first.shape, generator=generator, device=is_first.device)
+        at = torch.arange(t, device=is_first.device)
+        begins = draw[0] < 2 * c.imagined / (c.imagined_span + 1)
+        until = torch.where(begins, at + 1 + (draw[1] * c.imagined_span).long(), 0).cummax(1).values
+        return (at < until) & ~is_first
+
+    def _with_foreseen(self, x, level, span, batch: Batch, clean, memory: Memory, forget) -> tuple[Tensor, Tensor]:
+        """The copies, those to be remembered in a `span` [B, T] replaced by what is foreseen from before it.
+
+        That is what imagination remembers. A foreseen frame is no evidence: without this, a model that foresees one
+        of two things which may be there takes it for seen, and plans as if it knew.
+        """
+        with torch.no_grad():
+            blank = torch.stack((self._blank(x[:, :, 1, 0]), x[:, :, 1]), 2)
+            levels = torch.stack((torch.zeros_like(level[:, :, 0]), level[:, :, 1]), 2)
+            writes = torch.stack((torch.zeros_like(clean), clean & ~span), 2)
+            out, _ = self._run(blank, levels, batch.action, batch.is_first, writes, memory, forget)
+            foreseen = self._reembed(out[:, :, 0])
+        remembered = torch.where(span[..., None, None], foreseen, x[:, :, 1])
+        trust = torch.where(span, FORESEEN, level[:, :, 1])
+        return torch.stack((x[:, :, 0], remembered), 2), torch.stack((level[:, :, 0], trust), 2)
 
     def _frame_loss(self, x: Tensor, patches: Tensor, known: Tensor, generator) -> tuple[Tensor, Tensor]:
         """Squared error of the predicted frames on a random share of the pixels, rare colours weighing more;

@@ -23,7 +23,6 @@ from worldmodel.heads import Heads, Readout, lambda_returns, two_hot
 from worldmodel.memory import Fork, Memory
 from worldmodel.tokens import Patches, Rarity
 
-
 FORESEEN = 0.5
 """Level at which foreseen frames are remembered, so that they can be told from those that were seen (level 1)."""
 

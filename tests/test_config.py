@@ -51,7 +51,7 @@ def test_every_preset_composes_and_says_what_it_is(group: str, option: str) -> N
 @pytest.mark.parametrize("option", sorted(set(options("experiment")) - {"custom"}))
 def test_the_explorers_of_an_experiment_exist(option: str) -> None:
     config = compose([f"experiment={option}"])
-    assert set(config.train.collect.mix) <= set(envs.make(config.env, 1).explorers) | {"plan"}
+    assert set(config.train.collect.mix) <= set(envs.make(config.env, 1).explorers) | {"plan", "prior"}
     assert sum(config.train.collect.mix.values()) == pytest.approx(1)
 
 

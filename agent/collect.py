@@ -172,8 +172,8 @@ def gather(config: Config, replay: Replay, frames: int, seed: int, model: WorldM
     progress = Progress("collect", frames, "frames")
     kinds = variants(config)
     for i, variant in enumerate(kinds):
-        for name, share in shares.items():
-            env, begin = build_env(variant, config.train.collect.envs), seed + i + 7 * (name in AGENT)
+        for k, (name, share) in enumerate(shares.items()):
+            env, begin = build_env(variant, config.train.collect.envs), seed + i * len(shares) + k
             if name in AGENT and model:
                 agent = build_agent(dataclasses.replace(config, seed=begin), model, env)
                 policy = AgentPolicy(agent, env, AGENT[name], begin)

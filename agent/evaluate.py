@@ -321,8 +321,7 @@ def evaluate(config: Config, output: Path) -> dict[str, Any]:
     model = checkpoint.load(config.checkpoint, config.device)
     output.mkdir(parents=True, exist_ok=True)
     seeds = task_seeds(config.tasks.seed, config.tasks.count)
-
-    found: dict[str, Any] = {"arms": {}}
+    found = summary(config, {})
 
     def keep(results: dict[str, Outcome]) -> None:
         found.update(summary(config, results))

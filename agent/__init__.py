@@ -26,4 +26,4 @@ def load(checkpoint: str | Path, *overrides: str) -> Agent:
     from agent.policy import build_agent
 
     config = configuration.from_checkpoint(saved.read_config(saved.resolve(checkpoint)), overrides)
-    return build_agent(config, saved.load(checkpoint, config.device), build_env(config, 1))
+    return build_agent(config, saved.load(checkpoint, config.device, config.backend), build_env(config, 1))

@@ -15,9 +15,10 @@ import torch
 
 from agent import config as configuration
 from agent.config import Config, UserError
-from worldmodel import WorldModel
+from worldmodel import WorldModel, backends
 from worldmodel import load as load_model
 from worldmodel import save as save_model
+from worldmodel.backends import Scan
 from worldmodel.store import WEIGHTS
 
 CONFIG = "config.yaml"
@@ -55,10 +56,12 @@ def export(model: WorldModel, config: Config, folder: Path) -> None:
     configuration.save(dataclasses.replace(config, output=None, checkpoint=None), folder / CONFIG)
 
 
-def load(folder: str | Path, device: str = "auto") -> WorldModel:
-    """The model of a checkpoint; raises UserError if it is missing or damaged."""
+def load(folder: str | Path, device: str = "auto", backend: str = "auto") -> WorldModel:
+    """The model of a checkpoint; raises UserError if it is missing or damaged, or device or backend cannot be used."""
+    place = pick_device(device)
+    pick_backend(backend, place)
     try:
-        return load_model(resolve(folder), pick_device(device))
+        return load_model(resolve(folder), place).use(backend)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{error}; train again or copy the file anew") from None
 
@@ -71,6 +74,14 @@ def pick_device(name: str) -> torch.device:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from None
+
+
+def pick_backend(name: str, device: torch.device) -> tuple[str, Scan]:
+    """The backend of the scan for a device; raises UserError if it cannot be used there."""
+    try:
+        return backends.pick(name, device)
+    except (ValueError, backends.Unavailable) as error:
+        raise UserError(f"{error}; see `lssvwm doctor`") from None
 
 
 def check_fits(model: WorldModel, frame_shape: tuple[int, ...], actions: int) -> None:

@@ -182,12 +182,40 @@ def collect(settings: list[str]) -> None:
             print(f"next: lssvwm train data={output}, with the same settings")
 
 
+def benchmark(settings: list[str]) -> None:
+    """`lssvwm benchmark WHAT`: measurements."""
+    from agent.config import UserError, compose
+
+    if not settings or settings[0] not in BENCHMARKS:
+        raise UserError(f"which benchmark? there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs")
+    config = compose(settings[1:])
+    output = _output(config, "runs", "benchmark")
+    print(f"benchmark {settings[0]}: {BENCHMARKS[settings[0]]}; results go to {output}")
+    with _saved(output):
+        from agent import benchmark as benchmarks
+
+        _wrote([getattr(benchmarks, settings[0])(config, output)])
+
+
+BENCHMARKS = {"envs": "frames per second of the mazes"}
+
+
+def doctor(settings: list[str]) -> None:
+    """`lssvwm doctor`: versions, devices, backends."""
+    from agent.config import compose
+    from agent.doctor import report
+
+    print(report(compose(settings)))
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "resume": resume,
     "evaluate": evaluate,
     "record": record,
     "collect": collect,
+    "benchmark": benchmark,
+    "doctor": doctor,
 }
 
 

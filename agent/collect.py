@@ -214,6 +214,6 @@ def collect(config: Config, output: Path) -> None:
     replay = Replay(output, config.train.collect.keep)
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = checkpoint.load(config.checkpoint, config.device) if config.checkpoint else None
+    model = checkpoint.load(config.checkpoint, config.device, config.backend) if config.checkpoint else None
     gather(config, replay, config.train.collect.frames, config.seed + len(replay.paths), model)
     print(f"{len(replay):,} frames in {replay.episodes:,} episodes in {output}")

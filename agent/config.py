@@ -159,6 +159,7 @@ class Config:
     seed: int = 0
     threads: int = 0  # CPU threads; 0: all cores
     device: str = "auto"
+    backend: str = "auto"  # of the scan, see `lssvwm doctor`; auto: the fastest that works on the device
 
 
 class Setting(NamedTuple):

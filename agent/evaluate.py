@@ -318,7 +318,7 @@ def evaluate(config: Config, output: Path) -> dict[str, Any]:
         raise UserError("evaluate needs checkpoint=NAME_OR_FOLDER")
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = checkpoint.load(config.checkpoint, config.device)
+    model = checkpoint.load(config.checkpoint, config.device, config.backend)
     output.mkdir(parents=True, exist_ok=True)
     seeds = task_seeds(config.tasks.seed, config.tasks.count)
     found = summary(config, {})

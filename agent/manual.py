@@ -14,6 +14,8 @@ usage: lssvwm COMMAND [key=value ...]
   evaluate   planning success, with memory and without          lssvwm evaluate checkpoint=runs/tmaze
   record     videos: real beside imagined                       lssvwm record checkpoint=runs/tmaze mode=plan
   collect    collect frames only                                lssvwm collect experiment=tmaze
+  benchmark  measure speeds                                     lssvwm benchmark envs
+  doctor     versions, devices, backends of the scan            lssvwm doctor
 
 Settings are written key=value, as many as you like: experiment=NAME chooses a tried set of them, env=NAME,
 model=NAME, planner=NAME and train=NAME replace one group, env.length=32 changes one value. After the command,
@@ -31,6 +33,7 @@ COMMON = """
   seed=0                       of weights, batches, planning
   threads=0                    CPU threads; 0: all cores
   device=auto                  auto: the GPU if there is one
+  backend=auto                 of the scan: chunked, mamba_ssm, fla; auto: the fastest that works
 """
 
 PAGES = {
@@ -172,6 +175,32 @@ examples
   lssvwm collect experiment=tmaze output=runs/tmaze/data
   lssvwm collect env=recall 'train.collect.mix={{tour: 0.5, cells: 0.5}}'
   lssvwm collect checkpoint=return9 'train.collect.mix={{plan: 1.0}}' train.collect.frames=9000
+""",
+    "benchmark": """\
+usage: lssvwm benchmark envs [key=value ...]
+
+Measures, prints tables and writes them as JSON. envs: frames per second of the four mazes, the engine alone
+and through TorchRL, random actions, on one thread.
+
+settings
+  output=null                  folder for the results; null: runs/benchmark
+{common}
+
+examples
+  lssvwm benchmark envs
+""",
+    "doctor": """\
+usage: lssvwm doctor [device=NAME] [backend=NAME]
+
+Prints the versions of what matters, the devices, and every backend of the scan: how far its numbers are from
+the plain recurrence on this device, or why it cannot be used. Ends with what a run here would use.
+
+settings
+{common}
+
+examples
+  lssvwm doctor
+  lssvwm doctor device=cuda backend=mamba_ssm
 """,
 }
 

@@ -257,7 +257,7 @@ def record(config: Config, output: Path) -> list[Path]:
         raise UserError("record needs checkpoint=NAME_OR_FOLDER")
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = checkpoint.load(config.checkpoint, config.device)
+    model = checkpoint.load(config.checkpoint, config.device, config.backend)
     env = build_env(config, 1)
     seeds = task_seeds(config.tasks.seed, config.record.episodes)
     _make_folder(output)

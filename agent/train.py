@@ -71,7 +71,8 @@ def prepare(config: Config, folder: Path) -> Run:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = checkpoint.pick_device(config.device)
-    model = build_model(config, build_env(config, 1)).to(device).train()
+    checkpoint.pick_backend(config.backend, device)
+    model = build_model(config, build_env(config, 1)).to(device).train().use(config.backend)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.train), betas=(0.9, 0.98))
     replay = Replay(Path(config.data) if config.data else folder / "data", config.train.collect.keep)
     rng, generator = np.random.default_rng([config.seed, 7]), torch.Generator(device).manual_seed(config.seed)

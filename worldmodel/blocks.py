@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel import ssm
+from worldmodel import backends, ssm
 
 
 @dataclass
@@ -132,6 +132,7 @@ class TiledScan(nn.Module):
         self.inner = expand * width
         self.heads = self.inner // head
         self.angles = int(rotary * state) // 2
+        self.scan: backends.Scan = ssm.chunked
         self.project = nn.Linear(width, 2 * self.inner + 2 * state + self.heads, bias=False)
         self.odometer = Odometer(width, actions, tile, self.angles)
         self.scale_B = nn.Parameter(torch.ones(state))
@@ -203,7 +204,7 @@ class TiledScan(nn.Module):
         s = X.shape[4]
         starts = F.pad(reset[..., None], (0, r * s - 1)).flatten(1).repeat_interleave(self.tiles, 0)
         A = -torch.exp(self.A_log)
-        Y, S = ssm.chunked(X_, dt_, A, B_, C_, memory["state"].flatten(0, 1), starts)
+        Y, S = self.scan(X_, dt_, A, B_, C_, memory["state"].flatten(0, 1), starts)
         Y = rearrange(Y, "(b g) (t r s) h p -> b t r g s h p", b=b, t=t, r=r)
         return self.finish(Y, X, z), {"state": S.unflatten(0, (b, -1)), "pose": pose}
 

@@ -18,6 +18,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel import backends
 from worldmodel.blocks import Block, LocalAttention, TiledScan
 from worldmodel.heads import Heads, Readout, lambda_returns, two_hot
 from worldmodel.memory import Fork, Memory
@@ -140,6 +141,13 @@ class WorldModel(nn.Module):
     def layers(self) -> list[Block]:
         """The blocks in order; `Memory.layers` holds what each of them remembers."""
         return cast("list[Block]", list(self.blocks))
+
+    def use(self, backend: str = "auto") -> WorldModel:
+        """Scan by this backend (see `backends.pick`); raises ValueError or `backends.Unavailable`. Returns itself."""
+        _, scan = backends.pick(backend, self.place.device)
+        for block in self.layers:
+            block.scan.scan = scan
+        return self
 
     # ---- memory
 

@@ -7,6 +7,7 @@ Shapes
     reset [B, T]        an episode begins with this frame
     G, s                tiles per frame, tokens per tile (G * s = S)
 
+A block's first layer is a `Mixer`: what carries memory over time. Here that is the tiled scan; `baselines` has others.
 Every layer has two ways through it. `forward` takes whole sequences and carries memory from left to right.
 `recall` takes one imagined frame of n candidates that share one memory: it reads the shared memory and the
 candidate's own imagined frames (SSD's dual, attention-like form), so that forking copies no state.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
@@ -23,6 +25,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel import backends, ssm
+
+
+class Mixer(Protocol):
+    """What a block remembers by: `initial` memory, whole sequences through `__call__`, imagination by `trace` and
+    `recall`. A trace is whatever the mixer keeps of what n candidates imagined."""
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]: ...
+    def __call__(
+        self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> Any: ...
+    def recall(self, u: Tensor, action: Tensor, trace: Any, commit: bool) -> Tensor: ...
 
 
 @dataclass
@@ -152,6 +166,11 @@ class TiledScan(nn.Module):
     def tiles(self) -> int:
         return (self.grid[0] // self.tile) * (self.grid[1] // self.tile)
 
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """No memory yet: state [B, G, h, p, n] and pose [B, G, 3]."""
+        state = like.new_zeros(batch, self.tiles, self.heads, self.head, self.state)
+        return {"state": state, "pose": like.new_zeros(batch, self.tiles, 3)}
+
     def cut(self, x: Tensor) -> Tensor:
         """[..., S, d] -> [..., G, s, d]"""
         if self.tile == 1:
@@ -266,6 +285,12 @@ class LocalAttention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.bias = nn.Parameter(torch.zeros(heads, tokens, window * tokens))  # last `tokens` keys: the own frame
 
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """No frames yet: key and value [B, k-1, h, S, d]."""
+        tokens, size = self.bias.shape[1], self.out.in_features // self.heads
+        shape = (batch, self.window - 1, self.heads, tokens, size)
+        return {"key": like.new_zeros(shape), "value": like.new_zeros(shape)}
+
     def split(self, u: Tensor):
         """u [..., R, S, D] -> q, k, v [..., h, R, S, d]"""
         x = self.qkv(u).unflatten(-1, (3, self.heads, -1))
@@ -307,17 +332,30 @@ class LocalAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Scan, attention and MLP, each with a residual path whose scale, shift and gate come from the condition."""
+    """Scan, attention (if any) and MLP, each on a residual path; scale, shift and gate come from the condition."""
 
-    def __init__(self, width: int, mlp: int, scan: TiledScan, attention: LocalAttention):
+    def __init__(self, width: int, mlp: float, scan: Mixer, attention: LocalAttention | None):
         super().__init__()
         self.scan, self.attention = scan, attention
-        self.mlp = nn.Sequential(nn.Linear(width, mlp * width), nn.GELU(), nn.Linear(mlp * width, width))
+        hidden = round(mlp * width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.modulate = nn.Linear(width, 9 * width)
         nn.init.normal_(self.modulate.weight, std=0.3 / math.sqrt(width))
         with torch.no_grad():
             self.modulate.bias.zero_()
             self.modulate.bias[6 * width :].fill_(0.5)  # gates start half open
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """What the block remembers at first, on the device and in the type of `like`."""
+        memory = self.scan.initial(batch, like)
+        return memory | self.attention.initial(batch, like) if self.attention else memory
+
+    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> tuple[Any, dict[str, Tensor]]:
+        """For n candidates that imagine at most `frames` frames: what they remember of their own."""
+        local = ("key", "value") if self.attention else ()
+        return self.scan.trace(memory, n, frames), {
+            key: memory[key][:, None].expand(-1, n, *memory[key].shape[1:]) for key in local
+        }
 
     def modulation(self, condition: Tensor) -> tuple[Tensor, ...]:
         """condition [..., D] -> three each of scale, shift and gate, [..., 1, D]"""
@@ -326,6 +364,8 @@ class Block(nn.Module):
     def sublayers(self, x: Tensor, condition: Tensor, scan, attention) -> Tensor:
         m = self.modulation(condition)
         for i, layer in enumerate((scan, attention, self.mlp)):
+            if layer is None:
+                continue
             u = torch.addcmul(m[3 + i], F.layer_norm(x, x.shape[-1:]), 1 + m[i])
             x = torch.addcmul(x, m[6 + i], layer(u))
         return x
@@ -339,16 +379,19 @@ class Block(nn.Module):
             return y
 
         def attention(u):
+            assert self.attention is not None
             y, new = self.attention(u, visible, memory)
             carried.update(new)
             return y
 
-        return self.sublayers(x, condition, scan, attention), carried
+        return self.sublayers(x, condition, scan, attention if self.attention else None), carried
 
-    def recall(self, x, condition, action, visible, trace: tuple[ScanTrace, dict[str, Tensor]], commit: bool) -> Tensor:
-        return self.sublayers(
-            x,
-            condition,
-            lambda u: self.scan.recall(u, action, trace[0], commit),
-            lambda u: self.attention.recall(u, trace[1], visible, commit),
-        )
+    def recall(self, x, condition, action, visible, trace: tuple[Any, dict[str, Tensor]], commit: bool) -> Tensor:
+        def scan(u):
+            return self.scan.recall(u, action, trace[0], commit)
+
+        def attention(u):
+            assert self.attention is not None
+            return self.attention.recall(u, trace[1], visible, commit)
+
+        return self.sublayers(x, condition, scan, attention if self.attention else None)

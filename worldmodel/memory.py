@@ -10,8 +10,6 @@ import torch
 from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
-from worldmodel.blocks import ScanTrace
-
 
 class Memory(TensorClass):
     """Memory of B agents: per layer the scan state of each tile and the last frames' keys and values.
@@ -64,5 +62,5 @@ class Fork:
     memory: Memory
     n: int
     horizon: int
-    traces: list[tuple[ScanTrace, dict[str, Tensor]]] | None = None
+    traces: list[tuple[Any, dict[str, Tensor]]] | None = None
     seen: Tensor | None = None  # [B, n, k-1]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel import backends
-from worldmodel.blocks import Block, LocalAttention, TiledScan
+from worldmodel.baselines import GRU, Attention
+from worldmodel.blocks import Block, LocalAttention, Mixer, TiledScan
 from worldmodel.heads import Heads, Readout, lambda_returns, two_hot
 from worldmodel.memory import Fork, Memory
 from worldmodel.tokens import Patches, Rarity
@@ -39,7 +40,11 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size and training losses of the world model. `tiles` gives one layer per entry: its tile size in tokens."""
+    """Size and training losses of the world model. `tiles` gives one layer per entry: its tile size in tokens.
+
+    `kind` says what carries memory: lssvwm (the tiled scan), attention (over `window` frames, cached), or gru (a vector
+    of `state` numbers).
+    """
 
     kind: str = "lssvwm"
     patch: int = 22
@@ -49,9 +54,9 @@ class ModelConfig:
     scan_head: int = 32
     expand: int = 2
     rotary: float = 0.75  # share of the state's keys that stand for places; 0 is plain Mamba-2
-    window: int = 3
+    window: int = 3  # frames of the frame-local attention; 0: none
     attention_heads: int = 4
-    mlp: int = 3
+    mlp: float = 3.0
     head_hidden: int = 128
     flow: float = 0.125  # share of frames trained at a random noise level; the others are predicted from memory alone
     context_noise: float = 0.1
@@ -66,13 +71,18 @@ class ModelConfig:
     loss: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
-        if self.kind != "lssvwm":
-            raise ValueError(f"model.kind={self.kind} is not known; there is lssvwm")
+        if self.kind not in ("lssvwm", "attention", "gru"):
+            raise ValueError(f"model.kind={self.kind} is not known; there are lssvwm, attention, gru")
         if not self.tiles or self.width % self.attention_heads or (self.expand * self.width) % self.scan_head:
             raise ValueError(
                 f"model: width={self.width} must be a multiple of attention_heads={self.attention_heads}, "
                 f"expand * width one of scan_head={self.scan_head}, and tiles name at least one layer"
             )
+
+    @property
+    def local(self) -> int:
+        """Frames that frame-local attention sees; 0: there is none, or `kind` is attention itself."""
+        return 0 if self.kind == "attention" else self.window
 
 
 @dataclass
@@ -124,8 +134,8 @@ class WorldModel(nn.Module):
             Block(
                 c.width,
                 c.mlp,
-                TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions + 1),
-                LocalAttention(c.width, tokens, c.window, c.attention_heads),
+                _mixer(c, grid, tile, actions + 1),
+                LocalAttention(c.width, tokens, c.local, c.attention_heads) if c.local else None,
             )
             for tile in c.tiles
         )
@@ -146,24 +156,16 @@ class WorldModel(nn.Module):
         """Scan by this backend (see `backends.pick`); raises ValueError or `backends.Unavailable`. Returns itself."""
         _, scan = backends.pick(backend, self.place.device)
         for block in self.layers:
-            block.scan.scan = scan
+            if isinstance(block.scan, TiledScan):
+                block.scan.scan = scan
         return self
 
     # ---- memory
 
     def initial(self, batch: int) -> Memory:
         """The empty memory of `batch` agents."""
-        c, m, like = self.config, self.config.window - 1, self.place
-        layers = {}
-        for i, block in enumerate(self.layers):
-            scan = block.scan
-            kv = (batch, m, c.attention_heads, self.patches.tokens, c.width // c.attention_heads)
-            layers[str(i)] = {
-                "state": like.new_zeros(batch, scan.tiles, scan.heads, scan.head, scan.state),
-                "pose": like.new_zeros(batch, scan.tiles, 3),
-                "key": like.new_zeros(kv),
-                "value": like.new_zeros(kv),
-            }
+        m, like = max(0, self.config.local - 1), self.place
+        layers = {str(i): block.initial(batch, like) for i, block in enumerate(self.layers)}
         layers = TensorDict(layers, batch_size=[batch])
         frames = torch.zeros(batch, dtype=torch.int64, device=like.device)
         seen = torch.zeros(batch, m, dtype=torch.bool, device=like.device)
@@ -223,11 +225,9 @@ class WorldModel(nn.Module):
         """n futures of each memory, to be advanced by `step`; the memory itself is never written."""
         fork = memory.fork(n, horizon)
         fork.seen = memory.seen[:, None].expand(-1, n, -1)
-        fork.traces = []
-        for i, block in enumerate(self.layers):
-            layer = dict(memory.layers[str(i)].items())
-            kv = {k: layer[k][:, None].expand(-1, n, *layer[k].shape[1:]) for k in ("key", "value")}
-            fork.traces.append((block.scan.trace(layer, n, horizon), kv))
+        fork.traces = [
+            block.trace(dict(memory.layers[str(i)].items()), n, horizon) for i, block in enumerate(self.layers)
+        ]
         return fork
 
     def step(
@@ -447,6 +447,16 @@ class WorldModel(nn.Module):
         if self.discrete:
             return F.cross_entropy(policy.flatten(0, 1), action.flatten(), reduction="none").view(action.shape)
         return (policy - action).square().sum(-1)
+
+
+def _mixer(c: ModelConfig, grid: tuple[int, int], tile: int, actions: int) -> Mixer:
+    """What a layer remembers by."""
+    tokens = grid[0] * grid[1]
+    if c.kind == "attention":
+        return Attention(c.width, tokens, c.window, c.attention_heads)
+    if c.kind == "gru":
+        return GRU(c.width, tokens, c.state, actions)
+    return TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions)
 
 
 def _mean(x: Tensor, weight: Tensor) -> Tensor:

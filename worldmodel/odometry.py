@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from worldmodel.blocks import TiledScan
+
 if TYPE_CHECKING:
     from worldmodel.model import Batch, WorldModel
 
@@ -33,9 +35,9 @@ def calibrate(model: WorldModel, batch: Batch) -> dict[int, tuple[float, float, 
         if len(where) >= FEW:
             motions[a] = _best(after[where], before[where], model.patches.grid)
     if motions:
-        for block in model.layers:
+        for scan in (block.scan for block in model.layers if isinstance(block.scan, TiledScan)):
             for a, motion in motions.items():
-                block.scan.odometer.action.weight[:, a] = torch.tensor(motion)
+                scan.odometer.action.weight[:, a] = torch.tensor(motion)
     return {a: (round(math.degrees(turn), 1), ahead, right) for a, (turn, ahead, right) in motions.items()}
 
 

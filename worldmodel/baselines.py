@@ -1,0 +1,194 @@
+"""What others use in place of the scan, behind the same interface: attention over many frames, a recurrent vector.
+
+Both take the place of `TiledScan` in a block (shapes as in `blocks`), so that tokens, heads, losses, memory,
+imagination and every command stay the same. A noisy copy reads what clean frames left and leaves nothing behind.
+
+    attention   causal attention to the last `reach` frames, keys and values cached: sees everything within its reach,
+                at a cost that grows with it
+    gru         one vector per frame, carried on by a GRU (the deterministic path of an RSSM, DreamerV3)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel import ssm
+from worldmodel.blocks import LocalAttention
+
+
+@dataclass
+class AttentionTrace:
+    """What n candidates imagined: keys and values [B, n, h, S, d] of each frame, beside the shared cache."""
+
+    memory: dict[str, Tensor]
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+
+class Attention(nn.Module):
+    """Attention of a frame's tokens to each other and to all tokens of the `reach - 1` frames before.
+
+    How long ago a key was written is told by rotation (RoPE over frames). Memory: key and value [B, F, h, S, d] of
+    the last F = reach - 1 frames and valid [B, F], which of them may be attended to.
+    """
+
+    def __init__(self, width: int, tokens: int, reach: int, heads: int):
+        super().__init__()
+        if reach < 1:
+            raise ValueError(f"model.window={reach}: attention reaches over at least 1 frame")
+        self.tokens, self.reach, self.heads, self.size = tokens, reach, heads, width // heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.near = nn.Parameter(torch.zeros(heads, tokens, tokens))  # where a token lies, within the frame
+        self.far = nn.Parameter(torch.zeros(heads, tokens, tokens))  # and in the frames before
+
+    split = LocalAttention.split
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        shape = (batch, self.reach - 1, self.heads, self.tokens, self.size)
+        valid = torch.zeros(batch, self.reach - 1, dtype=torch.bool, device=like.device)
+        return {"key": like.new_zeros(shape), "value": like.new_zeros(shape), "valid": valid}
+
+    def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
+        """u [B, T, R, S, D] -> the same shape, and the memory to carry on."""
+        q, k, v = self.split(u)  # [B, T, h, R, S, d]
+        t, past = u.shape[1], self.reach - 1
+        old = _used(memory)
+        key, value = (torch.cat((old[x], own[:, :, :, -1]), 1) for x, own in (("key", k), ("value", v)))
+        flags = torch.cat((old["valid"], writes[..., -1]), 1)
+        f = flags.shape[1] - t
+        episode = F.pad(reset.long().cumsum(1), (f, 0))
+        ago = torch.arange(f, f + t, device=u.device)[:, None] - torch.arange(f + t, device=u.device)
+        visible = flags[:, None] & (episode[:, f:, None] == episode[:, None]) & (ago > 0) & (ago < self.reach)
+        q = _turn(q, torch.arange(f, f + t, device=u.device)[:, None, None, None])
+        k = _turn(k, torch.arange(f, f + t, device=u.device)[:, None, None, None])
+        turned = _turn(key, torch.arange(f + t, device=u.device)[:, None, None])
+        far = torch.einsum("bthrsd,bjhzd->bthrsjz", q, turned) + self.far[:, None, :, None]
+        far = far.masked_fill(~visible[:, :, None, None, None, :, None], float("-inf")).flatten(-2)
+        near = q @ k.transpose(-1, -2) + self.near[:, None]
+        weight = torch.softmax(torch.cat((far, near), -1), -1)
+        s = self.tokens
+        y = torch.einsum("bthrsjz,bjhzd->bthrsd", weight[..., :-s].unflatten(-1, (-1, s)), value) + weight[..., -s:] @ v
+        valid = flags & (episode == episode[:, -1:])
+        kept = valid[..., None, None, None].to(u.dtype)
+        carried = {"key": key * kept, "value": value * kept, "valid": valid}
+        return self.out(y.movedim(2, -2).flatten(-2)), {x: _last(v, past) for x, v in carried.items()}
+
+    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> AttentionTrace:
+        used = _used(memory)
+        return AttentionTrace(used | {"turned": _turn(used["key"], _frames(used["key"]))})
+
+    def recall(self, u: Tensor, action: Tensor, trace: AttentionTrace, commit: bool) -> Tensor:
+        """u [B, n, S, D] -> the same shape; with `commit` the frame becomes part of what the candidate remembers."""
+        q, k, v = (x.squeeze(-3) for x in self.split(u[:, :, None]))  # [B, n, h, S, d]
+        shared, own = trace.memory, len(trace.keys)
+        f = shared["valid"].shape[1]
+        now = torch.tensor(f + own, device=u.device)
+        q, k = _turn(q, now), _turn(k, now)
+        ago = now - torch.arange(f, device=u.device)
+        hidden = ~(shared["valid"] & (ago < self.reach))
+        far = torch.einsum("bnhsd,bjhzd->bnhsjz", q, shared["turned"]) + self.far[:, :, None]
+        far = far.masked_fill(hidden[:, None, None, None, :, None], float("-inf")).flatten(-2)
+        first = max(0, own - (self.reach - 1))
+        keys, values = trace.keys[first:], trace.values[first:]
+        mid = [q @ x.transpose(-1, -2) + self.far for x in keys]
+        near = q @ k.transpose(-1, -2) + self.near
+        weight = torch.softmax(torch.cat((far, *mid, near), -1), -1).split(
+            [far.shape[-1], *(self.tokens for _ in keys), self.tokens], -1
+        )
+        y = torch.einsum("bnhsjz,bjhzd->bnhsd", weight[0].unflatten(-1, (-1, self.tokens)), shared["value"])
+        y = y + weight[-1] @ v
+        for w, x in zip(weight[1:-1], values):
+            y = y + w @ x
+        if commit:
+            trace.keys.append(k)
+            trace.values.append(v)
+        return self.out(y.movedim(2, -2).flatten(-2))
+
+
+def _turn(x: Tensor, frame: Tensor) -> Tensor:
+    """Rotate x [..., d] by its frame's number (broadcast): wavelengths from 6 to 10,000 frames."""
+    pairs = x.shape[-1] // 2
+    rate = 1e4 ** (-torch.arange(pairs, device=x.device, dtype=x.dtype) / max(1, pairs - 1))
+    return ssm.rotate(x, frame[..., None] * rate)
+
+
+def _frames(x: Tensor) -> Tensor:
+    return torch.arange(x.shape[1], device=x.device)[:, None, None]
+
+
+def _used(memory: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The memory without the leading frames that nobody may attend to."""
+    some = memory["valid"].any(0)
+    first = int(some.int().argmax()) if bool(some.any()) else len(some)
+    return {key: value[:, first:] for key, value in memory.items()}
+
+
+def _last(x: Tensor, n: int) -> Tensor:
+    """The last n of x [B, F, ...], with zeros before where there are fewer."""
+    x = x[:, max(0, x.shape[1] - n) :]
+    return F.pad(x, [0, 0] * (x.dim() - 2) + [n - x.shape[1], 0])
+
+
+@dataclass
+class GRUTrace:
+    state: Tensor  # [B, n, H]
+
+
+class GRU(nn.Module):
+    """One vector of `state` numbers for the whole frame: h' = GRU(frame, action; h). Every token reads h'.
+
+    A noisy copy reads the h' that it would lead to itself; only a written copy is carried on.
+    """
+
+    def __init__(self, width: int, tokens: int, state: int, actions: int):
+        super().__init__()
+        self.state = state
+        self.read = nn.Linear(width, state // tokens)
+        self.cell = nn.GRUCell(tokens * (state // tokens) + actions, state)
+        self.out = nn.Linear(state, width, bias=False)
+        self.place = nn.Parameter(torch.randn(tokens, state) / math.sqrt(state))
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        return {"state": like.new_zeros(batch, self.state)}
+
+    def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
+        """u [B, T, R, S, D] -> the same shape, and the memory to carry on."""
+        t, r = u.shape[1:3]
+        x = torch.cat((self.read(u).flatten(-2), action[:, :, None].expand(-1, -1, r, -1)), -1)
+        x = F.linear(x, self.cell.weight_ih, self.cell.bias_ih)
+        h, out = memory["state"], []
+        for at in range(t):
+            h = h.masked_fill(reset[:, at, None], 0.0)
+            new = self._next(x[:, at], h[:, None].expand(-1, r, -1))
+            out.append(new)
+            written = writes[:, at, :, None].to(u.dtype)
+            h = (new * written).sum(1) + h * (1 - written.sum(1))
+        return self._answer(torch.stack(out, 1)), {"state": h}
+
+    def _next(self, x: Tensor, h: Tensor) -> Tensor:
+        """The cell, its inputs' projection x [..., 3 H] already made (as `nn.GRUCell`)."""
+        a = F.linear(h, self.cell.weight_hh, self.cell.bias_hh)
+        (xr, xz, xn), (hr, hz, hn) = x.chunk(3, -1), a.chunk(3, -1)
+        reset, keep = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
+        return (1 - keep) * torch.tanh(xn + reset * hn) + keep * h
+
+    def _answer(self, h: Tensor) -> Tensor:
+        """h [..., H] -> what each token reads, [..., S, D]"""
+        return self.out(h[..., None, :] * (1 + self.place))
+
+    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> GRUTrace:
+        return GRUTrace(memory["state"][:, None].expand(-1, n, -1))
+
+    def recall(self, u: Tensor, action: Tensor, trace: GRUTrace, commit: bool) -> Tensor:
+        """u [B, n, S, D] -> the same shape; with `commit` the frame becomes part of what the candidate remembers."""
+        x = torch.cat((self.read(u).flatten(-2), action), -1)
+        h = self._next(F.linear(x, self.cell.weight_ih, self.cell.bias_ih), trace.state)
+        if commit:
+            trace.state = h
+        return self._answer(h)

@@ -1,23 +1,33 @@
-"""`lssvwm benchmark`: speed of the environments, measured; prints a table and writes it as JSON."""
+"""`lssvwm benchmark`: speed of the environments and of the models, measured; prints a table and writes it as JSON."""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import envs as environments
-from agent.config import ENV_CONFIGS, Config
+from agent.config import ENV_CONFIGS, Config, compose
 from envs.base import BatchedEnv, Discrete
 from envs.torchrl_env import TorchRLEnv
+from worldmodel import Batch, Memory, WorldModel
 
+MODELS = ("small", "window", "attention", "gru")
+CONTEXTS = (64, 256, 1024, 4096, 8192)
+LENGTHS = (128, 512, 2048)
+LONGEST = {"attention": 512}  # frames of a training sequence that still fit into memory
+FRAME, ACTIONS = (3, 64, 64), 3
 MAZES = ("tmaze", "return", "recall", "scavenge")
 ROUNDS = 5
 SECONDS = 1.0
@@ -34,10 +44,113 @@ def envs(config: Config, output: Path) -> Path:
             torchrl = _rate(_torchrl(env), batch)
             rows.append({"env": kind, "batch": batch, "engine": engine, "torchrl": torchrl})
             print(f"{kind:<10} {batch:>3} environments  engine {engine:>8,.0f} frames/s  TorchRL {torchrl:>8,.0f}")
-    result = {"command": "lssvwm benchmark envs", "machine": platform.machine(), "rows": rows}
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "envs.json").write_text(json.dumps(result, indent=1) + "\n")
-    return output / "envs.json"
+    return _write(output / "envs.json", {"command": "lssvwm benchmark envs", "threads": 1}, rows)
+
+
+def speed(config: Config, output: Path) -> Path:
+    """Seconds and bytes per frame of each model, against the frames in memory (observe, imagine) or in a sequence
+    (train). Attention caches as many frames as the context has; ours and the GRU really observe them."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    cases = [case for name in MODELS for case in _cases(name)]
+    times: list[list[float]] = [[] for _ in cases]
+    for _ in range(ROUNDS):  # all in turn, so that a busy moment hits every row
+        for case, taken in zip(cases, times):
+            taken.append(_seconds(case.run) / case.frames)
+    rows = []
+    for case, taken in zip(cases, times):
+        row = {"model": case.model, "operation": case.operation, "context": case.context}
+        rows.append(row | {"seconds_per_frame": median(taken), "memory_bytes": case.memory_bytes})
+    for row in rows:
+        first = next(r for r in rows if (r["model"], r["operation"]) == (row["model"], row["operation"]))
+        row["ratio"] = row["seconds_per_frame"] / first["seconds_per_frame"]
+        name = f"{row['model']:<10} {row['operation']:<8} {row['context']:>5} frames"
+        took = f"{1e3 * row['seconds_per_frame']:>9.3f} ms a frame  x {row['ratio']:>6.2f}"
+        print(f"{name} {took}  {row['memory_bytes']:>12,} bytes")
+    return _write(
+        output / "speed.json", {"command": "lssvwm benchmark speed", "threads": torch.get_num_threads()}, rows
+    )
+
+
+@dataclass
+class _Case:
+    model: str
+    operation: str
+    context: int
+    memory_bytes: int
+    frames: int  # that one run works on
+    run: Callable[[], Any]
+
+
+def _cases(name: str) -> list[_Case]:
+    """All measurements of one model."""
+    found = []
+    for context in CONTEXTS:
+        overrides = [f"model={name}", *([f"model.window={context + 1}"] if name == "attention" else [])]
+        model = WorldModel(compose(overrides).model, FRAME, ACTIONS).eval()
+        memory = _filled(model, context)
+        one, actions = _frames(1, 1), torch.randint(0, ACTIONS, (1, 32, 8))
+        size = memory.nbytes()
+        found.append(_Case(name, "observe", context, size, 1, partial(_without_grad, model.observe, memory, *one)))
+        found.append(
+            _Case(name, "imagine", context, size, 32 * 8, partial(_without_grad, model.imagine, memory, actions))
+        )
+    for length in (n for n in LENGTHS if n <= LONGEST.get(name, n)):
+        overrides = [f"model={name}", *([f"model.window={length}"] if name == "attention" else [])]
+        model = WorldModel(compose(overrides).model, FRAME, ACTIONS).train()
+        found.append(_Case(name, "train", length, 0, length, partial(_train, model, length)))
+    return found
+
+
+def _frames(batch: int, t: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random frames, actions, and no episode's beginning."""
+    pixels = torch.randint(0, 256, (batch, t, *FRAME), dtype=torch.uint8)
+    return pixels, torch.randint(0, ACTIONS, (batch, t)), torch.zeros(batch, t, dtype=torch.bool)
+
+
+@torch.no_grad()
+def _filled(model: WorldModel, context: int) -> Memory:
+    """A memory that holds `context` frames."""
+    memory = model.initial(1)
+    if model.config.kind == "attention":  # to observe them one after the other would take long, and cost the same after
+        for layer in memory.layers.values():
+            layer["valid"].fill_(True)
+            layer["key"].normal_()
+            layer["value"].normal_()
+        return memory
+    for at in range(0, context, 256):
+        memory, _ = model.observe(memory, *_frames(1, min(256, context - at)))
+    return memory
+
+
+@torch.no_grad()
+def _without_grad(function: Callable[..., Any], *arguments: Any) -> None:
+    function(*arguments)
+
+
+def _train(model: WorldModel, length: int) -> None:
+    """Forward and backward pass of one sequence."""
+    pixels, action, none = _frames(1, length)
+    loss, _, _ = model.loss(Batch(pixels, action, torch.zeros(1, length), none, none, none))
+    model.zero_grad()
+    loss.backward()
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    """Of one run, the shortest of as many as fit into a little time."""
+    best, begun = math.inf, time.perf_counter()
+    while best == math.inf or time.perf_counter() - begun < SECONDS / 5:
+        at = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - at)
+    return best
+
+
+def _write(file: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(about | {"machine": platform.machine(), "rows": rows}, indent=1) + "\n")
+    return file
 
 
 def _engine(env: BatchedEnv) -> Callable[[], Any]:

@@ -177,10 +177,12 @@ examples
   lssvwm collect checkpoint=return9 'train.collect.mix={{plan: 1.0}}' train.collect.frames=9000
 """,
     "benchmark": """\
-usage: lssvwm benchmark envs [key=value ...]
+usage: lssvwm benchmark envs|speed [key=value ...]
 
 Measures, prints tables and writes them as JSON. envs: frames per second of the four mazes, the engine alone
-and through TorchRL, random actions, on one thread.
+and through TorchRL, random actions, on one thread. speed: seconds per frame of observing, imagining and
+training, ours beside window attention, full attention and a GRU, against the frames in memory (64 to 8192)
+or in a training sequence (128 to 2048), new weights, random frames; takes some minutes.
 
 settings
   output=null                  folder for the results; null: runs/benchmark
@@ -188,6 +190,7 @@ settings
 
 examples
   lssvwm benchmark envs
+  lssvwm benchmark speed threads=1
 """,
     "doctor": """\
 usage: lssvwm doctor [device=NAME] [backend=NAME]

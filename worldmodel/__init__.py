@@ -4,7 +4,8 @@
     memory, heads = model.observe(model.initial(1), frames, action, is_first)
     future = model.imagine(memory, actions, decode=True)
 
-Reading order: model (the four verbs), blocks (the layers), ssm (the scan), memory, heads, tokens, store.
+Reading order: model (the four verbs), blocks (the layers), ssm (the scan), backends, memory, heads, tokens, store,
+baselines (what others use in place of the scan).
 """
 
 from worldmodel.heads import Readout

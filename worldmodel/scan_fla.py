@@ -1,4 +1,4 @@
-"""The scan by fla-core's Triton kernels (`simple_gla`): NVIDIA GPUs, an ordinary wheel (`pip install fla-core`)."""
+"""The scan by fla-core's Triton kernels (`simple_gla`): NVIDIA GPUs, an ordinary wheel, `pip install 'lssvwm[fla]'`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The scan by mamba-ssm's fused Triton kernels (`ssd_combined`): NVIDIA GPUs.
 
-Install, with a CUDA build of torch in place: `pip install --no-build-isolation mamba-ssm`. Only its Triton part is
-used, so that a wheel built without its CUDA extensions, in seconds and without a CUDA compiler, does as well:
+Install, with a CUDA build of torch in place: `pip install --no-build-isolation 'lssvwm[mamba]'`. Only its Triton part
+is used, so that a wheel built without its CUDA extensions, in seconds and without a CUDA compiler, does as well:
 `MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm`.
 """
 
@@ -47,7 +47,7 @@ def scan(X: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, S: Tensor, rese
     b, length, h, p = X.shape
     n = B.shape[-1]
     chunks = -(-length // CHUNK)
-    row = max(length * h * p, chunks * h * p * n, chunks * CHUNK * CHUNK * max(1, h // 8))
+    row = max(length * h * p, chunks * h * p * n, chunks * CHUNK * CHUNK)
     if row >= INDEX_LIMIT:
         raise ValueError(f"a sequence of {length} tokens is too long for mamba_ssm's kernels; train on shorter ones")
     most = (INDEX_LIMIT - 1) // row

@@ -25,8 +25,8 @@ from worldmodel import Batch, Memory, WorldModel
 
 MODELS = ("small", "window", "attention", "gru")
 CONTEXTS = (64, 256, 1024, 4096, 8192)
-LENGTHS = (128, 512, 2048)
-LONGEST = {"attention": 512}  # frames of a training sequence that still fit into memory
+LENGTHS = (128, 256, 512, 2048)
+LONGEST = {"attention": 256}  # frames of a training sequence that still fit into memory
 FRAME, ACTIONS = (3, 64, 64), 3
 MAZES = ("tmaze", "return", "recall", "scavenge")
 ROUNDS = 5

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import worldmodel
-from worldmodel import Batch, Memory, ModelConfig, WorldModel, ssm
+from worldmodel import Batch, Memory, ModelConfig, WorldModel, baselines, ssm
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -18,8 +18,9 @@ KINDS = {
 
 
 @pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def kind(request) -> dict:
+def kind(request, monkeypatch) -> dict:
     """Settings of a model, ours or a baseline: what holds for one holds for all."""
+    monkeypatch.setattr(baselines, "SEGMENT", 4)
     return request.param
 
 

@@ -20,6 +20,9 @@ from torch.nn import functional as F
 from worldmodel import ssm
 from worldmodel.blocks import LocalAttention
 
+SEGMENT = 32
+"""Frames that attention works on at once."""
+
 
 @dataclass
 class AttentionTrace:
@@ -55,7 +58,15 @@ class Attention(nn.Module):
         return {"key": like.new_zeros(shape), "value": like.new_zeros(shape), "valid": valid}
 
     def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
-        """u [B, T, R, S, D] -> the same shape, and the memory to carry on."""
+        """u [B, T, R, S, D] -> the same shape, and the memory to carry on. Long sequences go through in segments, so
+        that time and space grow with frames times reach, not with frames squared."""
+        out = []
+        for part in zip(*(x.split(SEGMENT, 1) for x in (u, writes, reset))):
+            y, memory = self._segment(*part, memory)
+            out.append(y)
+        return torch.cat(out, 1), memory
+
+    def _segment(self, u: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
         q, k, v = self.split(u)  # [B, T, h, R, S, d]
         t, past = u.shape[1], self.reach - 1
         old = _used(memory)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import envs as environments
 from agent.config import ENV_CONFIGS, Config, compose
+from agent.progress import Progress
 from envs.base import BatchedEnv, Discrete
 from envs.torchrl_env import TorchRLEnv
 from worldmodel import Batch, Memory, WorldModel
@@ -29,7 +30,7 @@ LENGTHS = (128, 256, 512, 2048)
 LONGEST = {"attention": 256}  # frames of a training sequence that still fit into memory
 FRAME, ACTIONS = (3, 64, 64), 3
 MAZES = ("tmaze", "return", "recall", "scavenge")
-ROUNDS = 5
+ROUNDS = 3
 SECONDS = 1.0
 
 
@@ -55,9 +56,12 @@ def speed(config: Config, output: Path) -> Path:
     torch.manual_seed(config.seed)
     cases = [case for name in MODELS for case in _cases(name)]
     times: list[list[float]] = [[] for _ in cases]
-    for _ in range(ROUNDS):  # all in turn, so that a busy moment hits every row
-        for case, taken in zip(cases, times):
-            taken.append(_seconds(case.run) / case.frames)
+    progress = Progress("benchmark", ROUNDS * len(cases), "measurements")
+    for i in range(ROUNDS):  # all in turn, so that a busy moment hits every row
+        for j, case in enumerate(cases):
+            times[j].append(_seconds(case.run) / case.frames)
+            progress.update(i * len(cases) + j + 1)
+    progress.close()
     rows = []
     for case, taken in zip(cases, times):
         row = {"model": case.model, "operation": case.operation, "context": case.context}

@@ -61,8 +61,8 @@ class Attention(nn.Module):
         """u [B, T, R, S, D] -> the same shape, and the memory to carry on. Long sequences go through in segments, so
         that time and space grow with frames times reach, not with frames squared."""
         out = []
-        for part in zip(*(x.split(SEGMENT, 1) for x in (u, writes, reset))):
-            y, memory = self._segment(*part, memory)
+        for part in zip(u.split(SEGMENT, 1), writes.split(SEGMENT, 1), reset.split(SEGMENT, 1)):
+            y, memory = self._segment(part[0], part[1], part[2], memory)
             out.append(y)
         return torch.cat(out, 1), memory
 

@@ -91,8 +91,7 @@ def _cases(name: str) -> list[_Case]:
     """All measurements of one model."""
     found = []
     for context in CONTEXTS:
-        overrides = [f"model={name}", *([f"model.window={context + 1}"] if name == "attention" else [])]
-        model = WorldModel(compose(overrides).model, FRAME, ACTIONS).eval()
+        model = _model(name, context + 1).eval()
         memory = _filled(model, context)
         one, actions = _frames(1, 1), torch.randint(0, ACTIONS, (1, 32, 8))
         size = memory.nbytes()
@@ -101,10 +100,15 @@ def _cases(name: str) -> list[_Case]:
             _Case(name, "imagine", context, size, 32 * 8, partial(_without_grad, model.imagine, memory, actions))
         )
     for length in (n for n in LENGTHS if n <= LONGEST.get(name, n)):
-        overrides = [f"model={name}", *([f"model.window={length}"] if name == "attention" else [])]
-        model = WorldModel(compose(overrides).model, FRAME, ACTIONS).train()
+        model = _model(name, length).train()
         found.append(_Case(name, "train", length, 0, length, partial(_train, model, length)))
     return found
+
+
+def _model(name: str, reach: int) -> WorldModel:
+    """A new model of this preset; full attention reaches over so many frames."""
+    overrides = [f"model={name}", *([f"model.window={reach}"] if name == "attention" else [])]
+    return WorldModel(compose(overrides).model, FRAME, ACTIONS)
 
 
 def _frames(batch: int, t: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -65,7 +65,7 @@ def _backends(device: torch.device) -> list[tuple[str, str]]:
                 error = backends.error(name, device)
                 reason = f"works, relative error {error:.1e}" + (" - TOO LARGE" if not error < EXACT else "")
             except Exception as broken:  # a kernel that does not compile may raise anything
-                reason = f"broken: {type(broken).__name__}: {str(broken).strip().splitlines()[-1:]}"
+                reason = f"broken: {backends.in_a_line(broken)}"
         else:
             reason = f"cannot be used: {reason}"
         found.append((name, reason))

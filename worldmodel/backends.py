@@ -51,11 +51,15 @@ def why_not(name: str, device: torch.device | str) -> str | None:
     try:
         importlib.import_module(FUSED[name])
     except Exception as error:  # a broken installation may raise anything
-        why = str(error).strip().splitlines()[-1] if str(error).strip() else ""
-        return f"{type(error).__name__}: {why}" if why else type(error).__name__
+        return in_a_line(error)
     if torch.device(device).type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return "its kernels need an NVIDIA GPU"
     return None
+
+
+def in_a_line(error: Exception) -> str:
+    """The kind of an error and the last line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[-1:]])
 
 
 def error(name: str, device: torch.device | str, seed: int = 0) -> float:

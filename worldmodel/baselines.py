@@ -76,9 +76,8 @@ class Attention(nn.Module):
         episode = F.pad(reset.long().cumsum(1), (f, 0))
         ago = torch.arange(f, f + t, device=u.device)[:, None] - torch.arange(f + t, device=u.device)
         visible = flags[:, None] & (episode[:, f:, None] == episode[:, None]) & (ago > 0) & (ago < self.reach)
-        q = _turn(q, torch.arange(f, f + t, device=u.device)[:, None, None, None])
-        k = _turn(k, torch.arange(f, f + t, device=u.device)[:, None, None, None])
-        turned = _turn(key, torch.arange(f + t, device=u.device)[:, None, None])
+        at = _frames(key)
+        q, k, turned = _turn(q, at[f:, None]), _turn(k, at[f:, None]), _turn(key, at)
         far = torch.einsum("bthrsd,bjhzd->bthrsjz", q, turned) + self.far[:, None, :, None]
         far = far.masked_fill(~visible[:, :, None, None, None, :, None], float("-inf")).flatten(-2)
         near = q @ k.transpose(-1, -2) + self.near[:, None]
@@ -130,6 +129,7 @@ def _turn(x: Tensor, frame: Tensor) -> Tensor:
 
 
 def _frames(x: Tensor) -> Tensor:
+    """The numbers of the frames of x [B, F, h, S, d], to be broadcast: [F, 1, 1]"""
     return torch.arange(x.shape[1], device=x.device)[:, None, None]
 
 

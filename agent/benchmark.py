@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import time
@@ -18,11 +17,13 @@ import torch
 from torch import Tensor
 
 import envs as environments
+from agent import report
 from agent.config import ENV_CONFIGS, Config, compose
 from agent.progress import Progress
 from envs.base import BatchedEnv, Discrete
 from envs.torchrl_env import TorchRLEnv
 from worldmodel import Batch, Memory, WorldModel
+from worldmodel.blocks import Private
 
 MODELS = ("small", "window", "attention", "gru")
 CONTEXTS = (64, 256, 1024, 4096, 8192)
@@ -30,6 +31,7 @@ LENGTHS = (128, 256, 512, 2048)
 LONGEST = {"attention": 256}  # frames of a training sequence that still fit into memory
 FRAME, ACTIONS = (3, 64, 64), 3
 MAZES = ("tmaze", "return", "recall", "scavenge")
+FORKED, CANDIDATES, HORIZONS = ("small", "untiled", "tile1", "base"), 1024, (8, 16, 40)
 ROUNDS = 3
 SECONDS = 1.0
 
@@ -75,6 +77,63 @@ def speed(config: Config, output: Path) -> Path:
     return _write(
         output / "speed.json", {"command": "lssvwm benchmark speed", "threads": torch.get_num_threads()}, rows
     )
+
+
+def fork(config: Config, output: Path) -> Path:
+    """Time and memory of imagining many futures of one memory, against as many copies of it stepped on their own."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    rows = []
+    for name in FORKED:
+        for horizon in HORIZONS:
+            model = _model(name, 0).eval()
+            memory, _ = _without_grad(model.observe, model.initial(1), *_frames(1, 64))
+            actions = torch.randint(0, ACTIONS, (CANDIDATES, 1, horizon))
+            ways = {
+                "fork": partial(_imagined, model, memory, actions.transpose(0, 1), False),
+                "copies": partial(_imagined, model, memory, actions, True),
+            }
+            taken: dict[str, list[float]] = {way: [] for way in ways}
+            kept = {}
+            for _ in range(ROUNDS):
+                for way, run in ways.items():
+                    begun = time.perf_counter()
+                    kept[way], forms = run()
+                    taken[way].append(time.perf_counter() - begun)
+                    if way == "fork":
+                        chosen = forms
+            row = {"model": name, "horizon": horizon, "candidates": CANDIDATES, "forms": chosen}
+            for way in ways:
+                row |= {f"{way}_seconds": median(taken[way]), f"{way}_bytes": kept[way]}
+            rows.append(row)
+            print(
+                f"{name:<10} horizon {horizon:>3}  {', '.join(chosen):<16} "
+                f"time x {row['fork_seconds'] / row['copies_seconds']:.2f} of copies, "
+                f"memory x {row['fork_bytes'] / row['copies_bytes']:.2f} ({row['fork_bytes'] / 1e6:,.0f} MB)"
+            )
+    return _write(output / "fork.json", {"command": "lssvwm benchmark fork", "threads": torch.get_num_threads()}, rows)
+
+
+@torch.no_grad()
+def _imagined(model: WorldModel, memory: Memory, actions: Tensor, copied: bool) -> tuple[int, list[str]]:
+    """Imagine actions [B, n, H] from one memory, or from as many copies of it; the bytes that the candidates kept of
+    their own, and in which form."""
+    if copied:
+        memory = torch.cat([memory] * len(actions))
+    fork = model.fork(memory, actions.shape[1], actions.shape[2])
+    assert fork.traces is not None
+    if copied:
+        fork.traces = [
+            (Private(layer["state"], layer["pose"], 1), local)
+            for layer, (_, local) in zip(memory.layers.values(), fork.traces)
+        ]
+    for h in range(actions.shape[2]):
+        model.step(fork, actions[:, :, h])
+    scans = [scan for scan, _ in fork.traces]
+    shared = memory.nbytes() * len(memory) if copied else 0
+    local = sum(x.numel() * x.element_size() for _, trace in fork.traces for x in trace.values())
+    return shared + local + sum(scan.nbytes() for scan in scans), [type(scan).__name__.lower() for scan in scans]
 
 
 @dataclass
@@ -133,8 +192,8 @@ def _filled(model: WorldModel, context: int) -> Memory:
 
 
 @torch.no_grad()
-def _without_grad(function: Callable[..., Any], *arguments: Any) -> None:
-    function(*arguments)
+def _without_grad(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def _train(model: WorldModel, length: int) -> None:
@@ -156,8 +215,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _write(file: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(about | {"machine": platform.machine(), "rows": rows}, indent=1) + "\n")
+    report.write_json(file, about | {"machine": platform.machine(), "rows": rows})
     return file
 
 

@@ -191,13 +191,22 @@ def benchmark(settings: list[str]) -> None:
     config = compose(settings[1:])
     output = _output(config, "runs", "benchmark")
     print(f"benchmark {settings[0]}: {BENCHMARKS[settings[0]]}; results go to {output}")
-    with _saved(output):
+    with _saved(output, anew="run it again to go on" if settings[0] == "memory" else "run it again"):
         from agent import benchmark as benchmarks
+        from agent import recollection
 
-        _wrote([getattr(benchmarks, settings[0])(config, output)])
+        if settings[0] == "memory":
+            _wrote([recollection.memory(settings[1:], output)])
+        else:
+            _wrote([getattr(benchmarks, settings[0])(config, output)])
 
 
-BENCHMARKS = {"envs": "frames per second of the mazes", "speed": "seconds per frame against the frames remembered"}
+BENCHMARKS = {
+    "envs": "frames per second of the mazes",
+    "speed": "seconds per frame against the frames remembered",
+    "fork": "many futures of one memory against copies of it",
+    "memory": "what models remember, trained alike",
+}
 
 
 def doctor(settings: list[str]) -> None:
@@ -274,7 +283,7 @@ def _wrote(paths: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _saved(folder: Path, resumable: bool = False) -> Iterator[None]:
+def _saved(folder: Path, resumable: bool = False, anew: str = "run it again to begin anew") -> Iterator[None]:
     """Turn Ctrl-C, a full disk and a folder that cannot be written into one line that says what is left."""
 
     def again(otherwise: str) -> str:
@@ -284,7 +293,7 @@ def _saved(folder: Path, resumable: bool = False) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         where = f" {stop}" if stop.args else ""
-        raise Stop(f"stopped{where}; {again('run it again to begin anew')}", INTERRUPTED) from None
+        raise Stop(f"stopped{where}; {again(anew)}", INTERRUPTED) from None
     except Exception as error:
         if _disk_full(error, folder):
             advice = f"free some space, then {again('run it again')}"

@@ -25,6 +25,7 @@ from planners import PLANNER_CONFIGS, CEMConfig
 from worldmodel import ModelConfig
 
 __all__ = [
+    "BenchmarkConfig",
     "CollectConfig",
     "Config",
     "RecordConfig",
@@ -73,7 +74,8 @@ class TrainConfig:
     Sequences have `length` frames, varied by length augmentation (`augment`: none or random) between
     `min_length` and `length` at a constant number of frames per batch. `align` is the share of sequences that
     start with an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to
-    `hide_span`; `forget` is the share of frames before which the memory is erased.
+    `hide_span`; `forget` is the share of frames before which the memory is erased. With `precision` bf16, matrix
+    products are made in bf16; the scan, weights and losses stay in float32.
     """
 
     init: str | None = None  # start from the weights of this checkpoint (a name or folder) instead of new ones
@@ -96,6 +98,7 @@ class TrainConfig:
     save_every: int = 100
     evaluate_every: int = 0  # steps between evaluations on held-out tasks; 0: none while training
     evaluate_tasks: int = 64
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies in it
     compile: bool = False
     collect: CollectConfig = field(default_factory=CollectConfig)
 
@@ -143,6 +146,30 @@ class RecordConfig:
 
 
 @dataclass(frozen=True)
+class BenchmarkConfig:
+    """What `benchmark memory` trains and measures: every model (a preset) from every seed.
+
+    Walks are observed for each of `contexts` frames, then `horizon` frames are imagined.
+    """
+
+    models: tuple[str, ...] = (
+        "small",
+        "window",
+        "attention",
+        "gru",
+        "mamba2",
+        "mamba2_local",
+        "tile1",
+        "untiled",
+        "paper",
+    )
+    seeds: tuple[int, ...] = (0, 1, 2)
+    walks: int = 64
+    contexts: tuple[int, ...] = (128, 512, 1024)
+    horizon: int = 64
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything a command needs; `env` is one of `ENV_CONFIGS`, `planner` one of `PLANNER_CONFIGS`."""
 
@@ -152,6 +179,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     name: str = ""  # of the run; default: the experiment's or the environment's
     output: str | None = None  # folder for results; default runs/NAME/...
     data: str | None = None  # folder of frames that `collect` wrote, to train on; default: the run gathers its own

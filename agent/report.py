@@ -11,6 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+FAR = 48
+"""Frames that the window baseline can reach back over all its layers; what was in view before that needs memory."""
+
 
 def show(found: dict[str, Any]) -> None:
     """Print the arms of an evaluation side by side, one line each."""
@@ -53,9 +56,7 @@ def _ranges(found: dict[str, Any], by: str, label: str) -> Table:
 
 def write(found: dict[str, Any], results: dict[str, Any], seeds: np.ndarray, output: Path) -> None:
     """`evaluation.json` and `tasks.csv` (one row per arm and task)."""
-    draft = output / "evaluation.tmp"
-    draft.write_text(json.dumps(found, indent=2, default=str) + "\n")
-    draft.replace(output / "evaluation.json")
+    write_json(output / "evaluation.json", found)
     columns = ("success", "outcome", "steps", "total_reward", "goal_distance", "evidence_age", "goal")
     with (output / "tasks.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -63,6 +64,61 @@ def write(found: dict[str, Any], results: dict[str, Any], seeds: np.ndarray, out
         for arm, result in results.items():
             for i, seed in enumerate(seeds):
                 rows.writerow((arm, seed, *(getattr(result, key)[i].item() for key in columns)))
+
+
+def write_json(file: Path, found: dict[str, Any]) -> None:
+    """Write JSON, all at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".tmp")
+    try:
+        draft.write_text(json.dumps(found, indent=1, default=str) + "\n")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def show_memory(found: dict[str, Any]) -> None:
+    """Print what each model remembers of tiles that were last in view long ago, by test and context."""
+    rows = [row for row in found["rows"] if row["by"] == "age" and row["arm"] == "retained" and _far(row)]
+    cases = list(dict.fromkeys((row["test"], row["context"]) for row in rows))
+    title = f"tiles last in view more than {FAR} frames ago: PSNR (dB), share recognised, 95 % interval over seeds"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("model", *(f"{test} {context}" for test, context in cases)):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for model in found["models"]:
+        mine = {(row["test"], row["context"]): row for row in rows if row["model"] == model}
+        cells = [f"{_interval(mine[c]['psnr'])}, {mine[c]['tiles_right']['mean']:.3f}" if c in mine else "-" for c in cases]
+        table.add_row(model, *cells)
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+def _far(row: dict[str, Any]) -> bool:
+    return row["from"] == FAR + 1 and row["to"] > 1 << 20
+
+
+def _interval(value: dict[str, Any]) -> str:
+    bounds = f" ({value['low']:.1f} - {value['high']:.1f})" if "low" in value else ""
+    return f"{value['mean']:.1f}{bounds}"
+
+
+def plot_memory(found: dict[str, Any], path: Path) -> None:
+    """Share of tiles recognised against their age, for every test and context."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in found["rows"] if row["by"] == "age" and row["from"] > 0 and row["arm"] == "retained"]
+    cases = list(dict.fromkeys((row["test"], row["context"]) for row in rows))
+    figure = Figure(figsize=(4 * max(1, len(cases)), 3.6), layout="constrained")
+    for axis, case in zip(figure.subplots(1, max(1, len(cases)), squeeze=False)[0], cases):
+        for model in found["models"]:
+            mine = [r for r in rows if (r["test"], r["context"]) == case and r["model"] == model and not _far(r)]
+            x = [f"{r['from']} - {r['to']}" if r["to"] < 1 << 20 else f"{r['from']} -" for r in mine]
+            axis.plot(x, [r["tiles_right"]["mean"] for r in mine], marker="o", label=model)
+        axis.set(title=f"{case[0]}, context {case[1]}", xlabel="frames since the tile was in view", ylim=(0.4, 1.01))
+        axis.tick_params(axis="x", labelsize=7)
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("tiles recognised")
+    figure.axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

@@ -197,7 +197,8 @@ def step(run: Run) -> dict[str, Tensor]:
     rate = learning_rate(config, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-    loss, metrics, _ = run.model.loss(sequences, hidden=hidden, generator=run.generator, forget=forget)
+    with torch.autocast(run.model.place.device.type, torch.bfloat16, enabled=in_bf16(config.precision, run.model.place.device)):
+        loss, metrics, _ = run.model.loss(sequences, hidden=hidden, generator=run.generator, forget=forget)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
@@ -212,6 +213,16 @@ def step(run: Run) -> dict[str, Tensor]:
         "learning_rate": torch.tensor(rate),
         "length": torch.tensor(length),
     }
+
+
+def in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether matrix products are made in bf16: as asked for, or where that is fast."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return able.get("avx512_bf16", False) or able.get("amx_bf16", False)
 
 
 def learning_rate(config: TrainConfig, at: int) -> float:

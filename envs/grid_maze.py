@@ -170,6 +170,17 @@ class GridMaze(BatchedEnv):
         ahead = FORWARD[(self.heading + turn) % 4]
         return self.floor[self.slots, self.row + ahead[:, 0], self.col + ahead[:, 1]]
 
+    def in_view(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return which tiles of `tiles` (flattened) the 9 of the view are, int64 [B, 9], and which are in sight, bool
+        [B, 9]."""
+        at = self._base + self.row * self.width + self.col
+        lit = self.view() != picture.UNSEEN
+        return at[:, None] + self._offsets[self.heading], lit & (self.dark == 0)[:, None]
+
+    def view(self) -> np.ndarray:
+        """Return the tiles of the view as they are drawn, int64 [B, 9]."""
+        return self._view.reshape(self.batch, -1).astype(np.int64)
+
     def top_view(self, slot: int) -> np.ndarray:
         """Draw the map of `slot` with its agent, uint8 [3, 12 R, 12 C]; for people, never for a model."""
         pad = picture.PAD

@@ -9,14 +9,13 @@ Shapes
 
 A block's first layer is a `Mixer`: what carries memory over time. Here that is the tiled scan; `baselines` has others.
 Every layer has two ways through it. `forward` takes whole sequences and carries memory from left to right.
-`recall` takes one imagined frame of n candidates that share one memory: it reads the shared memory and the
-candidate's own imagined frames (SSD's dual, attention-like form), so that forking copies no state.
+`recall` takes one imagined frame of n candidates that share one memory. The memory is only read; what a candidate
+imagined is kept beside it, as tokens (`Dual`) or in a state of its own (`Private`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -39,17 +38,69 @@ class Mixer(Protocol):
     def recall(self, u: Tensor, action: Tensor, trace: Any, commit: bool) -> Tensor: ...
 
 
-@dataclass
-class ScanTrace:
-    """What n candidates imagined, for one scan layer: J tokens a tile at most, of which `used` are filled."""
+class Dual:
+    """What n candidates imagined, token by token, beside the memory that they share (SSD's attention-like form)."""
 
-    state: Tensor  # [B, G, h, p, n] of the shared memory, never written
-    pose: Tensor  # [B, n, G, 3]
-    keys: Tensor  # [B, n, G, J, N]
-    values: Tensor  # [B, n, G, h, J, P]
-    decay: Tensor  # [B, n, G, h, J] log decay from the fork to each token
-    total: Tensor  # [B, n, G, h] log decay from the fork to now
-    used: int = 0
+    def __init__(self, state: Tensor, pose: Tensor, n: int, tokens: int):
+        """state [B, G, h, p, N] and pose [B, G, 3] of the shared memory, never written; at most `tokens` a tile."""
+        b, g, h, p, size = state.shape
+        self.state, self.pose, self.used = state, pose[:, None].expand(-1, n, -1, -1), 0
+        self.keys = state.new_empty(b, n, g, tokens, size)
+        self.values = state.new_empty(b, n, g, h, tokens, p)
+        self.decay = state.new_empty(b, n, g, h, tokens)  # log decay from the fork to each token
+        self.total = state.new_zeros(b, n, g, h)  # and to now
+
+    def read(self, C: Tensor) -> Tensor:
+        """C [B, n, G, s, N] -> [B, n, G, h, s, p]"""
+        Y = torch.einsum("bkgsn,bghpn->bkghsp", C, self.state) * torch.exp(self.total)[..., None, None]
+        if not self.used:
+            return Y
+        fade = torch.exp(self.total[..., None] - self.decay[..., : self.used])  # [B, n, G, h, used]
+        weight = (C @ self.keys[..., : self.used, :].transpose(-1, -2))[..., None, :, :] * fade[..., None, :]
+        return Y + weight @ self.values[..., : self.used, :]
+
+    def write(self, values: Tensor, B: Tensor, line: Tensor) -> None:
+        """values [B, n, G, h, s, p], keys B [B, n, G, s, N], line [B, n, G, h, s]: log decay since the frame began."""
+        new = slice(self.used, self.used + B.shape[3])
+        self.keys[..., new, :] = B
+        self.values[..., new, :] = values
+        self.decay[..., new] = self.total[..., None] + line
+        self.total, self.used = self.total + line[..., -1], new.stop
+
+    def nbytes(self) -> int:
+        """Bytes that all candidates take beside the shared memory."""
+        return sum(v.numel() * v.element_size() for v in (self.keys, self.values, self.decay, self.total))
+
+
+class Private:
+    """A state of its own for every candidate, from its first imagined frame on."""
+
+    def __init__(self, state: Tensor, pose: Tensor, n: int):
+        self.shared, self.pose = state, pose[:, None].expand(-1, n, -1, -1)
+        self.state: Tensor | None = None  # [B, n, G, h p, N]
+
+    def read(self, C: Tensor) -> Tensor:
+        if self.state is None:
+            return torch.einsum("bkgsn,bghpn->bkghsp", C, self.shared)
+        Y = C @ self.state.transpose(-1, -2)  # [B, n, G, s, h p]
+        return Y.unflatten(-1, self.shared.shape[2:4]).transpose(-2, -3)
+
+    def write(self, values: Tensor, B: Tensor, line: Tensor) -> None:
+        decay = torch.exp(line[..., -1]).repeat_interleave(values.shape[-1], -1)[..., None]  # [B, n, G, h p, 1]
+        V = values * torch.exp(line[..., -1:] - line)[..., None]
+        V = V.transpose(-1, -2).flatten(3, 4)  # [B, n, G, h p, s]
+        first = self.state is None
+        state = self.shared.flatten(2, 3)[:, None] if self.state is None else self.state
+        state = state * decay if first or torch.is_grad_enabled() else state.mul_(decay)
+        V, B = V.flatten(0, 2), B.flatten(0, 2)
+        if torch.is_grad_enabled():
+            self.state = torch.baddbmm(state.flatten(0, 2), V, B).unflatten(0, state.shape[:3])
+        else:
+            state.flatten(0, 2).baddbmm_(V, B)
+            self.state = state
+
+    def nbytes(self) -> int:
+        return 0 if self.state is None else self.state.numel() * self.state.element_size()
 
 
 class Odometer(nn.Module):
@@ -212,64 +263,51 @@ class TiledScan(nn.Module):
         return self.out(F.layer_norm(y * F.silu(z), (self.inner,)))
 
     def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
-        b, t, r = u.shape[:3]
         z, X, dt, B, C = self.inputs(u)
+        with torch.autocast(u.device.type, enabled=False):  # sums over thousands of frames: bf16 would ruin memory
+            X, dt, B, C, tile = (v.float() if v.dtype == torch.bfloat16 else v for v in (X, dt, B, C, self.cut(u)))
+            Y, memory = self._scan(X, dt, B, C, tile.mean(-2), action, writes, reset, memory)
+        return self.finish(Y, X, z), memory
+
+    def _scan(self, X, dt, B, C, u, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
+        """Y [B, T, R, G, s, h, p] and the memory to carry on; u: tile means [B, T, R, G, D]."""
+        b, t, r = u.shape[:3]
         write = writes.to(u.dtype)[..., None, None]
-        poses, pose = self.odometer(self.cut(u).mean(-2), action, write, reset, memory["pose"])
+        poses, pose = self.odometer(u, action, write, reset, memory["pose"])
         phase = self.odometer.phases(poses)
         B, C = ssm.rotate(B, phase), ssm.rotate(C, phase)
         dt = dt * write[..., None]
-        X_, dt_, B_, C_ = (rearrange(v, "b t r g s ... -> (b g) (t r s) ...") for v in (X, dt, B, C))
-        s = X.shape[4]
+        X, dt, B, C = (rearrange(v, "b t r g s ... -> (b g) (t r s) ...") for v in (X, dt, B, C))
+        s = self.tile**2
         starts = F.pad(reset[..., None], (0, r * s - 1)).flatten(1).repeat_interleave(self.tiles, 0)
-        A = -torch.exp(self.A_log)
-        Y, S = self.scan(X_, dt_, A, B_, C_, memory["state"].flatten(0, 1), starts)
+        Y, S = self.scan(X, dt, -torch.exp(self.A_log), B, C, memory["state"].flatten(0, 1), starts)
         Y = rearrange(Y, "(b g) (t r s) h p -> b t r g s h p", b=b, t=t, r=r)
-        return self.finish(Y, X, z), {"state": S.unflatten(0, (b, -1)), "pose": pose}
+        return Y, {"state": S.unflatten(0, (b, -1)), "pose": pose}
 
-    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> ScanTrace:
-        state = memory["state"]
-        lead = (state.shape[0], n, self.tiles)
-        J = frames * self.tile**2
-        new = state.new_empty
-        return ScanTrace(
-            state,
-            memory["pose"][:, None].expand(-1, n, -1, -1),
-            new(*lead, J, self.state),
-            new(*lead, self.heads, J, self.head),
-            new(*lead, self.heads, J),
-            state.new_zeros(*lead, self.heads),
-        )
+    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> Dual | Private:
+        """Whichever takes less memory by the end of the horizon: the imagined tokens, or a state of one's own."""
+        tokens = frames * self.tile**2
+        if tokens * (self.state + self.inner + self.heads) < self.inner * self.state:
+            return Dual(memory["state"], memory["pose"], n, tokens)
+        return Private(memory["state"], memory["pose"], n)
 
-    def recall(self, u: Tensor, action: Tensor, trace: ScanTrace, commit: bool) -> Tensor:
+    def recall(self, u: Tensor, action: Tensor, trace: Dual | Private, commit: bool) -> Tensor:
         """u [B, n, S, D] -> the same shape; with `commit` the frame becomes part of what the candidate remembers."""
         z, X, dt, B, C = self.inputs(u)
         pose = self.odometer.move(self.cut(u).mean(-2), action, trace.pose)
         phase = self.odometer.phases(pose)
         C = ssm.rotate(C, phase)
-        Y = torch.einsum("bkgsn,bghpn->bkghsp", C, trace.state) * torch.exp(trace.total)[..., None, None]
-        if trace.used:
-            fade = torch.exp(trace.total[..., None] - trace.decay[..., : trace.used])  # [B, n, G, h, used]
-            weight = (C @ trace.keys[..., : trace.used, :].transpose(-1, -2))[..., None, :, :] * fade[..., None, :]
-            Y = Y + weight @ trace.values[..., : trace.used, :]
+        Y = trace.read(C)
         if commit:
-            Y = Y + self._remember(trace, X, dt, ssm.rotate(B, phase), C, Y)
+            B, values = ssm.rotate(B, phase), (X * dt[..., None]).transpose(-2, -3)
+            line = (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s] decay in the frame
+            later = torch.ones(X.shape[3], X.shape[3], dtype=torch.bool, device=X.device).triu(1)
+            gap = (line[..., :, None] - line[..., None, :]).masked_fill(later, float("-inf"))
+            own = ((C @ B.transpose(-1, -2))[..., None, :, :] * torch.exp(gap)) @ values
+            Y = Y * torch.exp(line)[..., None] + own
+            trace.write(values, B, line)
             trace.pose = pose
         return self.finish(Y.transpose(-2, -3), X, z)
-
-    def _remember(self, trace: ScanTrace, X: Tensor, dt: Tensor, B: Tensor, C: Tensor, Y: Tensor) -> Tensor:
-        """Add a frame's tokens to the trace; returns what their order within the frame changes in what they read, Y."""
-        line = (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s] log decay in the frame
-        values = (X * dt[..., None]).transpose(-2, -3)
-        s, j = X.shape[3], trace.used + X.shape[3]
-        later = torch.ones(s, s, dtype=torch.bool, device=X.device).triu(1)
-        gap = (line[..., :, None] - line[..., None, :]).masked_fill(later, float("-inf"))
-        own = ((C @ B.transpose(-1, -2))[..., None, :, :] * torch.exp(gap)) @ values
-        trace.keys[..., j - s : j, :] = B
-        trace.values[..., j - s : j, :] = values
-        trace.decay[..., j - s : j] = trace.total[..., None] + line
-        trace.total, trace.used = trace.total + line[..., -1], j
-        return own + Y * torch.expm1(line)[..., None]
 
 
 class LocalAttention(nn.Module):

@@ -367,7 +367,7 @@ class WorldModel(nn.Module):
         mixed = tau * (patches[partly].to(tau.dtype) / 127.5 - 1) + (1 - tau) * torch.randn(
             patches[partly].shape, **make
         )
-        noisy = noisy.masked_scatter(partly[..., None, None], self.embed(mixed))
+        noisy = noisy.masked_scatter(partly[..., None, None], self.embed(mixed).to(noisy.dtype))
         clean = self._embed_frames(patches)
         if self.config.context_noise and self.training:
             few = max(1, b // 8)

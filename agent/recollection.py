@@ -1,0 +1,272 @@
+"""`lssvwm benchmark memory`: what a world model remembers, after LSSVWM's two tests, on mazes of held-out seeds.
+
+    retrieval   the guide walks `context` frames, turns round and walks the exact way back
+    reasoning   the guide walks `context` frames and walks on
+
+Every model (a preset) is trained from every seed on the same frames for the same number of steps. Then it observes the
+context and imagines the rest from the actions alone. Frames are compared by how far back lies
+what they show: `distance`, frames since the place was passed (retrieval) or frames ahead (reasoning); and tile by
+tile by `age`, frames since that tile of the map was last in view while the model observed.
+
+Shapes: N walks, T = context + horizon frames, 9 tiles of the view.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent import checkpoint, report
+from agent import config as configuration
+from agent.collect import build_env, gather
+from agent.config import Config, UserError, compose
+from agent.evaluate import task_seeds
+from agent.replay import Replay
+from agent.train import resume, train
+from envs import picture
+from envs.grid_maze import AHEAD, LEFT, RIGHT, STAY, GridMaze
+from worldmodel import WorldModel
+
+TESTS = ("retrieval", "reasoning")
+NEVER, HIDDEN = -1, -2
+"""Ages of tiles that were not in view while the model observed, and of those that walls hide."""
+DISTANCES = (1, 9, 17, 33, 65, 129)
+AGES = (1, 17, 49, 129, 513, 1 << 30)
+"""Where ranges begin. Window attention to 16 frames in 3 layers reaches 45 frames back."""
+ROWS = 16
+"""Walks that a model works on at once."""
+MEASURES = ("psnr", "ssim", "tiles_right")
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
+
+
+@dataclass
+class Walks:
+    """frames uint8 [N, T, 3, H, W], action int64 [N, T] (the one that led to the frame), age int64 [N, horizon, 9]
+    and tile (number of the picture) int64 [N, horizon, 9] of the frames to be imagined."""
+
+    frames: Tensor
+    action: Tensor
+    age: np.ndarray
+    tile: np.ndarray
+    context: int
+
+
+def walk(config: Config, test: str, context: int, horizon: int, seeds: np.ndarray) -> Walks:
+    """Walks through the mazes of these seeds; raises UserError for an environment without guided tours."""
+    if config.env.kind not in ("return", "recall"):
+        raise UserError(f"benchmark memory walks through mazes: env=return or env=recall, not env={config.env.kind}")
+    longest = context + horizon + 4 * config.env.n**2  # so that nobody is led home
+    env = build_env(dataclasses.replace(config, env=dataclasses.replace(config.env, tour=longest)), len(seeds))
+    assert isinstance(env, GridMaze)
+    env.reset(np.arange(env.batch), seeds)
+    guide = env.guide(int(seeds[0]) % 2**31)
+    seen = np.full(env.tiles.size, NEVER)
+    frames, actions, ages, tiles, poses = [], [], [], [], []
+    back: list[list[int]] = []
+    for t in range(context + horizon):
+        cells, lit = env.in_view()
+        if t < context:
+            seen[cells[lit]] = t
+        else:
+            age = np.where(seen[cells] == NEVER, NEVER, t - seen[cells])
+            ages.append(np.where(lit, age, HIDDEN))
+            tiles.append(env.view())
+        frames.append(env.frames().copy())
+        actions.append(env.last_action())
+        poses.append(np.stack((env.heading, env.row, env.col), -1))
+        if t == context - 1 and test == "retrieval":
+            back = [_way_back(np.array(actions)[1:, i], np.array(poses)[:, i]) for i in range(env.batch)]
+        if t < context - 1 or test == "reasoning":
+            action = guide.act()
+        else:
+            action = np.array([way[t - context + 1] if t - context + 1 < len(way) else STAY for way in back])
+        env.step(action)
+    return Walks(
+        torch.from_numpy(np.stack(frames, 1)),
+        torch.from_numpy(np.stack(actions, 1)),
+        np.stack(ages, 1),
+        np.stack(tiles, 1),
+        context,
+    )
+
+
+def _way_back(actions: np.ndarray, poses: np.ndarray) -> list[int]:
+    """Turn round, then every step and turn in reverse; what led nowhere is left out."""
+    moved = (poses[1:] != poses[:-1]).any(1)
+    undo = {LEFT: RIGHT, RIGHT: LEFT, AHEAD: AHEAD}
+    return [LEFT, LEFT, *(undo[int(a)] for a, m in zip(actions[::-1], moved[::-1]) if m)]
+
+
+@torch.no_grad()
+def imagine(model: WorldModel, walks: Walks, erased: bool = False) -> Tensor:
+    """Frames uint8 [N, horizon, 3, H, W] that the model imagines after the context (or, `erased`, after its last
+    frame only)."""
+    out = []
+    for i in range(0, len(walks.frames), ROWS):
+        frames, action = (x[i : i + ROWS].to(model.place.device) for x in (walks.frames, walks.action))
+        begin = walks.context - 1 if erased else 0
+        memory = model.initial(len(frames))
+        for at in range(begin, walks.context, 128):
+            part = slice(at, min(at + 128, walks.context))
+            first = torch.zeros_like(action[:, part], dtype=torch.bool)
+            if at == begin:
+                first[:, 0] = True
+            memory, _ = model.observe(memory, frames[:, part], action[:, part], first)
+        future = model.imagine(memory, action[:, None, walks.context :], decode=True)
+        assert future.frames is not None
+        out.append(future.frames[:, 0].cpu())
+    return torch.cat(out)
+
+
+def compare(walks: Walks, imagined: Tensor, test: str) -> list[dict[str, Any]]:
+    """PSNR (of the mean squared error of all pixels in a range) and SSIM by distance; PSNR and share of tiles
+    recognised by age."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    real = walks.frames[:, walks.context :]
+    a, b = real.float() / 255, imagined.float() / 255
+    error = (a - b).square()
+    frame_error = error.mean((2, 3, 4)).numpy()
+    ssim = structural_similarity_index_measure(b.flatten(0, 1), a.flatten(0, 1), data_range=1.0, reduction="none")
+    ssim = np.asarray(ssim).reshape(frame_error.shape)
+    ahead = np.arange(1, frame_error.shape[1] + 1)
+    distance = np.broadcast_to(np.maximum(1, 2 * ahead - 2) if test == "retrieval" else ahead, frame_error.shape)
+    rows = []
+    for low, high in pairwise((*DISTANCES, 1 << 30)):
+        where = (distance >= low) & (distance < high)
+        if where.any():
+            row = {"by": "distance", "from": low, "to": min(high - 1, int(distance.max())), "n": int(where.sum())}
+            rows.append(row | {"psnr": _psnr(frame_error[where]), "ssim": float(ssim[where].mean())})
+    tile_error = _tiles(error).mean((-1, -2, -3)).numpy()
+    right = _recognised(imagined) == walks.tile
+    spans = [(NEVER, NEVER + 1), *pairwise(AGES), (49, AGES[-1])]
+    for low, high in spans:
+        where = (walks.age >= low) & (walks.age < high)
+        if where.any():
+            row = {"by": "age", "from": low, "to": high - 1, "n": int(where.sum())}
+            rows.append(row | {"psnr": _psnr(tile_error[where]), "tiles_right": float(right[where].mean())})
+    return rows
+
+
+def _tiles(x: Tensor) -> Tensor:
+    """Frames [N, H, 3, 64, 64] cut into the tiles of the view, [N, H, 9, 3, 20, 20]"""
+    size, margin, count = picture.TILE, picture.MARGIN, picture.VIEW
+    x = x[..., margin:-margin, margin:-margin].unflatten(-1, (count, size)).unflatten(-3, (count, size))
+    return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(2, 3)
+
+
+def _recognised(frames: Tensor) -> np.ndarray:
+    """Which tile picture is nearest to each tile of frames [N, H, 3, 64, 64]: int64 [N, H, 9]"""
+    atlas = torch.from_numpy(picture.ATLAS.transpose(0, 3, 1, 2).copy()).float().flatten(1)
+    tiles = _tiles(frames.float()).flatten(3)
+    own = picture.VIEW * picture.VIEW - picture.VIEW // 2 - 1  # the agent stands on this one
+    found = torch.cdist(tiles, atlas[: picture.TILES]).argmin(-1)
+    found[..., own] = torch.cdist(tiles[..., own, :], atlas[picture.TILES :]).argmin(-1)
+    return found.numpy()
+
+
+def _psnr(error: np.ndarray) -> float:
+    return float(-10 * np.log10(error.mean() + 1e-12))
+
+
+def video(config: Config, model: WorldModel) -> list[dict[str, Any]]:
+    """Both tests at every context, with the memory and without; and the last frame standing still, as a floor."""
+    c = config.benchmark
+    seeds = task_seeds(config.tasks.seed, c.walks)
+    rows = []
+    for test in TESTS:
+        for context in c.contexts:
+            walks = walk(config, test, context, c.horizon, seeds)
+            last = walks.frames[:, context - 1 : context].expand(-1, c.horizon, -1, -1, -1)
+            arms = {"retained": imagine(model, walks), "erased": imagine(model, walks, erased=True), "still": last}
+            for arm, frames in arms.items():
+                about = {"test": test, "context": context, "arm": arm}
+                rows.extend(about | row for row in compare(walks, frames, test))
+    return rows
+
+
+# ---- the benchmark
+
+
+def memory(settings: list[str], output: Path) -> Path:
+    """`lssvwm benchmark memory`: train and measure what is not there yet, sum up what is. Returns the JSON file."""
+    if not any(text.startswith("experiment=") for text in settings):
+        settings = ["experiment=recollect", *settings]
+    base = compose(settings)
+    configs = [
+        dataclasses.replace(compose([*settings, f"model={name}", f"seed={seed}"]), name=name)
+        for seed in base.benchmark.seeds
+        for name in base.benchmark.models
+    ]
+    data = output / "data"
+    replay = Replay(data)
+    if len(replay) < base.train.collect.frames:
+        gather(base, replay, base.train.collect.frames - len(replay), base.seed + len(replay.paths))
+    for config in configs:
+        _run(dataclasses.replace(config, data=str(data)), output / f"{config.name}-{config.seed}")
+        found = summary(output, base)
+        report.write_json(output / "memory.json", found)
+    report.show_memory(found)
+    report.plot_memory(found, output / "memory.png")
+    return output / "memory.json"
+
+
+def _run(config: Config, folder: Path) -> None:
+    """Train one model, or go on with it, and measure it; nothing where that is done. Raises UserError if the folder
+    holds a run with other settings."""
+    plain = configuration.to_dict(config)
+    if (folder / "config.yaml").exists():
+        saved = configuration.read(folder / "config.yaml")
+        if other := [key for key in ("env", "model", "train") if saved.get(key) != plain[key]]:
+            raise UserError(f"{folder} was trained with other settings ({', '.join(other)}): choose another output=")
+    file, asked = folder / "memory.json", plain["benchmark"] | {"models": [config.name], "seeds": [config.seed]}
+    if file.exists() and json.loads(file.read_text())["asked"] == asked:
+        return
+    print(f"{config.name}, seed {config.seed}")
+    if (folder / "config.yaml").exists():
+        resume(folder, [])
+    else:
+        train(config, folder)
+    model = checkpoint.load(folder, config.device, config.backend)
+    about = {"model": config.name, "seed": config.seed, "steps": config.train.steps, "asked": asked}
+    size = {"parameters": sum(p.numel() for p in model.parameters()), "memory_bytes": model.initial(1).nbytes()}
+    report.write_json(file, about | size | {"rows": video(config, model)})
+
+
+def summary(output: Path, base: Config) -> dict[str, Any]:
+    """All runs found in `output`: each measure's mean over training seeds, with its 95 % interval (Student's t)."""
+    runs = [json.loads(file.read_text()) for file in sorted(output.glob("*/memory.json"))]
+    grouped: dict[tuple, list[dict[str, Any]]] = {}
+    keys = ("test", "context", "arm", "by", "from", "to")
+    for run in runs:
+        for row in run["rows"]:
+            grouped.setdefault((run["model"], *(row[key] for key in keys)), []).append(row)
+    rows = []
+    for what, found in grouped.items():
+        measures = {key: spread([row[key] for row in found]) for key in MEASURES if key in found[0]}
+        rows.append(dict(zip(("model", *keys), what)) | {"n": found[0]["n"]} | measures)
+    models = {run["model"]: {key: run[key] for key in ("steps", "parameters", "memory_bytes")} for run in runs}
+    order = [*(name for name in base.benchmark.models if name in models), *models]
+    rows.sort(key=lambda row: order.index(row["model"]))
+    about = {"command": "lssvwm benchmark memory", "settings": configuration.to_dict(base)["benchmark"]}
+    return about | {"models": {name: models[name] for name in dict.fromkeys(order)}, "rows": rows}
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean over seeds and its 95 % interval by Student's t; without bounds where there is one seed only."""
+    n, mean = len(values), float(np.mean(values))
+    found = {"mean": mean, "seeds": [round(value, 4) for value in values]}
+    if n < 2:
+        return found
+    half = STUDENT[min(n - 2, len(STUDENT) - 1)] * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return found | {"low": mean - half, "high": mean + half}

@@ -31,7 +31,7 @@ LENGTHS = (128, 256, 512, 2048)
 LONGEST = {"attention": 256}  # frames of a training sequence that still fit into memory
 FRAME, ACTIONS = (3, 64, 64), 3
 MAZES = ("tmaze", "return", "recall", "scavenge")
-FORKED, CANDIDATES, HORIZONS = ("small", "untiled", "tile1", "base"), 1024, (8, 16, 40)
+FORKED, CANDIDATES, HORIZONS = ("small", "untiled", "tile1", "base"), 1024, (4, 16)
 ROUNDS = 3
 SECONDS = 1.0
 
@@ -125,15 +125,14 @@ def _imagined(model: WorldModel, memory: Memory, actions: Tensor, copied: bool) 
     assert fork.traces is not None
     if copied:
         fork.traces = [
-            (Private(layer["state"], layer["pose"], 1), local)
+            (Private.of(layer["state"], layer["pose"]), local)
             for layer, (_, local) in zip(memory.layers.values(), fork.traces)
         ]
     for h in range(actions.shape[2]):
         model.step(fork, actions[:, :, h])
     scans = [scan for scan, _ in fork.traces]
-    shared = memory.nbytes() * len(memory) if copied else 0
     local = sum(x.numel() * x.element_size() for _, trace in fork.traces for x in trace.values())
-    return shared + local + sum(scan.nbytes() for scan in scans), [type(scan).__name__.lower() for scan in scans]
+    return local + sum(scan.nbytes() for scan in scans), [type(scan).__name__.lower() for scan in scans]
 
 
 @dataclass

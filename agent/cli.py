@@ -188,17 +188,21 @@ def benchmark(settings: list[str]) -> None:
 
     if not settings or settings[0] not in BENCHMARKS:
         raise UserError(f"which benchmark? there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs")
-    config = compose(settings[1:])
+    what, settings = settings[0], settings[1:]
+    if what == "memory" and not any(text.startswith("experiment=") for text in settings):
+        settings = ["experiment=recollect", *settings]
+    config = compose(settings)
     output = _output(config, "runs", "benchmark")
-    print(f"benchmark {settings[0]}: {BENCHMARKS[settings[0]]}; results go to {output}")
-    with _saved(output, anew="run it again to go on" if settings[0] == "memory" else "run it again"):
-        from agent import benchmark as benchmarks
-        from agent import recollection
+    print(f"benchmark {what}: {BENCHMARKS[what]}; results go to {output}")
+    with _saved(output, anew="run it again to go on" if what == "memory" else "run it again"):
+        if what == "memory":
+            from agent.recollection import memory
 
-        if settings[0] == "memory":
-            _wrote([recollection.memory(settings[1:], output)])
+            _wrote([memory(settings, output)])
         else:
-            _wrote([getattr(benchmarks, settings[0])(config, output)])
+            from agent import benchmark as benchmarks
+
+            _wrote([getattr(benchmarks, what)(config, output)])
 
 
 BENCHMARKS = {

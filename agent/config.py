@@ -88,6 +88,7 @@ class TrainConfig:
     hide: float = 0.0
     hide_span: int = 4
     forget: float = 0.0
+    foresee_after: float = 0.0  # share of the training after which frames are remembered as foreseen (model.imagined)
     learning_rate: float = 2e-3
     warmup: int = 30
     final_learning_rate: float = 0.1  # as a share of `learning_rate`, reached along a cosine
@@ -164,8 +165,8 @@ class BenchmarkConfig:
         "paper",
     )
     seeds: tuple[int, ...] = (0, 1, 2)
-    walks: int = 64
-    contexts: tuple[int, ...] = (128, 512, 1024)
+    walks: int = 48
+    contexts: tuple[int, ...] = (128, 1024)
     horizon: int = 64
 
 

@@ -177,13 +177,13 @@ examples
   lssvwm collect checkpoint=return9 'train.collect.mix={{plan: 1.0}}' train.collect.frames=9000
 """,
     "benchmark": """\
-usage: lssvwm benchmark envs|speed|memory [key=value ...]
+usage: lssvwm benchmark envs|speed|fork|memory [key=value ...]
 
 Measures, prints tables and writes them as JSON. envs: frames per second of the four mazes, the engine alone
 and through TorchRL, random actions, on one thread. speed: seconds per frame of observing, imagining and
 training, ours beside window attention, full attention and a GRU, against the frames in memory (64 to 8192)
 or in a training sequence (128 to 2048), new weights, random frames; takes some minutes.
-
+fork: time and memory of imagining 1024 futures of one memory, against 1024 copies of it.
 memory: trains every model from every seed on the same frames of mazes (experiment=recollect) and asks what it
 remembers: walking the exact way back (retrieval) and on (reasoning) after long contexts, in imagination. Takes
 hours; run again, it goes on where it was stopped. Other models, seeds or contexts add to what is there.
@@ -192,9 +192,9 @@ settings
   output=null                  folder for the results; null: runs/benchmark
   benchmark.models=[small,window,attention,gru,mamba2,mamba2_local,tile1,untiled,paper]
   benchmark.seeds=[0,1,2]      of training
-  benchmark.contexts=[128,512,1024]   frames observed
+  benchmark.contexts=[128,1024]   frames observed
   benchmark.horizon=64         frames imagined
-  benchmark.walks=64           walks for each test and context
+  benchmark.walks=48           walks for each test and context
 {common}
 
 examples

@@ -198,7 +198,8 @@ def step(run: Run) -> dict[str, Tensor]:
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     with torch.autocast(run.model.place.device.type, torch.bfloat16, enabled=in_bf16(config.precision, run.model.place.device)):
-        loss, metrics, _ = run.model.loss(sequences, hidden=hidden, generator=run.generator, forget=forget)
+        foresee = run.step >= config.foresee_after * config.steps
+        loss, metrics, _ = run.model.loss(sequences, None, hidden, run.generator, forget, foresee)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)

@@ -8,7 +8,7 @@ from agent.config import compose
 from agent.presets import options
 from worldmodel import WorldModel
 
-BASELINES = ("mamba2", "mamba2_local", "tile1", "paper", "window", "attention", "gru")
+BASELINES = ("mamba2", "mamba2_local", "tile1", "untiled", "paper", "window", "attention", "gru")
 
 
 def build(name: str) -> WorldModel:

@@ -47,8 +47,6 @@ class Attention(nn.Module):
         self.tokens, self.reach, self.heads, self.size = tokens, reach, heads, width // heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.near = nn.Parameter(torch.zeros(heads, tokens, tokens))  # where a token lies, within the frame
-        self.far = nn.Parameter(torch.zeros(heads, tokens, tokens))  # and in the frames before
 
     split = LocalAttention.split
 
@@ -67,27 +65,32 @@ class Attention(nn.Module):
         return torch.cat(out, 1), memory
 
     def _segment(self, u: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
-        q, k, v = self.split(u)  # [B, T, h, R, S, d]
-        t, past = u.shape[1], self.reach - 1
+        b, t, r, s = u.shape[:4]
+        past = self.reach - 1
+        q, k, v = (x.transpose(1, 2) for x in self.split(u))  # [B, h, T, R, S, d]
         old = _used(memory)
-        key, value = (torch.cat((old[x], own[:, :, :, -1]), 1) for x, own in (("key", k), ("value", v)))
+        key, value = (
+            torch.cat((old[x].transpose(1, 2).to(own.dtype), own[:, :, :, -1]), 2)
+            for x, own in (("key", k), ("value", v))
+        )
         flags = torch.cat((old["valid"], writes[..., -1]), 1)
         f = flags.shape[1] - t
         episode = F.pad(reset.long().cumsum(1), (f, 0))
         ago = torch.arange(f, f + t, device=u.device)[:, None] - torch.arange(f + t, device=u.device)
         visible = flags[:, None] & (episode[:, f:, None] == episode[:, None]) & (ago > 0) & (ago < self.reach)
-        at = _frames(key)
-        q, k, turned = _turn(q, at[f:, None]), _turn(k, at[f:, None]), _turn(key, at)
-        far = torch.einsum("bthrsd,bjhzd->bthrsjz", q, turned) + self.far[:, None, :, None]
-        far = far.masked_fill(~visible[:, :, None, None, None, :, None], float("-inf")).flatten(-2)
-        near = q @ k.transpose(-1, -2) + self.near[:, None]
-        weight = torch.softmax(torch.cat((far, near), -1), -1)
-        s = self.tokens
-        y = torch.einsum("bthrsjz,bjhzd->bthrsd", weight[..., :-s].unflatten(-1, (-1, s)), value) + weight[..., -s:] @ v
+        own = torch.eye(t * r, dtype=torch.bool, device=u.device).expand(b, -1, -1)  # every copy sees itself
+        mask = torch.cat((visible.repeat_interleave(r, 1), own), -1)  # [B, T R, F + T R]
+        mask = mask.repeat_interleave(s, 1).repeat_interleave(s, 2)[:, None]
+        at = torch.arange(f + t, device=u.device)[:, None, None]
+        q, k = _turn(q, at[f:]), _turn(k, at[f:])
+        keys = torch.cat((_turn(key, at[..., 0]).flatten(2, 3), k.flatten(2, 4)), 2)
+        values = torch.cat((value.flatten(2, 3), v.flatten(2, 4)), 2)
+        y = F.scaled_dot_product_attention(q.flatten(2, 4), keys, values, mask).unflatten(2, (t, r, s))
         valid = flags & (episode == episode[:, -1:])
         kept = valid[..., None, None, None].to(u.dtype)
-        carried = {"key": key * kept, "value": value * kept, "valid": valid}
-        return self.out(y.movedim(2, -2).flatten(-2)), {x: _last(v, past) for x, v in carried.items()}
+        carried = {"key": key.transpose(1, 2) * kept, "value": value.transpose(1, 2) * kept, "valid": valid}
+        y = self.out(y.permute(0, 2, 3, 4, 1, 5).flatten(-2))
+        return y, {x: _last(v, past) for x, v in carried.items()}
 
     def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> AttentionTrace:
         used = _used(memory)
@@ -99,15 +102,15 @@ class Attention(nn.Module):
         shared, own = trace.memory, len(trace.keys)
         f = shared["valid"].shape[1]
         now = torch.tensor(f + own, device=u.device)
-        q, k = _turn(q, now), _turn(k, now)
+        q, k = _turn(q, now) / math.sqrt(self.size), _turn(k, now)
         ago = now - torch.arange(f, device=u.device)
         hidden = ~(shared["valid"] & (ago < self.reach))
-        far = torch.einsum("bnhsd,bjhzd->bnhsjz", q, shared["turned"]) + self.far[:, :, None]
+        far = torch.einsum("bnhsd,bjhzd->bnhsjz", q, shared["turned"])
         far = far.masked_fill(hidden[:, None, None, None, :, None], float("-inf")).flatten(-2)
         first = max(0, own - (self.reach - 1))
         keys, values = trace.keys[first:], trace.values[first:]
-        mid = [q @ x.transpose(-1, -2) + self.far for x in keys]
-        near = q @ k.transpose(-1, -2) + self.near
+        mid = [q @ x.transpose(-1, -2) for x in keys]
+        near = q @ k.transpose(-1, -2)
         weight = torch.softmax(torch.cat((far, *mid, near), -1), -1).split(
             [far.shape[-1], *(self.tokens for _ in keys), self.tokens], -1
         )

@@ -79,6 +79,13 @@ class Private:
         self.shared, self.pose = state, pose[:, None].expand(-1, n, -1, -1)
         self.state: Tensor | None = None  # [B, n, G, h p, N]
 
+    @classmethod
+    def of(cls, state: Tensor, pose: Tensor) -> Private:
+        """One candidate for each memory, whose state is written over."""
+        own = cls(state, pose, 1)
+        own.state = state.flatten(2, 3)[:, None]
+        return own
+
     def read(self, C: Tensor) -> Tensor:
         if self.state is None:
             return torch.einsum("bkgsn,bghpn->bkghsp", C, self.shared)

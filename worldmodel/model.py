@@ -321,17 +321,19 @@ class WorldModel(nn.Module):
         hidden: Tensor | None = None,
         generator: torch.Generator | None = None,
         forget: Tensor | None = None,
+        foresee: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor], Memory]:
         """One interleaved scan over noisy and clean copies of every frame (teacher forcing): loss, metrics, memory.
 
         `memory` [B] carries on from an earlier segment (gradient cut at the seam), `hidden` [B, T] frames are
-        neither written nor attended to, but still predicted; memory is erased before `forget` [B, T] frames.
+        neither written nor attended to, but still predicted; memory is erased before `forget` [B, T] frames. With
+        `foresee`, a share `imagined` of the frames is remembered as foreseen.
         """
         memory = self.initial(len(batch.pixels)) if memory is None else memory.detach()
         patches = self.patches.cut(batch.pixels)
         x, level = self._copies(patches, generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
-        if self.config.imagined and self.training:
+        if self.config.imagined and foresee and self.training:
             span = self._spans(batch.is_first, generator)
             x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget)
         else:

@@ -184,9 +184,9 @@ and through TorchRL, random actions, on one thread. speed: seconds per frame of 
 training, ours beside window attention, full attention and a GRU, against the frames in memory (64 to 8192)
 or in a training sequence (128 to 2048), new weights, random frames; takes some minutes.
 fork: time and memory of imagining 1024 futures of one memory, against 1024 copies of it.
-memory: trains every model from every seed on the same frames of mazes (experiment=recollect) and asks what it
-remembers: walking the exact way back (retrieval) and on (reasoning) after long contexts, in imagination. Takes
-hours; run again, it goes on where it was stopped. Other models, seeds or contexts add to what is there.
+memory: trains every model from every seed on the same frames of mazes (experiment=recollect) and asks what
+it remembers: walking the exact way back (retrieval) and on (reasoning) after long contexts, in imagination.
+Takes hours; run again, it goes on where it was stopped. Other models and seeds add to what is there.
 
 settings
   output=null                  folder for the results; null: runs/benchmark

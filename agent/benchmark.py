@@ -120,7 +120,7 @@ def _imagined(model: WorldModel, memory: Memory, actions: Tensor, copied: bool) 
     """Imagine actions [B, n, H] from one memory, or from as many copies of it; the bytes that the candidates kept of
     their own, and in which form."""
     if copied:
-        memory = torch.cat([memory] * len(actions))
+        memory = Memory.cat([memory] * len(actions))
     fork = model.fork(memory, actions.shape[1], actions.shape[2])
     assert fork.traces is not None
     if copied:

@@ -71,10 +71,11 @@ class CollectConfig:
 class TrainConfig:
     """Optimisation, data augmentation, checkpoints.
 
-    Sequences have `length` frames, varied by length augmentation (`augment`: none or random) between
-    `min_length` and `length` at a constant number of frames per batch. `align` is the share of sequences that
-    start with an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to
-    `hide_span`; `forget` is the share of frames before which the memory is erased. With `precision` bf16, matrix
+    Sequences have `length` frames, varied by length augmentation (`augment`: none, random, or adversarial: more often
+    those at which late frames are foreseen worst) between `min_length` and `length` at a constant number of frames per
+    batch. `align` is the share of sequences that start with an episode. `hide` is the share of context frames hidden
+    by temporal masking, in spans of up to `hide_span` (1: single frames), reached over the share `hide_ramp` of the
+    training; `forget` is the share of frames before which the memory is erased. With `precision` bf16, matrix
     products are made in bf16; the scan, weights and losses stay in float32.
     """
 
@@ -83,10 +84,11 @@ class TrainConfig:
     batch: int = 8
     length: int = 96
     min_length: int = 32
-    augment: Literal["none", "random"] = "random"
+    augment: Literal["none", "random", "adversarial"] = "random"
     align: float = 0.5
     hide: float = 0.0
     hide_span: int = 4
+    hide_ramp: float = 0.0
     forget: float = 0.0
     foresee_after: float = 0.0  # share of the training after which frames are remembered as foreseen (model.imagined)
     learning_rate: float = 2e-3

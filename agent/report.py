@@ -87,7 +87,9 @@ def show_memory(found: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name == "model" else "right")
     for model in found["models"]:
         mine = {(row["test"], row["context"]): row for row in rows if row["model"] == model}
-        cells = [f"{_interval(mine[c]['psnr'])}, {mine[c]['tiles_right']['mean']:.3f}" if c in mine else "-" for c in cases]
+        cells = [
+            f"{_interval(mine[c]['psnr'])}, {mine[c]['tiles_right']['mean']:.3f}" if c in mine else "-" for c in cases
+        ]
         table.add_row(model, *cells)
     Console(width=None if Console().is_terminal else 160).print(table)
 
@@ -156,12 +158,14 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 
 def curves(folder: Path) -> None:
-    """`curves.png` of a run: how well frames (PSNR) and rewards and ends (accuracy) are foreseen, step by step."""
+    """`curves.png` of a run: how well frames (PSNR) and rewards and ends (accuracy) are foreseen, step by step; below
+    it, with adversarial lengths, how often each length is drawn."""
     from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    left = figure.subplots()
+    odds = sorted({key for row in rows for key in row if key.startswith("odds/")}, key=lambda key: int(key[5:]))
+    figure = Figure(figsize=(6, 5 if odds else 3), layout="constrained")
+    left, *below = figure.subplots(2 if odds else 1, 1, sharex=True, squeeze=False)[:, 0]
     right = left.twinx()
     shown = ((left, "psnr", "frames (PSNR, dB)", "#2166ac"), (right, "event_accuracy", "rewards and ends", "#1b7837"))
     for axis, key, label, colour in shown:
@@ -169,6 +173,13 @@ def curves(folder: Path) -> None:
         axis.plot(*np.array(found).reshape(-1, 2).T, color=colour)
         axis.set_ylabel(label, color=colour)
     right.set_ylim(0, 1.02)
-    left.set(xlabel="step", title="foreseen from memory, on training sequences")
+    left.set_title("foreseen from memory, on training sequences")
+    for axis in below:
+        drawn = [row for row in rows if odds[0] in row]
+        steps, shares = [row["step"] for row in drawn], [[row[key] for row in drawn] for key in odds]
+        axis.stackplot(steps, shares, labels=[f"{key[5:]} frames" for key in odds])
+        axis.set(ylim=(0, 1), ylabel="odds of each length")
+        axis.legend(fontsize=7, loc="lower right")
+    (left, *below)[-1].set_xlabel("step")
     left.grid(alpha=0.3)
     figure.savefig(folder / "curves.png", dpi=110)

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agent import checkpoint, report
 from agent import config as configuration
+from agent.augment import Lengths, draw_forget, draw_hidden
 from agent.collect import build_env, check, gather
 from agent.config import Config, TrainConfig, UserError
 from agent.evaluate import quick_success
@@ -46,6 +47,7 @@ class Run:
     replay: Replay
     rng: np.random.Generator
     generator: torch.Generator
+    lengths: Lengths
     step: int = 0
     best: float = -math.inf
 
@@ -76,7 +78,8 @@ def prepare(config: Config, folder: Path) -> Run:
     optimizer = torch.optim.AdamW(parameter_groups(model, config.train), betas=(0.9, 0.98))
     replay = Replay(Path(config.data) if config.data else folder / "data", config.train.collect.keep)
     rng, generator = np.random.default_rng([config.seed, 7]), torch.Generator(device).manual_seed(config.seed)
-    run = Run(config, folder, model, copy.deepcopy(model).eval(), optimizer, replay, rng, generator)
+    ema, lengths = copy.deepcopy(model).eval(), Lengths(config.train)
+    run = Run(config, folder, model, ema, optimizer, replay, rng, generator, lengths)
     if config.train.compile:
         for block in model.blocks:
             block.compile(dynamic=False)
@@ -190,15 +193,15 @@ def finish(run: Run, logger: Logger) -> None:
 def step(run: Run) -> dict[str, Tensor]:
     """One optimisation step on sequences of a drawn length; returns the metrics."""
     config = run.config.train
-    length, batch = draw_length(config, run.rng)
+    length, batch = run.lengths.draw(run.rng)
     sequences = run.replay.sample(batch, length, config.align, run.rng).to(run.model.place.device)
-    hidden = draw_hidden(config, sequences.is_first, run.rng)
+    hidden = draw_hidden(config, run.step, sequences.is_first, run.rng)
     forget = draw_forget(config, sequences.is_first, run.rng)
     rate = learning_rate(config, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-    with torch.autocast(run.model.place.device.type, torch.bfloat16, enabled=in_bf16(config.precision, run.model.place.device)):
-        foresee = run.step >= config.foresee_after * config.steps
+    device, foresee = run.model.place.device, run.step >= config.foresee_after * config.steps
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(config.precision, device)):
         loss, metrics, _ = run.model.loss(sequences, None, hidden, run.generator, forget, foresee)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -209,11 +212,9 @@ def step(run: Run) -> dict[str, Tensor]:
         )
     run.optimizer.step()
     update_ema(run.ema, run.model, min(config.ema, (1 + run.step) / (10 + run.step)))
-    return metrics | {
-        "gradient_norm": norm.detach(),
-        "learning_rate": torch.tensor(rate),
-        "length": torch.tensor(length),
-    }
+    run.lengths.learn(length, metrics["late"])
+    metrics |= {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "length": torch.tensor(length)}
+    return metrics | run.lengths.metrics()
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:
@@ -231,35 +232,6 @@ def learning_rate(config: TrainConfig, at: int) -> float:
     share = config.final_learning_rate
     cosine = share + (1 - share) * 0.5 * (1 + math.cos(math.pi * min(1.0, at / max(1, config.steps))))
     return config.learning_rate * min(1.0, (at + 1) / max(1, config.warmup)) * cosine
-
-
-def draw_length(config: TrainConfig, rng: np.random.Generator) -> tuple[int, int]:
-    """Length augmentation: frames per sequence, and how many sequences keep the batch's number of frames."""
-    if config.augment == "none":
-        return config.length, config.batch
-    if config.augment != "random":
-        raise UserError(f"train.augment={config.augment} is not known; use none or random")
-    choices = np.linspace(min(config.min_length, config.length), config.length, 5).round().astype(int)
-    length = int(rng.choice(choices))
-    return length, max(1, round(config.batch * config.length / length))
-
-
-def draw_hidden(config: TrainConfig, is_first: Tensor, rng: np.random.Generator) -> Tensor | None:
-    """Temporal masking: which frames [B, T] leave no trace; a first frame is never hidden."""
-    if not config.hide:
-        return None
-    b, t = is_first.shape
-    span = rng.integers(1, config.hide_span + 1, (b, t))
-    begins = rng.random((b, t)) < config.hide / ((config.hide_span + 1) / 2)
-    last = np.maximum.accumulate(np.where(begins, np.arange(t) + span, 0), 1)
-    return torch.from_numpy(np.arange(t) < last).to(is_first.device) & ~is_first
-
-
-def draw_forget(config: TrainConfig, is_first: Tensor, rng: np.random.Generator) -> Tensor | None:
-    """Before which frames [B, T] memory is erased, so that the model knows what it is to have none."""
-    if not config.forget:
-        return None
-    return torch.from_numpy(rng.random(tuple(is_first.shape)) < config.forget).to(is_first.device)
 
 
 @torch.no_grad()
@@ -282,6 +254,7 @@ def save(run: Run) -> None:
         "shards": [path.name for path in run.replay.paths],
         "rng": run.rng.bit_generator.state,
         "generator": run.generator.get_state().cpu(),
+        "lengths": run.lengths.error,
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
     }
@@ -313,6 +286,7 @@ def restore(run: Run) -> None:
         run.replay = Replay(run.replay.folder, run.replay.keep)
     run.rng.bit_generator.state = state["rng"]
     run.generator.set_state(state["generator"].cpu())
+    run.lengths.error = state.get("lengths", run.lengths.error)
     torch.set_rng_state(state["torch"].cpu())
     random.setstate(state["python"])
 

@@ -1,10 +1,16 @@
 """Properties of the world model: every way of computing it gives the same numbers, and memory leaks nothing."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 import worldmodel
 from worldmodel import Batch, Memory, ModelConfig, WorldModel, baselines, ssm
+from worldmodel.blocks import Dual, Private
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -156,6 +162,24 @@ def test_imagining_with_the_frames_that_came_is_observing(changes):
         assert torch.allclose(heads.policy, truth.policy[:, None, t].expand(-1, 3, -1), atol=1e-9)
 
 
+@torch.no_grad()
+def test_a_fork_takes_the_form_that_is_smaller_and_both_forms_agree():
+    model, (frames, action, first) = tiny(tiles=(1, 3)), sequences()
+    memory, _ = model.observe(model.initial(2), frames, action, first)
+    before = memory.clone()
+    small, large = (model.fork(memory, 3, 5).traces[i][0] for i in (0, 1))
+    assert isinstance(small, Dual) and isinstance(large, Private)
+    for i, layer in enumerate(model.layers):
+        state, pose = (memory.layers[str(i)][key] for key in ("state", "pose"))
+        forms = Dual(state, pose, 3, 5 * layer.scan.tile**2), Private(state, pose, 3)
+        for _ in range(5):
+            u, act = torch.randn(2, 3, 9, 32).double(), torch.rand(2, 3, 5).double()
+            for commit in (False, True):
+                a, b = (layer.scan.recall(u, act, form, commit) for form in forms)
+                assert torch.allclose(a, b, atol=1e-9)
+    assert memory.diff(before).max() == 0
+
+
 def test_imagining_leaves_the_memory_as_it_is_and_candidates_apart(kind):
     model, (frames, action, first) = tiny(**kind), sequences()
     memory, _ = model.observe(model.initial(2), frames, action, first)
@@ -197,6 +221,24 @@ def test_memory_is_constant_in_size_and_survives_a_file(tmp_path, kind):
     a, _ = model.observe(memory, frames[:, 6:], action[:, 6:], first[:, 6:] & False)
     b, _ = model.observe(back, frames[:, 6:], action[:, 6:], first[:, 6:] & False)
     assert a.diff(b).max() == 0
+
+
+def test_a_memory_saved_in_mid_episode_goes_on_to_the_same_numbers_in_another_process(tmp_path):
+    model, (frames, action, first) = tiny(torch.float32), sequences()
+    worldmodel.save(model, tmp_path)
+    memory, _ = model.observe(model.initial(2), frames[:, :7], action[:, :7], first[:, :7])
+    memory.write(tmp_path / "memory.pt")
+    torch.save((frames[:, 7:], action[:, 7:], first[:, 7:]), tmp_path / "rest.pt")
+    code = """if True:
+        import sys, torch, worldmodel
+        model = worldmodel.load(sys.argv[1])
+        rest = torch.load(sys.argv[1] + "/rest.pt")
+        memory, heads = model.observe(worldmodel.Memory.read(sys.argv[1] + "/memory.pt"), *rest)
+        memory.write(sys.argv[1] + "/after.pt")"""
+    environment = os.environ | {"PYTHONPATH": str(Path(worldmodel.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
+    after, _ = model.observe(memory, frames[:, 7:], action[:, 7:], first[:, 7:])
+    assert Memory.read(tmp_path / "after.pt").diff(after).max() < 1e-6
 
 
 def test_segments_with_carried_memory_give_the_same_loss(kind):
@@ -290,3 +332,25 @@ def test_saved_model_is_the_same_and_damage_is_reported(tmp_path):
         worldmodel.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="no model"):
         worldmodel.load(tmp_path / "nowhere")
+
+
+def test_diffusion_forcing_remembers_what_it_denoises_and_a_clean_prefix_is_not_counted():
+    model = tiny(forcing="diffusion", clean_prefix=1.0, context_noise=0.0, rarity=0.0).train()
+    frames, action, first = sequences(b=2, t=24)
+    patches = model.patches.cut(frames)
+    clean = model._embed_frames(patches)
+    x, level, counted = model._equally_noisy(patches, clean, torch.Generator().manual_seed(0))
+    assert ((~counted).sum(1) >= 12).all() and counted.any()
+    assert torch.equal(x[:, :, 1][~counted], clean[~counted]) and (level[:, :, 1][~counted] == 1).all()
+    assert torch.equal(x[:, :, 0][counted], x[:, :, 1][counted])
+    losses = []
+    for shown in (frames, torch.where(counted[..., None, None, None], frames, 255 - frames)):
+        with torch.no_grad():
+            out = torch.zeros(2, 24, 9, 32).double()
+            losses.append(model._frame_loss(out, model.patches.cut(shown), counted, counted, torch.Generator())[0])
+    assert losses[0] == losses[1]  # what the prefix shows is nobody's target
+    loss, metrics, _ = model.loss(batch_of(frames, action, first), generator=torch.Generator().manual_seed(0))
+    loss.backward()
+    assert torch.isfinite(loss) and metrics["loss/reward"] > 0
+    with pytest.raises(ValueError, match=r"model.forcing=both is not known"):
+        ModelConfig(forcing="both")

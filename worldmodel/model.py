@@ -58,6 +58,8 @@ class ModelConfig:
     attention_heads: int = 4
     mlp: float = 3.0
     head_hidden: int = 128
+    forcing: str = "teacher"  # or diffusion: what is remembered is as noisy as what is denoised
+    clean_prefix: float = 0.5  # diffusion forcing: share of sequences whose first half or more is remembered clean
     flow: float = 0.125  # share of frames trained at a random noise level; the others are predicted from memory alone
     context_noise: float = 0.1
     imagined: float = 0.0  # share of frames that are remembered as the model foresees them, not as they are
@@ -73,6 +75,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("lssvwm", "attention", "gru"):
             raise ValueError(f"model.kind={self.kind} is not known; there are lssvwm, attention, gru")
+        if self.forcing not in ("teacher", "diffusion"):
+            raise ValueError(f"model.forcing={self.forcing} is not known; there are teacher, diffusion")
         if not self.tiles or self.width % self.attention_heads or (self.expand * self.width) % self.scan_head:
             raise ValueError(
                 f"model: width={self.width} must be a multiple of attention_heads={self.attention_heads}, "
@@ -323,7 +327,8 @@ class WorldModel(nn.Module):
         forget: Tensor | None = None,
         foresee: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor], Memory]:
-        """One interleaved scan over noisy and clean copies of every frame (teacher forcing): loss, metrics, memory.
+        """One interleaved scan over two copies of every frame, one to be denoised and one to be remembered: loss,
+        metrics, memory. The second is clean (teacher forcing), or noisy as well (`forcing` diffusion).
 
         `memory` [B] carries on from an earlier segment (gradient cut at the seam), `hidden` [B, T] frames are
         neither written nor attended to, but still predicted; memory is erased before `forget` [B, T] frames. With
@@ -332,6 +337,9 @@ class WorldModel(nn.Module):
         memory = self.initial(len(batch.pixels)) if memory is None else memory.detach()
         patches = self.patches.cut(batch.pixels)
         x, level = self._copies(patches, generator)
+        counted = torch.ones_like(batch.is_first)
+        if self.config.forcing == "diffusion":
+            x, level, counted = self._equally_noisy(patches, x[:, :, 1], generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
         if self.config.imagined and foresee and self.training:
             span = self._spans(batch.is_first, generator)
@@ -342,12 +350,13 @@ class WorldModel(nn.Module):
         x, memory = self._run(x, level, batch.action, batch.is_first, writes, memory, forget)
         seen, foreseen = self.heads(x[:, :, 1]), self.heads(x[:, :, 0])
         target = self._value_target(seen, batch)
-        blank = level[:, :, 0] == 0
-        of_seen, _ = self._head_losses(seen, target, batch, clean & ~span)
+        blank = counted if self.config.forcing == "diffusion" else level[:, :, 0] == 0
+        of_seen, _ = self._head_losses(seen, target, batch, clean & ~span & (level[:, :, 1] == 1))
         losses, metrics = self._head_losses(foreseen, target, batch, blank)
         losses = {key: of_seen[key] + value for key, value in losses.items()}
         known = blank & ~batch.is_first
-        losses["frame"], metrics["psnr"] = self._frame_loss(x[:, :, 0], patches, known, generator)
+        losses["frame"], of_frames = self._frame_loss(x[:, :, 0], patches, counted, known, generator)
+        metrics |= of_frames
         weights = self.config.loss
         total = sum((getattr(weights, k) * v for k, v in losses.items()), torch.zeros((), device=x.device))
         metrics |= {f"loss/{k}": v.detach() for k, v in losses.items()}
@@ -378,6 +387,21 @@ class WorldModel(nn.Module):
             clean = torch.cat((clean[:few] + amount * disturbance, clean[few:]))
         return torch.stack((noisy, clean), 2), torch.stack((level, torch.ones_like(level)), 2)
 
+    def _equally_noisy(self, patches: Tensor, clean: Tensor, generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Diffusion forcing (arXiv 2407.01392): every frame has a noise level of its own, at which it is denoised and
+        remembered. In a share of the sequences a prefix is remembered clean, and not counted (arXiv 2505.20171)."""
+        b, t = patches.shape[:2]
+        make = {"generator": generator, "device": patches.device, "dtype": self.embed.weight.dtype}
+        level, draw = torch.rand(b, t, **make), torch.rand(2, b, 1, **make)
+        tau = level[..., None, None]
+        mixed = tau * (patches.to(tau.dtype) / 127.5 - 1) + (1 - tau) * torch.randn(patches.shape, **make)
+        length = torch.where(draw[0] < self.config.clean_prefix, (t + draw[1] * t) / 2, 0.0)
+        prefix = torch.arange(t, device=patches.device) < length
+        noisy = self.embed(mixed)
+        remembered = torch.where(prefix[..., None, None], clean, noisy)
+        levels = torch.stack((level, level.masked_fill(prefix, 1.0)), 2)
+        return torch.stack((noisy, remembered), 2), levels, ~prefix
+
     def _spans(self, is_first: Tensor, generator) -> Tensor:
         """Runs of frames [B, T] that are remembered as foreseen; first frames are always seen."""
         c, t = self.config, is_first.shape[1]
@@ -403,19 +427,25 @@ class WorldModel(nn.Module):
         trust = torch.where(span, FORESEEN, level[:, :, 1])
         return torch.stack((x[:, :, 0], remembered), 2), torch.stack((level[:, :, 0], trust), 2)
 
-    def _frame_loss(self, x: Tensor, patches: Tensor, known: Tensor, generator) -> tuple[Tensor, Tensor]:
-        """Squared error of the predicted frames on a random share of the pixels, rare colours weighing more;
-        and the PSNR of the frames predicted from memory alone (`known` [B, T])."""
+    def _frame_loss(self, x: Tensor, patches: Tensor, counted: Tensor, known: Tensor, generator):
+        """Squared error of the predicted frames that are `counted` [B, T], on a random share of the pixels, rare
+        colours weighing more. Metrics, of the frames predicted from memory alone (`known` [B, T]): PSNR, and `late`,
+        the error in the last quarter of the sequences."""
         channels, pixels = self.frame_shape[0], self.patches.patch**2
         some = torch.randperm(pixels, generator=generator, device=x.device)[: int(pixels * self.config.pixel_share)]
         true = patches.unflatten(-1, (channels, pixels))[..., some]  # [B, T, S, C, m]
         weight, bias = (v.unflatten(0, (channels, pixels))[:, some].flatten(0, 1) for v in self.unembed.parameters())
         predicted = F.linear(F.layer_norm(x, x.shape[-1:]), weight, bias)
         error = (predicted - (true.flatten(-2).to(x.dtype) / 127.5 - 1)).square()
-        psnr = -10 * torch.log10(error.detach()[known].mean() / 4 + 1e-9)
+        plain, known = error.detach().mean((-1, -2)), known.to(error.dtype)
+        quarter = x.shape[1] * 3 // 4
+        metrics = {
+            "psnr": -10 * torch.log10(_mean(plain, known) / 4 + 1e-9),
+            "late": _mean(plain[:, quarter:], known[:, quarter:]),
+        }
         if self.config.rarity:
             error = error.unflatten(-1, (channels, -1)) * self.rarity(true)
-        return error.mean(), psnr
+        return _mean(error.flatten(2).mean(-1), counted.to(error.dtype)), metrics
 
     def _value_target(self, seen: Readout, batch: Batch) -> Tensor:
         c, value = self.config, seen.value.detach()

@@ -152,7 +152,8 @@ class RecordConfig:
 class BenchmarkConfig:
     """What `benchmark memory` trains and measures: every model (a preset) from every seed.
 
-    Walks are observed for each of `contexts` frames, then `horizon` frames are imagined.
+    `walks` are observed for each of `contexts` frames, then `horizon` frames are imagined. Linear probes are fitted on
+    `probed` walks of the first context (0: none).
     """
 
     models: tuple[str, ...] = (
@@ -170,6 +171,7 @@ class BenchmarkConfig:
     walks: int = 48
     contexts: tuple[int, ...] = (128, 1024)
     horizon: int = 64
+    probed: int = 600
 
 
 @dataclass(frozen=True)

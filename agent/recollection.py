@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,86 +26,25 @@ from torch import Tensor
 
 from agent import checkpoint, report
 from agent import config as configuration
-from agent.collect import build_env, gather
-from agent.config import Config, UserError, compose
+from agent.collect import gather
+from agent.config import Config, UserError, compose, from_checkpoint
 from agent.evaluate import task_seeds
+from agent.probe import probes
 from agent.replay import Replay
 from agent.train import resume, train
+from agent.walks import AGES, NEVER, TESTS, Walks, walk
 from envs import picture
-from envs.grid_maze import AHEAD, LEFT, RIGHT, STAY, GridMaze
 from worldmodel import WorldModel
 
-TESTS = ("retrieval", "reasoning")
-NEVER, HIDDEN = -1, -2
-"""Ages of tiles that were not in view while the model observed, and of those that walls hide."""
 DISTANCES = (1, 9, 17, 33, 65, 129)
-AGES = (1, 17, 49, 129, 513, 1 << 30)
-"""Where ranges begin. Window attention to 16 frames in 3 layers reaches 45 frames back."""
+"""Where ranges begin."""
 ROWS = 16
 """Walks that a model works on at once."""
 SSIM_WALKS = 8
 """Walks for which SSIM is computed: it takes longer than all the rest."""
-MEASURES = ("psnr", "ssim", "tiles_right")
+MEASURES = ("psnr", "ssim", "tiles_right", "right")
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
-
-
-@dataclass
-class Walks:
-    """frames uint8 [N, T, 3, H, W], action int64 [N, T] (the one that led to the frame), age int64 [N, horizon, 9]
-    and tile (number of the picture) int64 [N, horizon, 9] of the frames to be imagined."""
-
-    frames: Tensor
-    action: Tensor
-    age: np.ndarray
-    tile: np.ndarray
-    context: int
-
-
-def walk(config: Config, test: str, context: int, horizon: int, seeds: np.ndarray) -> Walks:
-    """Walks through the mazes of these seeds; raises UserError for an environment without guided tours."""
-    if config.env.kind not in ("return", "recall"):
-        raise UserError(f"benchmark memory walks through mazes: env=return or env=recall, not env={config.env.kind}")
-    longest = context + horizon + 4 * config.env.n**2  # so that nobody is led home
-    env = build_env(dataclasses.replace(config, env=dataclasses.replace(config.env, tour=longest)), len(seeds))
-    assert isinstance(env, GridMaze)
-    env.reset(np.arange(env.batch), seeds)
-    guide = env.guide(int(seeds[0]) % 2**31)
-    seen = np.full(env.tiles.size, NEVER)
-    frames, actions, ages, tiles, poses = [], [], [], [], []
-    back: list[list[int]] = []
-    for t in range(context + horizon):
-        cells, lit = env.in_view()
-        if t < context:
-            seen[cells[lit]] = t
-        else:
-            age = np.where(seen[cells] == NEVER, NEVER, t - seen[cells])
-            ages.append(np.where(lit, age, HIDDEN))
-            tiles.append(env.view())
-        frames.append(env.frames().copy())
-        actions.append(env.last_action())
-        poses.append(np.stack((env.heading, env.row, env.col), -1))
-        if t == context - 1 and test == "retrieval":
-            back = [_way_back(np.array(actions)[1:, i], np.array(poses)[:, i]) for i in range(env.batch)]
-        if t < context - 1 or test == "reasoning":
-            action = guide.act()
-        else:
-            action = np.array([way[t - context + 1] if t - context + 1 < len(way) else STAY for way in back])
-        env.step(action)
-    return Walks(
-        torch.from_numpy(np.stack(frames, 1)),
-        torch.from_numpy(np.stack(actions, 1)),
-        np.stack(ages, 1),
-        np.stack(tiles, 1),
-        context,
-    )
-
-
-def _way_back(actions: np.ndarray, poses: np.ndarray) -> list[int]:
-    """Turn round, then every step and turn in reverse; what led nowhere is left out."""
-    moved = (poses[1:] != poses[:-1]).any(1)
-    undo = {LEFT: RIGHT, RIGHT: LEFT, AHEAD: AHEAD}
-    return [LEFT, LEFT, *(undo[int(a)] for a, m in zip(actions[::-1], moved[::-1]) if m)]
 
 
 @torch.no_grad()
@@ -220,6 +158,7 @@ def memory(settings: list[str], output: Path) -> Path:
         found = summary(output, base)
         report.write_json(output / "memory.json", found)
     report.show_memory(found)
+    report.show_probes(found)
     report.plot_memory(found, output / "memory.png")
     return output / "memory.json"
 
@@ -229,8 +168,8 @@ def _run(config: Config, folder: Path) -> None:
     holds a run with other settings."""
     plain = configuration.to_dict(config)
     if (folder / "config.yaml").exists():
-        saved = configuration.read(folder / "config.yaml")
-        if other := [key for key in ("env", "model", "train") if saved.get(key) != plain[key]]:
+        saved = configuration.to_dict(from_checkpoint(configuration.read(folder / "config.yaml"), []))
+        if other := [key for key in ("env", "model", "train") if saved[key] != plain[key]]:
             raise UserError(f"{folder} was trained with other settings ({', '.join(other)}): choose another output=")
     file, asked = folder / "memory.json", plain["benchmark"] | {"models": [config.name], "seeds": [config.seed]}
     if file.exists() and json.loads(file.read_text())["asked"] == asked:
@@ -243,7 +182,7 @@ def _run(config: Config, folder: Path) -> None:
     model = checkpoint.load(folder, config.device, config.backend)
     about = {"model": config.name, "seed": config.seed, "steps": config.train.steps, "asked": asked}
     size = {"parameters": sum(p.numel() for p in model.parameters()), "memory_bytes": model.initial(1).nbytes()}
-    report.write_json(file, about | size | {"rows": video(config, model)})
+    report.write_json(file, about | size | {"rows": video(config, model) + probes(config, model)})
 
 
 def summary(output: Path, base: Config) -> dict[str, Any]:

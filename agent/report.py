@@ -94,6 +94,23 @@ def show_memory(found: dict[str, Any]) -> None:
     Console(width=None if Console().is_terminal else 160).print(table)
 
 
+def show_probes(found: dict[str, Any]) -> None:
+    """Print what linear probes read off each memory, by age; in brackets, what they say without it."""
+    rows = [row for row in found["rows"] if row["test"] == "probe"]
+    cases = list(dict.fromkeys((row["by"], row["from"]) for row in rows))
+    table = Table(title="read off the memory by a linear probe: share right (in brackets: without it)")
+    table.title_justify, table.title_style = "left", "bold"
+    table.add_column("model")
+    for by, low in cases:
+        table.add_column(f"{by} {low}-", justify="right")
+    for model in found["models"]:
+        mine = {(r["by"], r["from"], r["arm"]): r["right"]["mean"] for r in rows if r["model"] == model}
+        if mine:
+            table.add_row(model, *(f"{mine[(*c, 'retained')]:.3f} ({mine[(*c, 'erased')]:.3f})" for c in cases))
+    if rows:
+        Console(width=None if Console().is_terminal else 160).print(table)
+
+
 def _far(row: dict[str, Any]) -> bool:
     return row["from"] == FAR + 1 and row["to"] > 1 << 20
 

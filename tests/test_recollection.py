@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from agent import cli, recollection
+from agent import walks as tours
 from agent.config import UserError, compose
 from agent.evaluate import task_seeds
 
@@ -26,6 +27,7 @@ TINY = [
     "benchmark.contexts=[16]",
     "benchmark.horizon=6",
     "benchmark.walks=4",
+    "benchmark.probed=8",
     "threads=1",
 ]
 
@@ -33,23 +35,23 @@ TINY = [
 @pytest.fixture(scope="module")
 def walks():
     config = compose(["experiment=recollect", "env.n=7"])
-    return {test: recollection.walk(config, test, 40, 20, task_seeds(3, 6)) for test in recollection.TESTS}
+    return {test: tours.walk(config, test, 40, 20, task_seeds(3, 6)) for test in tours.TESTS}
 
 
 def test_the_way_back_turns_round_and_passes_the_same_places(walks):
     back = walks["retrieval"]
     assert back.frames.shape == (6, 60, 3, 64, 64) and back.age.shape == (6, 20, 9)
-    assert (back.action[:, 40:42] == recollection.LEFT).all()
-    seen = back.age[back.age != recollection.HIDDEN]
-    assert (seen == recollection.NEVER).mean() < 0.1 and seen.max() > 40
-    assert (walks["reasoning"].age == recollection.NEVER).sum() > (back.age == recollection.NEVER).sum()
+    assert (back.action[:, 40:42] == tours.LEFT).all()
+    seen = back.age[back.age != tours.HIDDEN]
+    assert (seen == tours.NEVER).mean() < 0.1 and seen.max() > 40
+    assert (walks["reasoning"].age == tours.NEVER).sum() > (back.age == tours.NEVER).sum()
     assert torch.equal(walks["reasoning"].frames[:, :40], back.frames[:, :40])
 
 
 def test_what_led_nowhere_is_not_walked_back():
     poses = np.array([[0, 5, 5], [0, 4, 5], [0, 4, 5], [3, 4, 5]])
-    way = recollection._way_back(np.array([recollection.AHEAD, recollection.AHEAD, recollection.LEFT]), poses)
-    assert way == [recollection.LEFT, recollection.LEFT, recollection.RIGHT, recollection.AHEAD]
+    way = tours._way_back(np.array([tours.AHEAD, tours.AHEAD, tours.LEFT]), poses)
+    assert way == [tours.LEFT, tours.LEFT, tours.RIGHT, tours.AHEAD]
 
 
 def test_ages_count_from_when_a_tile_was_last_in_view(walks):
@@ -85,4 +87,4 @@ def test_the_whole_benchmark_goes_on_where_it_stopped_and_keeps_what_is_there(tm
 
 def test_it_walks_through_mazes_only():
     with pytest.raises(UserError, match="env=return or env=recall"):
-        recollection.walk(compose(["env=tmaze"]), "retrieval", 8, 4, task_seeds(0, 1))
+        tours.walk(compose(["env=tmaze"]), "retrieval", 8, 4, task_seeds(0, 1))

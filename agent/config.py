@@ -73,10 +73,12 @@ class TrainConfig:
 
     Sequences have `length` frames, varied by length augmentation (`augment`: none, random, or adversarial: more often
     those at which late frames are foreseen worst) between `min_length` and `length` at a constant number of frames per
-    batch. `align` is the share of sequences that start with an episode. `hide` is the share of context frames hidden
-    by temporal masking, in spans of up to `hide_span` (1: single frames), reached over the share `hide_ramp` of the
-    training; `forget` is the share of frames before which the memory is erased. With `precision` bf16, matrix
-    products are made in bf16; the scan, weights and losses stay in float32.
+    batch. `burn_in` frames before them are only observed. Where `segment` is set, sequences go through in segments of
+    so many frames, memory carried on and the gradient cut at the seams. `align` is the share of sequences that start
+    with an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to `hide_span`
+    (1: single frames), reached over the share `hide_ramp` of the training; `forget` is the share of frames before
+    which the memory is erased. With `precision` bf16, matrix products are made in bf16; the scan, weights and losses
+    stay in float32.
     """
 
     init: str | None = None  # start from the weights of this checkpoint (a name or folder) instead of new ones
@@ -84,6 +86,8 @@ class TrainConfig:
     batch: int = 8
     length: int = 96
     min_length: int = 32
+    burn_in: int = 0
+    segment: int = 0
     augment: Literal["none", "random", "adversarial"] = "random"
     align: float = 0.5
     hide: float = 0.0
@@ -106,7 +110,17 @@ class TrainConfig:
     collect: CollectConfig = field(default_factory=CollectConfig)
 
     def __post_init__(self) -> None:
-        least = {"steps": 0, "batch": 1, "length": 2, "min_length": 2, "log_every": 1, "save_every": 1, "hide_span": 1}
+        least = {
+            "steps": 0,
+            "batch": 1,
+            "length": 2,
+            "min_length": 2,
+            "burn_in": 0,
+            "segment": 0,
+            "log_every": 1,
+            "save_every": 1,
+            "hide_span": 1,
+        }
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be at least {low}")

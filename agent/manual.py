@@ -50,6 +50,11 @@ settings                       (with the defaults; an experiment may set others)
   train.steps=400              optimisation steps
   train.batch=8                sequences in a batch
   train.length=96              frames in a sequence; what is to be remembered must lie within
+  train.augment=random         their lengths: none, random, or adversarial (what is foreseen worst)
+  train.burn_in=0              frames before them that are only observed
+  train.segment=0              frames that go through at once, memory carried on; 0: all
+  train.hide=0.0               share of frames hidden (train.hide_span, train.hide_ramp)
+  train.precision=auto         bf16 matrix products where the hardware has them; or float32, bf16
   train.learning_rate=0.002
   train.save_every=100         steps between checkpoints
   train.evaluate_every=0       steps between evaluations on held-out tasks; 0: none

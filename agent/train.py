@@ -28,7 +28,7 @@ from agent.policy import action_count
 from agent.progress import Progress
 from agent.replay import Replay
 from envs.base import BatchedEnv, Discrete
-from worldmodel import WorldModel
+from worldmodel import Batch, WorldModel
 from worldmodel.odometry import calibrate
 
 ODOMETER = 0.05
@@ -194,17 +194,12 @@ def step(run: Run) -> dict[str, Tensor]:
     """One optimisation step on sequences of a drawn length; returns the metrics."""
     config = run.config.train
     length, batch = run.lengths.draw(run.rng)
-    sequences = run.replay.sample(batch, length, config.align, run.rng).to(run.model.place.device)
-    hidden = draw_hidden(config, run.step, sequences.is_first, run.rng)
-    forget = draw_forget(config, sequences.is_first, run.rng)
+    sequences = run.replay.sample(batch, config.burn_in + length, config.align, run.rng).to(run.model.place.device)
     rate = learning_rate(config, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-    device, foresee = run.model.place.device, run.step >= config.foresee_after * config.steps
-    with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(config.precision, device)):
-        loss, metrics, _ = run.model.loss(sequences, None, hidden, run.generator, forget, foresee)
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    metrics = gradient(run, sequences)
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
     if not torch.isfinite(norm):
         raise UserError(
@@ -215,6 +210,29 @@ def step(run: Run) -> dict[str, Tensor]:
     run.lengths.learn(length, metrics["late"])
     metrics |= {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "length": torch.tensor(length)}
     return metrics | run.lengths.metrics()
+
+
+def gradient(run: Run, sequences: Batch) -> dict[str, Tensor]:
+    """Add up the gradient of sequences, after a burn-in, segment by segment with the memory carried on; the metrics'
+    means."""
+    config, model = run.config.train, run.model
+    hidden = draw_hidden(config, run.step, sequences.is_first, run.rng)
+    forget = draw_forget(config, sequences.is_first, run.rng)
+    device, foresee = model.place.device, run.step >= config.foresee_after * config.steps
+    frames, memory, found = sequences.is_first.shape[1], None, []
+    if config.burn_in:
+        old = sequences[: config.burn_in]
+        with torch.no_grad():
+            memory, _ = model.observe(model.initial(len(old.pixels)), old.pixels, old.action, old.is_first)
+    size = config.segment or frames
+    parts = [slice(at, min(at + size, frames)) for at in range(config.burn_in, frames, size)]
+    for part in parts:
+        masks = [None if mask is None else mask[:, part] for mask in (hidden, forget)]
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(config.precision, device)):
+            loss, metrics, memory = model.loss(sequences[part], memory, masks[0], run.generator, masks[1], foresee)
+        (loss / len(parts)).backward()
+        found.append(metrics)
+    return {key: torch.stack([metrics[key] for metrics in found]).mean() for key in found[0]}
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:

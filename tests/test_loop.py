@@ -183,6 +183,30 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_segments_and_burn_in_carry_memory_into_what_is_trained(tmp_path, monkeypatch):
+    setting = config(TMazeConfig(length=5), model=dataclasses.replace(TINY, context_noise=0.0))
+    precise = dataclasses.replace(setting.train, segment=10, burn_in=4, precision="float32")
+    setting = dataclasses.replace(setting, train=precise)
+    run = training.prepare(setting, tmp_path)
+    gather(setting, run.replay, 400, 0)
+    sequences = run.replay.sample(2, 24, 0.0, np.random.default_rng(0))
+    seen = []
+    loss = run.model.loss
+
+    def spy(batch, memory=None, *rest):
+        seen.append((batch.is_first.shape[1], None if memory is None else memory.detach().clone()))
+        return loss(batch, memory, *rest)
+
+    monkeypatch.setattr(run.model, "loss", spy)
+    found = training.gradient(run, sequences)
+    assert [frames for frames, _ in seen] == [10, 10] and torch.isfinite(found["loss/total"])
+    with torch.no_grad():
+        for end, (_, memory) in zip((4, 14), seen):
+            part = sequences[:end]
+            truth, _ = run.model.eval().observe(run.model.initial(2), part.pixels, part.action, part.is_first)
+            assert memory is not None and memory.diff(truth).max() < 1e-4
+
+
 def test_a_run_too_short_to_log_ends_well(tmp_path):
     short = config(TMazeConfig(length=5))
     short = dataclasses.replace(short, train=dataclasses.replace(short.train, steps=1, log_every=10))

@@ -105,6 +105,10 @@ class Batch:
         """The same on a device."""
         return Batch(**{key: value.to(device) for key, value in vars(self).items()})
 
+    def __getitem__(self, part: slice) -> Batch:
+        """The same frames of every sequence."""
+        return Batch(**{key: value[:, part] for key, value in vars(self).items()})
+
 
 @dataclass
 class Imagined:

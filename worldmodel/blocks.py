@@ -271,25 +271,19 @@ class TiledScan(nn.Module):
 
     def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
         z, X, dt, B, C = self.inputs(u)
-        with torch.autocast(u.device.type, enabled=False):  # sums over thousands of frames: bf16 would ruin memory
-            X, dt, B, C, tile = (v.float() if v.dtype == torch.bfloat16 else v for v in (X, dt, B, C, self.cut(u)))
-            Y, memory = self._scan(X, dt, B, C, tile.mean(-2), action, writes, reset, memory)
-        return self.finish(Y, X, z), memory
-
-    def _scan(self, X, dt, B, C, u, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
-        """Y [B, T, R, G, s, h, p] and the memory to carry on; u: tile means [B, T, R, G, D]."""
         b, t, r = u.shape[:3]
         write = writes.to(u.dtype)[..., None, None]
-        poses, pose = self.odometer(u, action, write, reset, memory["pose"])
-        phase = self.odometer.phases(poses)
-        B, C = ssm.rotate(B, phase), ssm.rotate(C, phase)
+        with torch.autocast(u.device.type, enabled=False):  # sums over thousands of frames: bf16 would ruin memory
+            X, dt, B, C, tile = (v.float() if v.dtype == torch.bfloat16 else v for v in (X, dt, B, C, self.cut(u)))
+            poses, pose = self.odometer(tile.mean(-2), action, write, reset, memory["pose"])
+            phase = self.odometer.phases(poses)
+            B, C = ssm.rotate(B, phase), ssm.rotate(C, phase)
         dt = dt * write[..., None]
-        X, dt, B, C = (rearrange(v, "b t r g s ... -> (b g) (t r s) ...") for v in (X, dt, B, C))
-        s = self.tile**2
-        starts = F.pad(reset[..., None], (0, r * s - 1)).flatten(1).repeat_interleave(self.tiles, 0)
-        Y, S = self.scan(X, dt, -torch.exp(self.A_log), B, C, memory["state"].flatten(0, 1), starts)
+        X_, dt, B, C = (rearrange(v, "b t r g s ... -> (b g) (t r s) ...") for v in (X, dt, B, C))
+        starts = F.pad(reset[..., None], (0, r * self.tile**2 - 1)).flatten(1).repeat_interleave(self.tiles, 0)
+        Y, S = self.scan(X_, dt, -torch.exp(self.A_log), B, C, memory["state"].flatten(0, 1), starts)
         Y = rearrange(Y, "(b g) (t r s) h p -> b t r g s h p", b=b, t=t, r=r)
-        return Y, {"state": S.unflatten(0, (b, -1)), "pose": pose}
+        return self.finish(Y, X, z), {"state": S.unflatten(0, (b, -1)), "pose": pose}
 
     def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> Dual | Private:
         """Whichever takes less memory by the end of the horizon: the imagined tokens, or a state of one's own."""

@@ -4,9 +4,9 @@
     reasoning   the guide walks `context` frames and walks on
 
 Every model (a preset) is trained from every seed on the same frames for the same number of steps. Then it observes the
-context and imagines the rest from the actions alone. Frames are compared by how far back lies
-what they show: `distance`, frames since the place was passed (retrieval) or frames ahead (reasoning); and tile by
-tile by `age`, frames since that tile of the map was last in view while the model observed.
+context and imagines the rest from the actions alone. Frames are compared by how far back lies what they show: by
+`distance`, frames since the place was passed (retrieval) or frames ahead (reasoning); and tile by tile by `age`, frames
+since that tile of the map was last in view while the model observed. Linear probes of the memory: `probe`.
 
 Shapes: N walks, T = context + horizon frames, 9 tiles of the view.
 """
@@ -186,8 +186,12 @@ def _run(config: Config, folder: Path) -> None:
 
 
 def summary(output: Path, base: Config) -> dict[str, Any]:
-    """All runs found in `output`: each measure's mean over training seeds, with its 95 % interval (Student's t)."""
+    """All runs found in `output` that were measured in the same way: each measure's mean over training seeds, with its
+    95 % interval (Student's t)."""
+    settings = configuration.to_dict(base)["benchmark"]
+    alike = {key: value for key, value in settings.items() if key not in ("models", "seeds")}
     runs = [json.loads(file.read_text()) for file in sorted(output.glob("*/memory.json"))]
+    runs = [run for run in runs if alike.items() <= run["asked"].items()]
     grouped: dict[tuple, list[dict[str, Any]]] = {}
     keys = ("test", "context", "arm", "by", "from", "to")
     for run in runs:
@@ -200,7 +204,7 @@ def summary(output: Path, base: Config) -> dict[str, Any]:
     models = {run["model"]: {key: run[key] for key in ("steps", "parameters", "memory_bytes")} for run in runs}
     order = [*(name for name in base.benchmark.models if name in models), *models]
     rows.sort(key=lambda row: order.index(row["model"]))
-    about = {"command": "lssvwm benchmark memory", "settings": configuration.to_dict(base)["benchmark"]}
+    about = {"command": "lssvwm benchmark memory", "settings": settings}
     return about | {"models": {name: models[name] for name in dict.fromkeys(order)}, "rows": rows}
 
 

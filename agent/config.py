@@ -187,6 +187,10 @@ class BenchmarkConfig:
     horizon: int = 64
     probed: int = 600
 
+    def __post_init__(self) -> None:
+        if not (self.models and self.seeds and self.contexts) or min(*self.contexts, self.walks, self.horizon) < 2:
+            raise ValueError("benchmark needs models, seeds and contexts, and at least 2 walks, frames and horizon")
+
 
 @dataclass(frozen=True)
 class Config:

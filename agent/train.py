@@ -241,7 +241,7 @@ def in_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    able = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     return able.get("avx512_bf16", False) or able.get("amx_bf16", False)
 
 

@@ -354,3 +354,22 @@ def test_diffusion_forcing_remembers_what_it_denoises_and_a_clean_prefix_is_not_
     assert torch.isfinite(loss) and metrics["loss/reward"] > 0
     with pytest.raises(ValueError, match=r"model.forcing=both is not known"):
         ModelConfig(forcing="both")
+
+
+def test_training_in_bf16_counts_turns_and_decays_in_float32():
+    model = tiny(torch.float32, rotary=0.5).train()
+    frames, action, first = sequences(t=200)
+    zeros = torch.zeros(2, 200)
+    batch = Batch(frames, action, zeros, first & False, first & False, first)
+    found = []
+    for low in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss, _, memory = model.loss(batch, generator=torch.Generator().manual_seed(0))
+        loss.backward()
+        found.append((loss.detach(), memory.detach()))
+    (a, exact), (b, rough) = found
+    assert b == pytest.approx(a.item(), rel=0.01) and all(torch.isfinite(p.grad).all() for p in model.parameters())
+    for one, other in zip(exact.layers.values(), rough.layers.values()):
+        assert torch.equal(one["pose"][..., 0], other["pose"][..., 0])  # headings, after 200 turns
+        assert other["state"].dtype == torch.float32
+        assert (one["state"] - other["state"]).norm() < 0.05 * one["state"].norm()

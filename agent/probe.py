@@ -21,7 +21,7 @@ from torch import Tensor
 
 from agent.config import Config
 from agent.evaluate import task_seeds
-from agent.walks import AGES, NEVER, Walks, walk
+from agent.walks import AGES, NEVER, Walks, remember, walk
 from worldmodel import Memory, WorldModel
 
 MOST = 300_000
@@ -62,15 +62,11 @@ def features(memory: Memory) -> list[Tensor]:
     return found
 
 
-@torch.no_grad()
 def _observed(model: WorldModel, walks: Walks, begin: int) -> list[Tensor]:
     """What is remembered of walks `begin` to `begin + BATCH`, [B, m] each."""
     some, device = slice(begin, begin + BATCH), model.place.device
     frames, action = (x[some, : walks.context].to(device) for x in (walks.frames, walks.action))
-    first = torch.zeros_like(action, dtype=torch.bool)
-    first[:, 0] = True
-    memory, _ = model.observe(model.initial(len(frames)), frames, action, first)
-    return [v.cpu() for v in features(memory)]
+    return [v.cpu() for v in features(remember(model, frames, action))]
 
 
 def targets(walks: Walks) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ from agent.evaluate import task_seeds
 from agent.probe import probes
 from agent.replay import Replay
 from agent.train import resume, train
-from agent.walks import AGES, NEVER, TESTS, Walks, walk
+from agent.walks import AGES, NEVER, TESTS, Walks, remember, walk
 from envs import picture
 from worldmodel import WorldModel
 
@@ -54,14 +54,8 @@ def imagine(model: WorldModel, walks: Walks, erased: bool = False) -> Tensor:
     out = []
     for i in range(0, len(walks.frames), ROWS):
         frames, action = (x[i : i + ROWS].to(model.place.device) for x in (walks.frames, walks.action))
-        begin = walks.context - 1 if erased else 0
-        memory = model.initial(len(frames))
-        for at in range(begin, walks.context, 128):
-            part = slice(at, min(at + 128, walks.context))
-            first = torch.zeros_like(action[:, part], dtype=torch.bool)
-            if at == begin:
-                first[:, 0] = True
-            memory, _ = model.observe(memory, frames[:, part], action[:, part], first)
+        seen = slice(walks.context - 1 if erased else 0, walks.context)
+        memory = remember(model, frames[:, seen], action[:, seen])
         future = model.imagine(memory, action[:, None, walks.context :], decode=True)
         assert future.frames is not None
         out.append(future.frames[:, 0].cpu())

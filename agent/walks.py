@@ -17,6 +17,7 @@ from agent.config import Config, UserError
 from envs import picture
 from envs.grid_maze import AHEAD, LEFT, RIGHT, STAY
 from envs.tasks import ObjectMaze
+from worldmodel import Memory, WorldModel
 
 TESTS = ("retrieval", "reasoning")
 """After the context: the exact way back, or on."""
@@ -24,6 +25,8 @@ NEVER, HIDDEN = -1, -2
 """Ages of tiles that were not in view in the context, and of those that walls hide."""
 AGES = (1, 17, 49, 129, 513, 1 << 30)
 """Where ranges of ages begin. Window attention to 16 frames in 3 layers reaches 45 frames back."""
+PIECE = 128
+"""Frames observed at once."""
 
 
 @dataclass
@@ -93,3 +96,14 @@ def _way_back(actions: np.ndarray, poses: np.ndarray) -> list[int]:
     moved = (poses[1:] != poses[:-1]).any(1)
     undo = {LEFT: RIGHT, RIGHT: LEFT, AHEAD: AHEAD}
     return [LEFT, LEFT, *(undo[int(a)] for a, m in zip(actions[::-1], moved[::-1]) if m)]
+
+
+@torch.no_grad()
+def remember(model: WorldModel, frames: Tensor, action: Tensor) -> Memory:
+    """What a model remembers of frames uint8 [B, T, 3, H, W] and actions int64 [B, T], from an episode's first on."""
+    memory = model.initial(len(frames))
+    first = torch.zeros_like(action, dtype=torch.bool)
+    first[:, 0] = True
+    for x, a, f in zip(*(v.split(PIECE, 1) for v in (frames, action, first))):
+        memory, _ = model.observe(memory, x, a, f)
+    return memory

@@ -76,13 +76,12 @@ def targets(walks: Walks) -> dict[str, np.ndarray]:
     walls = np.zeros((n, size, size), np.float32)
     objects = np.zeros((n, walks.objects.shape[1], size, size), np.float32)
     heading = np.zeros((n, 4), np.float32)
-    cells = np.stack(np.meshgrid(*(np.arange(k) for k in walks.floor.shape[1:]), indexing="ij"), -1)
     last = walks.context - 1
     position = np.stack([from_start(walks.poses[i, last, 1:], walks.poses[i, 0]) for i in range(n)]).astype(np.float32)
     for i in range(n):
         start = walks.poses[i, 0]
         seen = walks.seen[i] != NEVER
-        at = from_start(cells[seen], start) + size // 2
+        at = from_start(np.argwhere(seen), start) + size // 2
         walls[i, at[:, 0], at[:, 1]] = np.where(walks.floor[i][seen], -1, 1)
         for k, ball in enumerate(walks.objects[i]):
             if walks.seen[i][tuple(ball)] != NEVER:
@@ -102,20 +101,20 @@ def from_start(cell: np.ndarray, start: np.ndarray) -> np.ndarray:
 def judge(walks: Walks, truth, predicted, held: slice) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of each probe what was right on the held-out walks, and the age of what it was asked, as flat arrays."""
     last, size = walks.context - 1, truth["walls"].shape[-1]
-    cells = np.stack(np.meshgrid(*(np.arange(k) for k in walks.floor.shape[1:]), indexing="ij"), -1)
     right: dict[str, list[Any]] = {"walls": [], "objects": []}
     age: dict[str, list[Any]] = {"walls": [], "objects": []}
     for i in range(len(walks.poses))[held]:
         seen = walks.seen[i] != NEVER
-        at = from_start(cells[seen], walks.poses[i, 0]) + size // 2
+        at = from_start(np.argwhere(seen), walks.poses[i, 0]) + size // 2
         wall = predicted["walls"][i][at[:, 0], at[:, 1]] > 0
         right["walls"].extend(wall != walks.floor[i][seen])
         age["walls"].extend(last - walks.seen[i][seen] + 1)
         floor = seen & walks.floor[i]
-        at = from_start(cells[floor], walks.poses[i, 0]) + size // 2
+        cells = np.argwhere(floor)
+        at = from_start(cells, walks.poses[i, 0]) + size // 2
         for k, ball in enumerate(walks.objects[i]):
             if floor[tuple(ball)]:
-                best = cells[floor][predicted["objects"][i, k, at[:, 0], at[:, 1]].argmax()]
+                best = cells[predicted["objects"][i, k, at[:, 0], at[:, 1]].argmax()]
                 right["objects"].append((best == ball).all())
                 age["objects"].append(last - walks.seen[i][tuple(ball)] + 1)
     there = (np.rint(predicted["position"][held]) == truth["position"][held]).all(-1)

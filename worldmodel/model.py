@@ -348,14 +348,12 @@ class WorldModel(nn.Module):
         if self.config.imagined and foresee and self.training:
             span = self._spans(batch.is_first, generator)
             x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget)
-        else:
-            span = torch.zeros_like(clean)
         writes = torch.stack((torch.zeros_like(clean), clean), 2)
         x, memory = self._run(x, level, batch.action, batch.is_first, writes, memory, forget)
         seen, foreseen = self.heads(x[:, :, 1]), self.heads(x[:, :, 0])
         target = self._value_target(seen, batch)
         blank = counted if self.config.forcing == "diffusion" else level[:, :, 0] == 0
-        of_seen, _ = self._head_losses(seen, target, batch, clean & ~span & (level[:, :, 1] == 1))
+        of_seen, _ = self._head_losses(seen, target, batch, clean & (level[:, :, 1] == 1))
         losses, metrics = self._head_losses(foreseen, target, batch, blank)
         losses = {key: of_seen[key] + value for key, value in losses.items()}
         known = blank & ~batch.is_first

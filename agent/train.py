@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
 import json
 import math
 import os
@@ -72,6 +74,7 @@ def prepare(config: Config, folder: Path) -> Run:
     """A run at step 0: model, optimizer and (possibly already filled) replay."""
     if config.threads:
         torch.set_num_threads(config.threads)
+    keep_freed_memory()
     device = checkpoint.pick_device(config.device)
     checkpoint.pick_backend(config.backend, device)
     model = build_model(config, build_env(config, 1)).to(device).train().use(config.backend)
@@ -84,6 +87,16 @@ def prepare(config: Config, folder: Path) -> Run:
         for block in model.blocks:
             block.compile(dynamic=False)
     return run
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to reuse freed memory instead of handing it back to the system, which costs training on a CPU
+    a tenth of its time in page faults. Where it is not glibc, nothing happens."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+        libc.mallopt(mmap, 1 << 25)
+        libc.mallopt(trim, (1 << 31) - 1)
 
 
 def parameter_groups(model: WorldModel, config: TrainConfig) -> list[dict[str, Any]]:

@@ -44,13 +44,20 @@ def case(seed=0, b=2, length=70, h=2, p=16, n=32):
     return [X, dt, -torch.rand(h, generator=make), B, C, torch.randn(b, h, p, n, generator=make)], reset
 
 
-def results(scan, inputs, reset):
+def peeking(reset, frame=5, n=32, seed=1):
+    """Resets at the first tokens of frames only, and queries that read before their frame."""
+    b, length = reset.shape
+    reset = reset & (torch.arange(length) % frame == 0)
+    return reset, torch.randn(b, length // frame, frame, n, generator=torch.Generator().manual_seed(seed))
+
+
+def results(scan, inputs, reset, peek):
     """Outputs, final state and the gradients of all inputs, on CPU."""
-    inputs = [v.detach().clone().requires_grad_() for v in inputs]
-    Y, S = scan(*inputs, reset)
+    inputs = [v.detach().clone().requires_grad_() for v in (*inputs, peek)]
+    Y, S, peeked = scan(*inputs[:-1], reset, inputs[-1])
     weight = torch.linspace(-1, 1, Y.numel(), dtype=Y.dtype, device=Y.device).view(Y.shape)
-    grads = torch.autograd.grad((Y * weight).sum() + (S * S).sum(), inputs)
-    return [v.detach().cpu() for v in (Y, S, *grads)]
+    grads = torch.autograd.grad((Y * weight + peeked * weight).sum() + (S * S).sum(), inputs)
+    return [v.detach().cpu() for v in (Y, S, peeked, *grads)]
 
 
 @pytest.mark.parametrize("name", ["chunked", *(pytest.param(n, marks=pytest.mark.slow) for n in backends.FUSED)])
@@ -62,9 +69,11 @@ def test_backend_equals_the_recurrence(name, resets, request):
         if reason:
             pytest.skip(f"{name}: {reason}")
     inputs, reset = case()
-    true = results(ssm.reference, [v.double() for v in inputs], reset if resets else None)
-    mine = results(backends.pick(name, DEVICE)[1], [v.to(DEVICE) for v in inputs], reset.to(DEVICE) if resets else None)
-    for what, a, b in zip(("Y", "S", "dX", "ddt", "dA", "dB", "dC", "dS"), true, mine):
+    reset, peek = peeking(reset)
+    true = results(ssm.reference, [v.double() for v in inputs], reset if resets else None, peek.double())
+    there = [v.to(DEVICE) for v in inputs], reset.to(DEVICE) if resets else None, peek.to(DEVICE)
+    mine = results(backends.pick(name, DEVICE)[1], *there)
+    for what, a, b in zip(("Y", "S", "peeked", "dX", "ddt", "dA", "dB", "dC", "dS", "dpeek"), true, mine):
         assert (a - b).abs().max() <= 1e-4 * a.abs().max(), what
 
 
@@ -109,6 +118,9 @@ def test_adapters_pass_on_states_and_resets(name, resets, adapter):
     reset = reset if resets else None
     true, mine = ssm.reference(*inputs, reset), backends.pick(name, "cpu")[1](*inputs, reset)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(true, mine))
+    begins, peek = peeking(case(b=3, length=30)[1])
+    both = [scan(*inputs, begins if resets else None, peek) for scan in (ssm.reference, backends.pick(name, "cpu")[1])]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*both))
 
 
 def test_large_batches_go_through_the_fused_kernel_in_parts(adapter, monkeypatch):

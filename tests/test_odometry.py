@@ -59,7 +59,7 @@ def test_a_walk_in_a_circle_comes_back_to_the_same_phases():
         odometer.action.weight[1, 2] = 1.0
     walk = torch.tensor([[0, 2, 0, 2, 0, 2, 0, 2]])
     action = torch.nn.functional.one_hot(walk, 5).float()
-    u, write = torch.zeros(1, 8, 1, 1, 16), torch.ones(1, 8, 1, 1, 1)
+    u, write = torch.zeros(1, 8, 1, 1, 16), torch.ones(1, 8, dtype=torch.bool)
     poses, last = odometer(u, action, write, torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1, 1, 3))
     assert torch.allclose(torch.cos(last - 0.0)[..., 0], torch.ones(1)) and last[..., 1:].abs().max() < 1e-5
     home = odometer.phases(torch.zeros(1, 1, 3))

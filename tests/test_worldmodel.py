@@ -57,18 +57,28 @@ def close(a: Memory, b: Memory, dtype=torch.float64) -> bool:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("chunk", [1, 4, 32, 128])
 @pytest.mark.parametrize("resets", [False, True])
-def test_chunked_scan_is_the_recurrence(dtype, chunk, resets):
+@pytest.mark.parametrize("frame", [0, 1, 7])
+@pytest.mark.parametrize("strength", [1, 30])  # a chunk of 32 tokens forgets more than float32 can undo
+def test_chunked_scan_is_the_recurrence(dtype, chunk, resets, frame, strength):
     g = torch.Generator().manual_seed(0)
     b, length, h, p, n = 3, 77, 2, 4, 6
     X = torch.randn(b, length, h, p, generator=g, dtype=dtype)
     dt = torch.rand(b, length, h, generator=g, dtype=dtype) * (torch.rand(b, length, 1, generator=g) > 0.4)
-    A = -torch.rand(h, generator=g, dtype=dtype) - 0.1
+    A = -torch.rand(h, generator=g, dtype=dtype) * strength - 0.1
     B, C = torch.randn(2, b, length, n, generator=g, dtype=dtype)
     S = torch.randn(b, h, p, n, generator=g, dtype=dtype)
     reset = torch.rand(b, length, generator=g) < 0.06 if resets else None
-    slow, fast = ssm.reference(X, dt, A, B, C, S, reset), ssm.chunked(X, dt, A, B, C, S, reset, chunk)
-    for a, b_ in zip(slow, fast):
-        assert torch.allclose(a, b_, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    peek = torch.randn(b, length // frame, frame, n, generator=g, dtype=dtype) if frame else None
+    if reset is not None and frame:
+        reset &= torch.arange(length) % frame == 0
+    slow = ssm.reference(X, dt, A, B, C, S, reset, peek)
+    others = (
+        ssm.chunked(X, dt, A, B, C, S, reset, peek, chunk),
+        ssm.interleaved(ssm.reference)(X, dt, A, B, C, S, reset, peek),
+    )
+    for fast in others:
+        for a, b_ in zip(slow, fast):
+            assert torch.allclose(a, b_, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 def test_gradients_reach_inputs_and_initial_state():
@@ -334,12 +344,20 @@ def test_saved_model_is_the_same_and_damage_is_reported(tmp_path):
         worldmodel.load(tmp_path / "nowhere")
 
 
+def test_noise_drawn_as_tokens_is_what_white_noise_in_pixels_embeds_to():
+    model, g = tiny(), torch.Generator().manual_seed(0)
+    tokens = model._noise(torch.zeros(20000, 1), g)
+    pixels = torch.randn(20000, model.patches.size, generator=g).double() @ model.embed.weight.T
+    a, b = (x.T @ x / len(x) for x in (tokens, pixels))
+    assert (a - b).abs().max() < 0.05 * b.diagonal().max() and (tokens.mean(0).abs() < 0.05).all()
+
+
 def test_diffusion_forcing_remembers_what_it_denoises_and_a_clean_prefix_is_not_counted():
     model = tiny(forcing="diffusion", clean_prefix=1.0, context_noise=0.0, rarity=0.0).train()
     frames, action, first = sequences(b=2, t=24)
     patches = model.patches.cut(frames)
     clean = model._embed_frames(patches)
-    x, level, counted = model._equally_noisy(patches, clean, torch.Generator().manual_seed(0))
+    x, level, counted = model._equally_noisy(clean, torch.Generator().manual_seed(0))
     assert ((~counted).sum(1) >= 12).all() and counted.any()
     assert torch.equal(x[:, :, 1][~counted], clean[~counted]) and (level[:, :, 1][~counted] == 1).all()
     assert torch.equal(x[:, :, 0][counted], x[:, :, 1][counted])

@@ -73,7 +73,7 @@ class Attention(nn.Module):
             torch.cat((old[x].transpose(1, 2).to(own.dtype), own[:, :, :, -1]), 2)
             for x, own in (("key", k), ("value", v))
         )
-        flags = torch.cat((old["valid"], writes[..., -1]), 1)
+        flags = torch.cat((old["valid"], writes), 1)
         f = flags.shape[1] - t
         episode = F.pad(reset.long().cumsum(1), (f, 0))
         ago = torch.arange(f, f + t, device=u.device)[:, None] - torch.arange(f + t, device=u.device)
@@ -181,8 +181,7 @@ class GRU(nn.Module):
             h = h.masked_fill(reset[:, at, None], 0.0)
             new = self._next(x[:, at], h[:, None].expand(-1, r, -1))
             out.append(new)
-            written = writes[:, at, :, None].to(u.dtype)
-            h = (new * written).sum(1) + h * (1 - written.sum(1))
+            h = torch.where(writes[:, at, None], new[:, -1], h)
         return self._answer(torch.stack(out, 1)), {"state": h}
 
     def _next(self, x: Tensor, h: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Shapes
     x [B, T, R, S, D]   B sequences, T frames, R streams, S tokens per frame, D width.
                         Streams stand in scan order: (noisy, clean) in training, one of the two otherwise.
-    writes [B, T, R]    this copy of the frame goes into memory (clean and not hidden)
+    writes [B, T]       the last copy of the frame goes into memory (it is not hidden); the one before only reads
     reset [B, T]        an episode begins with this frame
     G, s                tiles per frame, tokens per tile (G * s = S)
 
@@ -145,8 +145,8 @@ class Odometer(nn.Module):
         points = pose[..., None, 1:] + turn(self.offset, pose[..., None, :1])
         return points @ self.waves
 
-    def forward(self, u: Tensor, action: Tensor, write: Tensor, reset: Tensor, pose: Tensor):
-        """u [B, T, R, G, D], action [B, T, A], write [B, T, R, 1, 1], pose [B, G, 3] -> poses [B, T, R, G, 3], last.
+    def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, pose: Tensor):
+        """u [B, T, R, G, D], action [B, T, A], pose [B, G, 3] -> poses [B, T, R, G, 3], last.
 
         The written copy of a frame moves the agent on, or the action alone where none is written; every copy looks
         from where it would be itself.
@@ -155,12 +155,16 @@ class Odometer(nn.Module):
         heading = _sum_before(motion[..., :1], reset, pose[:, :1, :1]) + motion[..., :1]
         step = turn(motion[..., 1:], heading)
         free = torch.sigmoid(self.frame(u))  # [B, T, R, G, 1]
-        kept = step * ((free * write).sum(2) + (1 - write.sum(2)))
+        kept = step * torch.where(writes[..., None, None], free[:, :, -1], 1.0)
         before = _sum_before(kept, reset, pose[..., 1:])
         positions = before[:, :, None] + step[:, :, None] * free
         headings = heading[:, :, None].expand(*positions.shape[:-1], 1)
         final = torch.remainder(heading[:, -1], 2 * math.pi).expand_as(pose[..., :1])
         return torch.cat((headings, positions), -1), torch.cat((final, (before + kept)[:, -1]), -1)
+
+
+def _float(v: Tensor) -> Tensor:
+    return v.float() if v.dtype == torch.bfloat16 else v
 
 
 def turn(v: Tensor, angle: Tensor) -> Tensor:
@@ -258,32 +262,49 @@ class TiledScan(nn.Module):
         n, h = self.state, self.heads
         z, xbc = self.project(u).split([self.inner, self.inner + 2 * n + h], -1)
         X, B, C, dt = self.cut(xbc).split([self.inner, n, n, h], -1)
-        dt = F.softplus(dt + self.dt_bias)
         B = F.layer_norm(B, (n,), self.scale_B, self.shift_B)
-        C = F.layer_norm(C, (n,), self.scale_C, self.shift_C) / math.sqrt(n)
-        X = F.silu(X).unflatten(-1, (h, self.head))
-        return z, X, dt, B, C
+        return z, self._values(X), F.softplus(dt + self.dt_bias), B, self._normalised(C)
+
+    def queries(self, u: Tensor):
+        """Of `inputs`, what a copy needs that only reads: z, X, C."""
+        n, inner = self.state, self.inner
+        zx, _, c, _ = self.project.weight.split([2 * inner, n, n, self.heads])
+        z, xc = F.linear(u, torch.cat((zx, c))).split([inner, inner + n], -1)
+        X, C = self.cut(xc).split([inner, n], -1)
+        return z, self._values(X), self._normalised(C)
+
+    def _values(self, X: Tensor) -> Tensor:
+        return F.silu(X).unflatten(-1, (self.heads, self.head))
+
+    def _normalised(self, C: Tensor) -> Tensor:
+        return F.layer_norm(C, (self.state,), self.scale_C, self.shift_C) / math.sqrt(self.state)
 
     def finish(self, Y: Tensor, X: Tensor, z: Tensor) -> Tensor:
         """Y, X [..., G, s, h, p], z [..., S, inner] -> [..., S, D]"""
-        y = self.join((Y + self.D[:, None] * X).flatten(-2))
+        y = self.join(torch.addcmul(Y, X, self.D[:, None].to(X.dtype)).flatten(-2))
         return self.out(F.layer_norm(y * F.silu(z), (self.inner,)))
 
     def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
-        z, X, dt, B, C = self.inputs(u)
-        b, t, r = u.shape[:3]
-        write = writes.to(u.dtype)[..., None, None]
+        *reader, writer = u.unbind(2)  # a slice would cost whole tensors going backward
+        z, X, dt, B, C = self.inputs(writer)
+        z0, X0, C0 = self.queries(reader[0]) if reader else (z, X, C)
         with torch.autocast(u.device.type, enabled=False):  # sums over thousands of frames: bf16 would ruin memory
-            X, dt, B, C, tile = (v.float() if v.dtype == torch.bfloat16 else v for v in (X, dt, B, C, self.cut(u)))
-            poses, pose = self.odometer(tile.mean(-2), action, write, reset, memory["pose"])
-            phase = self.odometer.phases(poses)
+            values, dt, B, C, C0, tile = (_float(v) for v in (X, dt, B, C, C0, self.cut(u).mean(-2)))
+            poses, pose = self.odometer(tile, action, writes, reset, memory["pose"])
+            *peeking, phase = self.odometer.phases(poses).unbind(2)
             B, C = ssm.rotate(B, phase), ssm.rotate(C, phase)
-        dt = dt * write[..., None]
-        X_, dt, B, C = (rearrange(v, "b t r g s ... -> (b g) (t r s) ...") for v in (X, dt, B, C))
-        starts = F.pad(reset[..., None], (0, r * self.tile**2 - 1)).flatten(1).repeat_interleave(self.tiles, 0)
-        Y, S = self.scan(X_, dt, -torch.exp(self.A_log), B, C, memory["state"].flatten(0, 1), starts)
-        Y = rearrange(Y, "(b g) (t r s) h p -> b t r g s h p", b=b, t=t, r=r)
-        return self.finish(Y, X, z), {"state": S.unflatten(0, (b, -1)), "pose": pose}
+            peek = [rearrange(ssm.rotate(C0, v), "b t g s n -> (b g) t s n") for v in peeking]
+        dt = dt * writes.to(dt.dtype)[..., None, None, None]
+        values, dt, B, C = (rearrange(v, "b t g s ... -> (b g) (t s) ...") for v in (values, dt, B, C))
+        starts = F.pad(reset[..., None], (0, self.tile**2 - 1)).flatten(1).repeat_interleave(self.tiles, 0)
+        Y, S, *Y0 = self.scan(values, dt, -torch.exp(self.A_log), B, C, memory["state"].flatten(0, 1), starts, *peek)
+        read = [(Y0[0], X0, z0)] if reader else []
+        b, t = reset.shape
+        out = [
+            self.finish(rearrange(y, "(b g) (t s) h p -> b t g s h p", b=b, t=t), x, gate)
+            for y, x, gate in (*read, (Y, X, z))
+        ]
+        return torch.stack(out, 2), {"state": S.unflatten(0, (b, -1)), "pose": pose}
 
     def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> Dual | Private:
         """Whichever takes less memory by the end of the horizon: the imagined tokens, or a state of one's own."""

@@ -190,7 +190,7 @@ class WorldModel(nn.Module):
         x = self._embed_frames(self.patches.cut(frames)).unsqueeze(2)
         writes = torch.ones_like(is_first) if hidden is None else ~hidden
         level = torch.ones_like(is_first, dtype=x.dtype)
-        x, memory = self._run(x, level[..., None], action, is_first, writes[..., None], memory)
+        x, memory = self._run(x, level[..., None], action, is_first, writes, memory)
         return memory, self.heads(x[:, :, 0])
 
     def _run(
@@ -201,7 +201,7 @@ class WorldModel(nn.Module):
         action = self._plain(action, is_first)
         condition = self.act(action)[:, :, None] + self._level(level)
         x = x + self.place + condition[..., None, :]
-        visible, seen = _visibility(memory.seen, writes[..., -1], reset)
+        visible, seen = _visibility(memory.seen, writes, reset)
         layers = {}
         for i, block in enumerate(self.layers):
             x, layers[str(i)] = block(x, condition, action, writes, reset, visible, dict(memory.layers[str(i)].items()))
@@ -211,9 +211,10 @@ class WorldModel(nn.Module):
         return x, Memory(layers=TensorDict(layers, batch_size=[batch]), seen=seen, frames=frames, batch_size=[batch])
 
     def _embed_frames(self, patches: Tensor) -> Tensor:
-        """`embed` of uint8 patches: their scaling to [-1, 1] is folded into the weights."""
-        weight, bias = self.embed.weight, self.embed.bias
-        return F.linear(patches.to(weight.dtype), weight / 127.5, bias - weight.sum(1))
+        """`embed` of uint8 patches: their scaling to [-1, 1] is folded into the weights (bf16 holds them exactly)."""
+        weight, bias, device = self.embed.weight, self.embed.bias, patches.device.type
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        return F.linear(patches.to(kind), weight / 127.5, bias - weight.sum(1))
 
     def _plain(self, action: Tensor, is_first: Tensor) -> Tensor:
         """Actions as numbers [..., A + 1]: one-hot or as they are, and whether there was none."""
@@ -343,21 +344,21 @@ class WorldModel(nn.Module):
         x, level = self._copies(patches, generator)
         counted = torch.ones_like(batch.is_first)
         if self.config.forcing == "diffusion":
-            x, level, counted = self._equally_noisy(patches, x[:, :, 1], generator)
+            x, level, counted = self._equally_noisy(x[:, :, 1], generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
         if self.config.imagined and foresee and self.training:
             span = self._spans(batch.is_first, generator)
             x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget)
-        writes = torch.stack((torch.zeros_like(clean), clean), 2)
-        x, memory = self._run(x, level, batch.action, batch.is_first, writes, memory, forget)
-        seen, foreseen = self.heads(x[:, :, 1]), self.heads(x[:, :, 0])
+        x, memory = self._run(x, level, batch.action, batch.is_first, clean, memory, forget)
+        noisy, remembered = x.unbind(2)
+        foreseen, seen = self.heads(noisy), self.heads(remembered)
         target = self._value_target(seen, batch)
         blank = counted if self.config.forcing == "diffusion" else level[:, :, 0] == 0
         of_seen, _ = self._head_losses(seen, target, batch, clean & (level[:, :, 1] == 1))
         losses, metrics = self._head_losses(foreseen, target, batch, blank)
         losses = {key: of_seen[key] + value for key, value in losses.items()}
         known = blank & ~batch.is_first
-        losses["frame"], of_frames = self._frame_loss(x[:, :, 0], patches, counted, known, generator)
+        losses["frame"], of_frames = self._frame_loss(noisy, patches, counted, known, generator)
         metrics |= of_frames
         weights = self.config.loss
         total = sum((getattr(weights, k) * v for k, v in losses.items()), torch.zeros((), device=x.device))
@@ -375,31 +376,34 @@ class WorldModel(nn.Module):
         make = {"generator": generator, "device": patches.device, "dtype": self.embed.weight.dtype}
         partly = torch.rand(b, t, **make) < self.config.flow
         level = torch.rand(b, t, **make) * partly
-        noisy = self._blank(patches[..., 0, :1])
-        tau = level[partly][:, None, None]
-        mixed = tau * (patches[partly].to(tau.dtype) / 127.5 - 1) + (1 - tau) * torch.randn(
-            patches[partly].shape, **make
-        )
-        noisy = noisy.masked_scatter(partly[..., None, None], self.embed(mixed).to(noisy.dtype))
-        clean = self._embed_frames(patches)
+        clean, blank = self._embed_frames(patches), self.embed.bias
+        noisy = torch.where(partly[..., None, None], self._noised(clean, level, generator), blank)
         if self.config.context_noise and self.training:
             few = max(1, b // 8)
             amount = self.config.context_noise * torch.rand(few, 1, 1, 1, **make)
-            disturbance = F.linear(torch.randn(patches[:few].shape, **make), self.embed.weight)
-            clean = torch.cat((clean[:few] + amount * disturbance, clean[few:]))
+            clean = torch.cat((clean[:few] + amount * self._noise(clean[:few], generator), clean[few:]))
         return torch.stack((noisy, clean), 2), torch.stack((level, torch.ones_like(level)), 2)
 
-    def _equally_noisy(self, patches: Tensor, clean: Tensor, generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _noise(self, like: Tensor, generator) -> Tensor:
+        """What `embed` makes of white noise, less its bias, drawn as tokens: fewer numbers than the pixels."""
+        root = torch.linalg.qr(self.embed.weight.T).R  # root^T root: its covariance
+        shape = (*like.shape[:-1], len(root))
+        return torch.randn(shape, generator=generator, device=root.device, dtype=root.dtype) @ root
+
+    def _noised(self, clean: Tensor, level: Tensor, generator) -> Tensor:
+        """`embed` of level * frame + (1 - level) * noise, for embedded frames [B, T, S, D] and level [B, T]."""
+        level = level[..., None, None]
+        return level * clean + (1 - level) * (self._noise(clean, generator) + self.embed.bias)
+
+    def _equally_noisy(self, clean: Tensor, generator) -> tuple[Tensor, Tensor, Tensor]:
         """Diffusion forcing (arXiv 2407.01392): every frame has a noise level of its own, at which it is denoised and
         remembered. In a share of the sequences a prefix is remembered clean, and not counted (arXiv 2505.20171)."""
-        b, t = patches.shape[:2]
-        make = {"generator": generator, "device": patches.device, "dtype": self.embed.weight.dtype}
+        b, t = clean.shape[:2]
+        make = {"generator": generator, "device": clean.device, "dtype": self.embed.weight.dtype}
         level, draw = torch.rand(b, t, **make), torch.rand(2, b, 1, **make)
-        tau = level[..., None, None]
-        mixed = tau * (patches.to(tau.dtype) / 127.5 - 1) + (1 - tau) * torch.randn(patches.shape, **make)
         length = torch.where(draw[0] < self.config.clean_prefix, (t + draw[1] * t) / 2, 0.0)
-        prefix = torch.arange(t, device=patches.device) < length
-        noisy = self.embed(mixed)
+        prefix = torch.arange(t, device=clean.device) < length
+        noisy = self._noised(clean, level, generator)
         remembered = torch.where(prefix[..., None, None], clean, noisy)
         levels = torch.stack((level, level.masked_fill(prefix, 1.0)), 2)
         return torch.stack((noisy, remembered), 2), levels, ~prefix
@@ -422,8 +426,7 @@ class WorldModel(nn.Module):
         with torch.no_grad():
             blank = torch.stack((self._blank(x[:, :, 1, 0]), x[:, :, 1]), 2)
             levels = torch.stack((torch.zeros_like(level[:, :, 0]), level[:, :, 1]), 2)
-            writes = torch.stack((torch.zeros_like(clean), clean & ~span), 2)
-            out, _ = self._run(blank, levels, batch.action, batch.is_first, writes, memory, forget)
+            out, _ = self._run(blank, levels, batch.action, batch.is_first, clean & ~span, memory, forget)
             foreseen = self._reembed(out[:, :, 0])
         remembered = torch.where(span[..., None, None], foreseen, x[:, :, 1])
         trust = torch.where(span, FORESEEN, level[:, :, 1])
@@ -438,7 +441,7 @@ class WorldModel(nn.Module):
         true = patches.unflatten(-1, (channels, pixels))[..., some]  # [B, T, S, C, m]
         weight, bias = (v.unflatten(0, (channels, pixels))[:, some].flatten(0, 1) for v in self.unembed.parameters())
         predicted = F.linear(F.layer_norm(x, x.shape[-1:]), weight, bias)
-        error = (predicted - (true.flatten(-2).to(x.dtype) / 127.5 - 1)).square()
+        error = (predicted - true.flatten(-2).to(x.dtype).div_(127.5).sub_(1.0)).square()
         plain, known = error.detach().mean((-1, -2)), known.to(error.dtype)
         quarter = x.shape[1] * 3 // 4
         metrics = {

@@ -124,14 +124,16 @@ def train(config: Config, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     run = prepare(config, output)
     configuration.save(config, output / "config.yaml")
-    if not config.data and config.train.collect.frames:
-        gather(config, run.replay, config.train.collect.frames, config.seed)
     begin(run)
     return learn(run)
 
 
 def begin(run: Run) -> None:
-    """What comes between data and the first step: see how the actions move the view, unless the weights know it."""
+    """What comes before the first step: collect what is missing, unless the data are another's, and see how the actions
+    move the view, unless the weights know it."""
+    missing = run.config.train.collect.frames - len(run.replay)
+    if not run.config.data and missing > 0:
+        gather(run.config, run.replay, missing, run.config.seed + len(run.replay.paths))
     run.replay.check(run.model.frame_shape)
     if run.model.discrete and not run.config.train.init:
         batch = run.replay.sample(16, min(run.config.train.length, 96), 0.5, np.random.default_rng(run.config.seed))
@@ -149,7 +151,6 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     config = configuration.from_checkpoint(configuration.read(folder / "config.yaml"), overrides)
     run = prepare(config, folder)
     if not run.last.is_file():
-        gather(config, run.replay, config.train.collect.frames - len(run.replay), config.seed + len(run.replay.paths))
         begin(run)
     restore(run)
     configuration.save(config, folder / "config.yaml")

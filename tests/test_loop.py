@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torchrl.envs import TransformedEnv
 
 from agent import checkpoint
+from agent import config as configuration
 from agent import evaluate as evaluation
 from agent import train as training
 from agent.collect import AgentPolicy, ScriptedPolicy, gather
@@ -181,6 +182,18 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
     assert metrics(whole) == metrics(tmp_path / "cut")
     a, b = (torch.load(f / "checkpoints" / "last.pt", weights_only=False)["ema"] for f in (whole, tmp_path / "cut"))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_killed_before_its_first_checkpoint_resumes_on_the_data_of_another(tmp_path):
+    setting = config(TMazeConfig(length=5), seed=3)
+    training.train(setting, tmp_path / "one")
+    setting = dataclasses.replace(setting, data=str(tmp_path / "one" / "data"))
+    (tmp_path / "two").mkdir()
+    configuration.save(setting, tmp_path / "two" / "config.yaml")
+    before = sorted((tmp_path / "one" / "data").iterdir())
+    training.resume(tmp_path / "two", [])
+    assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
+    assert before == sorted((tmp_path / "one" / "data").iterdir())
 
 
 def test_segments_and_burn_in_carry_memory_into_what_is_trained(tmp_path, monkeypatch):

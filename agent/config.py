@@ -94,7 +94,7 @@ class TrainConfig:
     hide_span: int = 4
     hide_ramp: float = 0.0
     forget: float = 0.0
-    foresee_after: float = 0.0  # share of the training after which frames are remembered as foreseen (model.imagined)
+    harder_after: float = 0.0  # share of the training after which `burn_in` and `model.imagined` come in
     learning_rate: float = 2e-3
     warmup: int = 30
     final_learning_rate: float = 0.1  # as a share of `learning_rate`, reached along a cosine

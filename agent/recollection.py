@@ -34,7 +34,7 @@ from agent.replay import Replay
 from agent.train import resume, train
 from agent.walks import AGES, NEVER, TESTS, Walks, remember, walk
 from envs import picture
-from worldmodel import WorldModel
+from worldmodel import Memory, WorldModel
 
 DISTANCES = (1, 9, 17, 33, 65, 129)
 """Where ranges begin."""
@@ -48,18 +48,21 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 
 
 @torch.no_grad()
-def imagine(model: WorldModel, walks: Walks, erased: bool = False) -> Tensor:
-    """Frames uint8 [N, horizon, 3, H, W] that the model imagines after the context (or, `erased`, after its last
-    frame only)."""
+def imagine(model: WorldModel, walks: Walks, memories: list[Memory]) -> Tensor:
+    """Frames uint8 [N, horizon, 3, H, W] that the model imagines after a context, from memories of ROWS walks each."""
     out = []
-    for i in range(0, len(walks.frames), ROWS):
-        frames, action = (x[i : i + ROWS].to(model.place.device) for x in (walks.frames, walks.action))
-        seen = slice(walks.context - 1 if erased else 0, walks.context)
-        memory = remember(model, frames[:, seen], action[:, seen])
-        future = model.imagine(memory, action[:, None, walks.context :], decode=True)
+    for action, memory in zip(walks.action[:, walks.context :].split(ROWS), memories):
+        future = model.imagine(memory, action[:, None].to(model.place.device), decode=True)
         assert future.frames is not None
         out.append(future.frames[:, 0].cpu())
     return torch.cat(out)
+
+
+def contexts(model: WorldModel, walks: Walks, erased: bool = False) -> list[Memory]:
+    """What is remembered of the contexts (or, `erased`, of their last frames only), of ROWS walks each."""
+    seen = slice(walks.context - 1 if erased else 0, walks.context)
+    pairs = zip(walks.frames[:, seen].split(ROWS), walks.action[:, seen].split(ROWS))
+    return [remember(model, *(x.to(model.place.device) for x in pair)) for pair in pairs]
 
 
 def compare(walks: Walks, imagined: Tensor, test: str) -> list[dict[str, Any]]:
@@ -121,14 +124,16 @@ def video(config: Config, model: WorldModel) -> list[dict[str, Any]]:
     c = config.benchmark
     seeds = task_seeds(config.tasks.seed, c.walks)
     rows = []
-    for test in TESTS:
-        for context in c.contexts:
+    for context in c.contexts:
+        arms: dict[str, list[Memory]] = {}  # tests differ in what comes after the context
+        for test in TESTS:
             walks = walk(config, test, context, c.horizon, seeds)
-            last = walks.frames[:, context - 1 : context].expand(-1, c.horizon, -1, -1, -1)
-            arms = {"retained": imagine(model, walks), "erased": imagine(model, walks, erased=True), "still": last}
-            for arm, frames in arms.items():
+            arms = arms or {"retained": contexts(model, walks), "erased": contexts(model, walks, erased=True)}
+            frames = {arm: imagine(model, walks, memories) for arm, memories in arms.items()}
+            frames["still"] = walks.frames[:, context - 1 : context].expand(-1, c.horizon, -1, -1, -1)
+            for arm, shown in frames.items():
                 about = {"test": test, "context": context, "arm": arm}
-                rows.extend(about | row for row in compare(walks, frames, test))
+                rows.extend(about | row for row in compare(walks, shown, test))
     return rows
 
 

@@ -208,12 +208,14 @@ def step(run: Run) -> dict[str, Tensor]:
     """One optimisation step on sequences of a drawn length; returns the metrics."""
     config = run.config.train
     length, batch = run.lengths.draw(run.rng)
-    sequences = run.replay.sample(batch, config.burn_in + length, config.align, run.rng).to(run.model.place.device)
+    harder = run.step >= config.harder_after * config.steps
+    burn_in = config.burn_in if harder else 0
+    sequences = run.replay.sample(batch, burn_in + length, config.align, run.rng).to(run.model.place.device)
     rate = learning_rate(config, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     run.optimizer.zero_grad(set_to_none=True)
-    metrics = gradient(run, sequences)
+    metrics = gradient(run, sequences, burn_in, foresee=harder)
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
     if not torch.isfinite(norm):
         raise UserError(
@@ -226,20 +228,19 @@ def step(run: Run) -> dict[str, Tensor]:
     return metrics | run.lengths.metrics()
 
 
-def gradient(run: Run, sequences: Batch) -> dict[str, Tensor]:
-    """Add up the gradient of sequences, after a burn-in, segment by segment with the memory carried on; the metrics'
-    means."""
+def gradient(run: Run, sequences: Batch, burn_in: int = 0, foresee: bool = True) -> dict[str, Tensor]:
+    """Add up the gradient of sequences, after `burn_in` frames, segment by segment with the memory carried on; the
+    metrics' means."""
     config, model = run.config.train, run.model
     hidden = draw_hidden(config, run.step, sequences.is_first, run.rng)
     forget = draw_forget(config, sequences.is_first, run.rng)
-    device, foresee = model.place.device, run.step >= config.foresee_after * config.steps
-    frames, memory, found = sequences.is_first.shape[1], None, []
-    if config.burn_in:
-        old = sequences[: config.burn_in]
+    device, frames, memory, found = model.place.device, sequences.is_first.shape[1], None, []
+    if burn_in:
+        old = sequences[:burn_in]
         with torch.no_grad():
             memory, _ = model.observe(model.initial(len(old.pixels)), old.pixels, old.action, old.is_first)
     size = config.segment or frames
-    parts = [slice(at, min(at + size, frames)) for at in range(config.burn_in, frames, size)]
+    parts = [slice(at, min(at + size, frames)) for at in range(burn_in, frames, size)]
     for part in parts:
         masks = [None if mask is None else mask[:, part] for mask in (hidden, forget)]
         with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(config.precision, device)):

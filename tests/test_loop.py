@@ -211,7 +211,7 @@ def test_segments_and_burn_in_carry_memory_into_what_is_trained(tmp_path, monkey
         return loss(batch, memory, *rest)
 
     monkeypatch.setattr(run.model, "loss", spy)
-    found = training.gradient(run, sequences)
+    found = training.gradient(run, sequences, burn_in=4)
     assert [frames for frames, _ in seen] == [10, 10] and torch.isfinite(found["loss/total"])
     with torch.no_grad():
         for end, (_, memory) in zip((4, 14), seen):

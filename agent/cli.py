@@ -189,16 +189,20 @@ def benchmark(settings: list[str]) -> None:
     if not settings or settings[0] not in BENCHMARKS:
         raise UserError(f"which benchmark? there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs")
     what, settings = settings[0], settings[1:]
-    if what == "memory" and not any(text.startswith("experiment=") for text in settings):
-        settings = ["experiment=recollect", *settings]
+    if what in TRAINED and not any(text.startswith("experiment=") for text in settings):
+        settings = [f"experiment={TRAINED[what]}", *settings]
     config = compose(settings)
     output = _output(config, "runs", "benchmark")
     print(f"benchmark {what}: {BENCHMARKS[what]}; results go to {output}")
-    with _saved(output, anew="run it again to go on" if what == "memory" else "run it again"):
+    with _saved(output, anew="run it again to go on" if what in TRAINED else "run it again"):
         if what == "memory":
             from agent.recollection import memory
 
             _wrote([memory(settings, output)])
+        elif what in TRAINED:
+            from agent import contest
+
+            _wrote([getattr(contest, what)(settings, output)])
         else:
             from agent import benchmark as benchmarks
 
@@ -210,7 +214,11 @@ BENCHMARKS = {
     "speed": "seconds per frame against the frames remembered",
     "fork": "many futures of one memory against copies of it",
     "memory": "what models remember, trained alike",
+    "recall": "planning success by dark frames since the evidence, of models trained alike",
+    "strategies": "planning success by training strategy",
 }
+TRAINED = {"memory": "recollect", "recall": "recollect_recall", "strategies": "strategies"}
+"""Benchmarks that train first, and by which experiment."""
 
 
 def doctor(settings: list[str]) -> None:

@@ -164,10 +164,10 @@ class RecordConfig:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What `benchmark memory` trains and measures: every model (a preset) from every seed.
-
-    `walks` are observed for each of `contexts` frames, then `horizon` frames are imagined. Linear probes are fitted on
-    `probed` walks of the first context (0: none).
+    """What is trained from every seed and measured. `benchmark memory`: every model (a preset); `walks` are observed
+    for each of `contexts` frames, then `horizon` frames are imagined; linear probes are fitted on `probed` walks of the
+    first context (0: none). `benchmark recall`: the same models, by `delays`; `benchmark strategies`: every strategy,
+    by `lengths` of the corridor.
     """
 
     models: tuple[str, ...] = (
@@ -186,10 +186,27 @@ class BenchmarkConfig:
     contexts: tuple[int, ...] = (128, 1024)
     horizon: int = 64
     probed: int = 600
+    delays: tuple[int, ...] = (16, 64, 256)
+    strategies: tuple[str, ...] = (
+        "default",
+        "lengths_none",
+        "lengths_adversarial",
+        "diffusion",
+        "diffusion_prefix",
+        "hide_frames",
+        "hide_spans",
+        "no_context_noise",
+        "segments",
+        "burn_in",
+        "imagined",
+        "forget",
+    )
+    lengths: tuple[int, ...] = (8, 32, 64)
 
     def __post_init__(self) -> None:
-        if not (self.models and self.seeds and self.contexts) or min(*self.contexts, self.walks, self.horizon) < 2:
-            raise ValueError("benchmark needs models, seeds and contexts, and at least 2 walks, frames and horizon")
+        several = self.models, self.seeds, self.contexts, self.delays, self.strategies, self.lengths
+        if not all(several) or min(*self.contexts, self.walks, self.horizon) < 2:
+            raise ValueError("benchmark: every list needs an entry; walks, contexts and horizon are 2 or more")
 
 
 @dataclass(frozen=True)

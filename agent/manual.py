@@ -182,7 +182,7 @@ examples
   lssvwm collect checkpoint=return9 'train.collect.mix={{plan: 1.0}}' train.collect.frames=9000
 """,
     "benchmark": """\
-usage: lssvwm benchmark envs|speed|fork|memory [key=value ...]
+usage: lssvwm benchmark envs|speed|fork|memory|recall|strategies [key=value ...]
 
 Measures, prints tables and writes them as JSON. envs: frames per second of the four mazes, the engine alone
 and through TorchRL, random actions, on one thread. speed: seconds per frame of observing, imagining and
@@ -191,7 +191,11 @@ or in a training sequence (128 to 2048), new weights, random frames; takes some 
 fork: time and memory of imagining 1024 futures of one memory, against 1024 copies of it.
 memory: trains every model from every seed on the same frames of mazes (experiment=recollect) and asks what
 it remembers: walking the exact way back (retrieval) and on (reasoning) after long contexts, in imagination.
-Takes hours; run again, it goes on where it was stopped. Other models and seeds add to what is there.
+recall: trains the models of `memory` on, to choose between balls whose colours they saw before the dark, and
+measures planning success by dark frames. strategies: trains with one training strategy changed at a time on
+short T-mazes (experiment=strategies) and measures planning success in long ones.
+These three take hours; run again, they go on where they were stopped. Other models, strategies and seeds add
+to what is there.
 
 settings
   output=null                  folder for the results; null: runs/benchmark
@@ -200,6 +204,9 @@ settings
   benchmark.contexts=[128,1024]   frames observed
   benchmark.horizon=64         frames imagined
   benchmark.walks=48           walks for each test and context
+  benchmark.delays=[16,64,256]    dark frames, of recall
+  benchmark.strategies=[default,lengths_none,...]   what differs: agent/contest.py
+  benchmark.lengths=[8,32,64]  of the corridor, of strategies
 {common}
 
 examples

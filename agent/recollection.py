@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent import checkpoint, report
 from agent import config as configuration
-from agent.collect import gather
-from agent.config import Config, UserError, compose, from_checkpoint
+from agent import report
+from agent.alike import check, collected, spread, trained
+from agent.config import Config, compose
 from agent.evaluate import task_seeds
 from agent.probe import probes
-from agent.replay import Replay
-from agent.train import resume, train
 from agent.walks import AGES, NEVER, TESTS, Walks, remember, walk
 from envs import picture
 from worldmodel import Memory, WorldModel
@@ -43,8 +40,8 @@ ROWS = 16
 SSIM_WALKS = 8
 """Walks for which SSIM is computed: it takes longer than all the rest."""
 MEASURES = ("psnr", "ssim", "tiles_right", "right")
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
+ASKED = ("models", "seeds", "walks", "contexts", "horizon", "probed")
+"""The settings of this benchmark."""
 
 
 @torch.no_grad()
@@ -148,12 +145,9 @@ def memory(settings: list[str], output: Path) -> Path:
         for seed in base.benchmark.seeds
         for name in base.benchmark.models
     ]
-    data = output / "data"
-    replay = Replay(data)
-    if len(replay) < base.train.collect.frames:
-        gather(base, replay, base.train.collect.frames - len(replay), base.seed + len(replay.paths))
+    data = collected(base, output / "data")
     for config in configs:
-        _run(dataclasses.replace(config, data=str(data)), output / f"{config.name}-{config.seed}")
+        _run(dataclasses.replace(config, data=data), output / f"{config.name}-{config.seed}")
         found = summary(output, base)
         report.write_json(output / "memory.json", found)
     report.show_memory(found)
@@ -165,20 +159,13 @@ def memory(settings: list[str], output: Path) -> Path:
 def _run(config: Config, folder: Path) -> None:
     """Train one model, or go on with it, and measure it; nothing where that is done. Raises UserError if the folder
     holds a run with other settings."""
-    plain = configuration.to_dict(config)
-    if (folder / "config.yaml").exists():
-        saved = configuration.to_dict(from_checkpoint(configuration.read(folder / "config.yaml"), []))
-        if other := [key for key in ("env", "model", "train") if saved[key] != plain[key]]:
-            raise UserError(f"{folder} was trained with other settings ({', '.join(other)}): choose another output=")
-    file, asked = folder / "memory.json", plain["benchmark"] | {"models": [config.name], "seeds": [config.seed]}
-    if file.exists() and json.loads(file.read_text())["asked"] == asked:
+    there, file = check(config, folder), folder / "memory.json"
+    asked = configuration.to_dict(config)["benchmark"] | {"models": [config.name], "seeds": [config.seed]}
+    asked = {key: value for key, value in asked.items() if key in ASKED}
+    if there and file.exists() and json.loads(file.read_text())["asked"] == asked:
         return
     print(f"{config.name}, seed {config.seed}")
-    if (folder / "config.yaml").exists():
-        resume(folder, [])
-    else:
-        train(config, folder)
-    model = checkpoint.load(folder, config.device, config.backend)
+    model = trained(config, folder)
     about = {"model": config.name, "seed": config.seed, "steps": config.train.steps, "asked": asked}
     size = {"parameters": sum(p.numel() for p in model.parameters()), "memory_bytes": model.initial(1).nbytes()}
     report.write_json(file, about | size | {"rows": video(config, model) + probes(config, model)})
@@ -187,7 +174,7 @@ def _run(config: Config, folder: Path) -> None:
 def summary(output: Path, base: Config) -> dict[str, Any]:
     """All runs found in `output` that were measured in the same way: each measure's mean over training seeds, with its
     95 % interval (Student's t)."""
-    settings = configuration.to_dict(base)["benchmark"]
+    settings = {key: value for key, value in configuration.to_dict(base)["benchmark"].items() if key in ASKED}
     alike = {key: value for key, value in settings.items() if key not in ("models", "seeds")}
     runs = [json.loads(file.read_text()) for file in sorted(output.glob("*/memory.json"))]
     runs = [run for run in runs if alike.items() <= run["asked"].items()]
@@ -205,13 +192,3 @@ def summary(output: Path, base: Config) -> dict[str, Any]:
     rows.sort(key=lambda row: order.index(row["model"]))
     about = {"command": "lssvwm benchmark memory", "settings": settings}
     return about | {"models": {name: models[name] for name in dict.fromkeys(order)}, "rows": rows}
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Mean over seeds and its 95 % interval by Student's t; without bounds where there is one seed only."""
-    n, mean = len(values), float(np.mean(values))
-    found = {"mean": mean, "seeds": [round(value, 4) for value in values]}
-    if n < 2:
-        return found
-    half = STUDENT[min(n - 2, len(STUDENT) - 1)] * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return found | {"low": mean - half, "high": mean + half}

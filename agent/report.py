@@ -111,13 +111,31 @@ def show_probes(found: dict[str, Any]) -> None:
         Console(width=None if Console().is_terminal else 160).print(table)
 
 
+def show_success(found: dict[str, Any]) -> None:
+    """Print planning success of each contestant by what it was asked at; in brackets, with its memory erased."""
+    rows = found["rows"]
+    n = rows[0]["n"]
+    table = Table(
+        title=f"planning success, 95 % interval over seeds ({n} held-out tasks each; in brackets: memory erased)"
+    )
+    table.title_justify, table.title_style = "left", "bold"
+    cases = list(dict.fromkeys((row["by"], row["at"]) for row in rows))
+    for name in ("", *(f"{by} {at}" for by, at in cases)):
+        table.add_column(name, justify="right" if name else "left")
+    for name in dict.fromkeys(row["name"] for row in rows):
+        mine = {(row["by"], row["at"], row["arm"]): row["success"] for row in rows if row["name"] == name}
+        cells = [f"{_interval(mine[(*c, 'retained')], 2)} [{mine[(*c, 'erased')]['mean']:.2f}]" for c in cases]
+        table.add_row(name, *cells)
+    Console(width=None if Console().is_terminal else 160).print(table, markup=False)
+
+
 def _far(row: dict[str, Any]) -> bool:
     return row["from"] == FAR + 1 and row["to"] > 1 << 20
 
 
-def _interval(value: dict[str, Any]) -> str:
-    bounds = f" ({value['low']:.1f} - {value['high']:.1f})" if "low" in value else ""
-    return f"{value['mean']:.1f}{bounds}"
+def _interval(value: dict[str, Any], digits: int = 1) -> str:
+    bounds = f" ({value['low']:.{digits}f} - {value['high']:.{digits}f})" if "low" in value else ""
+    return f"{value['mean']:.{digits}f}{bounds}"
 
 
 def plot_memory(found: dict[str, Any], path: Path) -> None:

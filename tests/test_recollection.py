@@ -89,7 +89,7 @@ def test_the_whole_benchmark_goes_on_where_it_stopped_and_keeps_what_is_there(tm
 
 def test_nothing_to_measure_is_one_line(tmp_path, capsys):
     assert cli.main(["benchmark", "memory", f"output={tmp_path}", "benchmark.seeds=[]"]) == 2
-    assert "benchmark needs models, seeds and contexts" in capsys.readouterr().err
+    assert "benchmark: every list needs an entry" in capsys.readouterr().err
 
 
 def test_it_walks_through_mazes_only():

@@ -107,6 +107,7 @@ class TrainConfig:
     evaluate_tasks: int = 64
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies in it
     compile: bool = False
+    recompute: bool = False  # blocks run again in the backward pass (activation checkpointing): less memory, more time
     collect: CollectConfig = field(default_factory=CollectConfig)
 
     def __post_init__(self) -> None:

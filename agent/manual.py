@@ -52,6 +52,7 @@ settings                       (with the defaults; an experiment may set others)
   train.length=96              frames in a sequence; what is to be remembered must lie within
   train.augment=random         their lengths: none, random, or adversarial (what is foreseen worst)
   train.burn_in=0              frames before them that are only observed
+  train.recompute=false        long sequences in less memory: blocks run again in the backward pass
   train.segment=0              frames that go through at once, memory carried on; 0: all
   train.hide=0.0               share of frames hidden (train.hide_span, train.hide_ramp)
   train.precision=auto         bf16 matrix products where the hardware has them; or float32, bf16

@@ -83,6 +83,7 @@ def prepare(config: Config, folder: Path) -> Run:
     rng, generator = np.random.default_rng([config.seed, 7]), torch.Generator(device).manual_seed(config.seed)
     ema, lengths = copy.deepcopy(model).eval(), Lengths(config.train)
     run = Run(config, folder, model, ema, optimizer, replay, rng, generator, lengths)
+    model.recompute = config.train.recompute
     if config.train.compile:
         for block in model.blocks:
             block.compile(dynamic=False)

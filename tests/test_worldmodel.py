@@ -344,6 +344,15 @@ def test_saved_model_is_the_same_and_damage_is_reported(tmp_path):
         worldmodel.load(tmp_path / "nowhere")
 
 
+def test_blocks_that_run_again_going_backward_give_the_same_gradient():
+    model, batch, grads = tiny(), batch_of(*sequences()), []
+    for model.recompute in (False, True):
+        loss, _, _ = model.loss(batch, generator=torch.Generator().manual_seed(0))
+        grads.append(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+    pairs = [(a, b) for a, b in zip(*grads) if a is not None]
+    assert len(pairs) > 20 and all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in pairs)
+
+
 def test_noise_drawn_as_tokens_is_what_white_noise_in_pixels_embeds_to():
     model, g = tiny(), torch.Generator().manual_seed(0)
     tokens = model._noise(torch.zeros(20000, 1), g)

@@ -17,6 +17,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from worldmodel import backends
 from worldmodel.baselines import GRU, Attention
@@ -132,6 +133,7 @@ class WorldModel(nn.Module):
         channels, height, width = frame_shape
         self.frame_shape = (channels, height, width)
         self.config, self.actions, self.discrete = c, actions, discrete
+        self.recompute = False  # of each block, keep the inputs only, and run it again in the backward pass
         self.patches = Patches(self.frame_shape, c.patch)
         grid, tokens = self.patches.grid, self.patches.tokens
         self.embed = nn.Linear(self.patches.size, c.width)
@@ -204,7 +206,9 @@ class WorldModel(nn.Module):
         visible, seen = _visibility(memory.seen, writes, reset)
         layers = {}
         for i, block in enumerate(self.layers):
-            x, layers[str(i)] = block(x, condition, action, writes, reset, visible, dict(memory.layers[str(i)].items()))
+            inputs = x, condition, action, writes, reset, visible, dict(memory.layers[str(i)].items())
+            again = self.recompute and torch.is_grad_enabled()
+            x, layers[str(i)] = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
         batch, t = x.shape[:2]
         latest = (reset * torch.arange(1, t + 1, device=x.device)).amax(1)  # 1 + index of the last reset, or 0
         frames = torch.where(latest > 0, t + 1 - latest, memory.frames + t)

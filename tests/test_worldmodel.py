@@ -81,6 +81,18 @@ def test_chunked_scan_is_the_recurrence(dtype, chunk, resets, frame, strength):
             assert torch.allclose(a, b_, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 3), (5, 1)])
+def test_rotation_turns_pairs_and_its_gradient_is_right(shape):
+    g = torch.Generator().manual_seed(0)
+    V = torch.randn(2, 5, 8, generator=g, dtype=torch.float64, requires_grad=True)
+    angle = torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True)
+    out, r = ssm.rotate(V, angle), shape[-1]
+    pairs, turned = (torch.complex(x[..., :r], x[..., r : 2 * r]) for x in (V, out))
+    assert torch.allclose(turned, pairs * torch.polar(torch.ones_like(angle), angle))
+    assert torch.equal(out[..., 2 * r :], V[..., 2 * r :])
+    assert torch.autograd.gradcheck(ssm.rotate, (V, angle))
+
+
 def test_gradients_reach_inputs_and_initial_state():
     g = torch.Generator().manual_seed(0)
     inputs = [

@@ -144,9 +144,31 @@ def interleaved(scan):
 
 def rotate(V: Tensor, angle: Tensor) -> Tensor:
     """Turn the leading pairs of `V` [..., n] by `angle` [..., r], r <= n / 2; the rest stays as it is."""
-    r = angle.shape[-1]
-    if r == 0:
-        return V
-    cos, sin = angle.cos(), angle.sin()
-    a, b, rest = V[..., :r], V[..., r : 2 * r], V[..., 2 * r :]
-    return torch.cat((a * cos - b * sin, a * sin + b * cos, rest), -1)
+    return _Rotation.apply(V, angle) if angle.shape[-1] else V  # type: ignore[return-value]
+
+
+class _Rotation(torch.autograd.Function):
+    """Written out, because it is made of many small steps over large tensors: half the time of what autograd does."""
+
+    @staticmethod
+    def forward(ctx, V: Tensor, angle: Tensor) -> Tensor:
+        cos, sin = angle.cos(), angle.sin()
+        out = _turned(V, cos, sin)
+        ctx.save_for_backward(out, cos, sin)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        out, cos, sin = ctx.saved_tensors
+        r, angle = cos.shape[-1], None
+        if ctx.needs_input_grad[1]:  # a point on a circle moves at a right angle to where it is
+            angle = torch.addcmul(out[..., :r] * grad[..., r : 2 * r], out[..., r : 2 * r], grad[..., :r], value=-1)
+            angle = angle.sum_to_size(cos.shape)
+        return _turned(grad, cos, -sin), angle
+
+
+def _turned(V: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    r, out = cos.shape[-1], V.clone()
+    out[..., :r].mul_(cos).addcmul_(V[..., r : 2 * r], sin, value=-1)
+    out[..., r : 2 * r].mul_(cos).addcmul_(V[..., :r], sin)
+    return out

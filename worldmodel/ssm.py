@@ -114,7 +114,7 @@ def _inside(score: Tensor, V: Tensor, cum: Tensor, since: Tensor) -> Tensor:
     The decay between the two is a product of one factor each, which all scores can share, as long as neither leaves
     the range of float32; a chunk that forgets more than that is computed head by head.
     """
-    if float(cum.detach().min()) > -STRONG:
+    if not torch.compiler.is_compiling() and float(cum.detach().min()) > -STRONG:
         grown = (V * torch.exp(-cum)[..., None]).flatten(-2)
         return (score @ grown).unflatten(-1, V.shape[-2:]) * torch.exp(since)[..., None]
     gap = since.transpose(2, 3)[..., :, None] - cum.transpose(2, 3)[..., None, :]

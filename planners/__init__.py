@@ -4,11 +4,12 @@
     plan = planner.plan(score, batch=B, generator=torch.Generator().manual_seed(0))
     plan = planner.plan(score, batch=B, generator=generator, warm=plan.shift(4))
 
-Reading order: plan (what goes in and out), search (the loop), cem, mppi, shooting (what differs), proposals
+Reading order: plan (what goes in and out), search (the loop), cem, icem, mppi, shooting (what differs), proposals
 (sampling).
 """
 
 from planners.cem import CEM, CEMConfig
+from planners.icem import ICEM, ICEMConfig
 from planners.mppi import MPPI, MPPIConfig
 from planners.plan import Box, Discrete, Plan, Score, Space, returns
 from planners.search import Search, SearchConfig
@@ -16,17 +17,20 @@ from planners.shooting import Shooting, ShootingConfig
 
 PLANNER_CONFIGS: dict[str, type[SearchConfig]] = {
     "cem": CEMConfig,
+    "icem": ICEMConfig,
     "mppi": MPPIConfig,
     "shooting": ShootingConfig,
 }
 
 __all__ = [
     "CEM",
+    "ICEM",
     "MPPI",
     "PLANNER_CONFIGS",
     "Box",
     "CEMConfig",
     "Discrete",
+    "ICEMConfig",
     "MPPIConfig",
     "Plan",
     "Score",
@@ -43,6 +47,8 @@ __all__ = [
 def build(config: SearchConfig, space: Space) -> Search:
     """The planner that a config describes, for an action space; raises TypeError for any other object."""
     match config:
+        case ICEMConfig():
+            return ICEM(config, space)
         case CEMConfig():
             return CEM(config, space)
         case MPPIConfig():

@@ -61,15 +61,20 @@ class Categorical:
         """Every action equally likely at every step: [B, H, n]."""
         return torch.full((batch, self.config.horizon, self.n), 1 / self.n, device=device)
 
-    def sample(self, state: Tensor, generator: torch.Generator) -> Tensor:
-        """Candidates int64 [B, N, H] by inverting the cumulative probabilities at sticky uniform draws.
-
-        Holding the draw and not the action repeats actions where the distribution is broad, leaves the
-        probabilities of every single step exact, and lets a settled plan alternate.
-        """
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Sticky uniform draws [N, H]. Holding the draw and not the action repeats actions where the distribution is
+        broad, leaves the probabilities of every single step exact, and lets a settled plan alternate."""
         size = (self.config.candidates, self.config.horizon)
-        draw = torch.rand(size, generator=generator, device=state.device)
-        draw = hold(draw, self.config.sticky, generator)
+        draw = torch.rand(size, generator=generator, device=generator.device)
+        return hold(draw, self.config.sticky, generator)
+
+    def coloured(self, generator: torch.Generator, colour: float, count: int) -> Tensor:
+        """Uniform draws [count, H] with the spectrum of `coloured` noise before they were made uniform."""
+        normal = coloured((count, self.config.horizon), colour, generator)
+        return torch.special.ndtr(normal)
+
+    def sample(self, state: Tensor, draw: Tensor) -> Tensor:
+        """Candidates int64 [B, N, H] by inverting the cumulative probabilities [B, H, n] at draws [N, H]."""
         edges = state.cumsum(-1)[:, None, :, :-1]
         return (draw[None, :, :, None] >= edges).sum(-1)
 
@@ -111,12 +116,21 @@ class Gaussian:
         step = torch.stack([(low + high) / 2, self.config.init_std * (high - low) / 2])
         return step.expand(batch, self.config.horizon, *step.shape)
 
-    def sample(self, state: Tensor, generator: torch.Generator) -> Tensor:
-        """Candidates [B, N, H, A]: mean plus standard deviation times sticky normal draws, inside the box."""
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Sticky normal draws [N, H, A]"""
+        size = (self.config.candidates, self.config.horizon, len(self.low))
+        draw = torch.randn(size, generator=generator, device=generator.device, dtype=self.low.dtype)
+        return hold(draw, self.config.sticky, generator)
+
+    def coloured(self, generator: torch.Generator, colour: float, count: int) -> Tensor:
+        """Normal draws [count, H, A] with the spectrum of `coloured` noise."""
+        normal = coloured((count, len(self.low), self.config.horizon), colour, generator)
+        return normal.transpose(1, 2).to(self.low.dtype)
+
+    def sample(self, state: Tensor, draw: Tensor) -> Tensor:
+        """Candidates [B, N, H, A]: mean plus standard deviation times draws [N, H, A], inside the box."""
         mean, std = state[:, None].unbind(-2)
-        size = (self.config.candidates, *mean.shape[2:])
-        draw = torch.randn(size, generator=generator, device=state.device, dtype=state.dtype)
-        return self.clamp(mean + std * hold(draw, self.config.sticky, generator))
+        return self.clamp(mean + std * draw)
 
     def mode(self, state: Tensor) -> Tensor:
         """The mean at each step: [B, H, A]."""
@@ -158,6 +172,16 @@ def hold(draw: Tensor, sticky: float, generator: torch.Generator) -> Tensor:
     steps = torch.arange(horizon, device=draw.device)
     source = torch.where(renewed, steps, 0).cummax(1).values
     return draw[torch.arange(candidates, device=draw.device)[:, None], source]
+
+
+def coloured(shape: tuple[int, ...], colour: float, generator: torch.Generator) -> Tensor:
+    """Normal noise [..., H] whose power falls with frequency f as 1 / f ** colour, every step having variance 1."""
+    length = 2 * shape[-1]  # a filter on a circle would tie the last step to the first
+    white = torch.randn((*shape[:-1], length), generator=generator, device=generator.device)
+    frequency = torch.fft.fftfreq(length, device=white.device).abs()
+    gain = frequency.clamp(min=1 / length) ** (-colour / 2)
+    noise = torch.fft.ifft(torch.fft.fft(white) * (gain / gain.square().mean().sqrt())).real
+    return noise[..., : shape[-1]]
 
 
 def edit(parents: Tensor, fresh: Tensor, generator: torch.Generator) -> Tensor:

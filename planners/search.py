@@ -99,9 +99,9 @@ class Search:
             known, actions = (actions[:, :count], clean(judged, (batch, count))), actions[:, count:]
         ranked, scores = self._round(score, actions, known)
         state = self.refit(state, ranked, scores)
-        for _ in range(self.config.iterations - 1):
+        for i in range(1, self.config.iterations):
             kept = ranked[:, : self.config.keep_elites], scores[:, : self.config.keep_elites]
-            actions = self._with_edits(self._sample(state, generator), kept[0], generator)
+            actions = self._with_edits(self._sample(state, generator, i), kept[0], generator)
             ranked, scores = self._round(score, actions, kept)
             state = self.refit(state, ranked, scores)
         elites, elite_scores = ranked[:, : self.config.elites], scores[:, : self.config.elites]
@@ -117,9 +117,13 @@ class Search:
             raise ValueError(f"planner: warm has state {[*warm.state.shape]}, expected {[*prior.shape]}")
         return self.distribution.reuse(warm.state, warm.planned)
 
-    def _sample(self, state: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, generator: torch.Generator, iteration: int) -> Tensor:
+        """What candidates are made from, shared by all environments: [N, H, ...]"""
+        return self.distribution.draw(generator)
+
+    def _sample(self, state: Tensor, generator: torch.Generator, iteration: int = 0) -> Tensor:
         """Candidates [B, N, H, ...], the last of which is the mode."""
-        actions = self.distribution.sample(state, generator)
+        actions = self.distribution.sample(state, self.draw(generator, iteration))
         actions[:, -1] = self.distribution.mode(state)
         return actions
 

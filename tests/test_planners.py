@@ -12,6 +12,7 @@ from planners import (
     Box,
     CEMConfig,
     Discrete,
+    ICEMConfig,
     MPPIConfig,
     Plan,
     SearchConfig,
@@ -19,11 +20,11 @@ from planners import (
     build,
     returns,
 )
-from planners.proposals import edit
+from planners.proposals import coloured, edit
 from planners.search import WORST
 
 BOX = Box(torch.tensor([-10.0]), torch.tensor([10.0]))
-OPTIMISERS = [CEMConfig, MPPIConfig]
+OPTIMISERS = [CEMConfig, ICEMConfig, MPPIConfig]
 KINDS = list(PLANNER_CONFIGS.values())
 INF, NAN = float("inf"), float("nan")
 
@@ -510,3 +511,30 @@ def test_call_mistakes_are_one_clear_line():
         Box(torch.tensor([1.0]), torch.tensor([1.0]))
     with pytest.raises(ValueError, match="min_prob must be at most 1 / 99"):
         build(CEMConfig(), Discrete(99))
+
+
+@pytest.mark.parametrize("colour", [0.0, 1.0, 2.0])
+def test_coloured_noise_has_its_spectrum_and_variance_one_at_every_step(colour):
+    noise = coloured((20000, 32), colour, seed())
+    assert ((noise.square().mean(0) - 1).abs() < 0.05).all()
+    power = torch.fft.rfft(noise * torch.hann_window(32)).abs().square().mean(0)
+    slope = torch.log(power[8] / power[2]) / torch.log(torch.tensor(4.0))  # eight and two turns in the window
+    assert abs(slope + colour) < 0.25
+
+
+def test_icem_draws_fewer_candidates_and_keeps_the_odds_of_every_step():
+    asked = []
+
+    def score(actions: Tensor) -> Tensor:
+        asked.append(actions.shape[1])
+        return torch.zeros(actions.shape[:2])
+
+    config = ICEMConfig(horizon=6, candidates=100, elites=10, iterations=5, decay=2.0)
+    build(config, Discrete(3)).plan(score, batch=1, generator=seed())
+    assert asked == [100, 50, 25, 20, 20]
+    planner = build(ICEMConfig(horizon=6, candidates=30000, colour=2.0), Discrete(3))
+    state = torch.tensor([0.2, 0.3, 0.5]).expand(1, 6, 3)
+    actions = planner.distribution.sample(state, planner.draw(seed(), 0))[0]
+    odds = torch.nn.functional.one_hot(actions, 3).float().mean(0)
+    assert (odds - state[0]).abs().max() < 0.015
+    assert (actions[:, 1:] == actions[:, :-1]).float().mean() > 0.5  # at random: 0.38

@@ -4,10 +4,11 @@
     plan = planner.plan(score, batch=B, generator=torch.Generator().manual_seed(0))
     plan = planner.plan(score, batch=B, generator=generator, warm=plan.shift(4))
 
-Reading order: plan (what goes in and out), search (the loop), cem, icem, mppi, shooting (what differs), proposals
-(sampling).
+Reading order: plan (what goes in and out), search (the loop), cem, icem, mppi, shooting, beam (what differs),
+proposals (sampling).
 """
 
+from planners.beam import Beam, BeamConfig
 from planners.cem import CEM, CEMConfig
 from planners.icem import ICEM, ICEMConfig
 from planners.mppi import MPPI, MPPIConfig
@@ -16,6 +17,7 @@ from planners.search import Search, SearchConfig
 from planners.shooting import Shooting, ShootingConfig
 
 PLANNER_CONFIGS: dict[str, type[SearchConfig]] = {
+    "beam": BeamConfig,
     "cem": CEMConfig,
     "icem": ICEMConfig,
     "mppi": MPPIConfig,
@@ -27,6 +29,8 @@ __all__ = [
     "ICEM",
     "MPPI",
     "PLANNER_CONFIGS",
+    "Beam",
+    "BeamConfig",
     "Box",
     "CEMConfig",
     "Discrete",
@@ -47,6 +51,8 @@ __all__ = [
 def build(config: SearchConfig, space: Space) -> Search:
     """The planner that a config describes, for an action space; raises TypeError for any other object."""
     match config:
+        case BeamConfig():
+            return Beam(config, space)
         case ICEMConfig():
             return ICEM(config, space)
         case CEMConfig():

@@ -116,7 +116,7 @@ def test_paths_are_taken_as_typed() -> None:
         ("env=tmaz", "unknown env=tmaz; did you mean env=tmaze? there are: counting, gym,"),
         ("env=[1]", "unknown env=[1]; there are: counting,"),
         ("env.kind=recal", "unknown env.kind=recal; did you mean env.kind=recall?"),
-        ("planner.kind=null", "unknown planner.kind=null; there are: cem, icem, mppi, shooting"),
+        ("planner.kind=null", "unknown planner.kind=null; there are: beam, cem, icem, mppi, shooting"),
         ("experiment=tmaize", "unknown experiment=tmaize; did you mean experiment=tmaze?"),
         ("train.steps=1,2", "train.steps=1,2 gives several values: give one, or a list as train.steps=[1,2]"),
         ("--steps 5", "cannot read '--steps 5': settings are given as key=value"),

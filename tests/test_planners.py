@@ -9,6 +9,7 @@ from torch import Tensor
 
 from planners import (
     PLANNER_CONFIGS,
+    BeamConfig,
     Box,
     CEMConfig,
     Discrete,
@@ -25,7 +26,8 @@ from planners.search import WORST
 
 BOX = Box(torch.tensor([-10.0]), torch.tensor([10.0]))
 OPTIMISERS = [CEMConfig, ICEMConfig, MPPIConfig]
-KINDS = list(PLANNER_CONFIGS.values())
+KINDS = [kind for kind in PLANNER_CONFIGS.values() if kind is not BeamConfig]  # those that draw candidates
+SEARCHERS = [*OPTIMISERS, BeamConfig]
 INF, NAN = float("inf"), float("nan")
 
 
@@ -45,7 +47,7 @@ def matches(target: Tensor):
 
 def prefix(target: Tensor):
     """A score in [0, H]: the actions before the first mistake; one sequence of n ** H is right."""
-    return lambda actions: (actions == target[:, None]).long().cumprod(-1).sum(-1).float()
+    return lambda actions: (actions == target[:, None, : actions.shape[-1]]).long().cumprod(-1).sum(-1).float()
 
 
 class LinearQuadratic:
@@ -108,7 +110,7 @@ def tree_score(rewards: Tensor, ends: Tensor):
     return score
 
 
-@pytest.mark.parametrize("config", OPTIMISERS)
+@pytest.mark.parametrize("config", SEARCHERS)
 def test_discrete_tree_with_early_termination(config):
     depth, noise = 8, seed(3)
     size = 2 ** (depth + 1)
@@ -122,7 +124,7 @@ def test_discrete_tree_with_early_termination(config):
     torch.testing.assert_close(score(plan.actions[:, None])[:, 0], best[None])
 
 
-@pytest.mark.parametrize("config", OPTIMISERS)
+@pytest.mark.parametrize("config", SEARCHERS)
 @pytest.mark.parametrize(("steps", "iterations"), [(8, 8), (20, 30)])
 def test_goal_that_needs_an_exact_sequence(config, steps, iterations):
     target = torch.randint(4, (6, steps), generator=seed(1))
@@ -219,15 +221,15 @@ def test_equal_scores_survive(config, space, constant):
         assert all(torch.isfinite(getattr(plan, field.name)).all() for field in fields(plan))
 
 
-@pytest.mark.parametrize("config", OPTIMISERS)
+@pytest.mark.parametrize("config", SEARCHERS)
 @pytest.mark.parametrize("bad", [NAN, -INF, -1e38])
 def test_bad_scores_are_avoided(config, bad):
     """Most candidates are broken; of the others the best is found all the same."""
     target = torch.tensor([[2, 0, 1, 1, 2, 0]])
 
     def score(actions: Tensor) -> Tensor:
-        broken = (actions[..., 0] != 2) | (actions[..., 1] == 1)
-        return matches(target)(actions).masked_fill(broken, bad)
+        broken = (actions[..., 0] != 2) | (actions[..., 1:2] == 1).any(-1)
+        return matches(target[:, : actions.shape[-1]])(actions).masked_fill(broken, bad)
 
     planner = build(config(horizon=6, iterations=8, replan=1), Discrete(3))
     plan = planner.plan(score, batch=1, generator=seed())
@@ -456,7 +458,7 @@ def test_build_and_config_order():
         assert fields(config)[0].name == "kind"
         assert config().kind == kind
         assert type(build(config(), Discrete(2))).__name__.lower() == kind
-    with pytest.raises(TypeError, match="known: CEMConfig"):
+    with pytest.raises(TypeError, match="known: BeamConfig, CEMConfig"):
         build(SearchConfig(kind="nothing"), Discrete(2))
 
 
@@ -538,3 +540,38 @@ def test_icem_draws_fewer_candidates_and_keeps_the_odds_of_every_step():
     odds = torch.nn.functional.one_hot(actions, 3).float().mean(0)
     assert (odds - state[0]).abs().max() < 0.015
     assert (actions[:, 1:] == actions[:, :-1]).float().mean() > 0.5  # at random: 0.38
+
+
+def test_a_wide_beam_is_exhaustive_and_a_narrow_one_follows_the_value():
+    depth, noise = 6, seed(5)
+    rewards, ends = torch.randn(2 ** (depth + 1), generator=noise), torch.zeros(2 ** (depth + 1))
+    score = tree_score(rewards, ends)
+    every = torch.tensor(list(itertools.product(range(2), repeat=depth)))
+    size = {"horizon": depth, "candidates": 8, "elites": 4, "keep_elites": 2, "proposals": 4}
+    plan = build(BeamConfig(**size, width=2**depth), Discrete(2)).plan(score, batch=1, generator=seed())
+    torch.testing.assert_close(plan.score, score(every[None]).max()[None])
+    plan = build(BeamConfig(**size | {"horizon": 8}, width=1), Discrete(4)).plan(corridor, batch=1, generator=seed())
+    assert torch.equal(plan.actions[0], CORRIDOR)
+    assert plan.elites.shape == (1, 4, 8) and plan.state.shape == (1, 8, 4)
+
+
+def test_a_beam_counts_proposals_and_the_last_plan():
+    """Only whole plans pay, which a narrow beam cannot know."""
+    target = torch.randint(4, (2, 8), generator=seed(1))
+
+    def score(actions: Tensor) -> Tensor:
+        whole = actions.shape[-1] == 8
+        return (actions == target[:, None]).all(-1).float() if whole else torch.zeros(actions.shape[:2])
+
+    planner = build(BeamConfig(horizon=8, width=4), Discrete(4))
+    assert (planner.plan(score, batch=2, generator=seed()).score == 0).all()
+    proposals = torch.stack([torch.zeros_like(target), target], 1)
+    for judged in (None, score(proposals)):
+        plan = planner.plan(score, batch=2, generator=seed(), proposals=proposals, judged=judged)
+        assert torch.equal(plan.actions, target)
+    assert torch.equal(planner.plan(score, batch=2, generator=seed(), warm=plan).actions, target)
+    first = torch.tensor([0])
+    alone = planner.plan(lambda a: score(a.expand(2, -1, -1))[:1], batch=1, generator=seed(), warm=plan.select(first))
+    assert_same(alone, planner.plan(score, batch=2, generator=seed(), warm=plan).select(first))
+    with pytest.raises(ValueError, match="needs discrete actions"):
+        build(BeamConfig(), BOX)

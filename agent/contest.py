@@ -102,5 +102,5 @@ def _sum_up(output: Path, what: str, base: Config, names: tuple[str, ...], files
     rows.sort(key=lambda row: order.index(row["name"]))
     found = {"command": f"lssvwm benchmark {what}", "settings": configuration.to_dict(base), "rows": rows}
     report.write_json(output / f"{what}.json", found)
-    report.show_success(found)
+    report.publish([report.success_grid(found)], output / f"{what}.md")
     return output / f"{what}.json"

@@ -150,8 +150,7 @@ def memory(settings: list[str], output: Path) -> Path:
         _run(dataclasses.replace(config, data=data), output / f"{config.name}-{config.seed}")
         found = summary(output, base)
         report.write_json(output / "memory.json", found)
-    report.show_memory(found)
-    report.show_probes(found)
+    report.publish(report.memory_grids(found), output / "memory.md")
     report.plot_memory(found, output / "memory.png")
     return output / "memory.json"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 FAR = 48
@@ -77,56 +79,77 @@ def write_json(file: Path, found: dict[str, Any]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def show_memory(found: dict[str, Any]) -> None:
-    """Print what each model remembers of tiles that were last in view long ago, by test and context."""
-    rows = [row for row in found["rows"] if row["by"] == "age" and row["arm"] == "retained" and _far(row)]
-    cases = list(dict.fromkeys((row["test"], row["context"]) for row in rows))
-    title = f"tiles last in view more than {FAR} frames ago: PSNR (dB), share recognised, 95 % interval over seeds"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in ("model", *(f"{test} {context}" for test, context in cases)):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for model in found["models"]:
-        mine = {(row["test"], row["context"]): row for row in rows if row["model"] == model}
-        cells = [
-            f"{_interval(mine[c]['psnr'])}, {mine[c]['tiles_right']['mean']:.3f}" if c in mine else "-" for c in cases
-        ]
-        table.add_row(model, *cells)
-    Console(width=None if Console().is_terminal else 160).print(table)
+@dataclass(frozen=True)
+class Grid:
+    """A table: its title, and rows of texts, the header first."""
 
+    title: str
+    rows: list[list[str]]
 
-def show_probes(found: dict[str, Any]) -> None:
-    """Print what linear probes read off each memory, by age; in brackets, what they say without it."""
-    rows = [row for row in found["rows"] if row["test"] == "probe"]
-    cases = list(dict.fromkeys((row["by"], row["from"]) for row in rows))
-    table = Table(title="read off the memory by a linear probe: share right (in brackets: without it)")
-    table.title_justify, table.title_style = "left", "bold"
-    table.add_column("model")
-    for by, low in cases:
-        table.add_column(f"{by} {low}-", justify="right")
-    for model in found["models"]:
-        mine = {(r["by"], r["from"], r["arm"]): r["right"]["mean"] for r in rows if r["model"] == model}
-        if mine:
-            table.add_row(model, *(f"{mine[(*c, 'retained')]:.3f} ({mine[(*c, 'erased')]:.3f})" for c in cases))
-    if rows:
+    def show(self) -> None:
+        """Print it."""
+        table = Table(title=self.title, title_justify="left", title_style="bold")
+        for i, name in enumerate(self.rows[0]):
+            table.add_column(escape(name), justify="right" if i else "left")
+        for row in self.rows[1:]:
+            table.add_row(*map(escape, row))
         Console(width=None if Console().is_terminal else 160).print(table)
 
+    def markdown(self) -> str:
+        """The same for a README."""
+        lines = [self.rows[0], ["---"] * len(self.rows[0]), *self.rows[1:]]
+        return f"{self.title}:\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
-def show_success(found: dict[str, Any]) -> None:
-    """Print planning success of each contestant by what it was asked at; in brackets, with its memory erased."""
+
+def publish(grids: list[Grid], path: Path) -> None:
+    """Print tables, and write them as Markdown."""
+    for grid in grids:
+        grid.show()
+    path.write_text("\n".join(grid.markdown() for grid in grids))
+
+
+def memory_grids(found: dict[str, Any]) -> list[Grid]:
+    """What each model remembers of tiles that were last in view long ago, by test and context; what linear probes read
+    off each memory, by age."""
+    far = [row for row in found["rows"] if row["by"] == "age" and _far(row)]
+    cases = list(dict.fromkeys((row["test"], row["context"]) for row in far))
+    title = f"Tiles last in view more than {FAR} frames ago: PSNR in dB (95 % interval over seeds), share recognised"
+    header = ["model", "seeds", *(f"{test}, context {context}" for test, context in cases)]
+    recall = Grid(f"{title}; in brackets with the memory erased", [header])
+    probes = [row for row in found["rows"] if row["test"] == "probe"]
+    asked = list(dict.fromkeys((row["by"], row["from"], row["to"]) for row in probes))
+    names = [f"{by}, {low} - {high}" if by in ("walls", "objects") else by for by, low, high in asked]
+    linear = Grid("Read off the memory by linear probes, share right; in brackets without it", [["model", *names]])
+    for model in found["models"]:
+        mine = {(row["test"], row["context"], row["arm"]): row for row in far if row["model"] == model}
+        if mine:
+            seeds = len(next(iter(mine.values()))["psnr"]["seeds"])
+            recall.rows.append([model, str(seeds), *(_remembered(mine, case) for case in cases)])
+        read = {(r["by"], r["from"], r["to"], r["arm"]): r["right"]["mean"] for r in probes if r["model"] == model}
+        if read:
+            pairs = ((read[(*case, "retained")], read[(*case, "erased")]) for case in asked)
+            linear.rows.append([model, *(f"{a:.3f} [{b:.3f}]" for a, b in pairs)])
+    return [recall, linear] if probes else [recall]
+
+
+def _remembered(mine: dict[tuple, dict[str, Any]], case: tuple) -> str:
+    if (*case, "retained") not in mine:
+        return "-"
+    row, erased = mine[(*case, "retained")], mine[(*case, "erased")]
+    return f"{_interval(row['psnr'])}, {row['tiles_right']['mean']:.3f} [{erased['psnr']['mean']:.1f}]"
+
+
+def success_grid(found: dict[str, Any]) -> Grid:
+    """Planning success of each contestant by what it was asked at."""
     rows = found["rows"]
-    n = rows[0]["n"]
-    table = Table(
-        title=f"planning success, 95 % interval over seeds ({n} held-out tasks each; in brackets: memory erased)"
-    )
-    table.title_justify, table.title_style = "left", "bold"
     cases = list(dict.fromkeys((row["by"], row["at"]) for row in rows))
-    for name in ("", *(f"{by} {at}" for by, at in cases)):
-        table.add_column(name, justify="right" if name else "left")
+    title = f"Planning success on {rows[0]['n']} held-out tasks (95 % interval over seeds)"
+    grid = Grid(f"{title}; in brackets with the memory erased", [["", "seeds", *(f"{by} {at}" for by, at in cases)]])
     for name in dict.fromkeys(row["name"] for row in rows):
         mine = {(row["by"], row["at"], row["arm"]): row["success"] for row in rows if row["name"] == name}
         cells = [f"{_interval(mine[(*c, 'retained')], 2)} [{mine[(*c, 'erased')]['mean']:.2f}]" for c in cases]
-        table.add_row(name, *cells)
-    Console(width=None if Console().is_terminal else 160).print(table, markup=False)
+        grid.rows.append([name, str(len(next(iter(mine.values()))["seeds"])), *cells])
+    return grid
 
 
 def _far(row: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 
 import pytest
 
-from agent import cli
+from agent import cli, report
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("agent", "envs", "planners", "worldmodel")
@@ -61,3 +61,14 @@ def test_every_dependency_is_pinned(project: dict) -> None:
     names = {text.split(">")[0].split("=")[0].strip().lower() for text in wanted}
     assert names <= set(pins), f"not in constraints.txt: {names - set(pins)}"
     assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()  # any build: no +cpu, no +cu
+
+
+@pytest.mark.parametrize("name", ["memory", "recall", "strategies"])
+def test_tables_in_the_readme_are_those_of_the_committed_numbers(name):
+    folder = ROOT / "configs" / "benchmark"
+    if not (folder / f"{name}.json").exists():
+        pytest.skip(f"benchmark {name} has not been committed")
+    found = json.loads((folder / f"{name}.json").read_text())
+    grids = report.memory_grids(found) if name == "memory" else [report.success_grid(found)]
+    for grid in grids:
+        assert grid.markdown() in (ROOT / "README.md").read_text()

@@ -202,7 +202,7 @@ class BenchmarkConfig:
         "imagined",
         "forget",
     )
-    lengths: tuple[int, ...] = (8, 32, 64)
+    lengths: tuple[int, ...] = (8, 16, 24, 32, 48, 64)
 
     def __post_init__(self) -> None:
         several = self.models, self.seeds, self.contexts, self.delays, self.strategies, self.lengths

@@ -1,9 +1,11 @@
 """Planning success of models that are trained alike: one table for training strategies, one for models.
 
-strategies   T-mazes (experiment=strategies): every strategy switched on, or off, and nothing else changed;
-             success by length of the corridor, most of them longer than in training
-recall       Recall mazes (experiment=recollect_recall), from the weights of `benchmark memory`: every model;
-             success by dark frames between what was seen and the choice
+    strategies   T-mazes (experiment=strategies): every strategy switched on, or off, and nothing else changed;
+                 success by length of the corridor, most of them longer than in training
+    recall       Recall mazes (experiment=recollect_recall), from the weights of `benchmark memory`: every model;
+                 success by dark frames between what was seen and the choice
+
+Both ask for a choice between two, so that without memory success is at most about one half.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agent import config as configuration
 from agent import report
 from agent.alike import check, collected, spread, trained
 from agent.config import Config, UserError, compose
 from agent.evaluate import measure
 
-ARMS = ("retained", "erased")
+BEYOND = "beyond training, mean"
+
 STRATEGIES: dict[str, tuple[str, ...]] = {
     "default": (),
     "lengths_none": ("train.augment=none",),
@@ -71,16 +76,16 @@ def recall(settings: list[str], output: Path) -> Path:
 
 def _measure(config: Config, folder: Path, key: str, values: tuple[int, ...]) -> None:
     """Success of one model, trained in the folder, for every value of the environment's setting `key`."""
-    file, asked = folder / "success.json", {key: list(values), "tasks": vars(config.tasks) | {"arms": list(ARMS)}}
+    file, asked = folder / "success.json", {key: list(values), "seed": config.tasks.seed, "tasks": config.tasks.count}
     if file.exists() and check(config, folder) and json.loads(file.read_text())["asked"] == asked:
         return
     print(f"{config.name}, seed {config.seed}")
     model, rows = trained(config, folder), []
     for value in values:
         there = dataclasses.replace(config, env=dataclasses.replace(config.env, **{key: value}))
-        for arm, found in measure(there, model, ARMS).items():
-            row = {"success": float(found.success.mean()), "wrong": float((found.outcome == 2).mean())}
-            rows.append({"by": key, "at": value, "arm": arm, "n": len(found.success)} | row)
+        found = measure(there, model, ("retained",))["retained"]
+        row = {"success": float(found.success.mean()), "wrong": float((found.outcome == 2).mean())}
+        rows.append({"by": key, "at": value, "n": len(found.success)} | row)
     about = {"name": config.name, "seed": config.seed, "steps": config.train.steps, "asked": asked}
     report.write_json(file, about | {"rows": rows})
 
@@ -91,10 +96,15 @@ def _sum_up(output: Path, what: str, base: Config, names: tuple[str, ...], files
     last = next(run for run in runs if run["name"] == names[-1])
     grouped: dict[tuple, list[dict[str, Any]]] = {}
     for run in runs:
-        for row in run["rows"] if run["asked"] == last["asked"] else ():
-            grouped.setdefault((run["name"], row["by"], row["at"], row["arm"], row["n"]), []).append(row)
+        if run["asked"] != last["asked"]:
+            continue
+        beyond = run["rows"][1:]  # the first is as in training
+        mean = {key: float(np.mean([row[key] for row in beyond])) for key in ("success", "wrong") if beyond}
+        more = [run["rows"][0] | {"at": BEYOND, "n": sum(row["n"] for row in beyond)} | mean] if beyond else []
+        for row in [*run["rows"], *more]:
+            grouped.setdefault((run["name"], row["by"], row["at"], row["n"]), []).append(row)
     rows = [
-        dict(zip(("name", "by", "at", "arm", "n"), key))
+        dict(zip(("name", "by", "at", "n"), key))
         | {measure: spread([row[measure] for row in found]) for measure in ("success", "wrong")}
         for key, found in grouped.items()
     ]

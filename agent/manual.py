@@ -207,7 +207,7 @@ settings
   benchmark.walks=48           walks for each test and context
   benchmark.delays=[16,64,256]    dark frames, of recall
   benchmark.strategies=[default,lengths_none,...]   what differs: agent/contest.py
-  benchmark.lengths=[8,32,64]  of the corridor, of strategies
+  benchmark.lengths=[8,16,24,32,48,64]   of the corridor, of strategies
 {common}
 
 examples

@@ -143,11 +143,11 @@ def success_grid(found: dict[str, Any]) -> Grid:
     """Planning success of each contestant by what it was asked at."""
     rows = found["rows"]
     cases = list(dict.fromkeys((row["by"], row["at"]) for row in rows))
-    title = f"Planning success on {rows[0]['n']} held-out tasks (95 % interval over seeds)"
-    grid = Grid(f"{title}; in brackets with the memory erased", [["", "seeds", *(f"{by} {at}" for by, at in cases)]])
+    title = f"Planning success on {rows[0]['n']} held-out tasks each (95 % interval over seeds)"
+    grid = Grid(title, [["", "seeds", *(f"{by} {at}" for by, at in cases)]])
     for name in dict.fromkeys(row["name"] for row in rows):
-        mine = {(row["by"], row["at"], row["arm"]): row["success"] for row in rows if row["name"] == name}
-        cells = [f"{_interval(mine[(*c, 'retained')], 2)} [{mine[(*c, 'erased')]['mean']:.2f}]" for c in cases]
+        mine = {(row["by"], row["at"]): row["success"] for row in rows if row["name"] == name}
+        cells = [_interval(mine[case], 2) for case in cases]
         grid.rows.append([name, str(len(next(iter(mine.values()))["seeds"])), *cells])
     return grid
 

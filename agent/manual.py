@@ -206,7 +206,7 @@ settings
   benchmark.horizon=64         frames imagined
   benchmark.walks=48           walks for each test and context
   benchmark.delays=[16,64,256]    dark frames, of recall
-  benchmark.strategies=[default,lengths_none,...]   what differs: agent/contest.py
+  benchmark.strategies         a list of names; all are in agent/contest.py
   benchmark.lengths=[8,16,24,32,48,64]   of the corridor, of strategies
 {common}
 

@@ -41,13 +41,34 @@ def test_frames_tell_how_actions_move_the_view(config, actions, patch):
     assert motions[0] == (-90, 0, 0) and motions[1] == (90, 0, 0) and motions[2] == (0, 1, 0)
     turns = model.layers[0].scan.odometer.action.weight[0]
     assert torch.allclose(turns[:3], torch.tensor([-math.pi / 2, math.pi / 2, 0.0]))
+    assert all(block.scan.odometer.known[:3].all() and not block.scan.odometer.known[-1] for block in model.layers)
+
+
+def test_standing_still_is_a_motion_too():
+    batch = walks(ReturnConfig(tour=100), "stumble")
+    model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
+    assert calibrate(model, batch)[3] == (0, 0, 0) and model.layers[0].scan.odometer.known[3]
+
+
+def test_what_is_known_is_not_trained_and_the_rest_is():
+    model, batch = WorldModel(ModelConfig(width=16), (3, 64, 64), 4).train(), walks(ReturnConfig(tour=100), slots=4)
+    odometer = model.layers[0].scan.odometer
+    odometer.known[:2] = True
+    model.loss(batch)[0].backward()
+    moved = odometer.action.weight.grad.abs().sum(0) > 0
+    assert not moved[:2].any() and moved[2:].any()
+    state = model.state_dict()
+    del state["blocks.0.scan.odometer.known"]  # weights from before it was kept
+    other = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
+    other.load_state_dict(state)
+    assert not other.layers[0].scan.odometer.known.any() and "blocks.0.scan.odometer.known" not in state
 
 
 def test_noise_tells_nothing():
     batch = walks(ReturnConfig())
     batch.pixels = torch.randint(0, 255, batch.pixels.shape, dtype=torch.uint8)
-    motions = calibrate(WorldModel(ModelConfig(width=16), (3, 64, 64), 4), batch)
-    assert set(motions.values()) == {(0, 0, 0)}
+    model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
+    assert calibrate(model, batch) == {} and not model.layers[0].scan.odometer.known.any()
 
 
 def test_a_walk_in_a_circle_comes_back_to_the_same_phases():

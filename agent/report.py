@@ -15,6 +15,8 @@ from rich.table import Table
 
 FAR = 48
 """Frames that the window baseline can reach back over all its layers; what was in view before that needs memory."""
+ENOUGH = 100
+"""Tiles that a point of a plot stands for at least."""
 
 
 def show(found: dict[str, Any]) -> None:
@@ -112,7 +114,7 @@ def memory_grids(found: dict[str, Any]) -> list[Grid]:
     """What each model remembers of tiles that were last in view long ago, by test and context; what linear probes read
     off each memory, by age."""
     far = [row for row in found["rows"] if row["by"] == "age" and _far(row)]
-    cases = list(dict.fromkeys((row["test"], row["context"]) for row in far))
+    cases = _cases(far)
     title = f"Tiles last in view more than {FAR} frames ago: PSNR in dB (95 % interval over seeds), share recognised"
     header = ["model", "seeds", *(f"{test}, context {context}" for test, context in cases)]
     recall = Grid(f"{title}; in brackets with the memory erased", [header])
@@ -130,6 +132,11 @@ def memory_grids(found: dict[str, Any]) -> list[Grid]:
             pairs = ((read[(*case, "retained")], read[(*case, "erased")]) for case in asked)
             linear.rows.append([model, *(f"{a:.3f} [{b:.3f}]" for a, b in pairs)])
     return [recall, linear] if probes else [recall]
+
+
+def _cases(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Tests and contexts, the contexts of a test together."""
+    return sorted({(row["test"], row["context"]) for row in rows}, key=lambda case: (case[0] != "retrieval", case))
 
 
 def _remembered(mine: dict[tuple, dict[str, Any]], case: tuple) -> str:
@@ -166,7 +173,8 @@ def plot_memory(found: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = [row for row in found["rows"] if row["by"] == "age" and row["from"] > 0 and row["arm"] == "retained"]
-    cases = list(dict.fromkeys((row["test"], row["context"]) for row in rows))
+    rows = [row for row in rows if row["n"] >= ENOUGH]
+    cases = _cases(rows)
     figure = Figure(figsize=(4 * max(1, len(cases)), 3.6), layout="constrained")
     for axis, case in zip(figure.subplots(1, max(1, len(cases)), squeeze=False)[0], cases):
         for model in found["models"]:

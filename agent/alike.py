@@ -10,7 +10,7 @@ import numpy as np
 
 from agent import checkpoint
 from agent import config as configuration
-from agent.collect import gather
+from agent.collect import fill
 from agent.config import Config, UserError, from_checkpoint
 from agent.replay import Replay
 from agent.train import resume, train
@@ -22,9 +22,7 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 
 def collected(config: Config, folder: Path) -> str:
     """The frames that all are trained on, those which are still missing collected now; returns the folder's name."""
-    replay = Replay(folder)
-    if len(replay) < config.train.collect.frames:
-        gather(config, replay, config.train.collect.frames - len(replay), config.seed + len(replay.paths))
+    fill(config, Replay(folder))
     return str(folder)
 
 

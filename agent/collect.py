@@ -184,6 +184,13 @@ def gather(config: Config, replay: Replay, frames: int, seed: int, model: WorldM
     progress.close()
 
 
+def fill(config: Config, replay: Replay) -> None:
+    """Gather what `train.collect.frames` still lacks."""
+    missing = config.train.collect.frames - len(replay)
+    if missing > 0:
+        gather(config, replay, missing, config.seed + len(replay.paths))
+
+
 def _walk(env: BatchedEnv, policy, replay: Replay, frames: int, seed: int, progress: Progress) -> None:
     world = TorchRLEnv(env)
     world.set_seed(seed * 2 + TRAINING)

@@ -66,10 +66,11 @@ def recall(settings: list[str], output: Path) -> Path:
     for seed in c.seeds:
         for name in c.models:
             given, folder = [*settings, f"model={name}", f"seed={seed}"], output / f"{name}-{seed}"
-            first = compose(["experiment=recollect", *given])
-            trained(dataclasses.replace(first, name=name, data=seen), folder)
             config = compose(["experiment=recollect_recall", *given, f"train.init={folder}"])
             config = dataclasses.replace(config, name=name, data=data)
+            if not (folder / "recall" / "config.yaml").exists():
+                first = compose(["experiment=recollect", *given])
+                trained(dataclasses.replace(first, name=name, data=seen), folder)
             _measure(config, folder / "recall", "delay", c.delays)
     return _sum_up(output, "recall", base, c.models, "*/recall/success.json")
 

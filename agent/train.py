@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from agent import checkpoint, report
 from agent import config as configuration
 from agent.augment import Lengths, draw_forget, draw_hidden
-from agent.collect import build_env, check, gather
+from agent.collect import build_env, check, fill, gather
 from agent.config import Config, TrainConfig, UserError
 from agent.evaluate import quick_success
 from agent.policy import action_count
@@ -132,9 +132,8 @@ def train(config: Config, output: Path) -> Path:
 def begin(run: Run) -> None:
     """What comes before the first step: collect what is missing, unless the data are another's, and see how the actions
     move the view, unless the weights know it."""
-    missing = run.config.train.collect.frames - len(run.replay)
-    if not run.config.data and missing > 0:
-        gather(run.config, run.replay, missing, run.config.seed + len(run.replay.paths))
+    if not run.config.data:
+        fill(run.config, run.replay)
     run.replay.check(run.model.frame_shape)
     if run.model.discrete and not run.config.train.init:
         batch = run.replay.sample(16, min(run.config.train.length, 96), 0.5, np.random.default_rng(run.config.seed))

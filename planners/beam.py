@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from planners.plan import Discrete, Plan, Score, Space
-from planners.search import Search, SearchConfig, check_proposals, clean
+from planners.proposals import require
+from planners.search import Search, SearchConfig, check_proposals, clean, resumed
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,7 @@ class BeamConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.width < 1:
-            raise ValueError(f"planner beam: width must be at least 1, got {self.width}")
+        require(self.width >= 1, self, "width", "at least 1")
 
 
 class Beam(Search):
@@ -62,7 +62,8 @@ class Beam(Search):
             ranked, scores = self._round(score, self._grown(leaves))
             leaves = ranked[:, : c.width if step < c.horizon else None]
         known = leaves, scores
-        rivals = self._rivals(leaves, warm)
+        ends = leaves[:, :1].expand(-1, c.keep_elites if warm else 0, -1)
+        rivals = resumed(warm, ends) if warm else ends
         if proposals is not None:
             count = check_proposals(proposals, leaves.new_zeros(batch, c.candidates, c.horizon))
             proposals = self.distribution.admit(proposals)
@@ -82,11 +83,3 @@ class Beam(Search):
         last = torch.arange(self.actions, device=leaves.device).expand(*leaves.shape[:2], -1)[..., None]
         grown = torch.cat([leaves[:, :, None].expand(-1, -1, self.actions, -1), last], -1)
         return grown.flatten(1, 2)
-
-    def _rivals(self, leaves: Tensor, warm: Plan | None) -> Tensor:
-        """The last plan's elites [B, K, H], their ends those of the best leaf."""
-        if warm is None:
-            return leaves[:, :0]
-        steps = torch.arange(leaves.shape[2], device=leaves.device)
-        kept = warm.elites[:, : self.config.keep_elites]
-        return torch.where((steps < warm.planned[:, None])[:, None], kept, leaves[:, :1])

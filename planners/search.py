@@ -136,9 +136,7 @@ class Search:
             actions[:, :used] = self.distribution.admit(proposals)
         if warm is not None:
             slots = actions[:, used : used + self.config.keep_elites]
-            steps = torch.arange(actions.shape[2], device=actions.device)
-            planned = (steps < warm.planned[:, None]).view(len(actions), 1, -1, *[1] * (actions.ndim - 3))
-            slots.copy_(torch.where(planned, warm.elites[:, : slots.shape[1]], slots))
+            slots.copy_(resumed(warm, slots))
         return actions
 
     def _with_edits(self, actions: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
@@ -156,6 +154,13 @@ class Search:
             actions, scores = torch.cat([kept[0], actions], 1), torch.cat([kept[1], scores], 1)
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         return pick(actions, order), scores
+
+
+def resumed(warm: Plan, ends: Tensor) -> Tensor:
+    """The last plan's best elites, as many as `ends` [B, K, H, ...], whose steps they have where nothing is planned."""
+    steps = torch.arange(ends.shape[2], device=ends.device)
+    planned = (steps < warm.planned[:, None]).view(len(ends), 1, -1, *[1] * (ends.ndim - 3))
+    return torch.where(planned, warm.elites[:, : ends.shape[1]], ends)
 
 
 def check_proposals(proposals: Tensor, actions: Tensor) -> int:

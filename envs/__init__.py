@@ -1,4 +1,4 @@
-"""Environments: batched mazes that need memory, MiniGrid, Gymnasium and a counting environment.
+"""Environments: batched mazes that need memory, point mazes, MiniGrid, Gymnasium and a counting environment.
 
 `make(config, batch)` builds one; `envs.torchrl_env.TorchRLEnv` puts it into a TorchRL loop.
 """
@@ -13,6 +13,7 @@ from envs.base import BatchedEnv
 from envs.counting import CountingConfig
 from envs.gym import GymConfig
 from envs.minigrid import MiniGridConfig
+from envs.point_maze import PointMazeConfig
 from envs.tasks import RecallConfig, ReturnConfig, ScavengeConfig, TMazeConfig
 
 ENV_CONFIGS: dict[str, type] = {
@@ -20,6 +21,7 @@ ENV_CONFIGS: dict[str, type] = {
     "return": ReturnConfig,
     "recall": RecallConfig,
     "scavenge": ScavengeConfig,
+    "pointmaze": PointMazeConfig,
     "minigrid": MiniGridConfig,
     "gym": GymConfig,
     "counting": CountingConfig,

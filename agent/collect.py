@@ -50,7 +50,8 @@ class AgentPolicy(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         seen = (tensordict["pixels"], tensordict["last_action"], tensordict["is_first"][..., 0])
-        state, context = self.agent.observe(self.state, *seen), np.array(self.env.in_context())
+        state = self.agent.observe(self.state, *seen, tensordict.get("goal", None))
+        context = np.array(self.env.in_context())
         if self.plans:
             action, state = self.agent.act(state, torch.from_numpy(~context))
         else:

@@ -16,7 +16,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ class Play:
             state = self._intervene(state, torch.from_numpy(starts), others)
         self.recent = [*self.recent, frame][-self.config.tasks.window :]
         if self.arm in ("retained", "prior") or (self.control | starts).any():
-            state = agent.observe(state, *frame)
+            goals = self.env.goals()
+            state = agent.observe(state, *frame, goal=None if goals is None else torch.from_numpy(goals))
         self.state = state
 
     def _intervene(self, state: AgentState, starts: Tensor, others: Memory | None) -> AgentState:
@@ -137,7 +138,7 @@ class Play:
             new = self._window_memory(where)
         memory = state.memory.clone()
         memory[where] = new
-        return AgentState(memory, state.policy, state.plan, state.used, state.replanned)
+        return replace(state, memory=memory)
 
     @torch.no_grad()
     def _window_memory(self, where: Tensor) -> Memory:

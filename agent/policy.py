@@ -28,7 +28,8 @@ class AgentState:
     """What B agents carry from step to step.
 
     policy [B, A] is the policy head's answer to the last frame; plan the plans being followed (None before the
-    first), used int64 [B] how many of their actions were executed, replanned bool [B] whose plan is new.
+    first), used int64 [B] how many of their actions were executed, replanned bool [B] whose plan is new, goal uint8
+    [B, C, H, W] the goal images (None: there are none).
     """
 
     memory: Memory
@@ -36,6 +37,7 @@ class AgentState:
     plan: Plan | None
     used: Tensor
     replanned: Tensor
+    goal: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.used)
@@ -65,13 +67,17 @@ class Agent:
         return AgentState(self.model.initial(batch), policy, None, zeros, zeros.bool())
 
     @torch.no_grad()
-    def observe(self, state: AgentState, pixels: Tensor, last_action: Tensor, is_first: Tensor) -> AgentState:
-        """Write a frame uint8 [B, C, H, W], reached by `last_action` [B], into memory; a first frame clears it."""
+    def observe(
+        self, state: AgentState, pixels: Tensor, last_action: Tensor, is_first: Tensor, goal: Tensor | None = None
+    ) -> AgentState:
+        """Write a frame uint8 [B, C, H, W], reached by `last_action` [B], into memory; a first frame clears it. Plans
+        lead to `goal`, an image of the same shape, if `planner.goal` is set."""
         x = (v.to(self.device)[:, None] for v in (pixels, last_action, is_first))
         memory, readout = self.model.observe(state.memory, *x)
         first = is_first.to(self.device)
         used = torch.where(first, self.config.horizon, state.used)
-        return replace(state, memory=memory, policy=readout.policy[:, -1], used=used)
+        goal = None if goal is None else goal.to(self.device)
+        return replace(state, memory=memory, policy=readout.policy[:, -1], used=used, goal=goal)
 
     @torch.no_grad()
     def act(self, state: AgentState, active: Tensor | None = None) -> tuple[Tensor, AgentState]:
@@ -99,11 +105,11 @@ class Agent:
     def _replan(self, state: AgentState, due: Tensor) -> Plan:
         """Plans of all agents, those who are `due` having new ones."""
         where = due.nonzero()[:, 0]
-        memory, policy = state.memory[where], state.policy[where]
+        memory, policy, goal = state.memory[where], state.policy[where], self._goal(state, where)
         warm = None if state.plan is None else state.plan.select(where).shift(state.used[where].clamp(min=0))
-        proposals, judged = self.propose(memory, policy) if self.config.proposals else (None, None)
+        proposals, judged = self.propose(memory, policy, goal) if self.config.proposals else (None, None)
         plan = self.planner.plan(
-            lambda actions: self.score(memory, actions),
+            lambda actions: self.score(memory, actions, goal),
             batch=len(where),
             generator=self.generator,
             warm=warm,
@@ -118,15 +124,24 @@ class Agent:
         spread[where] = torch.arange(len(where), device=self.device)
         return plan.select(spread)
 
-    @torch.no_grad()
-    def score(self, memory: Memory, actions: Tensor) -> Tensor:
-        """Imagined discounted returns [B, N] of actions [B, N, H(, A)] from B memories, value head at the end."""
-        few = max(1, ROWS // actions.shape[1])
-        parts = [slice(i, i + few) for i in range(0, len(actions), few)]
-        return torch.cat([self._returns(self.model.imagine(memory[part], actions[part])) for part in parts])
+    def _goal(self, state: AgentState, where: Tensor) -> Tensor | None:
+        """The goal images that count; raises ValueError where one is wanted and none was given."""
+        if not self.config.goal:
+            return None
+        if state.goal is None:
+            raise ValueError("planner.goal is set, but there is no goal image to plan to: set planner.goal=0")
+        return state.goal[where]
 
     @torch.no_grad()
-    def propose(self, memory: Memory, policy: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, memory: Memory, actions: Tensor, goal: Tensor | None = None) -> Tensor:
+        """How good actions [B, N, H(, A)] are from B memories, [B, N], as `_judge` says of what is imagined."""
+        few = max(1, ROWS // actions.shape[1])
+        parts = [slice(i, i + few) for i in range(0, len(actions), few)]
+        futures = (self.model.imagine(memory[p], actions[p], goal=None if goal is None else goal[p]) for p in parts)
+        return torch.cat([self._judge(future) for future in futures])
+
+    @torch.no_grad()
+    def propose(self, memory: Memory, policy: Tensor, goal: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Action sequences [B, P, H(, A)] drawn from the policy prior, rolled out in imagination; their scores."""
         n, horizon = self.config.proposals, self.config.horizon
         few = max(1, ROWS // n)
@@ -134,16 +149,24 @@ class Agent:
         for part in (slice(i, i + few) for i in range(0, len(policy), few)):
             here = policy[part, None].expand(-1, n, -1)
             future = self.model.dream(
-                memory[part], n, horizon, lambda _, out, here=here: self.sample(out.policy if out else here)
+                memory[part],
+                n,
+                horizon,
+                lambda _, out, here=here: self.sample(out.policy if out else here),
+                goal=None if goal is None else goal[part],
             )
             actions.append(future.actions)
-            scores.append(self._returns(future))
+            scores.append(self._judge(future))
         return torch.cat(actions), torch.cat(scores)
 
-    def _returns(self, future: Imagined) -> Tensor:
-        """Discounted returns [B, n] of what was imagined, with a share of the value at the end."""
-        end = self.config.bootstrap * future.value[:, :, -1]
-        return planners.returns(future.reward, future.cont, end, self.config.discount)
+    def _judge(self, future: Imagined) -> Tensor:
+        """Of what was imagined, [B, n]: discounted returns with a share of the value at the end, times `reward`, less
+        the steps to the goal, averaged over the horizon, times `goal`."""
+        c, total = self.config, torch.zeros(future.actions.shape[:2], device=self.device)
+        if c.reward:
+            end = c.bootstrap * future.value[:, :, -1]
+            total = total + c.reward * planners.returns(future.reward, future.cont, end, c.discount)
+        return total if future.distance is None else total - c.goal * future.distance.mean(2)
 
     def sample(self, policy: Tensor) -> Tensor:
         """An action for each answer of the policy head [..., A]."""
@@ -177,14 +200,15 @@ class PlanPolicy(TensorDictModuleBase):
     def __init__(self, agent: Agent, batch: int):
         super().__init__()
         self.agent, self.batch = agent, batch
-        self.in_keys = ["pixels", "last_action", "is_first", "agent"]
+        self.in_keys = ["pixels", "last_action", "is_first", "agent"]  # and goal, where the environment has one
         self.out_keys = ["action", ("next", "agent")]  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         saved = tensordict.get("agent", None)
         state = self.agent.initial(self.batch) if saved is None else _unpack(saved, self.agent)
         first = tensordict["is_first"][..., 0]
-        state = self.agent.observe(state, tensordict["pixels"], tensordict["last_action"], first)
+        seen = tensordict["pixels"], tensordict["last_action"], first
+        state = self.agent.observe(state, *seen, tensordict.get("goal", None))
         action, state = self.agent.act(state)
         tensordict.set("action", action)
         tensordict.set(("next", "agent"), _pack(state))

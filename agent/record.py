@@ -211,7 +211,9 @@ class Director:
     def _tell(self, moment: Moment) -> None:
         first = torch.tensor([moment.step == 0])
         frame, action = torch.from_numpy(moment.pixels[None]), torch.from_numpy(moment.action[None])
-        self.state = self.agent.observe(self.state, frame, action, first)
+        goals = self.stage.env.goals()
+        goal = None if goals is None else torch.from_numpy(goals)
+        self.state = self.agent.observe(self.state, frame, action, first, goal)
 
     def _add(self, moment: Moment, kind: str, future: Prediction | None) -> None:
         """Keep a scene; `future` is the imagination that it is part of."""

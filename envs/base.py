@@ -65,6 +65,10 @@ class BatchedEnv(ABC):
     def frames(self) -> np.ndarray:
         """Return the current frames, uint8 [B, C, H, W]."""
 
+    def goals(self) -> np.ndarray | None:
+        """Return the images of where to go, uint8 [B, C, H, W]; None where goals are no images."""
+        return None
+
     @abstractmethod
     def last_action(self) -> np.ndarray:
         """Return the action executed on the way to this frame (forced ones too), zeros after a reset."""

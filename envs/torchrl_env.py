@@ -14,11 +14,11 @@ from envs.base import BatchedEnv, Discrete
 class TorchRLEnv(EnvBase):
     """B environments as one batch-locked TorchRL environment.
 
-    Keys: `pixels` uint8 [B, C, H, W]; `last_action` int64 [B] or float32 [B, A]; `is_first` bool [B, 1];
-    `truth`, nested, bool and int64 [B], with `in_context` (for evaluation, never for a model); `reward`
-    float32 [B, 1]; `done`, `terminated`, `truncated` bool [B, 1]. `action` is int64 [B] (Categorical) or
-    float32 [B, A] (Bounded). Seeds of episodes come from `set_seed` in the order in which slots reset, or
-    from `reset_tasks`.
+    Keys: `pixels` uint8 [B, C, H, W]; `goal` as `pixels`, where goals are images; `last_action` int64 [B] or
+    float32 [B, A]; `is_first` bool [B, 1]; `truth`, nested, bool and int64 [B], with `in_context` (for evaluation,
+    never for a model); `reward` float32 [B, 1]; `done`, `terminated`, `truncated` bool [B, 1]. `action` is int64 [B]
+    (Categorical) or float32 [B, A] (Bounded). Seeds of episodes come from `set_seed` in the order in which slots
+    reset, or from `reset_tasks`.
     """
 
     def __init__(self, env: BatchedEnv, seed: int = 0):
@@ -51,6 +51,8 @@ class TorchRLEnv(EnvBase):
             truth=Composite({key: _truth_spec(value) for key, value in self._truth().items()}, shape=shape),
             shape=shape,
         )
+        if self.env.goals() is not None:
+            self.observation_spec["goal"] = self.observation_spec["pixels"].clone()
         self.action_spec = self._action_space()
         self.reward_spec = Unbounded(shape=single, dtype=torch.float32)
         flag = Binary(1, shape=single, dtype=torch.bool)
@@ -75,6 +77,9 @@ class TorchRLEnv(EnvBase):
             "is_first": is_first,
             "truth": TensorDict(self._truth(), self.batch_size),
         }
+        goals = self.env.goals()
+        if goals is not None:
+            data["goal"] = torch.from_numpy(goals)
         return TensorDict(data, self.batch_size)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:

@@ -25,7 +25,8 @@ class SearchConfig(ProposalConfig):
     elites is the number of best candidates reported in the plan (and fitted by CEM); keep_elites of them
     compete again in the next iteration, with the scores they have, and in the next call, scored anew. From
     the second iteration on, a share `edits` of the candidates are these with one step removed, replaced or
-    inserted. The agent scores with `discount`, counts a share `bootstrap` of the value foreseen at the end of
+    inserted. The agent weighs predicted `reward` and the steps to a `goal` image, if there is one; it scores with
+    `discount`, counts a share `bootstrap` of the value foreseen at the end of
     the horizon, executes `replan` actions of each plan, and draws `proposals` candidates from its policy prior.
     The value is what the walks earned that were learnt from: scripted walkers know more than an agent may
     remember, so that in full it would make waiting look better than it is.
@@ -35,6 +36,8 @@ class SearchConfig(ProposalConfig):
     elites: int = 16
     keep_elites: int = 4
     edits: float = 0.25
+    reward: float = 1.0
+    goal: float = 0.0
     discount: float = 0.97
     bootstrap: float = 0.5
     replan: int = 4

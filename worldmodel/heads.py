@@ -1,4 +1,4 @@
-"""Heads: reward, continue, value and policy prior, of a frame seen or foreseen; and their targets."""
+"""Heads: reward, continue, value, policy prior and steps to a goal, of a frame seen or foreseen; and their targets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def symexp(x: Tensor) -> Tensor:
 class Readout:
     """What the heads say of a frame [...]: logits of reward and value over `bins`, logit of continue, policy.
 
-    `policy` [..., n] is logits for discrete actions, the mean for continuous ones.
+    `policy` [..., n] is logits for discrete actions, the mean for continuous ones; `distance` the steps to the goal, if
+    one was given.
     """
 
     reward_logits: Tensor
@@ -29,6 +30,7 @@ class Readout:
     continue_logit: Tensor
     policy: Tensor
     bins: Tensor
+    distance: Tensor | None = None
 
     def _mean(self, logits: Tensor) -> Tensor:
         return symexp(torch.softmax(logits, -1, dtype=self.bins.dtype) @ self.bins)
@@ -71,10 +73,64 @@ class Heads(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor) -> Readout:
-        x = x.flatten(-2)
-        x = F.layer_norm(x, x.shape[-1:])
-        reward, value, cont, policy = self.out(F.gelu(self.trunk(x))).split(self.sizes, -1)
+        reward, value, cont, policy = self.out(F.gelu(self.trunk(_flat(x)))).split(self.sizes, -1)
         return Readout(reward, value, cont[..., 0], policy, self.bins)
+
+
+class Distance(nn.Module):
+    """Steps from a frame, seen or foreseen (its tokens [..., S, D]), to a goal image (embedded tokens [..., S, D])."""
+
+    def __init__(self, tokens: int, width: int, hidden: int):
+        super().__init__()
+        self.here, self.there = nn.Linear(tokens * width, hidden), nn.Linear(tokens * width, hidden)
+        self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 1))
+
+    def aim(self, goal: Tensor) -> Tensor:
+        """What `forward` needs of goals [..., S, D]: [..., hidden]"""
+        return self.there(_flat(goal))
+
+    def forward(self, x: Tensor, aim: Tensor) -> Tensor:
+        """Steps [...], at least 0, from frames x [..., S, D]."""
+        return torch.expm1(self._log(self.here(_flat(x)), aim))
+
+    def _log(self, here: Tensor, aim: Tensor) -> Tensor:
+        return F.softplus(self.out(here + aim)[..., 0].float())
+
+    def loss(self, x: Tensor, goals: Tensor, is_first: Tensor, valid: Tensor, optimism: float, generator) -> Tensor:
+        """Of frames x [B, T, S, D] where `valid` [B, T]: how well the steps to later frames of the same episode,
+        embedded as `goals` [B, T, S, D], are told.
+
+        Whoever walked there need not have taken the shortest way: expectile regression (Newey and Powell 1987) of
+        log(1 + steps) to a low expectile, `optimism`, tells what the quicker ones took.
+        """
+        steps = later(is_first, PAIRS, generator)
+        at = torch.arange(steps.shape[1], device=steps.device)[:, None] + steps
+        rows = torch.arange(len(steps), device=steps.device)[:, None, None]
+        gap = torch.log1p(steps.float()) - self._log(self.here(_flat(x))[:, :, None], self.aim(goals)[rows, at])
+        weight = torch.where(gap > 0, optimism, 1 - optimism) * valid[..., None]
+        return (weight * gap.square()).sum() / valid.sum().clamp(min=1) / PAIRS
+
+
+PAIRS = 8
+"""Goals that each frame is paired with in training."""
+CLOSE = 8
+"""Half of them are at most so many steps away."""
+
+
+def later(is_first: Tensor, n: int, generator) -> Tensor:
+    """Steps to n frames of the same episode, from each frame of is_first [B, T]: int64 [B, T, n]; 0 where it ends."""
+    t = torch.arange(is_first.shape[1], device=is_first.device)
+    begins = torch.where(is_first, t, len(t))
+    following = F.pad(begins[:, 1:], (0, 1), value=len(t)).flip(1).cummin(1).values.flip(1)
+    left = (following - 1 - t)[..., None].expand(-1, -1, n)
+    few = torch.where(torch.arange(n, device=t.device) < n // 2, left.clamp(max=CLOSE), left)
+    draw = torch.rand(few.shape, generator=generator, device=t.device)
+    return (draw * (few + 1)).long().clamp(max=len(t))
+
+
+def _flat(x: Tensor) -> Tensor:
+    x = x.flatten(-2)
+    return F.layer_norm(x, x.shape[-1:])
 
 
 def lambda_returns(reward: Tensor, terminated: Tensor, is_first: Tensor, value: Tensor, discount: float, lam: float):

@@ -64,3 +64,4 @@ class Fork:
     horizon: int
     traces: list[tuple[Any, dict[str, Tensor]]] | None = None
     seen: Tensor | None = None  # [B, n, k-1]
+    aim: Tensor | None = None  # what the distance head needs of the goals

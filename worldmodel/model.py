@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from worldmodel import backends
 from worldmodel.baselines import GRU, Attention
 from worldmodel.blocks import Block, LocalAttention, Mixer, TiledScan
-from worldmodel.heads import Heads, Readout, lambda_returns, two_hot
+from worldmodel.heads import Distance, Heads, Readout, lambda_returns, two_hot
 from worldmodel.memory import Fork, Memory
 from worldmodel.tokens import Patches, Rarity
 
@@ -37,6 +37,7 @@ class LossWeights:
     cont: float = 1.0
     value: float = 0.1
     policy: float = 0.1
+    distance: float = 0.0  # of the steps to a goal image; 0: there is no such head
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class ModelConfig:
     discount: float = 0.97
     trace: float = 0.95  # lambda of the value targets
     advantage: float = 0.1  # temperature of the advantage weights of the policy prior
+    optimism: float = 0.1  # expectile of the steps to a goal: low is how the quickest got there
     loss: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
@@ -114,7 +116,7 @@ class Batch:
 @dataclass
 class Imagined:
     """Futures: actions [B, n, H(, A)]; reward, cont, value [B, n, H]; policy [B, n, H, A]; frames uint8
-    [B, n, H, C, H', W'] or None."""
+    [B, n, H, C, H', W'] or None; distance [B, n, H], steps to the goal, or None."""
 
     actions: Tensor
     reward: Tensor
@@ -122,6 +124,7 @@ class Imagined:
     value: Tensor
     policy: Tensor
     frames: Tensor | None
+    distance: Tensor | None = None
 
 
 class WorldModel(nn.Module):
@@ -151,6 +154,7 @@ class WorldModel(nn.Module):
         )
         self.unembed = nn.Linear(c.width, self.patches.size)
         self.heads = Heads(tokens, c.width, c.head_hidden, actions)
+        self.distance = Distance(tokens, c.width, c.head_hidden) if c.loss.distance else None
         self.rarity = Rarity(c.rarity)
         if discrete:
             nn.init.normal_(self.act.weight)
@@ -234,9 +238,14 @@ class WorldModel(nn.Module):
 
     # ---- imagination
 
-    def fork(self, memory: Memory, n: int, horizon: int) -> Fork:
-        """n futures of each memory, to be advanced by `step`; the memory itself is never written."""
+    def fork(self, memory: Memory, n: int, horizon: int, goal: Tensor | None = None) -> Fork:
+        """n futures of each memory, to be advanced by `step`; the memory itself is never written. With goal images
+        uint8 [B, C, H, W], heads tell the steps to them; raises ValueError if the model has not learnt to."""
         fork = memory.fork(n, horizon)
+        if goal is not None:
+            if self.distance is None:
+                raise ValueError("this model cannot tell steps to a goal image: train it with model.loss.distance > 0")
+            fork.aim = self.distance.aim(self._embed_frames(self.patches.cut(goal)))[:, None]
         fork.seen = memory.seen[:, None].expand(-1, n, -1)
         fork.traces = [
             block.trace(dict(memory.layers[str(i)].items()), n, horizon) for i, block in enumerate(self.layers)
@@ -255,7 +264,7 @@ class WorldModel(nn.Module):
         not_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
         action = self._plain(action, not_first)
         x = self._recall(fork, self._blank(action), 0.0, action, commit=False)
-        readout, patches = self.heads(x), None
+        readout, patches = self._read(x, fork), None
         if denoise > 1:
             shape = (*not_first.shape, self.patches.tokens, self.patches.size)
             noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -269,17 +278,29 @@ class WorldModel(nn.Module):
         clean = self._reembed(x) if patches is None else self.embed(patches)
         trust = FORESEEN if self.config.imagined and denoise == 1 else 1.0
         x = self._recall(fork, clean, trust, action, commit=True)
-        readout = readout if denoise == 1 else self.heads(x)
+        readout = readout if denoise == 1 else self._read(x, fork)
         assert fork.seen is not None
         fork.seen = F.pad(fork.seen, (0, 1), value=True)[..., 1:]
         return readout, self.patches.decode(patches) if decode and patches is not None else None
 
+    def _read(self, x: Tensor, fork: Fork) -> Readout:
+        readout = self.heads(x)
+        if self.distance is not None and fork.aim is not None:
+            readout.distance = self.distance(x, fork.aim)
+        return readout
+
     def imagine(
-        self, memory: Memory, actions: Tensor, denoise: int = 1, decode: bool = False, generator=None
+        self,
+        memory: Memory,
+        actions: Tensor,
+        denoise: int = 1,
+        decode: bool = False,
+        generator=None,
+        goal: Tensor | None = None,
     ) -> Imagined:
-        """Roll actions [B, n, H(, A)] forward from a memory, which stays as it is."""
+        """Roll actions [B, n, H(, A)] forward from a memory, which stays as it is; towards a `goal`, see `fork`."""
         n, horizon = actions.shape[1:3]
-        return self.dream(memory, n, horizon, lambda h, _: actions[:, :, h], denoise, decode, generator)
+        return self.dream(memory, n, horizon, lambda h, _: actions[:, :, h], denoise, decode, generator, goal)
 
     def dream(
         self,
@@ -290,19 +311,22 @@ class WorldModel(nn.Module):
         denoise: int = 1,
         decode: bool = False,
         generator=None,
+        goal: Tensor | None = None,
     ) -> Imagined:
         """n futures of each memory, whose actions [B, n(, A)] `choose(h, readout)` says one after the other, from what
         the heads answered to the frame before (None before the first)."""
-        fork, out = self.fork(memory, n, horizon), None
-        actions, steps, frames = [], [], []
+        fork, out = self.fork(memory, n, horizon, goal), None
+        actions, steps, frames, distances = [], [], [], []
         for h in range(horizon):
             actions.append(choose(h, out))
             out, frame = self.step(fork, actions[-1], denoise, decode, generator)
             steps.append((out.reward, out.cont, out.value, out.policy))
             frames.append(frame)
+            distances.append(out.distance)
         reward, cont, value, policy = (torch.stack(x, 2) for x in zip(*steps))
         seen = torch.stack(frames, 2) if decode else None
-        return Imagined(torch.stack(actions, 2), reward, cont, value, policy, seen)
+        distance = None if goal is None else torch.stack(distances, 2)
+        return Imagined(torch.stack(actions, 2), reward, cont, value, policy, seen, distance)
 
     def _blank(self, like: Tensor) -> Tensor:
         """Tokens of a frame of which nothing is known, [..., S, D]"""
@@ -358,10 +382,16 @@ class WorldModel(nn.Module):
         foreseen, seen = self.heads(noisy), self.heads(remembered)
         target = self._value_target(seen, batch)
         blank = counted if self.config.forcing == "diffusion" else level[:, :, 0] == 0
-        of_seen, _ = self._head_losses(seen, target, batch, clean & (level[:, :, 1] == 1))
+        true = clean & (level[:, :, 1] == 1)
+        of_seen, _ = self._head_losses(seen, target, batch, true)
         losses, metrics = self._head_losses(foreseen, target, batch, blank)
         losses = {key: of_seen[key] + value for key, value in losses.items()}
         known = blank & ~batch.is_first
+        if self.distance is not None:
+            goals = self._embed_frames(patches), batch.is_first
+            losses["distance"] = self._distance_loss(
+                self.distance, ((noisy, blank), (remembered, true)), *goals, generator
+            )
         losses["frame"], of_frames = self._frame_loss(noisy, patches, counted, known, generator)
         metrics |= of_frames
         weights = self.config.loss
@@ -455,6 +485,11 @@ class WorldModel(nn.Module):
         if self.config.rarity:
             error = error.unflatten(-1, (channels, -1)) * self.rarity(true)
         return _mean(error.flatten(2).mean(-1), counted.to(error.dtype)), metrics
+
+    def _distance_loss(self, head: Distance, streams, goals: Tensor, is_first: Tensor, generator) -> Tensor:
+        """Of frames seen and foreseen (x [B, T, S, D], valid [B, T]), the steps to later ones."""
+        parts = [head.loss(x, goals, is_first, valid, self.config.optimism, generator) for x, valid in streams]
+        return torch.stack(parts).sum()
 
     def _value_target(self, seen: Readout, batch: Batch) -> Tensor:
         c, value = self.config, seen.value.detach()

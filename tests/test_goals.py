@@ -1,0 +1,109 @@
+"""Goal images: steps to them are learnt from walks that wander, and plans lead to them."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from agent.config import compose
+from agent.policy import build_agent
+from agent.train import build_model, train
+from envs import make
+from worldmodel import ModelConfig, WorldModel
+from worldmodel.heads import CLOSE, Distance, later
+
+TINY = {"width": 32, "patch": 22, "tiles": (1,), "state": 16, "scan_head": 16, "attention_heads": 2, "head_hidden": 32}
+
+
+def model(distance=1.0) -> WorldModel:
+    torch.manual_seed(0)
+    loss = dataclasses.replace(ModelConfig().loss, distance=distance)
+    return WorldModel(ModelConfig(**TINY, loss=loss), (3, 64, 64), 2, discrete=False).eval()
+
+
+def test_goals_lie_later_in_the_same_episode_and_half_of_them_are_close():
+    first = torch.zeros(3, 40, dtype=torch.bool)
+    first[:, 0] = True
+    first[1, 11] = first[2, 39] = True
+    draws = torch.cat([later(first, 8, torch.Generator().manual_seed(i)) for i in range(50)], 2).unflatten(2, (50, 8))
+    episode, t = first.long().cumsum(1), torch.arange(40)[:, None, None]
+    at = t + draws
+    assert int(draws.min()) == 0 and int(at.max()) <= 39
+    assert (episode[torch.arange(3)[:, None, None, None], at] == episode[..., None, None]).all()
+    assert int(draws[:, :, :, :4].max()) == CLOSE and int(draws[0, 0, :, 4:].max()) > 30
+    assert (draws[1, 10] == 0).all() and (draws[2, 38] == 0).all()
+
+
+def wandering(walks=64, steps=40, places=12):
+    """Walks on a line that go back every third step on average: [B, T] places."""
+    g = torch.Generator().manual_seed(0)
+    way = torch.where(torch.rand(walks, steps, generator=g) < 0.3, -1, 1)
+    at = torch.randint(places, (walks, 1), generator=g)
+    path = [at[:, 0]]
+    for step in way[:, 1:].T * torch.where(torch.rand(walks, generator=g) < 0.5, 1, -1):
+        path.append((path[-1] + step).clamp(0, places - 1))
+    return torch.stack(path, 1)
+
+
+def test_the_steps_of_the_shortest_way_are_learnt_from_walks_that_wander():
+    torch.manual_seed(0)
+    places = 12
+    path = wandering(places=places)
+    tokens = F.one_hot(path, places).float()[:, :, None]  # one token a frame
+    head, first = Distance(1, places, 32), torch.zeros(path.shape, dtype=torch.bool)
+    optimizer, g = torch.optim.Adam(head.parameters(), lr=5e-3), torch.Generator().manual_seed(1)
+    for _ in range(300):
+        loss = head.loss(tokens, tokens, first, torch.ones_like(first), 0.05, g)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    every = torch.eye(places)[:, None]
+    told = head(every[:, None], head.aim(every)[None])
+    true = (torch.arange(places)[:, None] - torch.arange(places)).abs()
+    near = true <= 6
+    assert (told - true)[near].abs().mean() < 1.2 and told.diagonal().max() < 0.6
+
+
+def test_imagination_tells_steps_to_each_goal_alone_and_only_if_it_has_learnt_to():
+    world, g = model(), torch.Generator().manual_seed(0)
+    goal = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=g)
+    actions = torch.randn(2, 5, 4, 2, generator=g)
+    with torch.no_grad():
+        both = world.imagine(world.initial(2), actions, goal=goal)
+        one = world.imagine(world.initial(1), actions[1:], goal=goal[1:])
+        without = world.imagine(world.initial(2), actions)
+    assert both.distance is not None and both.distance.shape == (2, 5, 4) and float(both.distance.min()) >= 0
+    assert torch.allclose(both.distance[1:], one.distance, atol=1e-5)
+    assert not torch.allclose(both.distance[0], both.distance[1], atol=1e-5)
+    assert without.distance is None and torch.equal(without.reward, both.reward)
+    with pytest.raises(ValueError, match=r"train it with model\.loss\.distance"):
+        model(distance=0.0).imagine(world.initial(2), actions, goal=goal)
+
+
+def test_plans_weigh_rewards_and_steps_to_the_goal():
+    setting = compose(["experiment=tworoom", "planner.horizon=4", "planner.replan=2", "threads=1"])
+    env, world = make(setting.env, 2), model()
+    goal, memory = torch.from_numpy(env.goals()), world.initial(2)
+    actions = torch.randn(2, 6, 4, 2, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    scores = {}
+    for reward, weight in ((1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
+        planner = dataclasses.replace(setting.planner, reward=reward, goal=weight)
+        agent = build_agent(dataclasses.replace(setting, planner=planner), world, env)
+        scores[reward, weight] = agent.score(memory, actions, goal if weight else None)
+    assert torch.allclose(scores[2.0, 0.5], 2 * scores[1.0, 0.0] + 0.5 * scores[0.0, 1.0], atol=1e-5)
+    future = world.imagine(memory, actions, goal=goal)
+    assert future.distance is not None
+    assert torch.allclose(scores[0.0, 1.0], -future.distance.mean(2), atol=1e-5)
+    state = agent.observe(agent.initial(2), torch.from_numpy(env.frames()), torch.zeros(2, 2), torch.ones(2) > 0)
+    with pytest.raises(ValueError, match="no goal image"):
+        agent.act(state)
+
+
+@pytest.mark.slow
+def test_tworoom_trains_and_its_head_is_part_of_the_checkpoint(tmp_path):
+    small = ["experiment=tworoom", "train.steps=2", "train.collect.frames=2000", "train.batch=2", "train.length=16"]
+    setting = compose([*small, "train.min_length=16", "threads=1"])
+    train(setting, tmp_path / "run")
+    assert (tmp_path / "run" / "best" / "weights.safetensors").is_file()
+    assert build_model(setting, make(setting.env, 1)).distance is not None

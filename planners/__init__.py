@@ -12,7 +12,7 @@ from planners.beam import Beam, BeamConfig
 from planners.cem import CEM, CEMConfig
 from planners.icem import ICEM, ICEMConfig
 from planners.mppi import MPPI, MPPIConfig
-from planners.plan import Box, Discrete, Plan, Score, Space, returns
+from planners.plan import Box, Discrete, MultiDiscrete, Plan, Score, Space, returns
 from planners.search import Search, SearchConfig
 from planners.shooting import Shooting, ShootingConfig
 
@@ -36,6 +36,7 @@ __all__ = [
     "Discrete",
     "ICEMConfig",
     "MPPIConfig",
+    "MultiDiscrete",
     "Plan",
     "Score",
     "Search",

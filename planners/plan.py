@@ -1,7 +1,7 @@
 """What a planner and its caller share: action spaces, the `Plan`, and the return of an imagined rollout.
 
-Shapes: B environments, N candidates, H planning horizon, E elites, n discrete actions, A continuous action
-dimensions. `H, ...` stands for `H` with discrete actions and for `H, A` with continuous ones.
+Shapes: B environments, N candidates, H planning horizon, E elites, n discrete actions, A choices or continuous
+dimensions. `H, ...` stands for `H` with discrete actions and for `H, A` with the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Score = Callable[[Tensor], Tensor]
-"""Judges candidates: actions int64 [B, N, H] or float [B, N, H, A] -> predicted returns [B, N]."""
+"""Judges candidates: actions int64 [B, N, H(, A)] or float [B, N, H, A] -> predicted returns [B, N]."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,17 @@ class Discrete:
     def __post_init__(self) -> None:
         if self.n < 1:
             raise ValueError(f"Discrete(n={self.n}): an action space needs at least one action")
+
+
+@dataclass(frozen=True)
+class MultiDiscrete:
+    """A choices at once, the i-th of them 0 .. n[i] - 1; raises ValueError unless there is one, and each n[i] >= 1."""
+
+    n: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.n or min(self.n) < 1:
+            raise ValueError(f"MultiDiscrete(n={self.n}): needs a choice, and at least one action in each")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +55,7 @@ class Box:
             raise ValueError(f"Box: bounds must be finite with low < high, got {self.low} and {self.high}")
 
 
-Space = Discrete | Box
+Space = Discrete | MultiDiscrete | Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +64,7 @@ class Plan:
 
     actions [B, H, ...] is the best sequence found, score [B] what `score` said of it; elites [B, E, H, ...]
     and elite_scores [B, E] are the best candidates, best first. state is the search distribution that a
-    warm start continues: action probabilities [B, H, n], or mean and standard deviation [B, H, 2, A]. Only
+    warm start continues: action probabilities [B, H(, A), n], or mean and standard deviation [B, H, 2, A]. Only
     the first planned [B] steps are a plan: after `shift` the rest is filler, which a warm start replaces by
     fresh samples.
     """

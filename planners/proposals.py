@@ -1,4 +1,4 @@
-"""The distributions that candidates are drawn from: a categorical or a Gaussian per step of the horizon.
+"""The distributions that candidates are drawn from: categorical or Gaussian ones per step of the horizon.
 
 Both keep their parameters in one tensor `state` [B, H, ...] which travels in the `Plan`. Randomness: every
 draw is made once, [N, H, ...], and shared by all environments of the batch, so that what is found for one
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.plan import Box, Discrete
+from planners.plan import Box, Discrete, MultiDiscrete
 
 
 @dataclass(frozen=True)
@@ -51,43 +51,53 @@ def require(condition: bool, config: ProposalConfig, name: str, what: str) -> No
 
 
 class Categorical:
-    """Independent action probabilities per step; state is [B, H, n]."""
+    """Independent probabilities per step, and per choice where there are several; state is [B, H, n] or [B, H, A, n].
 
-    def __init__(self, space: Discrete, config: ProposalConfig) -> None:
-        require(config.min_prob * space.n <= 1, config, "min_prob", f"at most 1 / {space.n}")
-        self.n, self.config = space.n, config
+    n is the number of actions, or the largest of them: those that a choice lacks have probability 0.
+    """
+
+    def __init__(self, space: Discrete | MultiDiscrete, config: ProposalConfig) -> None:
+        self.sizes, self.config = torch.tensor(space.n), config  # [] or [A]
+        self.n = int(self.sizes.max())
+        require(config.min_prob * self.n <= 1, config, "min_prob", f"at most 1 / {self.n}")
+
+    def _exists(self, device: torch.device) -> Tensor:
+        """Which actions there are: 1.0 or 0.0, [n] or [A, n]."""
+        return (torch.arange(self.n) < self.sizes[..., None]).float().to(device)
 
     def prior(self, batch: int, device: torch.device) -> Tensor:
-        """Every action equally likely at every step: [B, H, n]."""
-        return torch.full((batch, self.config.horizon, self.n), 1 / self.n, device=device)
+        """Every action equally likely at every step: [B, H, ..., n]."""
+        exists = self._exists(device)
+        return (exists / exists.sum(-1, keepdim=True)).expand(batch, self.config.horizon, *exists.shape)
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Sticky uniform draws [N, H]. Holding the draw and not the action repeats actions where the distribution is
-        broad, leaves the probabilities of every single step exact, and lets a settled plan alternate."""
-        size = (self.config.candidates, self.config.horizon)
+        """Sticky uniform draws [N, H, ...]. Holding the draw and not the action repeats actions where the distribution
+        is broad, leaves the probabilities of every single step exact, and lets a settled plan alternate."""
+        size = (self.config.candidates, self.config.horizon, *self.sizes.shape)
         draw = torch.rand(size, generator=generator, device=generator.device)
         return hold(draw, self.config.sticky, generator)
 
     def coloured(self, generator: torch.Generator, colour: float, count: int) -> Tensor:
-        """Uniform draws [count, H] with the spectrum of `coloured` noise before they were made uniform."""
-        normal = coloured((count, self.config.horizon), colour, generator)
-        return torch.special.ndtr(normal)
+        """Uniform draws [count, H, ...] with the spectrum of `coloured` noise before they were made uniform."""
+        normal = coloured((count, *self.sizes.shape, self.config.horizon), colour, generator)
+        return torch.special.ndtr(normal).movedim(-1, 1)
 
     def sample(self, state: Tensor, draw: Tensor) -> Tensor:
-        """Candidates int64 [B, N, H] by inverting the cumulative probabilities [B, H, n] at draws [N, H]."""
-        edges = state.cumsum(-1)[:, None, :, :-1]
-        return (draw[None, :, :, None] >= edges).sum(-1)
+        """Candidates int64 [B, N, H, ...] by inverting cumulative probabilities at draws [N, H, ...]."""
+        edges = state.cumsum(-1)[:, None, ..., :-1]
+        return (draw[None, ..., None] >= edges).sum(-1).minimum(self.sizes.to(state.device) - 1)
 
     def mode(self, state: Tensor) -> Tensor:
-        """The likeliest action at each step: int64 [B, H]."""
+        """The likeliest action at each step: int64 [B, H, ...]."""
         return state.argmax(-1)
 
     def refit(self, state: Tensor, actions: Tensor, weights: Tensor) -> Tensor:
-        """Weighted frequencies of actions [B, M, H], smoothed with the old state, floored at min_prob."""
+        """Weighted frequencies of actions [B, M, H, ...], smoothed with the old state, floored at min_prob."""
         chosen = torch.nn.functional.one_hot(actions, self.n).to(state.dtype)
-        frequency = torch.einsum("bm,bmhn->bhn", weights.to(state.dtype), chosen)
-        probs = torch.lerp(frequency, state, self.config.smoothing)
-        return probs * (1 - self.n * self.config.min_prob) + self.config.min_prob
+        frequency = torch.einsum("bm,bm...->b...", weights.to(state.dtype), chosen)
+        probs, least = torch.lerp(frequency, state, self.config.smoothing), self.config.min_prob
+        exists = self._exists(state.device)
+        return probs * (1 - exists.sum(-1, keepdim=True) * least) + least * exists
 
     def reuse(self, state: Tensor, planned: Tensor) -> Tensor:
         """A warm start: the state blended with the prior, and the prior alone beyond the planned steps."""
@@ -98,9 +108,9 @@ class Categorical:
         """Proposals from outside as int64; raises ValueError if an action does not exist."""
         if actions.is_floating_point():
             raise ValueError(f"planner: proposals for discrete actions must be integers, got {actions.dtype}")
-        if actions.numel() and not 0 <= int(actions.min()) <= int(actions.max()) < self.n:
+        if bool(((actions < 0) | (actions >= self.sizes.to(actions.device))).any()):
             found = f"{int(actions.min())} to {int(actions.max())}"
-            raise ValueError(f"planner: proposals must be actions 0 to {self.n - 1}, got {found}")
+            raise ValueError(f"planner: proposals must be actions 0 to {(self.sizes - 1).tolist()}, got {found}")
         return actions.long()
 
 
@@ -148,7 +158,7 @@ class Gaussian:
     def reuse(self, state: Tensor, planned: Tensor) -> Tensor:
         """A warm start: the mean kept, the deviation blended with the prior's; the prior beyond planned."""
         share = state.new_tensor([0.0, self.config.fresh])[:, None]
-        share = torch.where(is_planned(state, planned)[..., None], share, 1.0)
+        share = torch.where(is_planned(state, planned), share, 1.0)
         return torch.lerp(state, self.prior(len(state), state.device), share)
 
     def admit(self, actions: Tensor) -> Tensor:
@@ -203,5 +213,6 @@ def edit(parents: Tensor, fresh: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def is_planned(state: Tensor, planned: Tensor) -> Tensor:
-    """Which steps of state [B, H, ...] come before planned [B]: bool [B, H, 1]."""
-    return (torch.arange(state.shape[1], device=state.device) < planned[:, None])[..., None]
+    """Which steps of state [B, H, ...] come before planned [B]: bool [B, H, 1, ...]."""
+    before = torch.arange(state.shape[1], device=state.device) < planned[:, None]
+    return before.view(*before.shape, *[1] * (state.ndim - 2))

@@ -6,6 +6,7 @@ from before.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -25,17 +26,22 @@ class SearchConfig(ProposalConfig):
     elites is the number of best candidates reported in the plan (and fitted by CEM); keep_elites of them
     compete again in the next iteration, with the scores they have, and in the next call, scored anew. From
     the second iteration on, a share `edits` of the candidates are these with one step removed, replaced or
-    inserted. The agent weighs predicted `reward` and the steps to a `goal` image, if there is one; it scores with
-    `discount`, counts a share `bootstrap` of the value foreseen at the end of
-    the horizon, executes `replan` actions of each plan, and draws `proposals` candidates from its policy prior.
-    The value is what the walks earned that were learnt from: scripted walkers know more than an agent may
-    remember, so that in full it would make waiting look better than it is.
+    inserted. An iteration is left out if it would end after more than `budget` seconds (0: no limit), and for
+    environments whose elites' scores already lie within `settled` of each other (0: never).
+
+    The agent weighs predicted `reward`, and the steps to the `goal` image if there is one. It counts rewards with
+    `discount` and a share `bootstrap` of the value foreseen at the end of the horizon, executes `replan` actions of
+    each plan, and draws `proposals` candidates from its policy prior. The value is what the walks earned that were
+    learnt from: scripted walkers know more than an agent may remember, so that in full it would make waiting look
+    better than it is.
     """
 
     iterations: int = 3
     elites: int = 16
     keep_elites: int = 4
     edits: float = 0.25
+    budget: float = 0.0
+    settled: float = 0.0
     reward: float = 1.0
     goal: float = 0.0
     discount: float = 0.97
@@ -52,6 +58,8 @@ class SearchConfig(ProposalConfig):
         require(0 <= self.edits <= 1, self, "edits", "between 0 and 1")
         require(0 <= self.discount <= 1, self, "discount", "between 0 and 1")
         require(0 <= self.bootstrap <= 1, self, "bootstrap", "between 0 and 1")
+        require(self.budget >= 0, self, "budget", "at least 0")
+        require(self.settled >= 0, self, "settled", "at least 0")
         require(1 <= self.replan <= horizon, self, "replan", f"between 1 and horizon = {horizon}")
         require(0 <= self.proposals <= candidates, self, "proposals", f"between 0 and {candidates = }")
 
@@ -95,6 +103,7 @@ class Search:
         plans, alone or in any batch. NaN and -inf scores count as worst. Raises ValueError if warm, proposals
         or what `score` returns have the wrong shape.
         """
+        clock = Clock(self.config.budget)
         state = self._start(batch, generator.device, warm)
         actions, known = self._first(state, generator, warm, proposals), None
         if judged is not None:
@@ -103,13 +112,22 @@ class Search:
         ranked, scores = self._round(score, actions, known)
         state = self.refit(state, ranked, scores)
         for i in range(1, self.config.iterations):
+            settled = self._settled(scores)
+            if not clock.allows_another() or bool(settled.all()):
+                break
             kept = ranked[:, : self.config.keep_elites], scores[:, : self.config.keep_elites]
             actions = self._with_edits(self._sample(state, generator, i), kept[0], generator)
-            ranked, scores = self._round(score, actions, kept)
-            state = self.refit(state, ranked, scores)
+            found = self._round(score, actions, kept)
+            found = *found, self.refit(state, *found)
+            ranked, scores, state = (_unless(settled, *pair) for pair in zip(found, (ranked, scores, state)))
         elites, elite_scores = ranked[:, : self.config.elites], scores[:, : self.config.elites]
         planned = torch.full((batch,), self.config.horizon, device=state.device)
         return Plan(elites[:, 0], elite_scores[:, 0], state, elites, elite_scores, planned)
+
+    def _settled(self, scores: Tensor) -> Tensor:
+        """Which environments need no more iterations, by scores [B, M], best first: bool [B]."""
+        spread = scores[:, 0] - scores[:, self.config.elites - 1]
+        return (spread <= self.config.settled) & (self.config.settled > 0)
 
     def _start(self, batch: int, device: torch.device, warm: Plan | None) -> Tensor:
         """The first state: the prior, or what is left of the last plan blended with it."""
@@ -157,6 +175,26 @@ class Search:
             actions, scores = torch.cat([kept[0], actions], 1), torch.cat([kept[1], scores], 1)
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         return pick(actions, order), scores
+
+
+class Clock:
+    """Says whether there is time for another round as long as the longest so far; `budget` in seconds, 0: always."""
+
+    def __init__(self, budget: float) -> None:
+        self.budget, self.begun = budget, time.perf_counter()
+        self.last, self.longest = self.begun, 0.0
+
+    def allows_another(self) -> bool:
+        """To be asked after each round."""
+        now = time.perf_counter()
+        self.longest, self.last = max(self.longest, now - self.last), now
+        return not self.budget or now - self.begun + self.longest <= self.budget
+
+
+def _unless(settled: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`old` for the environments that are settled; in as many candidates as `new` has."""
+    old = old[:, : new.shape[1]]
+    return torch.where(settled.view(-1, *[1] * (new.ndim - 1)), old, new[:, : old.shape[1]])
 
 
 def resumed(warm: Plan, ends: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from planners import (
     Discrete,
     ICEMConfig,
     MPPIConfig,
+    MultiDiscrete,
     Plan,
     SearchConfig,
     ShootingConfig,
@@ -22,9 +23,10 @@ from planners import (
     returns,
 )
 from planners.proposals import coloured, edit
-from planners.search import WORST
+from planners.search import WORST, Clock
 
 BOX = Box(torch.tensor([-10.0]), torch.tensor([10.0]))
+SEVERAL = MultiDiscrete((3, 1, 5))
 OPTIMISERS = [CEMConfig, ICEMConfig, MPPIConfig]
 KINDS = [kind for kind in PLANNER_CONFIGS.values() if kind is not BeamConfig]  # those that draw candidates
 SEARCHERS = [*OPTIMISERS, BeamConfig]
@@ -178,15 +180,16 @@ def test_edits_remove_replace_or_insert_one_step():
 
 
 @pytest.mark.parametrize("config", KINDS)
-@pytest.mark.parametrize("space", [Discrete(4), BOX], ids=["discrete", "box"])
-def test_batch_elements_are_independent(config, space):
+@pytest.mark.parametrize("space", [Discrete(4), SEVERAL, BOX], ids=["discrete", "several", "box"])
+@pytest.mark.parametrize("settled", [0.0, 0.7])
+def test_batch_elements_are_independent(config, space, settled):
     goal = torch.tensor([1.0, -3.0, 2.0, 0.5])
 
     def score(actions: Tensor, rows: slice = slice(None)) -> Tensor:
-        values = actions.float() if actions.ndim == 3 else actions[..., 0]
+        values = actions.float() if actions.ndim == 3 else actions.float().sum(-1)
         return -(values - goal[rows, None, None]).square().sum(-1)
 
-    planner = build(config(horizon=6, candidates=64), space)
+    planner = build(config(horizon=6, candidates=64, settled=settled), space)
     warm = planner.plan(score, batch=4, generator=seed()).shift(torch.tensor([1, 6, 2, 0]))
     together = planner.plan(score, batch=4, generator=seed(1), warm=warm)
     for b in range(4):
@@ -209,7 +212,7 @@ def test_same_seed_same_plan(config):
 
 
 @pytest.mark.parametrize("config", KINDS)
-@pytest.mark.parametrize("space", [Discrete(3), BOX], ids=["discrete", "box"])
+@pytest.mark.parametrize("space", [Discrete(3), SEVERAL, BOX], ids=["discrete", "several", "box"])
 @pytest.mark.parametrize("constant", [NAN, -INF, INF, 0.0, 1e30, -7.0])
 def test_equal_scores_survive(config, space, constant):
     planner = build(config(horizon=5, candidates=32), space)
@@ -476,6 +479,8 @@ def test_build_and_config_order():
         ("init_std", 0.0),
         ("discount", 1.1),
         ("edits", 2.0),
+        ("budget", -1.0),
+        ("settled", -0.5),
         ("replan", 17),
         ("proposals", 129),
         ("temperature", 0.0),
@@ -575,3 +580,74 @@ def test_a_beam_counts_proposals_and_the_last_plan():
     assert_same(alone, planner.plan(score, batch=2, generator=seed(), warm=plan).select(first))
     with pytest.raises(ValueError, match="needs discrete actions"):
         build(BeamConfig(), BOX)
+
+
+@pytest.mark.parametrize("config", OPTIMISERS)
+def test_several_choices_at_once_are_found_and_each_stays_within_its_own_number(config):
+    target = torch.stack([torch.randint(n, (2, 6), generator=seed(n)) for n in SEVERAL.n], -1)
+
+    def score(actions: Tensor) -> Tensor:
+        assert actions.dtype == torch.int64 and (actions >= 0).all() and (actions < torch.tensor(SEVERAL.n)).all()
+        return (actions == target[:, None]).float().sum((-1, -2))
+
+    plan = build(config(horizon=6, candidates=128, iterations=10), SEVERAL).plan(score, batch=2, generator=seed())
+    assert torch.equal(plan.actions, target)
+    assert plan.state.shape == (2, 6, 3, 5)
+    torch.testing.assert_close(plan.state.sum(-1), torch.ones(2, 6, 3))
+    assert (plan.state[:, :, 0, 3:] == 0).all() and (plan.state[:, :, 1, 1:] == 0).all()
+
+
+def test_mistakes_with_several_choices_are_one_clear_line():
+    with pytest.raises(ValueError, match="needs a choice"):
+        MultiDiscrete(())
+    with pytest.raises(ValueError, match=r"actions 0 to \[2, 0, 4\], got 0 to 1"):
+        build(CEMConfig(horizon=4), SEVERAL).distribution.admit(torch.tensor([[[[0, 1, 0], [0, 0, 0]]]]))
+    with pytest.raises(ValueError, match="needs discrete actions"):
+        build(BeamConfig(), SEVERAL)
+
+
+@pytest.mark.parametrize("config", OPTIMISERS)
+def test_a_time_budget_leaves_out_the_iterations_that_would_exceed_it(config, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("planners.search.time.perf_counter", lambda: now[0])
+
+    def rounds(**settings) -> int:
+        calls = []
+
+        def score(actions: Tensor) -> Tensor:
+            now[0] += 1.0
+            calls.append(actions.shape)
+            return actions.float().sum((-1, -2))
+
+        build(config(iterations=9, **settings), BOX).plan(score, batch=1, generator=seed())
+        return len(calls)
+
+    assert [rounds(), rounds(budget=0.1), rounds(budget=3.5), rounds(budget=100.0)] == [9, 1, 3, 9]
+
+
+def test_the_clock_expects_another_round_to_take_as_long_as_the_longest(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("planners.search.time.perf_counter", lambda: now[0])
+    clock, answers = Clock(10.0), []
+    for seconds in (1.0, 4.0, 1.0, 1.0):
+        now[0] += seconds
+        answers.append(clock.allows_another())
+    assert answers == [True, True, True, False]
+
+
+def test_search_stops_when_the_elites_of_all_environments_agree():
+    calls = []
+
+    def score(actions: Tensor) -> Tensor:
+        calls.append(len(actions))
+        return -(actions - torch.tensor([1.0, -5.0])[:, None, None, None]).square().sum((-1, -2))
+
+    plans = []
+    for settled in (0.0, 0.5):
+        calls.clear()
+        planner = build(CEMConfig(horizon=4, iterations=30, candidates=128, settled=settled), BOX)
+        plans.append((planner.plan(score, batch=2, generator=seed()), len(calls)))
+    (thorough, many), (quick, few) = plans
+    assert many == 30 and 2 < few < 20
+    assert (quick.elite_scores[:, 0] - quick.elite_scores[:, -1]).max() <= 0.5
+    assert (quick.score > -0.5).all() and (thorough.score >= quick.score).all()

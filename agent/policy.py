@@ -19,6 +19,7 @@ from agent.config import Config
 from envs.base import BatchedEnv, Discrete
 from planners import Plan
 from worldmodel import Imagined, Memory, WorldModel
+from worldmodel.heads import Readout
 
 ROWS = 1024  # imagined futures advanced together: small enough for the processor's cache
 
@@ -75,7 +76,7 @@ class Agent:
         x = (v.to(self.device)[:, None] for v in (pixels, last_action, is_first))
         memory, readout = self.model.observe(state.memory, *x)
         first = is_first.to(self.device)
-        used = torch.where(first, self.config.horizon, state.used)
+        used = torch.where(first, self.config.horizon * self.config.repeat, state.used)
         goal = None if goal is None else goal.to(self.device)
         return replace(state, memory=memory, policy=readout.policy[:, -1], used=used, goal=goal)
 
@@ -83,17 +84,18 @@ class Agent:
     def act(self, state: AgentState, active: Tensor | None = None) -> tuple[Tensor, AgentState]:
         """The next action of each agent, int64 [B] or float32 [B, A].
 
-        An agent replans when it has none, or after `planner.replan` actions; `active` bool [B] says whose action
+        An agent replans when it has none, or after `planner.replan` actions of it; `active` bool [B] says whose action
         will be used (None: all), the others do not plan.
         """
-        due = (state.used >= self.config.replan) | torch.full_like(state.replanned, state.plan is None)
+        spent = state.used >= self.config.replan * self.config.repeat
+        due = spent | torch.full_like(spent, state.plan is None)
         due = due if active is None else due & active.to(self.device)
         plan = self._replan(state, due) if due.any() else state.plan
         used = torch.where(due, 0, state.used)
         if plan is None:  # nobody is active and nobody ever planned
             return self._no_action(len(state)), replace(state, replanned=due)
         rows = torch.arange(len(state), device=self.device)
-        action = plan.actions[rows, used.clamp(max=self.config.horizon - 1)]
+        action = plan.actions[rows, (used // self.config.repeat).clamp(max=self.config.horizon - 1)]
         moved = used + 1 if active is None else used + active.to(used)
         return action, replace(state, plan=plan, used=moved, replanned=due)
 
@@ -106,8 +108,10 @@ class Agent:
         """Plans of all agents, those who are `due` having new ones."""
         where = due.nonzero()[:, 0]
         memory, policy, goal = state.memory[where], state.policy[where], self._goal(state, where)
-        warm = None if state.plan is None else state.plan.select(where).shift(state.used[where].clamp(min=0))
+        gone = state.used[where] // self.config.repeat
+        warm = None if state.plan is None else state.plan.select(where).shift(gone)
         proposals, judged = self.propose(memory, policy, goal) if self.config.proposals else (None, None)
+        judged = judged if self.config.denoise == 1 else None  # of one draw, or none: to be judged as the others are
         plan = self.planner.plan(
             lambda actions: self.score(memory, actions, goal),
             batch=len(where),
@@ -135,15 +139,25 @@ class Agent:
     @torch.no_grad()
     def score(self, memory: Memory, actions: Tensor, goal: Tensor | None = None) -> Tensor:
         """How good actions [B, N, H(, A)] are from B memories, [B, N], as `_judge` says of what is imagined."""
+        c = self.config
+        actions = self.unfold(actions).repeat_interleave(c.samples, 1)
         few = max(1, ROWS // actions.shape[1])
-        parts = [slice(i, i + few) for i in range(0, len(actions), few)]
-        futures = (self.model.imagine(memory[p], actions[p], goal=None if goal is None else goal[p]) for p in parts)
-        return torch.cat([self._judge(future) for future in futures])
+        scores = []
+        for part in (slice(i, i + few) for i in range(0, len(actions), few)):
+            there = None if goal is None else goal[part]
+            future = self.model.imagine(memory[part], actions[part], c.denoise, generator=self.generator, goal=there)
+            scores.append(self._judge(future))
+        drawn = torch.cat(scores).unflatten(1, (-1, c.samples))
+        return drawn.mean(2) - c.caution * drawn.std(2, correction=0) if c.samples > 1 else drawn[..., 0]
+
+    def unfold(self, actions: Tensor) -> Tensor:
+        """What is done when a plan's actions [B, N, H(, A)] are each taken `planner.repeat` times."""
+        return actions.repeat_interleave(self.config.repeat, 2)
 
     @torch.no_grad()
     def propose(self, memory: Memory, policy: Tensor, goal: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Action sequences [B, P, H(, A)] drawn from the policy prior, rolled out in imagination; their scores."""
-        n, horizon = self.config.proposals, self.config.horizon
+        n, repeat = self.config.proposals, self.config.repeat
         few = max(1, ROWS // n)
         actions, scores = [], []
         for part in (slice(i, i + few) for i in range(0, len(policy), few)):
@@ -151,11 +165,11 @@ class Agent:
             future = self.model.dream(
                 memory[part],
                 n,
-                horizon,
-                lambda _, out, here=here: self.sample(out.policy if out else here),
+                self.config.horizon * repeat,
+                Choice(self, here),
                 goal=None if goal is None else goal[part],
             )
-            actions.append(future.actions)
+            actions.append(future.actions[:, :, ::repeat])
             scores.append(self._judge(future))
         return torch.cat(actions), torch.cat(scores)
 
@@ -176,6 +190,19 @@ class Agent:
         spread = 0.3 * (self.space.high - self.space.low) / 2
         noise = torch.randn(policy.shape, generator=self.generator, device=self.device)
         return (policy + spread * noise).clamp(self.space.low, self.space.high)
+
+
+class Choice:
+    """Chooses imagined actions by the policy head, each taken `planner.repeat` times; `here` is its answer to now."""
+
+    def __init__(self, agent: Agent, here: Tensor):
+        self.agent, self.here = agent, here
+        self.action: Tensor | None = None
+
+    def __call__(self, h: int, out: Readout | None) -> Tensor:
+        if self.action is None or h % self.agent.config.repeat == 0:
+            self.action = self.agent.sample(out.policy if out else self.here)
+        return self.action
 
 
 def action_count(env: BatchedEnv) -> int:
@@ -219,8 +246,8 @@ class PlanPolicy(TensorDictModuleBase):
         from torchrl.data import Composite, Unbounded
         from torchrl.envs import TensorDictPrimer
 
-        _, state = self.agent.act(self.agent.initial(self.batch))
-        empty = _pack(replace(state, used=torch.full_like(state.used, self.agent.config.horizon)))
+        c, (_, state) = self.agent.config, self.agent.act(self.agent.initial(self.batch))
+        empty = _pack(replace(state, used=torch.full_like(state.used, c.horizon * c.repeat)))
 
         def spec(td: TensorDictBase) -> Composite:
             parts = {

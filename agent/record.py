@@ -176,7 +176,7 @@ class Director:
         """Note the plan just made and what it was imagined to lead to."""
         plan = self.state.plan
         assert plan is not None
-        actions = plan.actions[0]
+        actions = self.agent.unfold(plan.actions[None])[0, 0]
         future = self._imagine(actions, step)
         names = tuple(self.stage.name(action) for action in actions.cpu().numpy())
         self.decisions.append(

@@ -29,7 +29,9 @@ class SearchConfig(ProposalConfig):
     inserted. An iteration is left out if it would end after more than `budget` seconds (0: no limit), and for
     environments whose elites' scores already lie within `settled` of each other (0: never).
 
-    The agent weighs predicted `reward`, and the steps to the `goal` image if there is one. It counts rewards with
+    The agent weighs predicted `reward`, and the steps to the `goal` image if there is one. It takes every action of a
+    plan `repeat` times; of every candidate it imagines `samples` futures, drawn in `denoise` > 1 steps a frame, and
+    counts the mean of their scores less `caution` times their standard deviation. It counts rewards with
     `discount` and a share `bootstrap` of the value foreseen at the end of the horizon, executes `replan` actions of
     each plan, and draws `proposals` candidates from its policy prior. The value is what the walks earned that were
     learnt from: scripted walkers know more than an agent may remember, so that in full it would make waiting look
@@ -44,6 +46,10 @@ class SearchConfig(ProposalConfig):
     settled: float = 0.0
     reward: float = 1.0
     goal: float = 0.0
+    denoise: int = 1
+    samples: int = 1
+    caution: float = 0.0
+    repeat: int = 1
     discount: float = 0.97
     bootstrap: float = 0.5
     replan: int = 4
@@ -60,6 +66,8 @@ class SearchConfig(ProposalConfig):
         require(0 <= self.bootstrap <= 1, self, "bootstrap", "between 0 and 1")
         require(self.budget >= 0, self, "budget", "at least 0")
         require(self.settled >= 0, self, "settled", "at least 0")
+        require(self.denoise >= 1 and self.repeat >= 1, self, "repeat", "at least 1, and denoise too")
+        require(self.samples == 1 or self.denoise > 1 < self.samples, self, "samples", "1, or more with denoise > 1")
         require(1 <= self.replan <= horizon, self, "replan", f"between 1 and horizon = {horizon}")
         require(0 <= self.proposals <= candidates, self, "proposals", f"between 0 and {candidates = }")
 

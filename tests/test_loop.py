@@ -88,9 +88,9 @@ def test_the_planning_agent_sees_aligned_frames_in_a_torchrl_rollout():
     seen = []
 
     class Witness(Agent):
-        def observe(self, state, pixels, last_action, is_first):
+        def observe(self, state, pixels, last_action, is_first, goal=None):
             seen.append((pixels.clone(), last_action.clone(), is_first.clone(), state.memory.frames.clone()))
-            return super().observe(state, pixels, last_action, is_first)
+            return super().observe(state, pixels, last_action, is_first, goal)
 
     model = WorldModel(TINY, env.frame_shape, 5)
     policy = PlanPolicy(Witness(model, PLANNER), 3)
@@ -153,6 +153,38 @@ def test_a_plan_is_followed_and_then_made_anew():
         if t > 0:
             assert action.tolist() == state.plan.actions[torch.arange(2), state.used - 1].tolist()
     assert replans == [[True, False], [False, True], [True, False], [False, True], [True, False]]
+
+
+def test_an_action_of_a_plan_is_taken_as_often_as_planner_repeat_says():
+    env = make(TMazeConfig(length=5), 2)
+    planner = dataclasses.replace(PLANNER, repeat=3)
+    agent, once = (Agent(unsettled(env.frame_shape), p) for p in (planner, PLANNER))
+    once.model = agent.model
+    state, followed, replans = agent.initial(2), [], []
+    for t in range(8):
+        first = torch.full((2,), t == 0)
+        state = agent.observe(state, torch.from_numpy(env.frames().copy()), torch.zeros(2, dtype=torch.int64), first)
+        action, state = agent.act(state)
+        followed.append((action == state.plan.actions[:, (t % 6) // 3]).all().item())
+        replans.append(state.replanned.all().item())
+    assert all(followed) and [t for t, new in enumerate(replans) if new] == [0, 6]
+    actions, judged = agent.propose(state.memory, state.policy)
+    assert actions.shape == (2, PLANNER.proposals, PLANNER.horizon)
+    torch.testing.assert_close(judged, agent.score(state.memory, actions))
+    torch.testing.assert_close(judged, once.score(state.memory, actions.repeat_interleave(3, 2)))
+
+
+def test_a_cautious_agent_prefers_what_is_certain():
+    planner = dataclasses.replace(PLANNER, denoise=2, samples=8, caution=1.0)
+    agent = Agent(unsettled((3, 64, 64)), planner)
+    actions = torch.randint(4, (2, 5, 5), generator=torch.Generator().manual_seed(0))
+    cautious = agent.score(agent.model.initial(2), actions)
+    agent.generator.manual_seed(0)
+    bold = dataclasses.replace(planner, caution=0.0)
+    same = Agent(agent.model, bold).score(agent.model.initial(2), actions)
+    assert cautious.shape == (2, 5) and (cautious < same).all()
+    with pytest.raises(ValueError, match="samples must be 1, or more with denoise > 1"):
+        dataclasses.replace(PLANNER, samples=4)
 
 
 def metrics(folder):

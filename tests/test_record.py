@@ -37,11 +37,14 @@ class Clairvoyant:
     def __init__(self):
         self.model, self.plans = self, []
 
+    def unfold(self, actions):
+        return actions
+
     def initial(self, batch):
         no = torch.zeros(batch, dtype=torch.int64)
         return AgentState(None, no, None, no, no.bool())  # type: ignore[arg-type]
 
-    def observe(self, state, pixels, last_action, is_first):
+    def observe(self, state, pixels, last_action, is_first, goal=None):
         episode, step, action = decode(pixels)
         assert bool(is_first[0]) == (step[0] == 0)
         assert last_action[0] == action[0]

@@ -261,16 +261,14 @@ class PlanPolicy(TensorDictModuleBase):
 
 
 def _pack(state: AgentState) -> TensorDict:
-    memory = state.memory
     plan = {} if state.plan is None else dict(vars(state.plan))
-    parts = {"layers": memory.layers, "seen": memory.seen, "frames": memory.frames, "used": state.used}
-    return TensorDict(parts | {"plan": plan}, batch_size=[len(state)])
+    parts = {"memory": state.memory.to_tensordict(), "used": state.used, "plan": plan}
+    return TensorDict(parts, batch_size=[len(state)])
 
 
 def _unpack(td: TensorDictBase, agent: Agent) -> AgentState:
-    memory = Memory(layers=td["layers"], seen=td["seen"], frames=td["frames"], batch_size=td.batch_size)
-    saved = td["plan"]
-    assert isinstance(saved, TensorDictBase)
+    memory, saved = td["memory"], td["plan"]
+    assert isinstance(memory, TensorDictBase) and isinstance(saved, TensorDictBase)
     plan = Plan(**dict(saved.items()))
     policy = torch.zeros(len(td), agent.model.actions)
-    return AgentState(memory, policy, plan, td["used"], torch.zeros(len(td), dtype=torch.bool))
+    return AgentState(Memory.from_tensordict(memory), policy, plan, td["used"], torch.zeros(len(td), dtype=torch.bool))

@@ -283,6 +283,17 @@ class WorldModel(nn.Module):
         fork.seen = F.pad(fork.seen, (0, 1), value=True)[..., 1:]
         return readout, self.patches.decode(patches) if decode and patches is not None else None
 
+    def advance(self, memory: Memory, action: Tensor) -> tuple[Readout, Memory]:
+        """`step`, for a single future of each memory: the heads of the frame that `action` [B(, A)] leads to, and the
+        memory that remembers it. The same numbers as `imagine`; every call copies the memory."""
+        none, action = torch.zeros(len(memory), 1, dtype=torch.bool, device=self.place.device), action[:, None]
+        blank = self._blank(self._plain(action, none))[:, :, None]
+        x, _ = self._run(blank, torch.zeros_like(blank[..., 0, 0]), action, none, none, memory)
+        readout, trust = self.heads(x[:, 0, 0]), FORESEEN if self.config.imagined else 1.0
+        level = torch.full_like(blank[..., 0, 0], trust)
+        _, memory = self._run(self._reembed(x), level, action, none, ~none, memory)
+        return readout, memory
+
     def _read(self, x: Tensor, fork: Fork) -> Readout:
         readout = self.heads(x)
         if self.distance is not None and fork.aim is not None:

@@ -31,8 +31,8 @@ class ImaginedEnv(ModelBasedEnvBase):
     """Imagines one frame a step, and remembers it. Any batch size.
 
     Keys: `memory` (see `worldmodel.Memory`); `value` float32 [..., 1] and `policy` float32 [..., A], what the heads
-    answer to the imagined frame; `reward` [..., 1]; `terminated` and `done` bool [..., 1], where the model expects the end
-    rather than not. `action` is int64 [...] (Categorical), or float32 [..., A] between `low` and `high` (Bounded). An
+    answer to the imagined frame; `reward` [..., 1]; `terminated` and `done` bool [..., 1], where the model rather
+    expects the end. `action` is int64 [...] (Categorical), or float32 [..., A] between `low` and `high` (Bounded). An
     expected end resets nothing: imagination goes on, and planners leave out what follows.
     """
 

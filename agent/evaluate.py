@@ -37,6 +37,10 @@ MEMORY_ARMS = ("retained", "erased", "swapped", "window", "prior")
 FLOORS = ("random", "still", "seek", "wall", "forage", "oracle")  # left out where an environment has no such explorer
 
 
+ARRAYS = ("success", "outcome", "steps", "total_reward", "goal_distance", "evidence_age", "goal")
+"""What is told of every task."""
+
+
 @dataclass
 class Outcome:
     """How each of N tasks ended, arrays [N]; distances and ages as they were when planning started."""
@@ -52,6 +56,11 @@ class Outcome:
     decisions: int = 0
     memory_bytes: int = 0
     memories: list[Memory] = field(default_factory=list)  # as they were when planning started, [1] each
+
+    def counted(self) -> Outcome:
+        """Without the tasks that were solved before anybody moved, which say nothing."""
+        some = self.goal_distance != 0
+        return replace(self, **{key: getattr(self, key)[some] for key in ARRAYS})
 
 
 def task_seeds(seed: int, count: int) -> np.ndarray:
@@ -192,8 +201,7 @@ def play(config: Config, arm: str, seeds: np.ndarray, agent: Agent | None, other
         env = build_env(config, len(some))
         parts.append(Play(config, env, some, arm, agent).run(None if others is None else others[i : i + size]))
         progress.update(progress.done + len(some), arm)
-    arrays = ("success", "outcome", "steps", "total_reward", "goal_distance", "evidence_age", "goal")
-    joined = {key: np.concatenate([getattr(part, key) for part in parts]) for key in arrays}
+    joined = {key: np.concatenate([getattr(part, key) for part in parts]) for key in ARRAYS}
     return Outcome(
         **joined,
         seconds=sum(p.seconds for p in parts),
@@ -260,22 +268,27 @@ def wilson(successes: float, n: int, z: float = 1.96) -> dict[str, float]:
 
 
 def difference(a: np.ndarray, b: np.ndarray, z: float = 1.96) -> dict[str, float]:
-    """Mean of the paired differences a - b with its 95 % interval."""
-    gaps = a.astype(float) - b.astype(float)
-    spread = z * gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
-    return {"mean": float(gaps.mean()), "low": float(gaps.mean() - spread), "high": float(gaps.mean() + spread)}
+    """Mean of the paired differences a - b of successes, its 95 % interval (Agresti and Min 2005: half a pair is added
+    to each of the four outcomes), and the p-value of McNemar's exact test."""
+    n, won, lost = len(a), int((a & ~b).sum()), int((b & ~a).sum())
+    gap, spread = (won - lost) / (n + 2), math.sqrt(won + lost + 1 - (won - lost) ** 2 / (n + 2)) / (n + 2)
+    tail = sum(math.comb(won + lost, k) for k in range(min(won, lost) + 1)) / 2 ** (won + lost)
+    bounds = {"low": max(-1.0, gap - z * spread), "high": min(1.0, gap + z * spread)}
+    return {"mean": (won - lost) / n if n else math.nan} | bounds | {"p": min(1.0, 2 * tail)}
 
 
 def summary(config: Config, results: dict[str, Outcome]) -> dict[str, Any]:
     """What `evaluation.json` holds."""
     seeds = task_seeds(config.tasks.seed, config.tasks.count)
-    tasks = {"seed": config.tasks.seed, "count": len(seeds), "hash": tasks_hash(config, seeds)}
+    tasks: dict[str, Any] = {"seed": config.tasks.seed, "count": len(seeds), "hash": tasks_hash(config, seeds)}
     out: dict[str, Any] = {
         "tasks": tasks,
         "arms": {},
         "settings": {"env": vars(config.env), "planner": vars(config.planner)},
     }
+    results = {arm: result.counted() for arm, result in results.items()}
     for arm, result in results.items():
+        tasks["solved_at_start"] = len(seeds) - len(result.success)
         row: dict[str, Any] = {"n": len(result.success), "success": wilson(result.success.sum(), len(result.success))}
         row["wrong"] = float((result.outcome == 2).mean())
         row["timeout"] = float((result.outcome == 3).mean())
@@ -287,25 +300,45 @@ def summary(config: Config, results: dict[str, Outcome]) -> dict[str, Any]:
             row["retained_minus_this"] = difference(results["retained"].success, result.success)
         row["by_goal_distance"] = grouped(result.success, result.goal_distance)
         row["by_evidence_age"] = grouped(result.success, result.evidence_age)
+        row["by_both"] = crossed(result)
         out["arms"][arm] = row
     return out
 
 
-def grouped(success: np.ndarray, by: np.ndarray, groups: int = 4) -> list[dict[str, Any]]:
-    """Success in up to `groups` equally full ranges of `by`; unknown values (-1) are left out."""
+def ranges(by: np.ndarray, groups: int = 4) -> list[np.ndarray]:
+    """Which tasks lie in each of up to `groups` about equally full ranges of `by`, bool [N] each; none unknown (-1)."""
     known = by >= 0
     if not known.any():
         return []
     edges = np.unique(np.quantile(by[known], np.linspace(0, 1, groups + 1)))
     if len(edges) == 1:
-        edges = np.array([edges[0], edges[0]])
-    rows = []
-    for i, (low, high) in enumerate(pairwise(edges)):
-        inside = known & (by >= low) & ((by < high) | (i == len(edges) - 2) & (by <= high))
-        if inside.any():
-            span = {"from": int(by[inside].min()), "to": int(by[inside].max())}
-            rows.append(span | {"n": int(inside.sum()), "success": wilson(success[inside].sum(), int(inside.sum()))})
-    return rows
+        edges = np.repeat(edges, 2)
+    last = len(edges) - 2
+    inside = [
+        known & (by >= low) & ((by < high) | (i == last) & (by <= high))
+        for i, (low, high) in enumerate(pairwise(edges))
+    ]
+    return [some for some in inside if some.any()]
+
+
+def grouped(success: np.ndarray, by: np.ndarray, groups: int = 4) -> list[dict[str, Any]]:
+    """Success in ranges of `by`."""
+    return [
+        {"from": int(by[some].min()), "to": int(by[some].max()), "n": int(some.sum())}
+        | {"success": wilson(success[some].sum(), int(some.sum()))}
+        for some in ranges(by, groups)
+    ]
+
+
+def crossed(result: Outcome, groups: int = 3) -> list[dict[str, Any]]:
+    """Success by goal distance and evidence age together."""
+    return [
+        {"distance": far["from"], "to_distance": far["to"]} | cell
+        for far, some in zip(
+            grouped(result.success, result.goal_distance, groups), ranges(result.goal_distance, groups)
+        )
+        for cell in grouped(result.success[some], result.evidence_age[some], groups)
+    ]
 
 
 def evaluate(config: Config, output: Path) -> dict[str, Any]:

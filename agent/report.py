@@ -23,6 +23,8 @@ def show(found: dict[str, Any]) -> None:
     """Print the arms of an evaluation side by side, one line each."""
     tasks = found["tasks"]
     title = f"planning success on {tasks['count']} held-out tasks (seed {tasks['seed']}, list {tasks['hash']})"
+    if tasks.get("solved_at_start"):
+        title += f"; {tasks['solved_at_start']} solved at the start left out"
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in ("arm", "success", "95 % interval", "wrong", "time-out", "reward", "steps", "ms/decision", "memory"):
         table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)

@@ -17,7 +17,7 @@ from agent import evaluate as evaluation
 from agent import train as training
 from agent.collect import AgentPolicy, ScriptedPolicy, gather
 from agent.config import CollectConfig, Config, TasksConfig, TrainConfig, UserError
-from agent.evaluate import grouped, measure, summary, swap_partners, task_seeds, wilson
+from agent.evaluate import Outcome, difference, grouped, measure, summary, swap_partners, task_seeds, wilson
 from agent.policy import Agent, PlanPolicy
 from agent.replay import Replay
 from envs import CountingConfig, GymConfig, TMazeConfig, make
@@ -375,6 +375,26 @@ def test_statistics():
     assert (goal[swap_partners(goal)] != goal).all()
     groups = grouped(np.array([True, False, True, True]), np.array([1, 2, 3, -1]), 2)
     assert sum(g["n"] for g in groups) == 3 and groups[0]["from"] == 1 and groups[-1]["to"] == 3
+    a, b = np.array([True] * 10 + [False] * 2 + [True] * 8), np.array([False] * 10 + [True] * 2 + [True] * 8)
+    gap = difference(a, b)
+    assert gap["mean"] == 0.4 and gap["p"] == pytest.approx(158 / 4096) and 0 < gap["low"] < 8 / 22 < gap["high"] < 1
+    none = difference(b, b)
+    assert none["mean"] == 0 and none["p"] == 1 and none["low"] < 0 < none["high"]
+
+
+def test_tasks_solved_at_the_start_are_counted_but_not_among_the_successes():
+    n = 8
+    distance, age = np.array([0, 5, 9, 0, 4, 9, 8, 3]), np.array([10, 20, 30, 40, 50, 60, 70, -1])
+    success = np.array([True, True, False, True, True, False, True, True])
+    result = Outcome(success, success * 1, *(np.zeros(n) for _ in range(2)), distance, age, np.zeros(n))
+    found = summary(dataclasses.replace(config(TMazeConfig()), tasks=TasksConfig(count=n)), {"retained": result})
+    assert found["tasks"]["solved_at_start"] == 2
+    row = found["arms"]["retained"]
+    assert row["n"] == 6 and row["success"]["mean"] == pytest.approx(4 / 6)
+    cells = row["by_both"]
+    assert sum(cell["n"] for cell in cells) == 5  # of one the age is not known
+    assert all(cell["distance"] <= cell["to_distance"] and cell["from"] <= cell["to"] for cell in cells)
+    assert min(cell["success"]["mean"] for cell in cells) == 0 and max(cell["success"]["mean"] for cell in cells) == 1
 
 
 def test_mistakes_are_one_clear_line(tmp_path):

@@ -174,13 +174,20 @@ class Agent:
         return torch.cat(actions), torch.cat(scores)
 
     def _judge(self, future: Imagined) -> Tensor:
-        """Of what was imagined, [B, n]: discounted returns with a share of the value at the end, times `reward`, less
-        the steps to the goal, averaged over the horizon, times `goal`."""
+        """Of what was imagined, [B, n]: discounted returns with a share of the value at the end, times `reward`; less
+        the steps to the goal, averaged over the horizon, times `goal`; and the discounted sum of expected errors of the
+        frames, times `novelty`."""
         c, total = self.config, torch.zeros(future.actions.shape[:2], device=self.device)
         if c.reward:
             end = c.bootstrap * future.value[:, :, -1]
             total = total + c.reward * planners.returns(future.reward, future.cont, end, c.discount)
-        return total if future.distance is None else total - c.goal * future.distance.mean(2)
+        if c.goal and future.distance is not None:
+            total = total - c.goal * future.distance.mean(2)
+        if c.novelty:
+            if future.surprise is None:
+                raise ValueError("this model cannot tell what is new: train it with model.loss.surprise > 0")
+            total = total + c.novelty * planners.returns(future.surprise, future.cont, None, c.discount)
+        return total
 
     def sample(self, policy: Tensor) -> Tensor:
         """An action for each answer of the policy head [..., A]."""

@@ -29,7 +29,8 @@ class SearchConfig(ProposalConfig):
     inserted. An iteration is left out if it would end after more than `budget` seconds (0: no limit), and for
     environments whose elites' scores already lie within `settled` of each other (0: never).
 
-    The agent weighs predicted `reward`, and the steps to the `goal` image if there is one. It takes every action of a
+    The agent weighs predicted `reward`, the steps to the `goal` image if there is one, and `novelty`, how little it
+    knows of what it would see. It takes every action of a
     plan `repeat` times; of every candidate it imagines `samples` futures, drawn in `denoise` > 1 steps a frame, and
     counts the mean of their scores less `caution` times their standard deviation. It counts rewards with
     `discount` and a share `bootstrap` of the value foreseen at the end of the horizon, executes `replan` actions of
@@ -46,6 +47,7 @@ class SearchConfig(ProposalConfig):
     settled: float = 0.0
     reward: float = 1.0
     goal: float = 0.0
+    novelty: float = 0.0
     denoise: int = 1
     samples: int = 1
     caution: float = 0.0

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import planners
 from agent.config import compose
 from agent.policy import build_agent
 from agent.train import build_model, train
 from envs import make
-from worldmodel import ModelConfig, WorldModel
+from worldmodel import Batch, ModelConfig, WorldModel
 from worldmodel.heads import CLOSE, Distance, later
 
 TINY = {"width": 32, "patch": 22, "tiles": (1,), "state": 16, "scan_head": 16, "attention_heads": 2, "head_hidden": 32}
@@ -107,3 +108,33 @@ def test_tworoom_trains_and_its_head_is_part_of_the_checkpoint(tmp_path):
     train(setting, tmp_path / "run")
     assert (tmp_path / "run" / "best" / "weights.safetensors").is_file()
     assert build_model(setting, make(setting.env, 1)).distance is not None
+
+
+def test_what_is_known_is_less_surprising_than_what_was_never_seen_and_plans_may_seek_it():
+    torch.manual_seed(0)
+    loss = dataclasses.replace(ModelConfig().loss, surprise=1.0)
+    world = WorldModel(ModelConfig(**TINY, loss=loss), (3, 64, 64), 2, discrete=False)
+    g, still = torch.Generator().manual_seed(0), torch.zeros(8, 6, 2)
+    optimizer = torch.optim.Adam(world.parameters(), lr=3e-3)
+    for _ in range(120):  # rooms of one colour: known after the first frame, not before it
+        colour = torch.randint(0, 256, (8, 1, 3, 1, 1), dtype=torch.uint8, generator=g)
+        pixels = colour.expand(8, 6, 3, 64, 64)
+        first = torch.zeros(8, 6, dtype=torch.bool)
+        first[:, 0] = True
+        no = torch.zeros(8, 6, dtype=torch.bool)
+        batch = Batch(pixels, still, torch.zeros(8, 6), no, no, first)
+        optimizer.zero_grad()
+        world.loss(batch, generator=g, forget=torch.rand(8, 6, generator=g) < 0.2)[0].backward()
+        optimizer.step()
+    world.eval()
+    with torch.no_grad():
+        known, _ = world.observe(world.initial(8), pixels[:, :1], still[:, :1], first[:, :1])
+        of_known, of_new = (world.imagine(m, still[:, None, :1]).surprise.mean() for m in (known, world.initial(8)))
+    assert of_new > 3 * of_known
+    setting = compose(["experiment=tworoom", "planner.goal=0", "planner.novelty=2", "threads=1"])
+    agent = build_agent(setting, world, make(setting.env, 2))
+    future = world.imagine(world.initial(2), still[:2, None, :4])
+    expected = 2 * planners.returns(future.surprise, future.cont, None, setting.planner.discount)
+    torch.testing.assert_close(agent.score(world.initial(2), still[:2, None, :4]), expected)
+    with pytest.raises(ValueError, match="cannot tell what is new"):
+        build_agent(setting, model(), make(setting.env, 2)).score(world.initial(2), still[:2, None, :4])

@@ -22,7 +22,8 @@ class Readout:
     """What the heads say of a frame [...]: logits of reward and value over `bins`, logit of continue, policy.
 
     `policy` [..., n] is logits for discrete actions, the mean for continuous ones; `distance` the steps to the goal, if
-    one was given.
+    one was given; `log_error` the logarithm of the error that is expected of the frame as it was foreseen, if the model
+    has learnt that.
     """
 
     reward_logits: Tensor
@@ -31,6 +32,7 @@ class Readout:
     policy: Tensor
     bins: Tensor
     distance: Tensor | None = None
+    log_error: Tensor | None = None
 
     def _mean(self, logits: Tensor) -> Tensor:
         return symexp(torch.softmax(logits, -1, dtype=self.bins.dtype) @ self.bins)
@@ -44,6 +46,12 @@ class Readout:
     def value(self) -> Tensor:
         """Expected discounted return from the frame on, [...]."""
         return self._mean(self.value_logits)
+
+    @property
+    def surprise(self) -> Tensor | None:
+        """Mean squared error expected of the frame as it was foreseen (pixels from -1 to 1), [...]: near 0 where memory
+        knows what is there."""
+        return None if self.log_error is None else self.log_error.float().exp()
 
     @property
     def cont(self) -> Tensor:
@@ -63,18 +71,28 @@ class Heads(nn.Module):
 
     bins: Tensor
 
-    def __init__(self, tokens: int, width: int, hidden: int, actions: int, bins: int = 61, reach: float = 6.0):
+    def __init__(
+        self,
+        tokens: int,
+        width: int,
+        hidden: int,
+        actions: int,
+        surprise: bool = False,
+        bins: int = 61,
+        reach: float = 6.0,
+    ):
         super().__init__()
         self.register_buffer("bins", torch.linspace(-reach, reach, bins), persistent=False)
-        self.sizes = [bins, bins, 1, actions]
+        self.sizes = [bins, bins, 1, actions, int(surprise)]
         self.trunk = nn.Linear(tokens * width, hidden)
         self.out = nn.Linear(hidden, sum(self.sizes))
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor) -> Readout:
-        reward, value, cont, policy = self.out(F.gelu(self.trunk(_flat(x)))).split(self.sizes, -1)
-        return Readout(reward, value, cont[..., 0], policy, self.bins)
+        reward, value, cont, policy, error = self.out(F.gelu(self.trunk(_flat(x)))).split(self.sizes, -1)
+        expected = error[..., 0] if self.sizes[-1] else None
+        return Readout(reward, value, cont[..., 0], policy, self.bins, log_error=expected)
 
 
 class Distance(nn.Module):

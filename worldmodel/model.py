@@ -38,6 +38,7 @@ class LossWeights:
     value: float = 0.1
     policy: float = 0.1
     distance: float = 0.0  # of the steps to a goal image; 0: there is no such head
+    surprise: float = 0.0  # of the error expected of a foreseen frame; 0: there is no such head
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Batch:
 @dataclass
 class Imagined:
     """Futures: actions [B, n, H(, A)]; reward, cont, value [B, n, H]; policy [B, n, H, A]; frames uint8
-    [B, n, H, C, H', W'] or None; distance [B, n, H], steps to the goal, or None."""
+    [B, n, H, C, H', W'] or None; distance and surprise [B, n, H] (see `Readout`), or None."""
 
     actions: Tensor
     reward: Tensor
@@ -125,6 +126,7 @@ class Imagined:
     policy: Tensor
     frames: Tensor | None
     distance: Tensor | None = None
+    surprise: Tensor | None = None
 
 
 class WorldModel(nn.Module):
@@ -153,7 +155,7 @@ class WorldModel(nn.Module):
             for tile in c.tiles
         )
         self.unembed = nn.Linear(c.width, self.patches.size)
-        self.heads = Heads(tokens, c.width, c.head_hidden, actions)
+        self.heads = Heads(tokens, c.width, c.head_hidden, actions, c.loss.surprise > 0)
         self.distance = Distance(tokens, c.width, c.head_hidden) if c.loss.distance else None
         self.rarity = Rarity(c.rarity)
         if discrete:
@@ -327,17 +329,17 @@ class WorldModel(nn.Module):
         """n futures of each memory, whose actions [B, n(, A)] `choose(h, readout)` says one after the other, from what
         the heads answered to the frame before (None before the first)."""
         fork, out = self.fork(memory, n, horizon, goal), None
-        actions, steps, frames, distances = [], [], [], []
+        actions, steps, frames, more = [], [], [], []
         for h in range(horizon):
             actions.append(choose(h, out))
             out, frame = self.step(fork, actions[-1], denoise, decode, generator)
             steps.append((out.reward, out.cont, out.value, out.policy))
             frames.append(frame)
-            distances.append(out.distance)
+            more.append((out.distance, out.surprise))
         reward, cont, value, policy = (torch.stack(x, 2) for x in zip(*steps))
         seen = torch.stack(frames, 2) if decode else None
-        distance = None if goal is None else torch.stack(distances, 2)
-        return Imagined(torch.stack(actions, 2), reward, cont, value, policy, seen, distance)
+        distance, surprise = (None if x[0] is None else torch.stack(x, 2) for x in zip(*more))
+        return Imagined(torch.stack(actions, 2), reward, cont, value, policy, seen, distance, surprise)
 
     def _blank(self, like: Tensor) -> Tensor:
         """Tokens of a frame of which nothing is known, [..., S, D]"""
@@ -403,8 +405,11 @@ class WorldModel(nn.Module):
             losses["distance"] = self._distance_loss(
                 self.distance, ((noisy, blank), (remembered, true)), *goals, generator
             )
-        losses["frame"], of_frames = self._frame_loss(noisy, patches, counted, known, generator)
+        losses["frame"], error, of_frames = self._frame_loss(noisy, patches, counted, known, generator)
         metrics |= of_frames
+        if foreseen.log_error is not None:
+            gap = foreseen.log_error - torch.log(error + 1e-4)
+            losses["surprise"] = _mean(gap.square(), known.to(gap.dtype))
         weights = self.config.loss
         total = sum((getattr(weights, k) * v for k, v in losses.items()), torch.zeros((), device=x.device))
         metrics |= {f"loss/{k}": v.detach() for k, v in losses.items()}
@@ -479,8 +484,8 @@ class WorldModel(nn.Module):
 
     def _frame_loss(self, x: Tensor, patches: Tensor, counted: Tensor, known: Tensor, generator):
         """Squared error of the predicted frames that are `counted` [B, T], on a random share of the pixels, rare
-        colours weighing more. Metrics, of the frames predicted from memory alone (`known` [B, T]): PSNR, and `late`,
-        the error in the last quarter of the sequences."""
+        colours weighing more; the plain error [B, T]; and metrics, of the frames predicted from memory alone (`known`
+        [B, T]): PSNR, and `late`, the error in the last quarter of the sequences."""
         channels, pixels = self.frame_shape[0], self.patches.patch**2
         some = torch.randperm(pixels, generator=generator, device=x.device)[: int(pixels * self.config.pixel_share)]
         true = patches.unflatten(-1, (channels, pixels))[..., some]  # [B, T, S, C, m]
@@ -495,7 +500,7 @@ class WorldModel(nn.Module):
         }
         if self.config.rarity:
             error = error.unflatten(-1, (channels, -1)) * self.rarity(true)
-        return _mean(error.flatten(2).mean(-1), counted.to(error.dtype)), metrics
+        return _mean(error.flatten(2).mean(-1), counted.to(error.dtype)), plain, metrics
 
     def _distance_loss(self, head: Distance, streams, goals: Tensor, is_first: Tensor, generator) -> Tensor:
         """Of frames seen and foreseen (x [B, T, S, D], valid [B, T]), the steps to later ones."""

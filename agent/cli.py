@@ -199,6 +199,10 @@ def benchmark(settings: list[str]) -> None:
             from agent.recollection import memory
 
             _wrote([memory(settings, output)])
+        elif what == "planners":
+            from agent.rivals import planning
+
+            _wrote([planning(config, output)])
         elif what in TRAINED:
             from agent import contest
 
@@ -213,6 +217,7 @@ BENCHMARKS = {
     "envs": "frames per second of the mazes",
     "speed": "seconds per frame against the frames remembered",
     "fork": "many futures of one memory against copies of it",
+    "planners": "our planners beside those of other packages",
     "memory": "what models remember, trained alike",
     "recall": "planning success by dark frames since the evidence, of models trained alike",
     "strategies": "planning success by training strategy",

@@ -161,6 +161,19 @@ def success_grid(found: dict[str, Any]) -> Grid:
     return grid
 
 
+def planner_grid(found: dict[str, Any]) -> Grid:
+    """Returns of each planner in each problem, and its time for a decision."""
+    rows, s = found["rows"], found["settings"]
+    problems = list(dict.fromkeys(row["problem"] for row in rows))
+    title = f"Return in closed loop (95 % interval, {s['seeds']} seeds), {s['rounds']} x {s['candidates']} candidates"
+    grid = Grid(f"{title} of {s['horizon']} steps a decision", [["planner", *problems, "ms a decision"]])
+    for name in dict.fromkeys(row["planner"] for row in rows):
+        mine = {row["problem"]: row for row in rows if row["planner"] == name}
+        took = sum(row["seconds_per_decision"] for row in mine.values()) / len(mine)
+        grid.rows.append([name, *(_interval(mine[p]["return"]) for p in problems), f"{1e3 * took:.1f}"])
+    return grid
+
+
 def _far(row: dict[str, Any]) -> bool:
     return row["from"] == FAR + 1 and row["to"] > 1 << 20
 

@@ -11,6 +11,7 @@ import torch
 import worldmodel
 from worldmodel import Batch, Memory, ModelConfig, WorldModel, baselines, ssm
 from worldmodel.blocks import Dual, Private
+from worldmodel.prefixes import levels
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -48,6 +49,38 @@ def sequences(b=2, t=13, seed=1):
     first[:, 0] = True
     first[1, 5] = True
     return frames, action, first
+
+
+@pytest.mark.parametrize("few", [2, 4], ids=["many alike", "most differ"])
+def test_beginnings_that_candidates_share_are_imagined_once_and_give_the_same_numbers(kind, few, monkeypatch):
+    model, (frames, action, first) = tiny(**kind), sequences()
+    memory, _ = model.observe(model.initial(2), frames, action, first)
+    actions = torch.randint(0, few, (2, 40, 8), generator=torch.Generator().manual_seed(0))
+    widths, step = [], model.step
+    monkeypatch.setattr(
+        model, "step", lambda fork, action, **rest: widths.append(action.shape[1]) or step(fork, action, **rest)
+    )
+    shared = model.imagine(memory, actions, decode=True)
+    monkeypatch.undo()
+    apart = model.imagine(memory, actions, decode=True, share=False)
+    distinct = [max(len({tuple(a[: h + 1]) for a in some.tolist()}) for some in actions) for h in range(8)]
+    apart_from = next(h for h in range(8) if distinct[h] > 32)  # then nothing is saved any more
+    assert widths == distinct[:apart_from] + [40] * (8 - apart_from)
+    for name in ("actions", "reward", "cont", "value", "policy"):
+        assert torch.allclose(getattr(shared, name), getattr(apart, name), atol=1e-9, rtol=1e-9)
+    assert (shared.frames.int() - apart.frames.int()).abs().max() <= 1
+
+
+def test_the_tree_of_candidates_holds_every_candidate():
+    for seed in range(5):
+        actions = torch.randint(0, 3, (3, 20, 5), generator=torch.Generator().manual_seed(seed))
+        actions[1] = actions[1, :1]  # all alike
+        path = torch.zeros(3, 1, 0, dtype=torch.int64)
+        for h, level in enumerate(levels(actions, 3)):
+            path = path if level.parents is None else path.gather(1, level.parents[..., None].expand(-1, -1, h))
+            path = torch.cat([path, level.action[..., None]], 2)
+            whole = path.gather(1, level.of[..., None].expand(-1, -1, h + 1))
+            assert torch.equal(whole, actions[:, :, : h + 1])
 
 
 def close(a: Memory, b: Memory, dtype=torch.float64) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel import ssm
-from worldmodel.blocks import LocalAttention
+from worldmodel.blocks import LocalAttention, pick
 
 SEGMENT = 32
 """Frames that attention works on at once."""
@@ -31,6 +31,10 @@ class AttentionTrace:
     memory: dict[str, Tensor]
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+
+    def select(self, which: Tensor) -> None:
+        """Go on with candidates which [B, m]."""
+        self.keys, self.values = ([pick(x, which) for x in xs] for xs in (self.keys, self.values))
 
 
 class Attention(nn.Module):
@@ -152,6 +156,10 @@ def _last(x: Tensor, n: int) -> Tensor:
 @dataclass
 class GRUTrace:
     state: Tensor  # [B, n, H]
+
+    def select(self, which: Tensor) -> None:
+        """Go on with candidates which [B, m]."""
+        self.state = pick(self.state, which)
 
 
 class GRU(nn.Module):

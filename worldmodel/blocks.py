@@ -28,7 +28,8 @@ from worldmodel import backends, ssm
 
 class Mixer(Protocol):
     """What a block remembers by: `initial` memory, whole sequences through `__call__`, imagination by `trace` and
-    `recall`. A trace is whatever the mixer keeps of what n candidates imagined."""
+    `recall`. A trace is whatever the mixer keeps of what n candidates imagined; its `select` goes on with some of them,
+    int64 [B, m], once or more often."""
 
     def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]: ...
     def __call__(
@@ -66,6 +67,11 @@ class Dual:
         self.values[..., new, :] = values
         self.decay[..., new] = self.total[..., None] + line
         self.total, self.used = self.total + line[..., -1], new.stop
+
+    def select(self, which: Tensor) -> None:
+        """Go on with candidates which [B, m]."""
+        for name in ("keys", "values", "decay", "total", "pose"):
+            setattr(self, name, pick(getattr(self, name), which))
 
     def nbytes(self) -> int:
         """Bytes that all candidates take beside the shared memory."""
@@ -106,8 +112,18 @@ class Private:
             state.flatten(0, 2).baddbmm_(V, B)
             self.state = state
 
+    def select(self, which: Tensor) -> None:
+        """Go on with candidates which [B, m]."""
+        self.pose = pick(self.pose, which)
+        self.state = None if self.state is None else pick(self.state, which)
+
     def nbytes(self) -> int:
         return 0 if self.state is None else self.state.numel() * self.state.element_size()
+
+
+def pick(x: Tensor, which: Tensor) -> Tensor:
+    """Entries which [B, m] of x [B, n, ...]: [B, m, ...]"""
+    return x[torch.arange(len(x), device=x.device)[:, None], which]
 
 
 class Odometer(nn.Module):
@@ -327,20 +343,22 @@ class TiledScan(nn.Module):
 
     def recall(self, u: Tensor, action: Tensor, trace: Dual | Private, commit: bool) -> Tensor:
         """u [B, n, S, D] -> the same shape; with `commit` the frame becomes part of what the candidate remembers."""
-        z, X, dt, B, C = self.inputs(u)
-        pose = self.odometer.move(self.cut(u).mean(-2), action, trace.pose)
-        phase = self.odometer.phases(pose)
-        C = ssm.rotate(C, phase)
-        Y = trace.read(C)
-        if commit:
-            B, values = ssm.rotate(B, phase), (X * dt[..., None]).transpose(-2, -3)
-            line = (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s] decay in the frame
-            later = torch.ones(X.shape[3], X.shape[3], dtype=torch.bool, device=X.device).triu(1)
-            gap = (line[..., :, None] - line[..., None, :]).masked_fill(later, float("-inf"))
-            own = ((C @ B.transpose(-1, -2))[..., None, :, :] * torch.exp(gap)) @ values
-            Y = Y * torch.exp(line)[..., None] + own
-            trace.write(values, B, line)
-            trace.pose = pose
+        z, X, *writing, C = self.inputs(u) if commit else self.queries(u)
+        with torch.autocast(u.device.type, enabled=False):
+            pose = self.odometer.move(_float(self.cut(u).mean(-2)), action, trace.pose)
+            phase = self.odometer.phases(pose)
+            C = ssm.rotate(_float(C), phase)
+            Y = trace.read(C)
+            if commit:
+                dt, B = (_float(v) for v in writing)
+                B, values = ssm.rotate(B, phase), (_float(X) * dt[..., None]).transpose(-2, -3)
+                line = (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s] decay in the frame
+                later = torch.ones(X.shape[3], X.shape[3], dtype=torch.bool, device=X.device).triu(1)
+                gap = (line[..., :, None] - line[..., None, :]).masked_fill(later, float("-inf"))
+                own = ((C @ B.transpose(-1, -2))[..., None, :, :] * torch.exp(gap)) @ values
+                Y = Y * torch.exp(line)[..., None] + own
+                trace.write(values, B, line)
+                trace.pose = pose
         return self.finish(Y.transpose(-2, -3), X, z)
 
 
@@ -428,6 +446,11 @@ class Block(nn.Module):
         return self.scan.trace(memory, n, frames), {
             key: memory[key][:, None].expand(-1, n, *memory[key].shape[1:]) for key in local
         }
+
+    def select(self, trace: tuple[Any, dict[str, Tensor]], which: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        """The trace of candidates which [B, m]."""
+        trace[0].select(which)
+        return trace[0], {key: pick(value, which) for key, value in trace[1].items()}
 
     def modulation(self, condition: Tensor) -> tuple[Tensor, ...]:
         """condition [..., D] -> three each of scale, shift and gate, [..., 1, D]"""

@@ -21,9 +21,10 @@ from torch.utils.checkpoint import checkpoint
 
 from worldmodel import backends
 from worldmodel.baselines import GRU, Attention
-from worldmodel.blocks import Block, LocalAttention, Mixer, TiledScan
+from worldmodel.blocks import Block, LocalAttention, Mixer, TiledScan, pick
 from worldmodel.heads import Distance, Heads, Readout, lambda_returns, two_hot
 from worldmodel.memory import Fork, Memory
+from worldmodel.prefixes import levels
 from worldmodel.tokens import Patches, Rarity
 
 FORESEEN = 0.5
@@ -127,6 +128,34 @@ class Imagined:
     frames: Tensor | None
     distance: Tensor | None = None
     surprise: Tensor | None = None
+
+
+@dataclass
+class Step:
+    """What was imagined in one step: the heads' answers and frames of m beginnings, and which of them each candidate
+    has, of [B, n] (None: its own)."""
+
+    readout: Readout
+    frame: Tensor | None
+    of: Tensor | None = None
+
+    def each(self, value: Tensor) -> Tensor:
+        """A value of every beginning [B, m, ...] for every candidate, [B, n, ...]."""
+        return value if self.of is None else pick(value, self.of)
+
+
+def _imagined(actions: Tensor, steps: list[Step]) -> Imagined:
+    """The futures that these steps make up."""
+
+    def along(values: list[Tensor | None]) -> Tensor | None:
+        known = [step.each(value) for step, value in zip(steps, values) if value is not None]
+        return torch.stack(known, 2) if known else None
+
+    answers = [step.readout for step in steps]
+    always = ([getattr(x, name) for x in answers] for name in ("reward", "cont", "value", "policy"))
+    reward, cont, value, policy = (cast("Tensor", along(values)) for values in always)
+    frames, distance = along([step.frame for step in steps]), along([x.distance for x in answers])
+    return Imagined(actions, reward, cont, value, policy, frames, distance, along([x.surprise for x in answers]))
 
 
 class WorldModel(nn.Module):
@@ -254,6 +283,12 @@ class WorldModel(nn.Module):
         ]
         return fork
 
+    def select(self, fork: Fork, which: Tensor) -> None:
+        """Go on with some of the futures, which [B, m], once or more often."""
+        assert fork.traces is not None and fork.seen is not None
+        fork.n, fork.seen = which.shape[1], pick(fork.seen, which)
+        fork.traces = [block.select(trace, which) for block, trace in zip(self.layers, fork.traces)]
+
     def step(
         self, fork: Fork, action: Tensor, denoise: int = 1, decode: bool = False, generator=None
     ) -> tuple[Readout, Tensor | None]:
@@ -310,10 +345,23 @@ class WorldModel(nn.Module):
         decode: bool = False,
         generator=None,
         goal: Tensor | None = None,
+        share: bool = True,
     ) -> Imagined:
-        """Roll actions [B, n, H(, A)] forward from a memory, which stays as it is; towards a `goal`, see `fork`."""
+        """Roll actions [B, n, H(, A)] forward from a memory, which stays as it is; towards a `goal`, see `fork`.
+
+        Of discrete actions, beginnings that candidates have in common are imagined once (`share`), unless more
+        denoising steps draw samples: the numbers are the same.
+        """
         n, horizon = actions.shape[1:3]
-        return self.dream(memory, n, horizon, lambda h, _: actions[:, :, h], denoise, decode, generator, goal)
+        if not (share and self.discrete and denoise == 1):
+            return self.dream(memory, n, horizon, lambda h, _: actions[:, :, h], denoise, decode, generator, goal)
+        fork, steps = self.fork(memory, 1, horizon, goal), []
+        for level in levels(actions, self.actions):
+            if level.parents is not None:
+                self.select(fork, level.parents)
+            out, frame = self.step(fork, level.action, decode=decode)
+            steps.append(Step(out, frame, level.of))
+        return _imagined(actions, steps)
 
     def dream(
         self,
@@ -329,17 +377,12 @@ class WorldModel(nn.Module):
         """n futures of each memory, whose actions [B, n(, A)] `choose(h, readout)` says one after the other, from what
         the heads answered to the frame before (None before the first)."""
         fork, out = self.fork(memory, n, horizon, goal), None
-        actions, steps, frames, more = [], [], [], []
+        actions, steps = [], []
         for h in range(horizon):
             actions.append(choose(h, out))
             out, frame = self.step(fork, actions[-1], denoise, decode, generator)
-            steps.append((out.reward, out.cont, out.value, out.policy))
-            frames.append(frame)
-            more.append((out.distance, out.surprise))
-        reward, cont, value, policy = (torch.stack(x, 2) for x in zip(*steps))
-        seen = torch.stack(frames, 2) if decode else None
-        distance, surprise = (None if x[0] is None else torch.stack(x, 2) for x in zip(*more))
-        return Imagined(torch.stack(actions, 2), reward, cont, value, policy, seen, distance, surprise)
+            steps.append(Step(out, frame))
+        return _imagined(torch.stack(actions, 2), steps)
 
     def _blank(self, like: Tensor) -> Tensor:
         """Tokens of a frame of which nothing is known, [..., S, D]"""

@@ -203,6 +203,10 @@ def benchmark(settings: list[str]) -> None:
             from agent.rivals import planning
 
             _wrote([planning(config, output)])
+        elif what == "decide":
+            from agent.decide import decide
+
+            _wrote([decide(config, output)])
         elif what in TRAINED:
             from agent import contest
 
@@ -217,6 +221,7 @@ BENCHMARKS = {
     "envs": "frames per second of the mazes",
     "speed": "seconds per frame against the frames remembered",
     "fork": "many futures of one memory against copies of it",
+    "decide": "time and memory of a plan, made in several ways",
     "planners": "our planners beside those of other packages",
     "memory": "what models remember, trained alike",
     "recall": "planning success by dark frames since the evidence, of models trained alike",

@@ -183,15 +183,16 @@ examples
   lssvwm collect checkpoint=return9 'train.collect.mix={{plan: 1.0}}' train.collect.frames=9000
 """,
     "benchmark": """\
-usage: lssvwm benchmark envs|speed|fork|planners|memory|recall|strategies [key=value ...]
+usage: lssvwm benchmark envs|speed|fork|decide|planners|memory|recall|strategies [key=value ...]
 
 Measures, prints tables and writes them as JSON. envs: frames per second of the four mazes, the engine alone
 and through TorchRL, random actions, on one thread. speed: seconds per frame of observing, imagining and
 training, ours beside window attention, full attention and a GRU, against the frames in memory (64 to 8192)
 or in a training sequence (128 to 2048), new weights, random frames; takes some minutes.
 fork: time and memory of imagining 1024 futures of one memory, against 1024 copies of it.
-planners: our planners beside those of TorchRL and, where they are installed, pytorch-mppi, pytorch-icem and
-stable-worldmodel, on problems whose model is exact.
+decide: time and memory of a plan, by our CEM and by TorchRL's in the same world model, and with the
+beginnings of candidates shared or not. planners: our planners beside those of TorchRL and, where they are
+installed, pytorch-mppi, pytorch-icem and stable-worldmodel, on problems whose model is exact.
 memory: trains every model from every seed on the same frames of mazes (experiment=recollect) and asks what
 it remembers: walking the exact way back (retrieval) and on (reasoning) after long contexts, in imagination.
 recall: trains the models of `memory` on, to choose between balls whose colours they saw before the dark, and

@@ -174,6 +174,20 @@ def planner_grid(found: dict[str, Any]) -> Grid:
     return grid
 
 
+def decision_grid(found: dict[str, Any]) -> Grid:
+    """Time and memory of a plan made in several ways."""
+    title = f"Plans in the same world model, {found['threads']} threads"
+    grid = Grid(
+        title, [["actions, planner", "candidates x steps x rounds", "seconds", "plans a second", "peak memory"]]
+    )
+    for row in found["rows"]:
+        size = f"{row['candidates']} x {row['horizon']} x {row['iterations']}"
+        memory = "-" if row["bytes"] is None else f"{row['bytes'] / 1e6:,.0f} MB"
+        name = f"{row['actions']}, {row['planner']}"
+        grid.rows.append([name, size, f"{row['seconds']:.2f}", f"{1 / row['seconds']:.2f}", memory])
+    return grid
+
+
 def _far(row: dict[str, Any]) -> bool:
     return row["from"] == FAR + 1 and row["to"] > 1 << 20
 

@@ -13,18 +13,19 @@ from planners.proposals import require
 
 @dataclass(frozen=True)
 class ICEMConfig(CEMConfig):
-    """`colour` is how steeply the power of the noise falls with frequency (0: white; 2: a random walk); in each
+    """`colour` is how steeply the power of the noise falls with frequency (0: white; 2: a random walk; None: 2 for
+    continuous actions, and 0.5 for discrete ones, which must also alternate); in each
     iteration there are `decay` times fewer candidates than in the one before, but twice the elites at least. `sticky`
     is not used.
     """
 
     kind: str = "icem"
-    colour: float = 0.5
+    colour: float | None = None
     decay: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.colour >= 0, self, "colour", "at least 0")
+        require((self.colour or 0.0) >= 0, self, "colour", "at least 0")
         require(self.decay >= 1, self, "decay", "at least 1")
 
 

@@ -19,16 +19,17 @@ from planners.plan import Box, Discrete, MultiDiscrete
 class ProposalConfig:
     """How candidates are drawn and how their distribution may move.
 
-    sticky is the probability that a candidate repeats the random draw of the step before (time
-    correlation); smoothing the share of the old distribution in a refit; fresh the share of the prior
-    blended into a warm start; min_prob the least probability of each discrete action; init_std and min_std
-    the first and the least standard deviation of continuous actions, in units of half the action range.
+    sticky is the probability that a candidate repeats the random draw of the step before (time correlation;
+    None: 0.3, or 0.8 for continuous actions, whose white noise would average out); smoothing the share of the
+    old distribution in a refit; fresh the share of the prior blended into a warm start; min_prob the least
+    probability of each discrete action; init_std and min_std the first and the least standard deviation of
+    continuous actions, in units of half the action range.
     """
 
     kind: str
     candidates: int = 128
     horizon: int = 16
-    sticky: float = 0.3
+    sticky: float | None = None
     smoothing: float = 0.1
     fresh: float = 0.3
     min_prob: float = 0.02
@@ -39,7 +40,7 @@ class ProposalConfig:
         for name in ("candidates", "horizon"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         for name in ("sticky", "smoothing", "fresh", "min_prob"):
-            require(0 <= getattr(self, name) <= 1, self, name, "between 0 and 1")
+            require(0 <= (getattr(self, name) or 0.0) <= 1, self, name, "between 0 and 1")
         require(self.init_std > 0, self, "init_std", "positive")
         require(0 <= self.min_std <= self.init_std, self, "min_std", "between 0 and init_std")
 
@@ -48,6 +49,11 @@ def require(condition: bool, config: ProposalConfig, name: str, what: str) -> No
     """Raises ValueError naming the field, its value and what it must be, unless the condition holds."""
     if not condition:
         raise ValueError(f"planner {config.kind}: {name} must be {what}, got {getattr(config, name)}")
+
+
+def or_else(value: float | None, default: float) -> float:
+    """The value, or the default where there is none."""
+    return default if value is None else value
 
 
 class Categorical:
@@ -75,11 +81,11 @@ class Categorical:
         is broad, leaves the probabilities of every single step exact, and lets a settled plan alternate."""
         size = (self.config.candidates, self.config.horizon, *self.sizes.shape)
         draw = torch.rand(size, generator=generator, device=generator.device)
-        return hold(draw, self.config.sticky, generator)
+        return hold(draw, or_else(self.config.sticky, 0.3), generator)
 
-    def coloured(self, generator: torch.Generator, colour: float, count: int) -> Tensor:
+    def coloured(self, generator: torch.Generator, colour: float | None, count: int) -> Tensor:
         """Uniform draws [count, H, ...] with the spectrum of `coloured` noise before they were made uniform."""
-        normal = coloured((count, *self.sizes.shape, self.config.horizon), colour, generator)
+        normal = coloured((count, *self.sizes.shape, self.config.horizon), or_else(colour, 0.5), generator)
         return torch.special.ndtr(normal).movedim(-1, 1)
 
     def sample(self, state: Tensor, draw: Tensor) -> Tensor:
@@ -130,11 +136,11 @@ class Gaussian:
         """Sticky normal draws [N, H, A]"""
         size = (self.config.candidates, self.config.horizon, len(self.low))
         draw = torch.randn(size, generator=generator, device=generator.device, dtype=self.low.dtype)
-        return hold(draw, self.config.sticky, generator)
+        return hold(draw, or_else(self.config.sticky, 0.8), generator)
 
-    def coloured(self, generator: torch.Generator, colour: float, count: int) -> Tensor:
+    def coloured(self, generator: torch.Generator, colour: float | None, count: int) -> Tensor:
         """Normal draws [count, H, A] with the spectrum of `coloured` noise."""
-        normal = coloured((count, len(self.low), self.config.horizon), colour, generator)
+        normal = coloured((count, len(self.low), self.config.horizon), or_else(colour, 2.0), generator)
         return normal.transpose(1, 2).to(self.low.dtype)
 
     def sample(self, state: Tensor, draw: Tensor) -> Tensor:

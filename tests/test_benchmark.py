@@ -1,10 +1,12 @@
 """Benchmarks measure what they say, and write it."""
 
 import json
+import sys
 
 import pytest
+import torch
 
-from agent import benchmark, cli
+from agent import benchmark, cli, decide
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +38,33 @@ def test_frames_per_second_of_every_maze(tmp_path):
 def test_an_unknown_benchmark_is_one_line(settings, capsys):
     assert cli.main(["benchmark", *settings]) == 2
     assert "which benchmark? there are: envs, speed" in capsys.readouterr().err
+
+
+def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(tmp_path, monkeypatch):
+    small = {
+        "candidates": 16,
+        "horizon": 4,
+        "iterations": 2,
+        "elites": 4,
+        "replan": 1,
+        "proposals": 0,
+        "keep_elites": 2,
+    }
+    for name, value in {"ROUNDS": 1, "CONTINUOUS": small, "DISCRETE": small}.items():
+        monkeypatch.setattr(decide, name, value)
+    assert cli.main(["benchmark", "decide", "threads=1", f"output={tmp_path}"]) == 0
+    rows = json.loads((tmp_path / "decide.json").read_text())["rows"]
+    assert [(row["actions"], row["planner"]) for row in rows] == [
+        ("continuous", "cem"),
+        ("continuous", "torchrl CEMPlanner"),
+        ("discrete", "cem"),
+        ("discrete", "cem, nothing shared"),
+    ]
+    assert all(row["seconds"] > 0 for row in rows)
+    assert "| continuous, cem | 16 x 4 x 2 |" in (tmp_path / "decide.md").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is told by Linux only")
+def test_the_peak_of_memory_is_what_a_call_took():
+    assert decide.peak(lambda: torch.ones(50_000_000).sum()) == pytest.approx(200e6, rel=0.2)
+    assert decide.peak(lambda: None) < 20e6

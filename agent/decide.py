@@ -1,0 +1,120 @@
+"""`lssvwm benchmark decide`: time and memory of a decision, planned in the same world model in several ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchrl.modules import CEMPlanner
+
+import planners
+from agent import checkpoint, report
+from agent.config import Config, compose
+from agent.imagined_env import ImaginedEnv
+from agent.policy import Agent
+from agent.progress import Progress
+from worldmodel import Memory, WorldModel
+
+CONTINUOUS = {"candidates": 128, "horizon": 12, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
+DISCRETE = {"candidates": 256, "horizon": 16, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
+ROUNDS = 5
+PRETRAINED = "return9"
+
+
+def decide(config: Config, output: Path) -> Path:
+    """One agent's decisions: continuous actions, new weights, by our CEM and by TorchRL's through its model-based
+    environment; discrete actions, the weights of Return, with the beginnings of candidates shared and not."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    continuous = WorldModel(compose([]).model, (3, 64, 64), 2, discrete=False).eval()
+    trained = checkpoint.load(PRETRAINED, "cpu")
+    ways = {
+        ("continuous", "cem"): (CONTINUOUS, _ours(continuous, CONTINUOUS)),
+        ("continuous", "torchrl CEMPlanner"): (CONTINUOUS, _torchrl(continuous, CONTINUOUS)),
+        ("discrete", "cem"): (DISCRETE, _ours(trained, DISCRETE)),
+        ("discrete", "cem, nothing shared"): (DISCRETE, _ours(Apart(trained), DISCRETE)),
+    }
+    taken: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+    progress = Progress("benchmark", ROUNDS * len(ways), "decisions")
+    for _, run in ways.values():
+        run()
+    for _ in range(ROUNDS):  # all in turn, so that a busy moment hits every row
+        for way, (_, run) in ways.items():
+            began = time.perf_counter()
+            run()
+            taken[way].append(time.perf_counter() - began)
+            progress.update(progress.done + 1, way[1])
+    progress.close()
+    rows = []
+    for (actions, name), (size, run) in ways.items():
+        row = {"actions": actions, "planner": name, "seconds": median(taken[actions, name]), "bytes": peak(run)}
+        rows.append(row | {key: size[key] for key in ("candidates", "horizon", "iterations")})
+    found = {"command": "lssvwm benchmark decide", "threads": torch.get_num_threads(), "rows": rows}
+    report.write_json(output / "decide.json", found)
+    report.publish([report.decision_grid(found)], output / "decide.md")
+    return output / "decide.json"
+
+
+class Apart:
+    """A model that imagines every candidate from its beginning on."""
+
+    def __init__(self, model: WorldModel):
+        self.model = model
+        self.imagine = partial(model.imagine, share=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def eval(self) -> Apart:
+        return self
+
+
+def _seen(model: WorldModel) -> Memory:
+    """The memory of some random frames."""
+    pixels = torch.randint(0, 256, (1, 64, *model.frame_shape), dtype=torch.uint8)
+    action = torch.randint(0, 3, (1, 64)) if model.discrete else torch.rand(1, 64, model.actions)
+    with torch.no_grad():
+        return model.observe(model.initial(1), pixels, action, torch.zeros(1, 64, dtype=torch.bool))[0]
+
+
+def _bounds(model: WorldModel) -> tuple[Tensor, Tensor]:
+    return -torch.ones(model.actions), torch.ones(model.actions)
+
+
+def _ours(model: Any, size: dict[str, int]) -> Callable[[], Any]:
+    config = planners.CEMConfig(**size)  # type: ignore[arg-type]
+    agent = Agent(model, config, 0, *_bounds(model))
+    state = dataclasses.replace(agent.initial(1), memory=_seen(model))
+    return lambda: agent.act(state)
+
+
+def _torchrl(model: WorldModel, size: dict[str, int]) -> Callable[[], Any]:
+    env = ImaginedEnv(model, *_bounds(model))
+    planner = CEMPlanner(env, size["horizon"], size["iterations"], size["candidates"], size["elites"])
+    start = env.start(_seen(model))
+    return lambda: planner(start.clone())
+
+
+def peak(run: Callable[[], Any]) -> int | None:
+    """Bytes of memory that a call takes at its peak, beyond what was in use before it; None where the system does not
+    tell (it is Linux that does)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = _status("VmHWM")
+        run()
+        return max(0, _status("VmHWM") - before)
+    except (OSError, KeyError):
+        return None
+
+
+def _status(name: str) -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return 1024 * int(lines[name].split()[0])

@@ -92,8 +92,8 @@ def test_linear_quadratic_optimum(config):
 def test_search_beats_random_shooting(config):
     problem = LinearQuadratic()
     size = {"horizon": problem.horizon, "candidates": 128}
-    searched = build(config(**size, iterations=8), BOX).plan(problem.score, batch=3, generator=seed())
-    shot = build(ShootingConfig(**size, iterations=8), BOX).plan(problem.score, batch=3, generator=seed())
+    searched = build(config(**size, iterations=16), BOX).plan(problem.score, batch=3, generator=seed())
+    shot = build(ShootingConfig(**size, iterations=16), BOX).plan(problem.score, batch=3, generator=seed())
     assert (searched.score > shot.score).all()
 
 

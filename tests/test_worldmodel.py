@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worldmodel
-from worldmodel import Batch, Memory, ModelConfig, WorldModel, baselines, ssm
+from worldmodel import Batch, Memory, ModelConfig, WorldModel, baselines, noise, ssm
 from worldmodel.blocks import Dual, Private
 from worldmodel.prefixes import levels
 
@@ -346,7 +346,7 @@ def batch_of(frames, action, first) -> Batch:
 def test_frames_remembered_as_foreseen_leak_nothing_of_what_they_showed():
     model = tiny(imagined=0.4, imagined_span=4, context_noise=0.0, flow=0.0, rarity=0.0).train()
     frames, action, first = sequences(b=2, t=24)
-    span = model._spans(first, torch.Generator().manual_seed(3))
+    span = noise.spans(first, 0.4, 4, torch.Generator().manual_seed(3))
     assert 0.2 < span.double().mean() < 0.7 and not (span & first).any()
     copies = []
     for seen in (frames, torch.where(span[..., None, None, None], 255 - frames, frames)):
@@ -400,7 +400,7 @@ def test_blocks_that_run_again_going_backward_give_the_same_gradient():
 
 def test_noise_drawn_as_tokens_is_what_white_noise_in_pixels_embeds_to():
     model, g = tiny(), torch.Generator().manual_seed(0)
-    tokens = model._noise(torch.zeros(20000, 1), g)
+    tokens = noise.noise(model.embed, torch.zeros(20000, 1), g)
     pixels = torch.randn(20000, model.patches.size, generator=g).double() @ model.embed.weight.T
     a, b = (x.T @ x / len(x) for x in (tokens, pixels))
     assert (a - b).abs().max() < 0.05 * b.diagonal().max() and (tokens.mean(0).abs() < 0.05).all()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from worldmodel import backends
+from worldmodel import backends, noise
 from worldmodel.baselines import GRU, Attention
 from worldmodel.blocks import Block, LocalAttention, Mixer, TiledScan, pick
 from worldmodel.heads import Distance, Heads, Readout, lambda_returns, two_hot
@@ -304,11 +304,11 @@ class WorldModel(nn.Module):
         readout, patches = self._read(x, fork), None
         if denoise > 1:
             shape = (*not_first.shape, self.patches.tokens, self.patches.size)
-            noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+            white = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
             patches = self._predict(x)
             for i in range(1, denoise):
                 level = i / denoise
-                x = self.embed(level * patches + (1 - level) * noise)
+                x = self.embed(level * patches + (1 - level) * white)
                 patches = self._predict(self._recall(fork, x, level, action, commit=False))
         elif decode:
             patches = self._predict(x)
@@ -428,10 +428,10 @@ class WorldModel(nn.Module):
         x, level = self._copies(patches, generator)
         counted = torch.ones_like(batch.is_first)
         if self.config.forcing == "diffusion":
-            x, level, counted = self._equally_noisy(x[:, :, 1], generator)
+            x, level, counted = noise.equally(self.embed, x[:, :, 1], self.config.clean_prefix, generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
         if self.config.imagined and foresee and self.training:
-            span = self._spans(batch.is_first, generator)
+            span = noise.spans(batch.is_first, self.config.imagined, self.config.imagined_span, generator)
             x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget)
         x, memory = self._run(x, level, batch.action, batch.is_first, clean, memory, forget)
         noisy, remembered = x.unbind(2)
@@ -470,45 +470,12 @@ class WorldModel(nn.Module):
         partly = torch.rand(b, t, **make) < self.config.flow
         level = torch.rand(b, t, **make) * partly
         clean, blank = self._embed_frames(patches), self.embed.bias
-        noisy = torch.where(partly[..., None, None], self._noised(clean, level, generator), blank)
+        noisy = torch.where(partly[..., None, None], noise.noised(self.embed, clean, level, generator), blank)
         if self.config.context_noise and self.training:
             few = max(1, b // 8)
             amount = self.config.context_noise * torch.rand(few, 1, 1, 1, **make)
-            clean = torch.cat((clean[:few] + amount * self._noise(clean[:few], generator), clean[few:]))
+            clean = torch.cat((clean[:few] + amount * noise.noise(self.embed, clean[:few], generator), clean[few:]))
         return torch.stack((noisy, clean), 2), torch.stack((level, torch.ones_like(level)), 2)
-
-    def _noise(self, like: Tensor, generator) -> Tensor:
-        """What `embed` makes of white noise, less its bias, drawn as tokens: fewer numbers than the pixels."""
-        root = torch.linalg.qr(self.embed.weight.T).R  # root^T root: its covariance
-        shape = (*like.shape[:-1], len(root))
-        return torch.randn(shape, generator=generator, device=root.device, dtype=root.dtype) @ root
-
-    def _noised(self, clean: Tensor, level: Tensor, generator) -> Tensor:
-        """`embed` of level * frame + (1 - level) * noise, for embedded frames [B, T, S, D] and level [B, T]."""
-        level = level[..., None, None]
-        return level * clean + (1 - level) * (self._noise(clean, generator) + self.embed.bias)
-
-    def _equally_noisy(self, clean: Tensor, generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Diffusion forcing (arXiv 2407.01392): every frame has a noise level of its own, at which it is denoised and
-        remembered. In a share of the sequences a prefix is remembered clean, and not counted (arXiv 2505.20171)."""
-        b, t = clean.shape[:2]
-        make = {"generator": generator, "device": clean.device, "dtype": self.embed.weight.dtype}
-        level, draw = torch.rand(b, t, **make), torch.rand(2, b, 1, **make)
-        length = torch.where(draw[0] < self.config.clean_prefix, (t + draw[1] * t) / 2, 0.0)
-        prefix = torch.arange(t, device=clean.device) < length
-        noisy = self._noised(clean, level, generator)
-        remembered = torch.where(prefix[..., None, None], clean, noisy)
-        levels = torch.stack((level, level.masked_fill(prefix, 1.0)), 2)
-        return torch.stack((noisy, remembered), 2), levels, ~prefix
-
-    def _spans(self, is_first: Tensor, generator) -> Tensor:
-        """Runs of frames [B, T] that are remembered as foreseen; first frames are always seen."""
-        c, t = self.config, is_first.shape[1]
-        draw = torch.rand(2, *is_first.shape, generator=generator, device=is_first.device)
-        at = torch.arange(t, device=is_first.device)
-        begins = draw[0] < 2 * c.imagined / (c.imagined_span + 1)
-        until = torch.where(begins, at + 1 + (draw[1] * c.imagined_span).long(), 0).cummax(1).values
-        return (at < until) & ~is_first
 
     def _with_foreseen(self, x, level, span, batch: Batch, clean, memory: Memory, forget) -> tuple[Tensor, Tensor]:
         """The copies, those to be remembered in a `span` [B, T] replaced by what is foreseen from before it.

@@ -411,7 +411,8 @@ def test_diffusion_forcing_remembers_what_it_denoises_and_a_clean_prefix_is_not_
     frames, action, first = sequences(b=2, t=24)
     patches = model.patches.cut(frames)
     clean = model._embed_frames(patches)
-    x, level, counted = model._equally_noisy(clean, torch.Generator().manual_seed(0))
+    share = model.config.clean_prefix
+    x, level, counted = noise.equally(model.embed, clean, share, torch.Generator().manual_seed(0))
     assert ((~counted).sum(1) >= 12).all() and counted.any()
     assert torch.equal(x[:, :, 1][~counted], clean[~counted]) and (level[:, :, 1][~counted] == 1).all()
     assert torch.equal(x[:, :, 0][counted], x[:, :, 1][counted])

@@ -25,8 +25,8 @@ def noised(embed: nn.Linear, clean: Tensor, level: Tensor, generator) -> Tensor:
 
 def equally(embed: nn.Linear, clean: Tensor, share: float, generator) -> tuple[Tensor, Tensor, Tensor]:
     """Diffusion forcing (arXiv 2407.01392): every frame [B, T, S, D] has a noise level of its own, at which it is
-    denoised and remembered: copies [B, T, 2, S, D], their levels [B, T, 2], and which frames count [B, T]. In a share of the
-    sequences a prefix is remembered clean, and not counted (arXiv 2505.20171)."""
+    denoised and remembered: copies [B, T, 2, S, D], their levels [B, T, 2], and which frames count [B, T]. In a share
+    of the sequences a prefix is remembered clean, and not counted (arXiv 2505.20171)."""
     b, t = clean.shape[:2]
     make = {"generator": generator, "device": clean.device, "dtype": embed.weight.dtype}
     level, draw = torch.rand(b, t, **make), torch.rand(2, b, 1, **make)

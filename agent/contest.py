@@ -92,10 +92,11 @@ def _measure(config: Config, folder: Path, key: str, values: tuple[int, ...]) ->
 
 
 def _sum_up(output: Path, what: str, base: Config, names: tuple[str, ...], files: str) -> Path:
-    """Means over seeds with their intervals, of all runs that were asked alike: a table, and JSON."""
+    """Means over seeds with their intervals, of all runs that were asked alike, and how much more success each had than
+    the first contestant from the same seeds: a table, and JSON."""
     runs = [json.loads(file.read_text()) for file in sorted(output.glob(files))]
     last = next(run for run in runs if run["name"] == names[-1])
-    grouped: dict[tuple, list[dict[str, Any]]] = {}
+    grouped: dict[tuple, dict[int, dict[str, Any]]] = {}
     for run in runs:
         if run["asked"] != last["asked"]:
             continue
@@ -103,12 +104,15 @@ def _sum_up(output: Path, what: str, base: Config, names: tuple[str, ...], files
         mean = {key: float(np.mean([row[key] for row in beyond])) for key in ("success", "wrong") if beyond}
         more = [run["rows"][0] | {"at": BEYOND, "n": sum(row["n"] for row in beyond)} | mean] if beyond else []
         for row in [*run["rows"], *more]:
-            grouped.setdefault((run["name"], row["by"], row["at"], row["n"]), []).append(row)
-    rows = [
-        dict(zip(("name", "by", "at", "n"), key))
-        | {measure: spread([row[measure] for row in found]) for measure in ("success", "wrong")}
-        for key, found in grouped.items()
-    ]
+            grouped.setdefault((run["name"], row["by"], row["at"], row["n"]), {})[run["seed"]] = row
+    rows = []
+    for key, found in grouped.items():
+        first = grouped.get((names[0], *key[1:]), {})
+        gaps = [row["success"] - first[seed]["success"] for seed, row in found.items() if seed in first]
+        row: dict[str, Any] = dict(zip(("name", "by", "at", "n"), key)) | ({"more": spread(gaps)} if gaps else {})
+        for told in ("success", "wrong"):
+            row[told] = spread([each[told] for each in found.values()])
+        rows.append(row)
     order = list(dict.fromkeys((*names, *(row["name"] for row in rows))))
     rows.sort(key=lambda row: order.index(row["name"]))
     found = {"command": f"lssvwm benchmark {what}", "settings": configuration.to_dict(base), "rows": rows}

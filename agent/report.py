@@ -152,12 +152,22 @@ def success_grid(found: dict[str, Any]) -> Grid:
     """Planning success of each contestant by what it was asked at."""
     rows = found["rows"]
     cases = list(dict.fromkeys((row["by"], row["at"]) for row in rows))
-    title = f"Planning success on {rows[0]['n']} held-out tasks each (95 % interval over seeds)"
-    grid = Grid(title, [["", "seeds", *(f"{by} {at}" for by, at in cases)]])
+    title = (
+        f"Planning success on {rows[0]['n']} held-out tasks each (in the last columns with 95 % intervals over seeds)"
+    )
+    last, first = cases[-1], rows[0]["name"]
+    more = f"{last[0]} {last[1]}, minus {first}"
+    grid = Grid(title, [["", "seeds", *(f"{by} {at}" for by, at in cases), more]])
     for name in dict.fromkeys(row["name"] for row in rows):
         mine = {(row["by"], row["at"]): row["success"] for row in rows if row["name"] == name}
-        cells = [_interval(mine[case], 2) for case in cases]
-        grid.rows.append([name, str(len(next(iter(mine.values()))["seeds"])), *cells])
+        cells = [f"{mine[case]['mean']:.2f}" for case in cases[:-1]]
+        whole = mine[last] | {key: min(1.0, max(0.0, mine[last][key])) for key in ("low", "high") if key in mine[last]}
+        gap = next(
+            (row["more"] for row in rows if row["name"] == name and row["at"] == last[1] and "more" in row), None
+        )
+        seeds = str(len(next(iter(mine.values()))["seeds"]))
+        beside = "-" if gap is None or name == first else _interval(gap, 2)
+        grid.rows.append([name, seeds, *cells, _interval(whole, 2), beside])
     return grid
 
 

@@ -15,12 +15,14 @@ from torch import Tensor
 
 import planners
 from agent.checkpoint import check_fits
-from agent.config import Config
+from agent.config import Config, UserError
 from envs.base import BatchedEnv, Discrete
 from planners import Plan
 from worldmodel import Imagined, Memory, WorldModel
 from worldmodel.heads import Readout
 
+NO_DISTANCE = "this model cannot tell steps to a goal: train it with model.loss.distance > 0"
+NO_SURPRISE = "this model cannot tell what is new: train it with model.loss.surprise > 0"
 ROWS = 1024  # imagined futures advanced together: small enough for the processor's cache
 
 
@@ -185,7 +187,7 @@ class Agent:
             total = total - c.goal * future.distance.mean(2)
         if c.novelty:
             if future.surprise is None:
-                raise ValueError("this model cannot tell what is new: train it with model.loss.surprise > 0")
+                raise ValueError(NO_SURPRISE)
             total = total + c.novelty * planners.returns(future.surprise, future.cont, None, c.discount)
         return total
 
@@ -218,9 +220,16 @@ def action_count(env: BatchedEnv) -> int:
 
 
 def build_agent(config: Config, model: WorldModel, env: BatchedEnv) -> Agent:
-    """The planning agent of a configuration; raises UserError if the model does not fit the environment."""
+    """The planning agent of a configuration; raises UserError if the model does not fit the environment, or lacks what
+    the planner's weights ask for."""
     bounds = {} if isinstance(env.actions, Discrete) else {"low": env.actions.low, "high": env.actions.high}
     check_fits(model, env.frame_shape, action_count(env))
+    planner = config.planner
+    if planner.goal and (env.goals() is None or model.distance is None):
+        lacks = "this environment has no goal images" if env.goals() is None else NO_DISTANCE
+        raise UserError(f"planner.goal={planner.goal:g}: {lacks}; or set planner.goal=0")
+    if planner.novelty and not model.config.loss.surprise:
+        raise UserError(f"planner.novelty={planner.novelty:g}: {NO_SURPRISE}; or set planner.novelty=0")
     return Agent(model, config.planner, config.seed, **bounds)
 
 
@@ -253,7 +262,8 @@ class PlanPolicy(TensorDictModuleBase):
         from torchrl.data import Composite, Unbounded
         from torchrl.envs import TensorDictPrimer
 
-        c, (_, state) = self.agent.config, self.agent.act(self.agent.initial(self.batch))
+        c, goal = self.agent.config, torch.zeros(self.batch, *self.agent.model.frame_shape, dtype=torch.uint8)
+        _, state = self.agent.act(replace(self.agent.initial(self.batch), goal=goal.to(self.agent.device)))
         empty = _pack(replace(state, used=torch.full_like(state.used, c.horizon * c.repeat)))
 
         def spec(td: TensorDictBase) -> Composite:

@@ -30,13 +30,12 @@ class SearchConfig(ProposalConfig):
     environments whose elites' scores already lie within `settled` of each other (0: never).
 
     The agent weighs predicted `reward`, the steps to the `goal` image if there is one, and `novelty`, how little it
-    knows of what it would see. It takes every action of a
-    plan `repeat` times; of every candidate it imagines `samples` futures, drawn in `denoise` > 1 steps a frame, and
-    counts the mean of their scores less `caution` times their standard deviation. It counts rewards with
-    `discount` and a share `bootstrap` of the value foreseen at the end of the horizon, executes `replan` actions of
-    each plan, and draws `proposals` candidates from its policy prior. The value is what the walks earned that were
-    learnt from: scripted walkers know more than an agent may remember, so that in full it would make waiting look
-    better than it is.
+    knows of what it would see. It takes every action of a plan `repeat` times; of every candidate it imagines
+    `samples` futures, drawn in `denoise` > 1 steps a frame, and counts the mean of their scores less `caution`
+    times their standard deviation. It counts rewards with `discount` and a share `bootstrap` of the value foreseen
+    at the end of the horizon, executes `replan` actions of each plan, and draws `proposals` candidates from its
+    policy prior. The value is what the walks earned that were learnt from: scripted walkers know more than an agent
+    may remember, so that in full it would make waiting look better than it is.
     """
 
     iterations: int = 3

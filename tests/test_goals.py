@@ -5,12 +5,14 @@ import dataclasses
 import pytest
 import torch
 from torch.nn import functional as F
+from torchrl.envs import TransformedEnv
 
 import planners
-from agent.config import compose
-from agent.policy import build_agent
+from agent.config import UserError, compose
+from agent.policy import PlanPolicy, build_agent
 from agent.train import build_model, train
 from envs import make
+from envs.torchrl_env import TorchRLEnv
 from worldmodel import Batch, ModelConfig, WorldModel
 from worldmodel.heads import CLOSE, Distance, later
 
@@ -136,5 +138,26 @@ def test_what_is_known_is_less_surprising_than_what_was_never_seen_and_plans_may
     future = world.imagine(world.initial(2), still[:2, None, :4])
     expected = 2 * planners.returns(future.surprise, future.cont, None, setting.planner.discount)
     torch.testing.assert_close(agent.score(world.initial(2), still[:2, None, :4]), expected)
-    with pytest.raises(ValueError, match="cannot tell what is new"):
-        build_agent(setting, model(), make(setting.env, 2)).score(world.initial(2), still[:2, None, :4])
+    with pytest.raises(UserError, match="cannot tell what is new: train it"):
+        build_agent(setting, model(), make(setting.env, 2))
+
+
+def test_what_the_planner_asks_for_and_is_not_there_is_one_clear_line():
+    setting = compose(["experiment=tworoom", "threads=1"])
+    with pytest.raises(
+        UserError, match=r"planner\.goal=1: this environment has no goal images; or set planner\.goal=0"
+    ):
+        build_agent(setting, model(), make(dataclasses.replace(setting.env, goal="none"), 2))
+    with pytest.raises(UserError, match=r"planner\.goal=1: this model cannot tell steps to a goal"):
+        build_agent(setting, model(distance=0.0), make(setting.env, 2))
+
+
+def test_an_agent_with_a_goal_is_a_torchrl_policy():
+    setting = compose(
+        ["experiment=tworoom", "planner.horizon=3", "planner.replan=2", "planner.candidates=16", "threads=1"]
+    )
+    env = make(setting.env, 2)
+    policy = PlanPolicy(build_agent(setting, model(), env), 2)
+    world = TransformedEnv(TorchRLEnv(env), policy.make_tensordict_primer())
+    out = world.rollout(4, policy, break_when_any_done=False)
+    assert out["action"].shape == (2, 4, 2) and out["action"].abs().max() <= 1

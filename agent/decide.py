@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import time
 from collections.abc import Callable
@@ -10,13 +11,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchrl.modules import CEMPlanner
 
 import planners
 from agent import checkpoint, report
-from agent.config import Config, compose
+from agent.collect import build_env
+from agent.config import Config, compose, from_checkpoint
+from agent.evaluate import task_seeds
 from agent.imagined_env import ImaginedEnv
 from agent.policy import Agent
 from agent.progress import Progress
@@ -30,17 +34,19 @@ PRETRAINED = "return9"
 
 def decide(config: Config, output: Path) -> Path:
     """One agent's decisions: continuous actions, new weights, by our CEM and by TorchRL's through its model-based
-    environment; discrete actions, the weights of Return, with the beginnings of candidates shared and not."""
+    environment; discrete actions, the weights of Return after a tour of its maze, with the beginnings of candidates
+    shared and not."""
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     continuous = WorldModel(compose([]).model, (3, 64, 64), 2, discrete=False).eval()
     trained = checkpoint.load(PRETRAINED, "cpu")
+    random, toured = _seen(continuous), _toured(trained)
     ways = {
-        ("continuous", "cem"): (CONTINUOUS, _ours(continuous, CONTINUOUS)),
-        ("continuous", "torchrl CEMPlanner"): (CONTINUOUS, _torchrl(continuous, CONTINUOUS)),
-        ("discrete", "cem"): (DISCRETE, _ours(trained, DISCRETE)),
-        ("discrete", "cem, nothing shared"): (DISCRETE, _ours(Apart(trained), DISCRETE)),
+        ("continuous", "cem"): (CONTINUOUS, _ours(continuous, CONTINUOUS, random)),
+        ("continuous", "torchrl CEMPlanner"): (CONTINUOUS, _torchrl(continuous, CONTINUOUS, random)),
+        ("discrete", "cem"): (DISCRETE, _ours(trained, DISCRETE, toured)),
+        ("discrete", "cem, nothing shared"): (DISCRETE, _ours(Apart(trained), DISCRETE, toured)),
     }
     taken: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
     progress = Progress("benchmark", ROUNDS * len(ways), "decisions")
@@ -80,26 +86,42 @@ class Apart:
 def _seen(model: WorldModel) -> Memory:
     """The memory of some random frames."""
     pixels = torch.randint(0, 256, (1, 64, *model.frame_shape), dtype=torch.uint8)
-    action = torch.randint(0, 3, (1, 64)) if model.discrete else torch.rand(1, 64, model.actions)
+    action = torch.rand(1, 64, model.actions)
     with torch.no_grad():
         return model.observe(model.initial(1), pixels, action, torch.zeros(1, 64, dtype=torch.bool))[0]
+
+
+@torch.no_grad()
+def _toured(model: WorldModel) -> Memory:
+    """The memory of a tour, up to the question, in the first held-out maze of the weights' own kind."""
+    config = from_checkpoint(checkpoint.read_config(checkpoint.resolve(PRETRAINED)), [])
+    env, memory, first = build_env(config, 1), model.initial(1), torch.ones(1, 1, dtype=torch.bool)
+    env.reset(np.zeros(1, np.int64), task_seeds(0, 1))
+    guide = env.guide(0)
+    while True:
+        frame, action = (torch.from_numpy(np.array(x))[:, None] for x in (env.frames(), env.last_action()))
+        memory, _ = model.observe(memory, frame, action, first)
+        if not env.in_context()[0]:
+            return memory
+        env.step(guide.act())
+        first = torch.zeros_like(first)
 
 
 def _bounds(model: WorldModel) -> tuple[Tensor, Tensor]:
     return -torch.ones(model.actions), torch.ones(model.actions)
 
 
-def _ours(model: Any, size: dict[str, int]) -> Callable[[], Any]:
+def _ours(model: Any, size: dict[str, Any], memory: Memory) -> Callable[[], Any]:
     config = planners.CEMConfig(**size)  # type: ignore[arg-type]
     agent = Agent(model, config, 0, *_bounds(model))
-    state = dataclasses.replace(agent.initial(1), memory=_seen(model))
+    state = dataclasses.replace(agent.initial(1), memory=memory)
     return lambda: agent.act(state)
 
 
-def _torchrl(model: WorldModel, size: dict[str, int]) -> Callable[[], Any]:
+def _torchrl(model: WorldModel, size: dict[str, int], memory: Memory) -> Callable[[], Any]:
     env = ImaginedEnv(model, *_bounds(model))
     planner = CEMPlanner(env, size["horizon"], size["iterations"], size["candidates"], size["elites"])
-    start = env.start(_seen(model))
+    start = env.start(memory)
     return lambda: planner(start.clone())
 
 
@@ -107,11 +129,12 @@ def peak(run: Callable[[], Any]) -> int | None:
     """Bytes of memory that a call takes at its peak, beyond what was in use before it; None where the system does not
     tell (it is Linux that does)."""
     try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or memory freed before would be used again unseen
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before = _status("VmHWM")
         run()
         return max(0, _status("VmHWM") - before)
-    except (OSError, KeyError):
+    except (OSError, KeyError, AttributeError):
         return None
 
 

@@ -24,6 +24,7 @@ from agent.evaluate import task_seeds
 from agent.imagined_env import ImaginedEnv
 from agent.policy import Agent
 from agent.progress import Progress
+from agent.walks import remember
 from worldmodel import Memory, WorldModel
 
 CONTINUOUS = {"candidates": 128, "horizon": 12, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
@@ -91,20 +92,17 @@ def _seen(model: WorldModel) -> Memory:
         return model.observe(model.initial(1), pixels, action, torch.zeros(1, 64, dtype=torch.bool))[0]
 
 
-@torch.no_grad()
 def _toured(model: WorldModel) -> Memory:
     """The memory of a tour, up to the question, in the first held-out maze of the weights' own kind."""
     config = from_checkpoint(checkpoint.read_config(checkpoint.resolve(PRETRAINED)), [])
-    env, memory, first = build_env(config, 1), model.initial(1), torch.ones(1, 1, dtype=torch.bool)
+    env = build_env(config, 1)
     env.reset(np.zeros(1, np.int64), task_seeds(0, 1))
-    guide = env.guide(0)
-    while True:
-        frame, action = (torch.from_numpy(np.array(x))[:, None] for x in (env.frames(), env.last_action()))
-        memory, _ = model.observe(memory, frame, action, first)
-        if not env.in_context()[0]:
-            return memory
+    guide, seen = env.guide(0), [(env.frames().copy(), env.last_action())]
+    while env.in_context()[0]:
         env.step(guide.act())
-        first = torch.zeros_like(first)
+        seen.append((env.frames().copy(), env.last_action()))
+    frames, actions = (torch.from_numpy(np.stack(x, 1)) for x in zip(*seen))
+    return remember(model, frames, actions)
 
 
 def _bounds(model: WorldModel) -> tuple[Tensor, Tensor]:

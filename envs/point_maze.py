@@ -89,6 +89,7 @@ class PointMaze(BatchedEnv):
         self.seen_at = np.full((batch, self.labels), -1, np.int64)
         self._action = np.zeros((batch, 2), np.float32)
         self.scale = SIDE / c.size if c.view == "above" else (SIDE - 2 * MARGIN) / c.window
+        self._goals: np.ndarray | None = None
         self.margin = 0.0 if c.view == "above" else c.window / 2  # of wall around the picture
         side = round((c.size + 2 * self.margin) * self.scale)
         self.picture = np.zeros((batch, 3, side, side), np.uint8)
@@ -118,6 +119,8 @@ class PointMaze(BatchedEnv):
             self.budget[where] = self.config.steps
         for slot in where.tolist():
             self._draw(slot)
+        if self.config.goal == "image":  # a new array: what was handed out before stays as it is
+            self._goals = self._seen(self.goal, np.zeros((self.batch, 3)))
         self._look()
 
     def step(self, action: np.ndarray) -> Step:
@@ -145,7 +148,7 @@ class PointMaze(BatchedEnv):
 
     def goals(self) -> np.ndarray | None:
         """Return what the agent would see at its goal, uint8 [B, 3, 64, 64], where the goal is an image."""
-        return self._seen(self.goal, np.zeros((self.batch, 3))) if self.config.goal == "image" else None
+        return self._goals
 
     def last_action(self) -> np.ndarray:
         """Return the action executed on the way to the current frame, float32 [B, 2], zeros after a reset."""

@@ -122,7 +122,7 @@ class Search:
         state = self.refit(state, ranked, scores)
         for i in range(1, self.config.iterations):
             settled = self._settled(scores)
-            if not clock.allows_another() or bool(settled.all()):
+            if not clock.allows_another() or (self.config.settled and bool(settled.all())):
                 break
             kept = ranked[:, : self.config.keep_elites], scores[:, : self.config.keep_elites]
             actions = self._with_edits(self._sample(state, generator, i), kept[0], generator)

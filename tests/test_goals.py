@@ -57,7 +57,7 @@ def test_the_steps_of_the_shortest_way_are_learnt_from_walks_that_wander():
     head, first = Distance(1, places, 32), torch.zeros(path.shape, dtype=torch.bool)
     optimizer, g = torch.optim.Adam(head.parameters(), lr=5e-3), torch.Generator().manual_seed(1)
     for _ in range(300):
-        loss = head.loss(tokens, tokens, first, torch.ones_like(first), 0.05, g)
+        loss = head.loss(tokens, head.aim(tokens), first, torch.ones_like(first), 0.05, g)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

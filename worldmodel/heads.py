@@ -114,9 +114,9 @@ class Distance(nn.Module):
     def _log(self, here: Tensor, aim: Tensor) -> Tensor:
         return F.softplus(self.out(here + aim)[..., 0].float())
 
-    def loss(self, x: Tensor, goals: Tensor, is_first: Tensor, valid: Tensor, optimism: float, generator) -> Tensor:
+    def loss(self, x: Tensor, aims: Tensor, is_first: Tensor, valid: Tensor, optimism: float, generator) -> Tensor:
         """Of frames x [B, T, S, D] where `valid` [B, T]: how well the steps to later frames of the same episode,
-        embedded as `goals` [B, T, S, D], are told.
+        `aims` [B, T, hidden] (see `aim`), are told.
 
         Whoever walked there need not have taken the shortest way: expectile regression (Newey and Powell 1987) of
         log(1 + steps) to a low expectile, `optimism`, tells what the quicker ones took.
@@ -124,7 +124,7 @@ class Distance(nn.Module):
         steps = later(is_first, PAIRS, generator)
         at = torch.arange(steps.shape[1], device=steps.device)[:, None] + steps
         rows = torch.arange(len(steps), device=steps.device)[:, None, None]
-        gap = torch.log1p(steps.float()) - self._log(self.here(_flat(x))[:, :, None], self.aim(goals)[rows, at])
+        gap = torch.log1p(steps.float()) - self._log(self.here(_flat(x))[:, :, None], aims[rows, at])
         weight = torch.where(gap > 0, optimism, 1 - optimism) * valid[..., None]
         return (weight * gap.square()).sum() / valid.sum().clamp(min=1) / PAIRS
 

@@ -514,7 +514,8 @@ class WorldModel(nn.Module):
 
     def _distance_loss(self, head: Distance, streams, goals: Tensor, is_first: Tensor, generator) -> Tensor:
         """Of frames seen and foreseen (x [B, T, S, D], valid [B, T]), the steps to later ones."""
-        parts = [head.loss(x, goals, is_first, valid, self.config.optimism, generator) for x, valid in streams]
+        aims = head.aim(goals)
+        parts = [head.loss(x, aims, is_first, valid, self.config.optimism, generator) for x, valid in streams]
         return torch.stack(parts).sum()
 
     def _value_target(self, seen: Readout, batch: Batch) -> Tensor:

@@ -189,6 +189,8 @@ def benchmark(settings: list[str]) -> None:
     if not settings or settings[0] not in BENCHMARKS:
         raise UserError(f"which benchmark? there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs")
     what, settings = settings[0], settings[1:]
+    if what == "planning":
+        return _sweep(settings)
     if what in TRAINED and not any(text.startswith("experiment=") for text in settings):
         settings = [f"experiment={TRAINED[what]}", *settings]
     config = compose(settings)
@@ -217,12 +219,25 @@ def benchmark(settings: list[str]) -> None:
             _wrote([getattr(benchmarks, what)(config, output)])
 
 
+def _sweep(settings: list[str]) -> None:
+    """`lssvwm benchmark planning`: a checkpoint, or several, in several settings."""
+    from agent.config import given
+
+    output = Path(given(settings, "output") or "runs/benchmark").expanduser()
+    print(f"benchmark planning: {BENCHMARKS['planning']}; results go to {output}")
+    with _saved(output, anew="run it again to go on"):
+        from agent.sweep import planning
+
+        _wrote([planning(settings, output)])
+
+
 BENCHMARKS = {
     "envs": "frames per second of the mazes",
     "speed": "seconds per frame against the frames remembered",
     "fork": "many futures of one memory against copies of it",
     "decide": "time and memory of a plan, made in several ways",
     "planners": "our planners beside those of other packages",
+    "planning": "planning success of a checkpoint by settings of task and planner",
     "memory": "what models remember, trained alike",
     "recall": "planning success by dark frames since the evidence, of models trained alike",
     "strategies": "planning success by training strategy",

@@ -168,7 +168,8 @@ class BenchmarkConfig:
     """What is trained from every seed and measured. `benchmark memory`: every model (a preset); `walks` are observed
     for each of `contexts` frames, then `horizon` frames are imagined; linear probes are fitted on `probed` walks of the
     first context (0: none). `benchmark recall`: the same models, by `delays`; `benchmark strategies`: every strategy,
-    by `lengths` of the corridor.
+    by `lengths` of the corridor. `benchmark planning`: a checkpoint's success with every combination of the values in
+    `sweep`, e.g. {env.delay: [32, 128], planner: [cem, mppi]}; in `processes` at once, each on one thread.
     """
 
     models: tuple[str, ...] = (
@@ -203,11 +204,13 @@ class BenchmarkConfig:
         "forget",
     )
     lengths: tuple[int, ...] = (8, 16, 24, 32, 48, 64)
+    sweep: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    processes: int = 1
 
     def __post_init__(self) -> None:
         several = self.models, self.seeds, self.contexts, self.delays, self.strategies, self.lengths
-        if not all(several) or min(*self.contexts, self.walks, self.horizon) < 2:
-            raise ValueError("benchmark: every list needs an entry; walks, contexts and horizon are 2 or more")
+        if not all(several) or min(*self.contexts, self.walks, self.horizon) < 2 or self.processes < 1:
+            raise ValueError("benchmark: every list needs an entry; walks, contexts, horizon from 2, processes from 1")
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,17 @@ class Outcome:
         some = self.goal_distance != 0
         return replace(self, **{key: getattr(self, key)[some] for key in ARRAYS})
 
+    @staticmethod
+    def cat(parts: list[Outcome]) -> Outcome:
+        """The tasks of all parts, one after the other."""
+        return Outcome(
+            **{key: np.concatenate([getattr(part, key) for part in parts]) for key in ARRAYS},
+            seconds=sum(p.seconds for p in parts),
+            decisions=sum(p.decisions for p in parts),
+            memory_bytes=max(p.memory_bytes for p in parts),
+            memories=[m for p in parts for m in p.memories],
+        )
+
 
 def task_seeds(seed: int, count: int) -> np.ndarray:
     """Episode seeds of held-out tasks, int64 [count]; training draws below 2**31, these lie above."""
@@ -201,14 +212,7 @@ def play(config: Config, arm: str, seeds: np.ndarray, agent: Agent | None, other
         env = build_env(config, len(some))
         parts.append(Play(config, env, some, arm, agent).run(None if others is None else others[i : i + size]))
         progress.update(progress.done + len(some), arm)
-    joined = {key: np.concatenate([getattr(part, key) for part in parts]) for key in ARRAYS}
-    return Outcome(
-        **joined,
-        seconds=sum(p.seconds for p in parts),
-        decisions=sum(p.decisions for p in parts),
-        memory_bytes=max(p.memory_bytes for p in parts),
-        memories=[m for p in parts for m in p.memories],
-    )
+    return Outcome.cat(parts)
 
 
 def swap_partners(goal: np.ndarray) -> np.ndarray:
@@ -216,6 +220,15 @@ def swap_partners(goal: np.ndarray) -> np.ndarray:
     n = len(goal)
     order = [(np.arange(1, n) + i) % n for i in range(n)]
     return np.array([next((j for j in o if goal[j] != goal[i]), (i + 1) % n) for i, o in enumerate(order)])
+
+
+def offered(env: BatchedEnv, arms: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `arms` that there are in this environment; raises UserError for one that there is in none."""
+    for arm in arms:
+        if arm not in (*MEMORY_ARMS, *FLOORS, *env.explorers):
+            known = ", ".join((*MEMORY_ARMS, *env.explorers))
+            raise UserError(f"tasks.arms: there is no arm {arm!r}; there are {known}")
+    return tuple(arm for arm in arms if arm in MEMORY_ARMS or arm in env.explorers)
 
 
 def measure(
@@ -227,12 +240,7 @@ def measure(
     """All arms on the same tasks; `finished` is called after each. Arms that the environment does not offer are left
     out."""
     env = build_env(config, 1)
-    seeds = task_seeds(config.tasks.seed, config.tasks.count)
-    for arm in arms:
-        if arm not in (*MEMORY_ARMS, *FLOORS, *env.explorers):
-            known = ", ".join((*MEMORY_ARMS, *env.explorers))
-            raise UserError(f"tasks.arms: there is no arm {arm!r}; there are {known}")
-    arms = tuple(arm for arm in arms if arm in MEMORY_ARMS or arm in env.explorers)
+    seeds, arms = task_seeds(config.tasks.seed, config.tasks.count), offered(env, arms)
     if "swapped" in arms and "retained" not in arms:
         raise UserError("tasks.arms: swapped needs retained, whose memories it swaps")
     arms = tuple(sorted(arms, key=lambda arm: arm != "retained"))
@@ -293,6 +301,7 @@ def summary(config: Config, results: dict[str, Outcome]) -> dict[str, Any]:
         row["wrong"] = float((result.outcome == 2).mean())
         row["timeout"] = float((result.outcome == 3).mean())
         row["reward"] = float(result.total_reward.mean())
+        row["reward_error"] = float(result.total_reward.std() / math.sqrt(max(1, len(result.success))))
         row["steps"] = float(result.steps.mean())
         row["seconds_per_decision"] = result.seconds / max(1, result.decisions)
         row["memory_bytes"] = results["retained"].memory_bytes if arm in MEMORY_ARMS and "retained" in results else 0
@@ -331,14 +340,16 @@ def grouped(success: np.ndarray, by: np.ndarray, groups: int = 4) -> list[dict[s
 
 
 def crossed(result: Outcome, groups: int = 3) -> list[dict[str, Any]]:
-    """Success by goal distance and evidence age together."""
-    return [
-        {"distance": far["from"], "to_distance": far["to"]} | cell
-        for far, some in zip(
-            grouped(result.success, result.goal_distance, groups), ranges(result.goal_distance, groups)
-        )
-        for cell in grouped(result.success[some], result.evidence_age[some], groups)
-    ]
+    """Success by goal distance and evidence age together, cells without tasks left out."""
+    cells = []
+    for far in ranges(result.goal_distance, groups):
+        for old in ranges(result.evidence_age, groups):
+            both, distance, age = far & old, result.goal_distance[far], result.evidence_age[old]
+            if both.any():
+                cell = {"distance": int(distance.min()), "to_distance": int(distance.max())}
+                cell |= {"age": int(age.min()), "to_age": int(age.max()), "n": int(both.sum())}
+                cells.append(cell | {"success": wilson(result.success[both].sum(), int(both.sum()))})
+    return cells
 
 
 def evaluate(config: Config, output: Path) -> dict[str, Any]:

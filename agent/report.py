@@ -72,12 +72,12 @@ def write(found: dict[str, Any], results: dict[str, Any], seeds: np.ndarray, out
                 rows.writerow((arm, seed, *(getattr(result, key)[i].item() for key in columns)))
 
 
-def write_json(file: Path, found: dict[str, Any]) -> None:
+def write_json(file: Path, found: dict[str, Any], indent: int | None = 1) -> None:
     """Write JSON, all at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".tmp")
     try:
-        draft.write_text(json.dumps(found, indent=1, default=str) + "\n")
+        draft.write_text(json.dumps(found, indent=indent, default=str) + "\n")
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
@@ -196,6 +196,101 @@ def decision_grid(found: dict[str, Any]) -> Grid:
         name = f"{row['actions']}, {row['planner']}"
         grid.rows.append([name, size, f"{row['seconds']:.2f}", f"{1 / row['seconds']:.2f}", memory])
     return grid
+
+
+def sweep_grids(found: dict[str, Any]) -> list[Grid]:
+    """Success (and, where a task gives several rewards, the reward) of every arm in every case, with paired
+    differences; then by goal distance and evidence age, all cases of a model and planner together."""
+    rows = found["cases"]
+    keys, arms = list(rows[0]["values"]), list(dict.fromkeys(arm for row in rows for arm in row["arms"]))
+    n = rows[0]["arms"][arms[0]]["n"]
+    minus = [arm for arm in ("erased", "prior") if "retained" in arms and arm in arms]
+    beside = len({row["tasks"]["hash"] for row in rows}) < len(rows) and "retained" in arms
+    header = [*keys, *arms, *(f"retained - {arm}" for arm in minus), *(["retained - first row's"] if beside else [])]
+    grid = Grid(f"Planning success (95 % intervals), {n} held-out tasks a row, differences paired", [header])
+    reward = Grid("Reward per task (95 % interval)", [[*keys, *arms]])
+    for row in rows:
+        values, mine = [str(value) for value in row["values"].values()], row["arms"]
+        cells = [_success(arm, mine[arm]) if arm in mine else "-" for arm in arms]
+        gaps = [_gap(mine.get(arm, {}).get("retained_minus_this")) for arm in minus]
+        grid.rows.append([*values, *cells, *gaps, *([_gap(row.get("retained_minus_first"))] if beside else [])])
+        reward.rows.append([*values, *(_reward(mine[arm]) if arm in mine else "-" for arm in arms)])
+    several = any(row["arms"][arm]["reward"] > 1.05 for row in rows for arm in row["arms"])
+    return [grid, *([reward] if several else []), *_crossings(found["together"])]
+
+
+def _success(arm: str, row: dict[str, Any]) -> str:
+    return _interval(row["success"], 2) if arm == "retained" else f"{row['success']['mean']:.2f}"
+
+
+def _gap(gap: dict[str, float] | None) -> str:
+    if gap is None:
+        return "-"
+    p = "p < .001" if gap["p"] < 0.001 else f"p = {gap['p']:.3f}"
+    return f"{gap['mean']:+.2f} ({gap['low']:+.2f} - {gap['high']:+.2f}), {p}"
+
+
+def _reward(row: dict[str, Any]) -> str:
+    half = 1.96 * row["reward_error"]
+    return _interval({"mean": row["reward"], "low": row["reward"] - half, "high": row["reward"] + half})
+
+
+def _crossings(together: list[dict[str, Any]]) -> list[Grid]:
+    """Success by goal distance (rows) and evidence age (columns); in brackets with the memory erased."""
+    grids = []
+    for pool in together:
+        cells = {
+            arm: {((c["distance"], c["to_distance"]), (c["age"], c["to_age"])): c for c in row["by_both"]}
+            for arm, row in pool["arms"].items()
+        }
+        mine, erased = cells.get("retained", {}), cells.get("erased", {})
+        far, old = (sorted({key[i] for key in mine}) for i in (0, 1))
+        if not mine:
+            continue
+        names = _names(pool["values"])
+        title = "Success by steps to the goal (rows) and age of the evidence (columns), in brackets with memory erased"
+        grid = Grid(
+            f"{title}{': ' if names else ''}{names}", [["steps to the goal", *(f"age {a} - {b}" for a, b in old)]]
+        )
+        for span in far:
+            pairs = ((mine.get((span, age)), erased.get((span, age))) for age in old)
+            grid.rows.append([f"{span[0]} - {span[1]}", *(_cell(*pair) for pair in pairs)])
+        grids.append(grid)
+    return grids
+
+
+def _cell(mine: dict[str, Any] | None, erased: dict[str, Any] | None) -> str:
+    if mine is None:
+        return "-"
+    without = "" if erased is None else f" [{erased['success']['mean']:.2f}]"
+    return f"{_interval(mine['success'], 2)}{without}, {mine['n']}"
+
+
+def plot_sweep(found: dict[str, Any], path: Path) -> None:
+    """Success over evidence age and over goal distance, of every arm; one row per model and planner."""
+    from matplotlib.figure import Figure
+
+    pools = found["together"]
+    figure = Figure(figsize=(9, 3.2 * len(pools)), layout="constrained")
+    for pool, axes in zip(pools, figure.subplots(len(pools), 2, squeeze=False, sharey=True)):
+        for axis, (by, label) in zip(
+            axes, (("by_evidence_age", "evidence age"), ("by_goal_distance", "goal distance"))
+        ):
+            for arm, told in pool["arms"].items():
+                rows = told[by]
+                x, y = [(row["from"] + row["to"]) / 2 for row in rows], [row["success"]["mean"] for row in rows]
+                gap = [[abs(row["success"][side] - row["success"]["mean"]) for row in rows] for side in ("low", "high")]
+                style = {"lw": 2.2} if arm == "retained" else {"lw": 1, "alpha": 0.8}
+                axis.errorbar(x, y, gap, marker="o", ms=3, capsize=2, label=arm, **style)
+            axis.set(ylim=(-0.02, 1.02), xlabel=f"{label} (steps)", title=_names(pool["values"]))
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("success")
+        axes[0].legend(fontsize=6)
+    figure.savefig(path, dpi=110)
+
+
+def _names(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _far(row: dict[str, Any]) -> bool:

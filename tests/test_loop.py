@@ -393,7 +393,7 @@ def test_tasks_solved_at_the_start_are_counted_but_not_among_the_successes():
     assert row["n"] == 6 and row["success"]["mean"] == pytest.approx(4 / 6)
     cells = row["by_both"]
     assert sum(cell["n"] for cell in cells) == 5  # of one the age is not known
-    assert all(cell["distance"] <= cell["to_distance"] and cell["from"] <= cell["to"] for cell in cells)
+    assert all(cell["distance"] <= cell["to_distance"] and cell["age"] <= cell["to_age"] for cell in cells)
     assert min(cell["success"]["mean"] for cell in cells) == 0 and max(cell["success"]["mean"] for cell in cells) == 1
 
 

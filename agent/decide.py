@@ -25,30 +25,34 @@ from agent.imagined_env import ImaginedEnv
 from agent.policy import Agent
 from agent.progress import Progress
 from agent.walks import remember
+from envs.tasks import ScavengeConfig
 from worldmodel import Memory, WorldModel
 
 CONTINUOUS = {"candidates": 128, "horizon": 12, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
 DISCRETE = {"candidates": 256, "horizon": 16, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
 ROUNDS = 5
 PRETRAINED = "return9"
+AGES = (100, 5000)
+"""Frames of an episode before a decision."""
 
 
 def decide(config: Config, output: Path) -> Path:
     """One agent's decisions: continuous actions, new weights, by our CEM and by TorchRL's through its model-based
     environment; discrete actions, the weights of Return after a tour of its maze, with the beginnings of candidates
-    shared and not."""
+    shared and not, and after many more frames."""
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     continuous = WorldModel(compose([]).model, (3, 64, 64), 2, discrete=False).eval()
     trained = checkpoint.load(PRETRAINED, "cpu")
     random, toured = _seen(continuous), _toured(trained)
+    ages = _walked(trained, AGES)
     ways = {
         ("continuous", "cem"): (CONTINUOUS, _ours(continuous, CONTINUOUS, random)),
         ("continuous", "torchrl CEMPlanner"): (CONTINUOUS, _torchrl(continuous, CONTINUOUS, random)),
         ("discrete", "cem"): (DISCRETE, _ours(trained, DISCRETE, toured)),
         ("discrete", "cem, nothing shared"): (DISCRETE, _ours(Apart(trained), DISCRETE, toured)),
-    }
+    } | {("discrete", f"cem, at frame {age}"): (DISCRETE, _ours(trained, DISCRETE, memory)) for age, memory in ages}
     taken: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
     progress = Progress("benchmark", ROUNDS * len(ways), "decisions")
     for _, run in ways.values():
@@ -103,6 +107,18 @@ def _toured(model: WorldModel) -> Memory:
         seen.append((env.frames().copy(), env.last_action()))
     frames, actions = (torch.from_numpy(np.stack(x, 1)) for x in zip(*seen))
     return remember(model, frames, actions)
+
+
+def _walked(model: WorldModel, ages: tuple[int, ...]) -> list[tuple[int, Memory]]:
+    """The memory after so many frames of one long episode of Scavenge."""
+    env = ScavengeConfig(n=9, steps=max(ages)).build(1)
+    env.reset(np.zeros(1, np.int64), task_seeds(0, 1))
+    explorer, seen = env.explorer("seek", 0), []
+    for _ in range(max(ages)):
+        seen.append((env.frames().copy(), env.last_action()))
+        env.step(explorer.act())
+    frames, actions = (torch.from_numpy(np.stack(x, 1)) for x in zip(*seen))
+    return [(age, remember(model, frames[:, :age], actions[:, :age])) for age in ages]
 
 
 def _bounds(model: WorldModel) -> tuple[Tensor, Tensor]:

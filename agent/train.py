@@ -130,17 +130,20 @@ def train(config: Config, output: Path) -> Path:
 
 
 def begin(run: Run) -> None:
-    """What comes before the first step: collect what is missing, unless the data are another's, and see how the actions
-    move the view, unless the weights know it."""
+    """What comes before the first step: collect what is missing, unless the data are another's; and unless the weights
+    know it, see what frames look like and how the actions move the view."""
     if not run.config.data:
         fill(run.config, run.replay)
     run.replay.check(run.model.frame_shape)
-    if run.model.discrete and not run.config.train.init:
+    if not run.config.train.init:
         batch = run.replay.sample(16, min(run.config.train.length, 96), 0.5, np.random.default_rng(run.config.seed))
-        motions = calibrate(run.model, batch.to(run.model.place.device))
+        batch = batch.to(run.model.place.device)
+        run.model.patches.fit(batch.pixels)
+        if run.model.discrete:
+            motions = calibrate(run.model, batch)
+            moves = [f"{a} turns by {m[0]:g}, steps by ({m[1]:g}, {m[2]:g})" for a, m in motions.items() if any(m)]
+            print("how actions move the view: " + ("; ".join(moves) or "no rule found"))
         run.ema.load_state_dict(run.model.state_dict())
-        moves = [f"{a} turns by {m[0]:g}, steps by ({m[1]:g}, {m[2]:g})" for a, m in motions.items() if any(m)]
-        print("how actions move the view: " + ("; ".join(moves) or "no rule found"))
     save(run)
 
 

@@ -50,7 +50,7 @@ def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(tmp_pat
         "proposals": 0,
         "keep_elites": 2,
     }
-    for name, value in {"ROUNDS": 1, "CONTINUOUS": small, "DISCRETE": small}.items():
+    for name, value in {"ROUNDS": 1, "CONTINUOUS": small, "DISCRETE": small, "AGES": (8, 40)}.items():
         monkeypatch.setattr(decide, name, value)
     assert cli.main(["benchmark", "decide", "threads=1", f"output={tmp_path}"]) == 0
     rows = json.loads((tmp_path / "decide.json").read_text())["rows"]
@@ -59,6 +59,8 @@ def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(tmp_pat
         ("continuous", "torchrl CEMPlanner"),
         ("discrete", "cem"),
         ("discrete", "cem, nothing shared"),
+        ("discrete", "cem, at frame 8"),
+        ("discrete", "cem, at frame 40"),
     ]
     assert all(row["seconds"] > 0 for row in rows)
     assert "| continuous, cem | 16 x 4 x 2 |" in (tmp_path / "decide.md").read_text()

@@ -30,10 +30,14 @@ from worldmodel.tokens import Patches, Rarity
 FORESEEN = 0.5
 """Level at which foreseen frames are remembered, so that they can be told from those that were seen (level 1)."""
 
+COARSE = 4
+"""Fields along each side of a patch, for the coarse frame loss."""
+
 
 @dataclass(frozen=True)
 class LossWeights:
     frame: float = 10.0
+    coarse: float = 0.0  # of the frame seen coarsely: small things that move are found sooner
     reward: float = 1.0
     cont: float = 1.0
     value: float = 0.1
@@ -52,6 +56,7 @@ class ModelConfig:
 
     kind: str = "lssvwm"
     patch: int = 22
+    standardise: bool = False  # frames less their mean, over their spread: for small things before one background
     width: int = 64
     tiles: tuple[int, ...] = (1, 3)
     state: int = 128
@@ -168,7 +173,7 @@ class WorldModel(nn.Module):
         self.frame_shape = (channels, height, width)
         self.config, self.actions, self.discrete = c, actions, discrete
         self.recompute = False  # of each block, keep the inputs only, and run it again in the backward pass
-        self.patches = Patches(self.frame_shape, c.patch)
+        self.patches = Patches(self.frame_shape, c.patch, c.standardise)
         grid, tokens = self.patches.grid, self.patches.tokens
         self.embed = nn.Linear(self.patches.size, c.width)
         self.place = nn.Parameter(torch.randn(tokens, c.width) * 0.3)
@@ -250,7 +255,9 @@ class WorldModel(nn.Module):
         return x, Memory(layers=TensorDict(layers, batch_size=[batch]), seen=seen, frames=frames, batch_size=[batch])
 
     def _embed_frames(self, patches: Tensor) -> Tensor:
-        """`embed` of uint8 patches: their scaling to [-1, 1] is folded into the weights (bf16 holds them exactly)."""
+        """`embed` of uint8 patches: scaling to [-1, 1] is folded into the weights (bf16 holds the numbers exactly)."""
+        if self.patches.standardise:
+            return self.embed(self.patches.scaled(patches, self.embed.weight.dtype))
         weight, bias, device = self.embed.weight, self.embed.bias, patches.device.type
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         return F.linear(patches.to(kind), weight / 127.5, bias - weight.sum(1))
@@ -449,6 +456,8 @@ class WorldModel(nn.Module):
                 self.distance, ((noisy, blank), (remembered, true)), *goals, generator
             )
         losses["frame"], error, of_frames = self._frame_loss(noisy, patches, counted, known, generator)
+        if self.config.loss.coarse:
+            losses["coarse"] = self._coarse_loss(noisy, patches, counted)
         metrics |= of_frames
         if foreseen.log_error is not None:
             gap = foreseen.log_error - torch.log(error + 1e-4)
@@ -501,8 +510,8 @@ class WorldModel(nn.Module):
         true = patches.unflatten(-1, (channels, pixels))[..., some]  # [B, T, S, C, m]
         weight, bias = (v.unflatten(0, (channels, pixels))[:, some].flatten(0, 1) for v in self.unembed.parameters())
         predicted = F.linear(F.layer_norm(x, x.shape[-1:]), weight, bias)
-        error = (predicted - true.flatten(-2).to(x.dtype).div_(127.5).sub_(1.0)).square()
-        plain, known = error.detach().mean((-1, -2)), known.to(error.dtype)
+        error = (predicted - self.patches.scaled(true.flatten(-2), x.dtype, some)).square()
+        plain, known = self.patches.squared(error.detach().mean((-1, -2))), known.to(error.dtype)
         quarter = x.shape[1] * 3 // 4
         metrics = {
             "psnr": -10 * torch.log10(_mean(plain, known) / 4 + 1e-9),
@@ -511,6 +520,23 @@ class WorldModel(nn.Module):
         if self.config.rarity:
             error = error.unflatten(-1, (channels, -1)) * self.rarity(true)
         return _mean(error.flatten(2).mean(-1), counted.to(error.dtype)), plain, metrics
+
+    def _coarse_loss(self, x: Tensor, patches: Tensor, counted: Tensor) -> Tensor:
+        """Squared error of the predicted frames averaged over COARSE x COARSE fields of each patch.
+
+        A dot of few pixels, misplaced, is as wrong anywhere: the frame loss tells no way towards it. Seen coarsely, what
+        is near is less wrong.
+        """
+        channels, p = self.frame_shape[0], self.patches.patch
+
+        def pool(v: Tensor) -> Tensor:  # [..., C * p * p] -> [..., C * COARSE ** 2]
+            fields = F.adaptive_avg_pool2d(v.reshape(-1, channels, p, p), COARSE)
+            return fields.reshape(*v.shape[:-1], -1)
+
+        weight, bias = pool(self.unembed.weight.T).T, pool(self.unembed.bias)
+        true = pool(self.patches.scaled(patches, x.dtype))
+        error = (F.linear(F.layer_norm(x, x.shape[-1:]), weight, bias) - true).square()
+        return _mean(error.flatten(2).mean(-1), counted.to(error.dtype))
 
     def _distance_loss(self, head: Distance, streams, goals: Tensor, is_first: Tensor, generator) -> Tensor:
         """Of frames seen and foreseen (x [B, T, S, D], valid [B, T]), the steps to later ones."""

@@ -11,10 +11,15 @@ from torch.nn import functional as F
 class Patches(nn.Module):
     """Frames [..., C, H, W] <-> patches [..., S, C * patch * patch].
 
-    The frame is padded on all sides to a multiple of `patch`; `decode` cuts the padding off.
+    The frame is padded on all sides to a multiple of `patch`; `decode` cuts the padding off. The model works on
+    `scaled` patches: from -1 to 1, or, if `standardise`, less the mean frame and over the spread that `fit` found, so
+    that small things before a background which never changes are not drowned by it.
     """
 
-    def __init__(self, frame_shape: tuple[int, int, int], patch: int):
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, frame_shape: tuple[int, int, int], patch: int, standardise: bool = False):
         super().__init__()
         c, h, w = frame_shape
         self.frame_shape, self.patch = frame_shape, patch
@@ -22,6 +27,10 @@ class Patches(nn.Module):
         self.size = c * patch * patch
         right, below = self.grid[1] * patch - w, self.grid[0] * patch - h
         self.pad = (right // 2, right - right // 2, below // 2, below - below // 2)
+        self.standardise = standardise
+        if standardise:
+            self.register_buffer("centre", torch.zeros(self.tokens, self.size))
+            self.register_buffer("spread", torch.ones(()))
 
     @property
     def tokens(self) -> int:
@@ -35,8 +44,31 @@ class Patches(nn.Module):
         x = rearrange(x.reshape(-1, *x.shape[-3:]), "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
         return x.reshape(*lead, *x.shape[1:])
 
+    @torch.no_grad()
+    def fit(self, frames: Tensor) -> None:
+        """Take mean and spread from uint8 frames [..., C, H, W], if `standardise`."""
+        if self.standardise:
+            patches = (self.cut(frames).float() / 127.5 - 1).flatten(0, -3)
+            self.centre.copy_(patches.mean(0))
+            self.spread.copy_((patches - self.centre).square().mean().sqrt().clamp(min=1e-3))
+
+    def scaled(self, patches: Tensor, dtype: torch.dtype, some: Tensor | None = None) -> Tensor:
+        """uint8 patches [..., S, C * patch * patch], or `some` of their pixels, [..., S, C * m], as the model sees them"""
+        x = patches.to(dtype).div_(127.5).sub_(1.0)
+        if not self.standardise:
+            return x
+        centre = self.centre
+        if some is not None:
+            centre = centre.unflatten(-1, (self.frame_shape[0], -1))[..., some].flatten(-2)
+        return x.sub_(centre).div_(self.spread)
+
+    def squared(self, error: Tensor) -> Tensor:
+        """Squared errors of scaled patches, in units of pixels from -1 to 1."""
+        return error * self.spread.square() if self.standardise else error
+
     def decode(self, patches: Tensor) -> Tensor:
-        """Patches [..., S, C * patch * patch] in [-1, 1] -> uint8 frames [..., C, H, W]"""
+        """Scaled patches [..., S, C * patch * patch] -> uint8 frames [..., C, H, W]"""
+        patches = patches * self.spread + self.centre if self.standardise else patches
         c, h, w = self.frame_shape
         p = self.patch
         lead = patches.shape[:-2]

@@ -64,20 +64,15 @@ def test_mean_and_spread_are_saved_with_the_weights(tmp_path):
 
 def test_what_never_changes_is_predicted_before_any_training():
     frames = dots()
-    batch = Batch(frames[None], *(torch.zeros(1, 32, dtype=kind) for kind in (torch.int64, torch.float32)), *_flags(32))
+    none, first = (torch.zeros(1, 32, dtype=torch.bool) for _ in range(2))
+    first[:, 0] = True
+    batch = Batch(frames[None], none.long(), none.float(), none, none, first)
     psnr = {}
     for standardise in (False, True):
         one = model(standardise=standardise).eval()
         one.patches.fit(frames)
         psnr[standardise] = float(one.loss(batch)[1]["psnr"])
     assert psnr[True] > psnr[False] + 10
-
-
-def _flags(n):
-    first = torch.zeros(1, n, dtype=torch.bool)
-    first[:, 0] = True
-    none = torch.zeros_like(first)
-    return none, none, first
 
 
 @pytest.mark.parametrize("standardise", [False, True])
@@ -90,4 +85,4 @@ def test_the_coarse_loss_is_the_error_of_the_frame_averaged_over_fields(standard
     for frame in (one._predict(x), one.patches.scaled(patches, torch.float32)):
         pooled = frame.unflatten(-1, (3, COARSE, 12 // COARSE, COARSE, 12 // COARSE)).mean((-1, -3))
         fields.append(pooled)
-    assert found.item() == pytest.approx(float((fields[0] - fields[1]).square().mean()), rel=1e-4)
+    assert found.item() == pytest.approx(float((fields[0] - fields[1]).square().mean()), rel=1e-3)

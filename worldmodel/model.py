@@ -524,8 +524,8 @@ class WorldModel(nn.Module):
     def _coarse_loss(self, x: Tensor, patches: Tensor, counted: Tensor) -> Tensor:
         """Squared error of the predicted frames averaged over COARSE x COARSE fields of each patch.
 
-        A dot of few pixels, misplaced, is as wrong anywhere: the frame loss tells no way towards it. Seen coarsely, what
-        is near is less wrong.
+        A dot of few pixels, misplaced, is as wrong anywhere: the frame loss tells no way towards it. Seen coarsely,
+        what is near is less wrong.
         """
         channels, p = self.frame_shape[0], self.patches.patch
 

@@ -53,7 +53,8 @@ class Patches(nn.Module):
             self.spread.copy_((patches - self.centre).square().mean().sqrt().clamp(min=1e-3))
 
     def scaled(self, patches: Tensor, dtype: torch.dtype, some: Tensor | None = None) -> Tensor:
-        """uint8 patches [..., S, C * patch * patch], or `some` of their pixels, [..., S, C * m], as the model sees them"""
+        """uint8 patches [..., S, C * patch * patch], or `some` of their pixels, [..., S, C * m], as the model sees
+        them."""
         x = patches.to(dtype).div_(127.5).sub_(1.0)
         if not self.standardise:
             return x

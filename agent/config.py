@@ -78,7 +78,8 @@ class TrainConfig:
     with an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to `hide_span`
     (1: single frames), reached over the share `hide_ramp` of the training; `forget` is the share of frames before
     which the memory is erased. With `precision` bf16, matrix products are made in bf16; the scan, weights and losses
-    stay in float32.
+    stay in float32. With `dreams`, the policy and value heads also learn in imagination: from the end of every sequence
+    so many walks of `dream_steps`, whose actions are kept varied by `dream_entropy`.
     """
 
     init: str | None = None  # start from the weights of this checkpoint (a name or folder) instead of new ones
@@ -105,6 +106,9 @@ class TrainConfig:
     save_every: int = 100
     evaluate_every: int = 0  # steps between evaluations on held-out tasks; 0: none while training
     evaluate_tasks: int = 64
+    dreams: int = 0
+    dream_steps: int = 16
+    dream_entropy: float = 0.01
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies in it
     compile: bool = False
     recompute: bool = False  # blocks run again in the backward pass (activation checkpointing): less memory, more time
@@ -121,6 +125,8 @@ class TrainConfig:
             "log_every": 1,
             "save_every": 1,
             "hide_span": 1,
+            "dreams": 0,
+            "dream_steps": 2,
         }
         for name, low in least.items():
             if getattr(self, name) < low:

@@ -4,7 +4,8 @@ A task: a scripted guide walks the context phase while the agent only observes; 
     retained   the memory of all that was observed
     erased     memory reset when planning starts
     swapped    the memory of another task (with another answer, where the environment tells)
-    window     only the last `tasks.window` frames were observed
+    window     only the last `tasks.window` frames were observed when planning starts
+    short      never more than the last `tasks.window` frames are remembered, while planning either
     prior      the policy head acts on the retained memory, without planning
     any scripted explorer of the environment: random, still, wall, seek ... oracle
 """
@@ -33,7 +34,7 @@ from agent.progress import Progress
 from envs.base import BatchedEnv
 from worldmodel import Memory, WorldModel
 
-MEMORY_ARMS = ("retained", "erased", "swapped", "window", "prior")
+MEMORY_ARMS = ("retained", "erased", "swapped", "window", "short", "prior")
 FLOORS = ("random", "still", "seek", "wall", "forage", "oracle")  # left out where an environment has no such explorer
 
 
@@ -129,7 +130,9 @@ class Play:
             torch.from_numpy(np.array(self.env.last_action())),
             torch.from_numpy(self.first.copy()),
         )
-        if starts.any():
+        if self.arm == "short":
+            state = replace(state, memory=self._window_memory(torch.arange(len(state))))
+        elif starts.any():
             state = self._intervene(state, torch.from_numpy(starts), others)
         self.recent = [*self.recent, frame][-self.config.tasks.window :]
         if self.arm in ("retained", "prior") or (self.control | starts).any():

@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torch.distributions import Normal
 
 import planners
 from agent.checkpoint import check_fits
@@ -23,6 +24,7 @@ from worldmodel.heads import Readout
 
 NO_DISTANCE = "this model cannot tell steps to a goal: train it with model.loss.distance > 0"
 NO_SURPRISE = "this model cannot tell what is new: train it with model.loss.surprise > 0"
+SPREAD = 0.3  # of continuous actions drawn around the policy head's answer, in halves of their range
 ROWS = 1024  # imagined futures advanced together: small enough for the processor's cache
 
 
@@ -196,9 +198,20 @@ class Agent:
         if isinstance(self.space, planners.Discrete):
             gumbel = -torch.rand(policy.shape, generator=self.generator, device=self.device).clamp(min=1e-20).log()
             return (policy - gumbel.log()).argmax(-1)
-        spread = 0.3 * (self.space.high - self.space.low) / 2
         noise = torch.randn(policy.shape, generator=self.generator, device=self.device)
-        return (policy + spread * noise).clamp(self.space.low, self.space.high)
+        return (policy + self._spread(self.space) * noise).clamp(self.space.low, self.space.high)
+
+    def chances(self, policy: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of actions [...] or [..., A] drawn by `sample`, and the entropy, for answers [..., A] of the
+        policy head."""
+        if isinstance(self.space, planners.Discrete):
+            log = torch.log_softmax(policy.float(), -1)
+            return log.gather(-1, action[..., None])[..., 0], -(log.exp() * log).sum(-1)
+        drawn = Normal(policy, self._spread(self.space).expand_as(policy))
+        return drawn.log_prob(action).sum(-1), drawn.entropy().sum(-1)
+
+    def _spread(self, space: planners.Box) -> Tensor:
+        return (SPREAD * (space.high - space.low) / 2).to(self.device)
 
 
 class Choice:

@@ -25,8 +25,9 @@ from agent import config as configuration
 from agent.augment import Lengths, draw_forget, draw_hidden
 from agent.collect import build_env, check, fill, gather
 from agent.config import Config, TrainConfig, UserError
+from agent.dreams import dream
 from agent.evaluate import quick_success
-from agent.policy import action_count
+from agent.policy import Agent, action_count, build_agent
 from agent.progress import Progress
 from agent.replay import Replay
 from envs.base import BatchedEnv, Discrete
@@ -50,6 +51,7 @@ class Run:
     rng: np.random.Generator
     generator: torch.Generator
     lengths: Lengths
+    dreamer: Agent | None = None  # walks in imagination, if `train.dreams`
     step: int = 0
     best: float = -math.inf
 
@@ -83,6 +85,10 @@ def prepare(config: Config, folder: Path) -> Run:
     rng, generator = np.random.default_rng([config.seed, 7]), torch.Generator(device).manual_seed(config.seed)
     ema, lengths = copy.deepcopy(model).eval(), Lengths(config.train)
     run = Run(config, folder, model, ema, optimizer, replay, rng, generator, lengths)
+    if config.train.dreams:
+        run.dreamer = build_agent(config, model, build_env(config, 1))
+        run.dreamer.generator = generator  # which a checkpoint holds
+        model.train()  # building an agent ends that
     model.recompute = config.train.recompute
     if config.train.compile:
         for block in model.blocks:
@@ -250,7 +256,21 @@ def gradient(run: Run, sequences: Batch, burn_in: int = 0, foresee: bool = True)
             loss, metrics, memory = model.loss(sequences[part], memory, masks[0], run.generator, masks[1], foresee)
         (loss / len(parts)).backward()
         found.append(metrics)
-    return {key: torch.stack([metrics[key] for metrics in found]).mean() for key in found[0]}
+    metrics = {key: torch.stack([metrics[key] for metrics in found]).mean() for key in found[0]}
+    return metrics | (dreams(run, run.dreamer, sequences) if run.dreamer else {})
+
+
+def dreams(run: Run, dreamer: Agent, sequences: Batch) -> dict[str, Tensor]:
+    """Add up the gradient of dreams that begin somewhere in the sequences; their metrics."""
+    config, device = run.config.train, run.model.place.device
+    part = sequences[: int(run.rng.integers(1, sequences.is_first.shape[1] + 1))]
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(config.precision, device)):
+        empty = run.model.initial(len(part.pixels))
+        memory, told = run.model.observe(empty, part.pixels, part.action, part.is_first, learn=True)
+        now, ended = told.last(), (part.terminated | part.truncated)[:, -1]
+        loss, metrics = dream(dreamer, memory, now, ended, config.dreams, config.dream_steps, config.dream_entropy)
+    loss.backward()
+    return metrics
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:

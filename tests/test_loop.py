@@ -17,8 +17,8 @@ from agent import evaluate as evaluation
 from agent import train as training
 from agent.collect import AgentPolicy, ScriptedPolicy, gather
 from agent.config import CollectConfig, Config, TasksConfig, TrainConfig, UserError
-from agent.evaluate import Outcome, difference, grouped, measure, summary, swap_partners, task_seeds, wilson
-from agent.policy import Agent, PlanPolicy
+from agent.evaluate import Outcome, Play, difference, grouped, measure, summary, swap_partners, task_seeds, wilson
+from agent.policy import Agent, PlanPolicy, build_agent
 from agent.replay import Replay
 from envs import CountingConfig, GymConfig, TMazeConfig, make
 from envs.counting import decode
@@ -120,7 +120,7 @@ def test_proposals_are_worth_what_the_planner_would_say():
     state = agent.observe(agent.initial(3), torch.from_numpy(env.frames().copy()), torch.zeros(3).long(), first)
     actions, scores = agent.propose(state.memory, state.policy)
     assert actions.shape == (3, PLANNER.proposals, PLANNER.horizon)
-    torch.testing.assert_close(scores, agent.score(state.memory, actions))
+    torch.testing.assert_close(scores, agent.score(state.memory, actions), rtol=1e-4, atol=1e-4)
 
 
 def test_same_seed_same_plan_and_another_observation_another_plan():
@@ -192,8 +192,10 @@ def metrics(folder):
     return [{k: v for k, v in line.items() if k != "time"} for line in lines]
 
 
-def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
+@pytest.mark.parametrize("dreams", [0, 2])
+def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, dreams):
     setting = config(TMazeConfig(length=5), seed=3)
+    setting = dataclasses.replace(setting, train=dataclasses.replace(setting.train, dreams=dreams, dream_steps=4))
     whole = training.train(setting, tmp_path / "whole")
     short = dataclasses.replace(setting, train=dataclasses.replace(setting.train, steps=4))
     stop = {"at": 2}
@@ -344,6 +346,26 @@ def test_arms_are_paired_and_scripted_ends_are_right():
     for key in ("goal_distance", "evidence_age", "goal"):
         assert (getattr(results["oracle"], key) == getattr(results["retained"], key)).all()
     assert results["retained"].memory_bytes > 0 and len(results["retained"].memories) == 40
+
+
+def test_a_short_memory_never_holds_more_than_its_window():
+    setting = config(TMazeConfig(length=8), tasks=TasksConfig(count=3, batch=3, window=4))
+    env = make(setting.env, 3)
+    agent = build_agent(setting, WorldModel(TINY, env.frame_shape, 4).eval(), env)
+    held, observe = {}, agent.observe
+
+    for arm in ("short", "retained"):
+        held[arm] = []
+
+        def note(*args, arm=arm, **more):
+            state = observe(*args, **more)
+            held[arm].append(int(state.memory.frames.max()))
+            return state
+
+        agent.observe = note
+        Play(setting, env, task_seeds(0, 3), arm, agent).run()
+    assert max(held["short"]) == 4 and held["short"][-1] == 4
+    assert max(held["retained"]) > 8
 
 
 def test_an_evaluation_that_is_stopped_keeps_the_arms_it_finished(tmp_path, monkeypatch):

@@ -34,6 +34,11 @@ class Readout:
     distance: Tensor | None = None
     log_error: Tensor | None = None
 
+    def last(self) -> Readout:
+        """Of frames [B, T], the last ones, [B]: reward, value, continue and policy."""
+        parts = (x[:, -1] for x in (self.reward_logits, self.value_logits, self.continue_logit, self.policy))
+        return Readout(*parts, self.bins)
+
     def _mean(self, logits: Tensor) -> Tensor:
         return symexp(torch.softmax(logits, -1, dtype=self.bins.dtype) @ self.bins)
 

@@ -65,3 +65,4 @@ class Fork:
     traces: list[tuple[Any, dict[str, Tensor]]] | None = None
     seen: Tensor | None = None  # [B, n, k-1]
     aim: Tensor | None = None  # what the distance head needs of the goals
+    learn: bool = False  # heads keep their gradient

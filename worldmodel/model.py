@@ -8,6 +8,7 @@ Shapes: B sequences, T frames, R streams (noisy, clean), S tokens a frame, D wid
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -222,17 +223,25 @@ class WorldModel(nn.Module):
         return Memory(layers=layers, seen=seen, frames=frames, batch_size=[batch])
 
     def observe(
-        self, memory: Memory, frames: Tensor, action: Tensor, is_first: Tensor, hidden: Tensor | None = None
+        self,
+        memory: Memory,
+        frames: Tensor,
+        action: Tensor,
+        is_first: Tensor,
+        hidden: Tensor | None = None,
+        learn: bool = False,
     ) -> tuple[Memory, Readout]:
         """Write frames uint8 [B, T, C, H, W] into memory; returns the new memory and the heads of every frame [B, T].
 
         `action` is the one that led to each frame, `is_first` marks the start of an episode (memory is reset
-        there), `hidden` [B, T] frames leave no trace. Any way of cutting a sequence gives the same numbers.
+        there), `hidden` [B, T] frames leave no trace. Any way of cutting a sequence gives the same numbers. To `learn`,
+        see `dream`.
         """
-        x = self._embed_frames(self.patches.cut(frames)).unsqueeze(2)
-        writes = torch.ones_like(is_first) if hidden is None else ~hidden
-        level = torch.ones_like(is_first, dtype=x.dtype)
-        x, memory = self._run(x, level[..., None], action, is_first, writes, memory)
+        with torch.no_grad() if learn else contextlib.nullcontext():
+            x = self._embed_frames(self.patches.cut(frames)).unsqueeze(2)
+            writes = torch.ones_like(is_first) if hidden is None else ~hidden
+            level = torch.ones_like(is_first, dtype=x.dtype)
+            x, memory = self._run(x, level[..., None], action, is_first, writes, memory)
         return memory, self.heads(x[:, :, 0])
 
     def _run(
@@ -339,7 +348,8 @@ class WorldModel(nn.Module):
         return readout, memory
 
     def _read(self, x: Tensor, fork: Fork) -> Readout:
-        readout = self.heads(x)
+        with torch.enable_grad() if fork.learn else contextlib.nullcontext():
+            readout = self.heads(x)
         if self.distance is not None and fork.aim is not None:
             readout.distance = self.distance(x, fork.aim)
         return readout
@@ -380,15 +390,19 @@ class WorldModel(nn.Module):
         decode: bool = False,
         generator=None,
         goal: Tensor | None = None,
+        learn: bool = False,
     ) -> Imagined:
         """n futures of each memory, whose actions [B, n(, A)] `choose(h, readout)` says one after the other, from what
-        the heads answered to the frame before (None before the first)."""
-        fork, out = self.fork(memory, n, horizon, goal), None
-        actions, steps = [], []
-        for h in range(horizon):
-            actions.append(choose(h, out))
-            out, frame = self.step(fork, actions[-1], denoise, decode, generator)
-            steps.append(Step(out, frame))
+        the heads answered to the frame before (None before the first). To `learn` from them, the heads' answers keep
+        the gradient of the heads, which reaches no other part of the model."""
+        with torch.no_grad() if learn else contextlib.nullcontext():
+            fork, out = self.fork(memory, n, horizon, goal), None
+            fork.learn = learn
+            actions, steps = [], []
+            for h in range(horizon):
+                actions.append(choose(h, out).detach())
+                out, frame = self.step(fork, actions[-1], denoise, decode, generator)
+                steps.append(Step(out, frame))
         return _imagined(torch.stack(actions, 2), steps)
 
     def _blank(self, like: Tensor) -> Tensor:

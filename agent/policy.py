@@ -77,8 +77,8 @@ class Agent:
     ) -> AgentState:
         """Write a frame uint8 [B, C, H, W], reached by `last_action` [B], into memory; a first frame clears it. Plans
         lead to `goal`, an image of the same shape, if `planner.goal` is set."""
-        x = (v.to(self.device)[:, None] for v in (pixels, last_action, is_first))
-        memory, readout = self.model.observe(state.memory, *x)
+        frame, action, begins = (v.to(self.device)[:, None] for v in (pixels, last_action, is_first))
+        memory, readout = self.model.observe(state.memory, frame, action, begins)
         first = is_first.to(self.device)
         used = torch.where(first, self.config.horizon * self.config.repeat, state.used)
         goal = None if goal is None else goal.to(self.device)

@@ -36,8 +36,8 @@ class Readout:
 
     def last(self) -> Readout:
         """Of frames [B, T], the last ones, [B]: reward, value, continue and policy."""
-        parts = (x[:, -1] for x in (self.reward_logits, self.value_logits, self.continue_logit, self.policy))
-        return Readout(*parts, self.bins)
+        reward, value, cont = self.reward_logits[:, -1], self.value_logits[:, -1], self.continue_logit[:, -1]
+        return Readout(reward, value, cont, self.policy[:, -1], self.bins)
 
     def _mean(self, logits: Tensor) -> Tensor:
         return symexp(torch.softmax(logits, -1, dtype=self.bins.dtype) @ self.bins)

@@ -229,6 +229,7 @@ class WorldModel(nn.Module):
         action: Tensor,
         is_first: Tensor,
         hidden: Tensor | None = None,
+        *,
         learn: bool = False,
     ) -> tuple[Memory, Readout]:
         """Write frames uint8 [B, T, C, H, W] into memory; returns the new memory and the heads of every frame [B, T].

@@ -145,10 +145,9 @@ def begin(run: Run) -> None:
         batch = run.replay.sample(16, min(run.config.train.length, 96), 0.5, np.random.default_rng(run.config.seed))
         batch = batch.to(run.model.place.device)
         run.model.patches.fit(batch.pixels)
-        if run.model.discrete:
-            motions = calibrate(run.model, batch)
-            moves = [f"{a} turns by {m[0]:g}, steps by ({m[1]:g}, {m[2]:g})" for a, m in motions.items() if any(m)]
-            print("how actions move the view: " + ("; ".join(moves) or "no rule found"))
+        motions = calibrate(run.model, batch)
+        moves = [f"{a} turns by {m[0]:g}, steps by ({m[1]:g}, {m[2]:g})" for a, m in motions.items() if any(m)]
+        print("how actions move the view: " + ("; ".join(moves) or "no rule found"))
         run.ema.load_state_dict(run.model.state_dict())
     save(run)
 

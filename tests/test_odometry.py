@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs import MiniGridConfig, ReturnConfig, TMazeConfig, make
+from envs import MiniGridConfig, PointMazeConfig, ReturnConfig, TMazeConfig, make
 from worldmodel import Batch, ModelConfig, WorldModel
 from worldmodel.odometry import calibrate
 
@@ -42,6 +42,21 @@ def test_frames_tell_how_actions_move_the_view(config, actions, patch):
     turns = model.layers[0].scan.odometer.action.weight[0]
     assert torch.allclose(turns[:3], torch.tensor([-math.pi / 2, math.pi / 2, 0.0]))
     assert all(block.scan.odometer.known[:3].all() and not block.scan.odometer.known[-1] for block in model.layers)
+
+
+@pytest.mark.parametrize("view", ["around", "above"])
+def test_pictures_tell_how_continuous_actions_move_the_view(view):
+    """Seen from above, it is the dot that moves, not the view."""
+    config = PointMazeConfig(view=view, goal="spot", objects=3, tour=60)
+    batch, step = walks(config, "walk", slots=16), 2.0 * (64 - 4) / 30 / 22
+    model = WorldModel(ModelConfig(width=16), (3, 64, 64), 2, discrete=False)
+    motions, known = calibrate(model, batch), model.layers[0].scan.odometer.known
+    if view == "above":
+        assert not any(map(any, motions.values())) and not known.any()
+        assert not model.layers[0].scan.odometer.action.weight[:, :2].any()
+    else:  # x is to the right, y down, which is backward
+        assert motions[0] == pytest.approx((0, 0, step), abs=0.03 * step) and known[0]
+        assert motions[1] == pytest.approx((0, -step, 0), abs=0.03 * step) and known[1]
 
 
 def test_standing_still_is_a_motion_too():

@@ -159,10 +159,11 @@ class TasksConfig:
 class RecordConfig:
     """What `record` films."""
 
-    mode: Literal["open_loop", "plan"] = "open_loop"
+    mode: Literal["open_loop", "plan", "branches"] = "open_loop"
     episodes: int = 2
     context: int = 0  # frames observed before imagining; 0: the environment's context phase, or half
     horizon: int = 32  # frames imagined in open loop
+    plans: int = 3  # in mode branches, 2 to 8: of one memory, each imagined and carried out
     denoise: int = 1
     fps: int = 6
     scale: int = 4

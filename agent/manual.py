@@ -133,11 +133,12 @@ examples
   lssvwm evaluate checkpoint=runs/tmaze planner=mppi 'tasks.arms=[retained,erased]' tasks.count=100
 """,
     "record": """\
-usage: lssvwm record checkpoint=NAME_OR_FOLDER [mode=open_loop|plan] [key=value ...]
+usage: lssvwm record checkpoint=NAME_OR_FOLDER [mode=open_loop|plan|branches] [key=value ...]
 
 Writes mp4 videos of held-out tasks: real beside imagined beside the error, with actions, rewards and PSNR,
 and the same as data in JSON. open_loop: after the context, imagination follows the real actions. plan: what
-the planner imagined when it decided, beside what then happened.
+the planner imagined when it decided, beside what then happened. branches: several plans imagined from one
+memory, each beside what happens when it is carried out in a copy of the environment.
 
 settings                       (those of the checkpoint, where it has others)
   checkpoint=null              the folder of a run, or pretrained: {pretrained}
@@ -146,6 +147,7 @@ settings                       (those of the checkpoint, where it has others)
   record.episodes=2            videos
   record.context=0             frames observed first; 0: the environment's context, or half
   record.horizon=32            frames imagined in open loop
+  record.plans=3               in mode branches
   record.fps=6
   record.gif=false             a GIF as well
   tasks.seed=0                 which held-out tasks

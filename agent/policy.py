@@ -111,7 +111,7 @@ class Agent:
     def _replan(self, state: AgentState, due: Tensor) -> Plan:
         """Plans of all agents, those who are `due` having new ones."""
         where = due.nonzero()[:, 0]
-        memory, policy, goal = state.memory[where], state.policy[where], self._goal(state, where)
+        memory, policy, goal = state.memory[where], state.policy[where], self.goal(state, where)
         gone = state.used[where] // self.config.repeat
         warm = None if state.plan is None else state.plan.select(where).shift(gone)
         proposals, judged = self.propose(memory, policy, goal) if self.config.proposals else (None, None)
@@ -132,7 +132,7 @@ class Agent:
         spread[where] = torch.arange(len(where), device=self.device)
         return plan.select(spread)
 
-    def _goal(self, state: AgentState, where: Tensor) -> Tensor | None:
+    def goal(self, state: AgentState, where: Tensor) -> Tensor | None:
         """The goal images that count; raises ValueError where one is wanted and none was given."""
         if not self.config.goal:
             return None
@@ -159,9 +159,12 @@ class Agent:
         return actions.repeat_interleave(self.config.repeat, 2)
 
     @torch.no_grad()
-    def propose(self, memory: Memory, policy: Tensor, goal: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Action sequences [B, P, H(, A)] drawn from the policy prior, rolled out in imagination; their scores."""
-        n, repeat = self.config.proposals, self.config.repeat
+    def propose(
+        self, memory: Memory, policy: Tensor, goal: Tensor | None = None, n: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Action sequences [B, n, H(, A)] drawn from the policy prior, rolled out in imagination; their scores. There
+        are `planner.proposals` of them, if nothing else is said."""
+        n, repeat = self.config.proposals if n is None else n, self.config.repeat
         few = max(1, ROWS // n)
         actions, scores = [], []
         for part in (slice(i, i + few) for i in range(0, len(policy), few)):
@@ -200,6 +203,13 @@ class Agent:
             return (policy - gumbel.log()).argmax(-1)
         noise = torch.randn(policy.shape, generator=self.generator, device=self.device)
         return (policy + self._spread(self.space) * noise).clamp(self.space.low, self.space.high)
+
+    def anything(self, like: Tensor) -> Tensor:
+        """Actions drawn evenly, for as many answers of the policy head [..., A]."""
+        if isinstance(self.space, planners.Discrete):
+            return self.sample(torch.zeros_like(like))
+        drawn = torch.rand(like.shape, generator=self.generator, device=self.device)
+        return self.space.low + drawn * (self.space.high - self.space.low)
 
     def chances(self, policy: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of actions [...] or [..., A] drawn by `sample`, and the entropy, for answers [..., A] of the

@@ -2,6 +2,7 @@
 
     open_loop   the model observes the context, then follows the real actions in imagination alone
     plan        what the planner imagined of each plan it chose, beside what happened when it was followed
+    branches    several plans imagined from one memory, each beside what happens when it is followed in a copy
 
 The way of an episode: `Stage` (what happens) -> `Director` (what the model makes of it) -> scenes -> `film`.
 """
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from agent import checkpoint, film
+from agent.branches import Branch, BranchPainter, branches
 from agent.collect import build_env
 from agent.config import Config, RecordConfig, UserError
 from agent.evaluate import task_seeds
@@ -29,7 +31,7 @@ from agent.progress import Progress
 from envs.base import BatchedEnv, Discrete
 from worldmodel import Imagined
 
-MODES = ("open_loop", "plan")
+MODES = ("open_loop", "plan", "branches")
 OUTCOMES = ("running", "success", "wrong", "timeout")  # by the number that `truth()["outcome"]` gives
 FOLLOWED = ("oracle", "cells", "momentum", "random")  # whose actions open loop follows: the first offered
 LIMIT = 1000  # frames filmed where an environment has neither context phase nor end
@@ -113,6 +115,8 @@ class Director:
         self.generator = torch.Generator(agent.device).manual_seed(seed)
         self.scenes: list[Scene] = []
         self.decisions: list[dict[str, Any]] = []
+        self.start: Moment | None = None
+        self.branches: list[Branch] = []
 
     def open_loop(self) -> None:
         """Observe the context, then imagine what the actions really taken lead to, until horizon or end."""
@@ -154,13 +158,32 @@ class Director:
             )
         return known
 
-    def plan(self) -> None:
-        """Observe the context, then let the agent plan and act until the episode ends."""
+    def _guided(self) -> Moment:
+        """Observe the context phase; returns the moment from which the agent may act."""
         moment = self.stage.now()
         self._watch(moment)
         while not moment.ended and moment.guided:
             moment = self.stage.act(self.stage.guide.act())
             self._watch(moment)
+        return moment
+
+    def branch(self) -> None:
+        """Observe the context, or let the agent act for `record.context` frames where there is none; then branch."""
+        moment = self._guided()
+        while not moment.ended and len(self.scenes) < self.config.context:
+            action, self.state = self.agent.act(self.state)
+            moment = self.stage.act(action.cpu().numpy())
+            self._watch(moment)
+        if moment.ended:
+            raise UserError(f"record.context={self.config.context}: an episode ended before; set it lower")
+        fresh = replace(self.state, plan=None)
+        _, state = self.agent.act(fresh)
+        self.start = moment
+        self.branches = branches(self.agent, state, self.stage, self.config.plans)
+
+    def plan(self) -> None:
+        """Observe the context, then let the agent plan and act until the episode ends."""
+        moment = self._guided()
         future, used, limit = None, 0, len(self.scenes) + LIMIT
         while not moment.ended and len(self.scenes) < limit:
             action, self.state = self.agent.act(self.state)
@@ -244,7 +267,7 @@ class Director:
 def film_episode(config: Config, agent: Agent, stage: Stage) -> Director:
     """Film one episode in `record.mode`; the result has its scenes and decisions."""
     director = Director(config.record, agent, stage, config.seed)
-    director.open_loop() if config.record.mode == "open_loop" else director.plan()
+    {"open_loop": director.open_loop, "plan": director.plan, "branches": director.branch}[config.record.mode]()
     return director
 
 
@@ -280,7 +303,7 @@ def check(config: RecordConfig) -> None:
         hint = f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(MODES)}"
         raise UserError(f"unknown record.mode={config.mode}{hint}")
     ranges = {"episodes": (1, 10_000), "context": (0, 100_000), "horizon": (1, 10_000), "denoise": (1, 1000)}
-    for name, (low, high) in (ranges | {"fps": (1, 120), "scale": (1, 16)}).items():
+    for name, (low, high) in (ranges | {"fps": (1, 120), "scale": (1, 16), "plans": (2, 8)}).items():
         value = getattr(config, name)
         if not low <= value <= high:
             raise UserError(f"record.{name}={value} cannot be filmed: choose a number from {low} to {high}")
@@ -298,11 +321,15 @@ def save(config: Config, director: Director, index: int, seed: int, output: Path
     """Write what was filmed as `output/<mode>-<index>` with .mp4, .json, .png and, if asked for, .gif."""
     shown, scenes = config.record, director.scenes
     title = f"{shown.mode.replace('_', ' ')}   {config.env.kind}   task {index}"
-    painter = Painter(scenes, shown.scale, title)
+    if director.start:
+        painter = BranchPainter(director.start, director.branches, shown.scale, title)
+        at = painter.steps
+    else:
+        painter, at = Painter(scenes, shown.scale, title), middle(scenes)
     base = output / f"{shown.mode}-{index}"
     video, data, still = (base.with_name(f"{base.name}.{kind}") for kind in ("mp4", "json", "png"))
     film.write_mp4(video, painter.pictures(), painter.size, shown.fps)
-    film.write_png(still, painter.draw(middle(scenes)))
+    film.write_png(still, painter.draw(at))
     written = [video, data, still]
     if shown.gif:
         written.append(base.with_name(f"{base.name}.gif"))
@@ -336,6 +363,7 @@ def describe(config: Config, director: Director, index: int, seed: int) -> dict[
         "imagined_frames": sum(scene.kind == IMAGINED for scene in scenes),
         "mean_psnr": {kind: mean_psnr(scenes, kind) for kind in (CONTEXT, IMAGINED)},
         "decisions": director.decisions,
+        "branches": [branch.describe(stage) for branch in director.branches],
         "frames": [_row(scene) for scene in scenes],
     }
 

@@ -14,9 +14,10 @@ from PIL import Image
 
 import envs
 from agent import checkpoint, film
+from agent.branches import BranchPainter, farthest
 from agent.config import Config, RecordConfig, UserError
 from agent.film import BEST_PSNR, CONTEXT, IMAGINED, TINTS, Painter, Scene
-from agent.policy import AgentState
+from agent.policy import Agent, AgentState
 from agent.record import Stage, film_episode, record
 from envs import CountingConfig, TMazeConfig
 from envs.counting import decode, encode
@@ -326,3 +327,54 @@ def test_frames_of_any_shape_make_even_pictures(size, scale):
     shown = Scene(1, IMAGINED, frame, "left", 0.0, None, frame, -0.001, 1.0, 0, np.zeros((3, 5, 90), np.uint8), strip)
     picture = Painter([shown], scale, "title").draw(0)
     assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0
+
+
+def branching(**changes):
+    """A small untrained agent before the choice of a T-maze, and its film."""
+    env = envs.make(TMazeConfig(length=5), 1)
+    torch.manual_seed(0)
+    fields = {"width": 32, "tiles": (3,), "state": 16, "scan_head": 16, "attention_heads": 2, "head_hidden": 32}
+    model = WorldModel(ModelConfig(**fields), env.frame_shape, 4)
+    agent = Agent(model, CEMConfig(candidates=8, horizon=6, iterations=1, elites=2, keep_elites=2, proposals=2), 0)
+    setting = Config(env=TMazeConfig(length=5), record=RecordConfig(mode="branches", **changes))
+    stage = Stage(env, 2**32, 0)
+    return stage, film_episode(setting, agent, stage)
+
+
+def test_branches_start_from_one_moment_and_leave_the_stage_as_it_was():
+    stage, director = branching(plans=4)
+    assert director.start is not None and not director.start.guided and len(director.branches) == 4
+    assert stage.step == director.start.step and (stage.now().pixels == director.start.pixels).all()
+    plans = [branch.actions.tolist() for branch in director.branches]
+    assert len({tuple(plan) for plan in plans}) == 4 and all(len(plan) == 6 for plan in plans)
+    assert director.branches[0].actions.tolist() == plans[0]
+
+
+def test_what_really_happens_in_a_branch_is_what_the_actions_do():
+    _, director = branching()
+    for branch in director.branches:
+        env, seed = envs.make(TMazeConfig(length=5), 1), 2**32
+        again = Stage(env, seed, 0)
+        while again.env.in_context()[0]:
+            again.act(again.guide.act())
+        for action, moment in zip(branch.actions, branch.moments):
+            real = again.act(action[None])
+            assert (real.pixels == moment.pixels).all() and real.reward == moment.reward
+        assert again.outcome() == branch.outcome
+        assert len(branch.moments) == 6 or again.ended
+
+
+def test_plans_that_are_shown_end_as_far_apart_as_can_be():
+    points = torch.tensor([[0.0], [0.1], [5.0], [5.1], [-3.0]])
+    assert farthest(points, 3) == [0, 3, 4] and farthest(points, 9)[0] == 0
+
+
+def test_branches_are_drawn_step_by_step():
+    _, director = branching()
+    assert director.start is not None
+    painter = BranchPainter(director.start, director.branches, 2, "branches")
+    pictures = list(painter.pictures())
+    assert len(pictures) == painter.steps + 1
+    assert all(p.shape == (painter.size[1], painter.size[0], 3) for p in pictures)
+    assert painter.size[0] % 2 == painter.size[1] % 2 == 0
+    assert (pictures[0] != pictures[-1]).any()

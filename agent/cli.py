@@ -99,7 +99,12 @@ def train(settings: list[str]) -> None:
         raise UserError(f"{output} holds a run already: use `lssvwm resume {output}`, or another output=")
     plan = config.train
     print(f"train {config.name} on {_text(config.env)}")
-    print(f"collects {plan.collect.frames:,} frames unless {output}/data has some,")
+    frames = (
+        f"on the frames in {config.data}"
+        if config.data
+        else f"collects {plan.collect.frames:,} frames unless {output}/data has some"
+    )
+    print(f"{frames},")
     print(f"then {plan.steps:,} steps of {plan.batch} x {plan.length} frames; all goes to {output}")
     with _saved(output, resumable=True):
         from agent.train import train as run

@@ -21,7 +21,7 @@ class Recipe:
 
     `goal`: the shortest path to the goal. `tour`: all objects, nearest next, then cells. `shuffle`: the same
     in random order. `cells`: shortest paths to random cells. `seek`: objects (or arms) in random order, with
-    a map but no memory of colours. `forage`: along the wall until the cued object is in view, then to it.
+    a map but no memory of colours. `look`: to where the cue can be seen, then to the goal. `forage`: along the wall until the cued object is in view, then to it.
     `momentum`, `wall`, `random`, `still`: without a map.
     """
 
@@ -37,6 +37,7 @@ RECIPES = {
     "tour": Recipe("shuffle", "shuffle"),
     "cells": Recipe("cells", "cells", 0.15, 0.15),
     "seek": Recipe("cells", "seek", 0.15, 0.10),
+    "look": Recipe("look", "look"),
     "stumble": Recipe("cells", "seek", 0.40, 0.40),  # shows what comes of actions that lead nowhere
     "momentum": Recipe("momentum", "momentum"),
     "wall": Recipe("wall", "wall", 0.05, 0.05),  # the noise frees it from islands
@@ -150,6 +151,8 @@ class MazeExplorer(Explorer):
     def _itinerary(self, mode: str, slot: int) -> list[tuple[int, int]]:
         if mode == "cells":
             return []
+        if mode == "look":
+            return self.env.look_cells(slot)[::-1]
         cells = self.env.choice_cells(slot) if mode == "seek" else self.env.tour_cells(slot)
         return [cells[i] for i in self.rngs[slot].permutation(len(cells))]
 

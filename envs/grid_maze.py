@@ -79,6 +79,10 @@ class GridMaze(BatchedEnv):
         """Return the cells of `slot` among which one without memory must choose."""
         raise NotImplementedError
 
+    def look_cells(self, slot: int) -> list[tuple[int, int]]:
+        """Return where one who knows the map goes to see the cue, and then to reach the goal."""
+        raise NotImplementedError
+
     def roam_cells(self, slot: int) -> np.ndarray:
         """Return the cells of `slot` that a walk without aim may head for, int64 [M, 2]."""
         return np.argwhere(self.floor[slot])

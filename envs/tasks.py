@@ -22,7 +22,8 @@ class TMazeConfig:
     The arms have `arm` tiles and end at a magenta (left) or cyan (right) wall, in view only from inside the arm.
     `delay` dark frames follow the last frame of the cue. `steps` limits an episode (None: 4 length + 32 + delay),
     `budget` the decision, from one tile before the junction on. `cue_always` shows the cue in every frame: the
-    control without memory.
+    control without memory. `autonomous`: nobody guides, and the agent starts somewhere in the corridor, the cue behind
+    its back; it must go and look.
     """
 
     kind: str = "tmaze"
@@ -32,6 +33,7 @@ class TMazeConfig:
     cue_always: bool = False
     steps: int | None = None
     budget: int = 12
+    autonomous: bool = False
 
     def build(self, batch: int) -> TMazeEnv:
         """Return `batch` T-mazes; raises ValueError for a size that cannot be built."""
@@ -46,12 +48,14 @@ class TMazeEnv(GridMaze):
     `budget` or `steps`.
     """
 
-    explorers = ("oracle", "guide", "tour", "cells", "seek", "stumble", "momentum", "wall", "random", "still")
+    explorers = ("oracle", "guide", "look", "tour", "cells", "seek", "stumble", "momentum", "wall", "random", "still")
     first_evidence = picture.PANEL
 
     def __init__(self, config: TMazeConfig, batch: int):
         if config.length < 4 or config.arm < 1 or config.delay < 0:
             raise ValueError(f"a T-maze needs length >= 4, arm >= 1, delay >= 0; got {config}")
+        if config.autonomous and config.length < 7:
+            raise ValueError(f"an autonomous T-maze needs length >= 7, got length={config.length}")
         super().__init__(batch, config.length + 3, 2 * config.arm + 3, labels=2)
         self.config = config
         self.steps = config.steps if config.steps is not None else 4 * config.length + 32 + config.delay
@@ -75,7 +79,8 @@ class TMazeEnv(GridMaze):
             self.put_tile(slot, (self.rows - 3, self.middle + side), picture.PANEL + cue)
         self.put_tile(slot, (1, 0), picture.PANEL + LEFT_END)
         self.put_tile(slot, (1, self.cols - 1), picture.PANEL + RIGHT_END)
-        self.put_agent(slot, self.rows - 2, self.middle, 0)
+        start = int(rng.integers(3, self.rows - 6)) if self.config.autonomous else self.rows - 2
+        self.put_agent(slot, start, self.middle, 0)
         self.cue[slot] = cue
         self.border[slot] = picture.CUE_BORDER + cue if self.config.cue_always else picture.NO_BORDER
         self.goal_field[slot] = self._end_fields[cue]
@@ -83,9 +88,9 @@ class TMazeEnv(GridMaze):
 
     def _rules(self, running: np.ndarray) -> np.ndarray:
         self.dark = np.maximum(self.dark - running, 0)
-        enters = running & ~self.delayed & (self.row <= self.rows - 4)
+        enters = running & ~self.delayed & (self.row <= self.rows - 4) & (self.seen_at[self.slots, self.cue] >= 0)
         self.dark[enters], self.delayed[enters] = self.config.delay, True
-        leaves = (self.left_at < 0) & (self.row <= 2) & (self.dark == 0)
+        leaves = self.in_context() & (self.row <= 2) & (self.dark == 0)
         self.left_at[leaves] = self.clock[leaves]
         self.phase += leaves
         at_end = self.at(np.broadcast_to(self.ends, (self.batch, 2, 2)))
@@ -102,8 +107,8 @@ class TMazeEnv(GridMaze):
             self.seen_at[:] = self.clock[:, None]
 
     def in_context(self) -> np.ndarray:
-        """Return bool [B], true until the agent first stands one tile before the junction."""
-        return self.left_at < 0
+        """Return bool [B], true until the agent first stands one tile before the junction, if it is guided."""
+        return (self.left_at < 0) & (not self.config.autonomous)
 
     def tour_cells(self, slot: int) -> list[tuple[int, int]]:
         """Return the cell before the junction while the context lasts, then a random end."""
@@ -112,6 +117,10 @@ class TMazeEnv(GridMaze):
     def choice_cells(self, slot: int) -> list[tuple[int, int]]:
         """Return the ends of both arms."""
         return [(1, 1), (1, self.cols - 2)]
+
+    def look_cells(self, slot: int) -> list[tuple[int, int]]:
+        """Return the foot of the corridor, then the end of the cued arm."""
+        return [(self.rows - 2, self.middle), self.choice_cells(slot)[self.cue[slot]]]
 
     def roam_cells(self, slot: int) -> np.ndarray:
         """Return corridor cells, half of them the one before the junction; later mostly the ends."""

@@ -445,3 +445,21 @@ def test_success_over_640_episodes(config, name, low, high):
 def test_scavenging_over_256_episodes(config, name, low, high):
     _, reward = play(config, name, 256)
     assert low <= reward.mean() <= high
+
+
+def test_without_a_guide_the_cue_is_behind_and_who_looks_finds_the_goal():
+    env = make(TMazeConfig(length=12, autonomous=True), 64)
+    env.reset(np.arange(64), np.arange(64))
+    assert not env.in_context().any() and (env.truth()["evidence_age"] == -1).all()
+    assert len(set(env.row.tolist())) > 3
+    explorers = {"look": 1.0, "oracle": 1.0, "seek": 0.5}
+    for name, share in explorers.items():
+        env.reset(np.arange(64), np.arange(64))
+        walker, seen = env.explorer(name, 0), np.zeros(64, bool)
+        for _ in range(env.steps):
+            env.step(walker.act())
+            seen |= env.truth()["evidence_age"] >= 0
+        assert abs(env.truth()["success"].mean() - share) < 0.15
+        assert seen.all() == (name == "look")
+    with pytest.raises(ValueError, match="autonomous T-maze needs length >= 7"):
+        make(TMazeConfig(length=5, autonomous=True), 1)

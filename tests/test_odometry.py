@@ -59,6 +59,13 @@ def test_pictures_tell_how_continuous_actions_move_the_view(view):
         assert motions[1] == pytest.approx((0, -step, 0), abs=0.03 * step) and known[1]
 
 
+def test_pictures_too_small_to_tell_are_no_mistake():
+    batch = walks(PointMazeConfig(goal="none"), "walk", slots=2, length=5)
+    batch.pixels = batch.pixels[..., :6, :6]
+    model = WorldModel(ModelConfig(width=16, patch=2), (3, 6, 6), 2, discrete=False)
+    assert calibrate(model, batch) == {0: (0, 0, 0), 1: (0, 0, 0)}
+
+
 def test_standing_still_is_a_motion_too():
     batch = walks(ReturnConfig(tour=100), "stumble")
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)

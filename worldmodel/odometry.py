@@ -58,7 +58,7 @@ def _calibrate_continuous(model: WorldModel, batch: Batch) -> dict[int, tuple[fl
     pixels, going = batch.pixels.float() / 255, ~batch.is_first[:, 1:]
     after, before, action = pixels[:, 1:][going], pixels[:, :-1][going], batch.action[:, 1:][going]
     shift = torch.zeros(2, model.actions, device=action.device)  # right and down, in pixels
-    for size in COARSE_TO_FINE:
+    for size in (size for size in COARSE_TO_FINE if 4 * size <= min(pixels.shape[-2:])):
         a, b = F.avg_pool2d(after, size), F.avg_pool2d(before, size)
         changes = (a.std(0, keepdim=True).amax(1, keepdim=True) > CHANGES).float().expand(len(a), *a.shape[1:])
         moved = action @ shift.T / size

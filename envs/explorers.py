@@ -21,8 +21,8 @@ class Recipe:
 
     `goal`: the shortest path to the goal. `tour`: all objects, nearest next, then cells. `shuffle`: the same
     in random order. `cells`: shortest paths to random cells. `seek`: objects (or arms) in random order, with
-    a map but no memory of colours. `look`: to where the cue can be seen, then to the goal. `forage`: along the wall until the cued object is in view, then to it.
-    `momentum`, `wall`, `random`, `still`: without a map.
+    a map but no memory of colours. `look`: to where the cue can be seen, then to the goal. `forage`: along the
+    wall until the cued object is in view, then to it. `momentum`, `wall`, `random`, `still`: without a map.
     """
 
     context: str

@@ -63,12 +63,23 @@ def test_every_dependency_is_pinned(project: dict) -> None:
     assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()  # any build: no +cpu, no +cu
 
 
-@pytest.mark.parametrize("name", ["memory", "recall", "strategies", "planners", "decide"])
+SINGLE = {
+    "recall": report.success_grid,
+    "strategies": report.success_grid,
+    "planners": report.planner_grid,
+    "decide": report.decision_grid,
+}
+SEVERAL = {
+    "memory": report.memory_grids,
+    **dict.fromkeys(("tworoom", "scavenge", "tmaze_alone", "return_planners", "recall_delays"), report.sweep_grids),
+}
+
+
+@pytest.mark.parametrize("name", [*SINGLE, *SEVERAL])
 def test_tables_in_the_readme_are_those_of_the_committed_numbers(name):
     folder = ROOT / "configs" / "benchmark"
     if not (folder / f"{name}.json").exists():
         pytest.skip(f"benchmark {name} has not been committed")
     found = json.loads((folder / f"{name}.json").read_text())
-    single = {"planners": report.planner_grid, "decide": report.decision_grid}
-    for grid in report.memory_grids(found) if name == "memory" else [single.get(name, report.success_grid)(found)]:
+    for grid in SEVERAL[name](found) if name in SEVERAL else [SINGLE[name](found)]:
         assert grid.markdown() in (ROOT / "README.md").read_text()

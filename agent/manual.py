@@ -111,7 +111,8 @@ with another task's (swapped), with the last few frames only (window), the polic
 (prior), and scripted floors and ceilings. Prints a table; writes evaluation.json, a CSV file and a plot.
 
 settings                       (those of the checkpoint, where it has others)
-  checkpoint=null              the folder of a run, or pretrained: {pretrained}
+  checkpoint=null              the folder of a run, or a pretrained model:
+                               {pretrained}
   output=null                  folder for the results; null: runs/NAME/evaluation
   tasks.seed=0                 which held-out tasks
   tasks.count=300              how many
@@ -141,7 +142,8 @@ the planner imagined when it decided, beside what then happened. branches: sever
 memory, each beside what happens when it is carried out in a copy of the environment.
 
 settings                       (those of the checkpoint, where it has others)
-  checkpoint=null              the folder of a run, or pretrained: {pretrained}
+  checkpoint=null              the folder of a run, or a pretrained model:
+                               {pretrained}
   output=null                  folder for the videos; null: runs/NAME/video
   record.mode=open_loop        mode= is short for it
   record.episodes=2            videos

@@ -199,8 +199,8 @@ def decision_grid(found: dict[str, Any]) -> Grid:
 
 
 def sweep_grids(found: dict[str, Any]) -> list[Grid]:
-    """Success (and, where a task gives several rewards, the reward) of every arm in every case, with paired
-    differences; then by goal distance and evidence age, all cases of a model and planner together."""
+    """Success of every arm in every case, with paired differences; then by goal distance and evidence age, all cases of
+    a model and planner together. Where a task gives several rewards, the rewards instead."""
     rows = found["cases"]
     keys, arms = list(rows[0]["values"]), list(dict.fromkeys(arm for row in rows for arm in row["arms"]))
     n = rows[0]["arms"][arms[0]]["n"]
@@ -208,7 +208,7 @@ def sweep_grids(found: dict[str, Any]) -> list[Grid]:
     beside = len({row["tasks"]["hash"] for row in rows}) < len(rows) and "retained" in arms
     header = [*keys, *arms, *(f"retained - {arm}" for arm in minus), *(["retained - first row's"] if beside else [])]
     grid = Grid(f"Planning success (95 % intervals), {n} held-out tasks a row, differences paired", [header])
-    reward = Grid("Reward per task (95 % interval)", [[*keys, *arms]])
+    reward = Grid(f"Reward per task (95 % interval), {n} held-out tasks a row", [[*keys, *arms]])
     for row in rows:
         values, mine = [str(value) for value in row["values"].values()], row["arms"]
         cells = [_success(arm, mine[arm]) if arm in mine else "-" for arm in arms]
@@ -216,7 +216,7 @@ def sweep_grids(found: dict[str, Any]) -> list[Grid]:
         grid.rows.append([*values, *cells, *gaps, *([_gap(row.get("retained_minus_first"))] if beside else [])])
         reward.rows.append([*values, *(_reward(mine[arm]) if arm in mine else "-" for arm in arms)])
     several = any(row["arms"][arm]["reward"] > 1.05 for row in rows for arm in row["arms"])
-    return [grid, *([reward] if several else []), *_crossings(found["together"])]
+    return [reward] if several else [grid, *_crossings(found["together"])]
 
 
 def _success(arm: str, row: dict[str, Any]) -> str:

@@ -203,7 +203,8 @@ def sweep_grids(found: dict[str, Any]) -> list[Grid]:
     a model and planner together. Where a task gives several rewards, the rewards instead."""
     rows = found["cases"]
     keys, arms = list(rows[0]["values"]), list(dict.fromkeys(arm for row in rows for arm in row["arms"]))
-    n = rows[0]["arms"][arms[0]]["n"]
+    counts = [row["arms"][arms[0]]["n"] for row in rows]
+    n = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else counts[0]
     minus = [arm for arm in ("erased", "prior") if "retained" in arms and arm in arms]
     beside = len({row["tasks"]["hash"] for row in rows}) < len(rows) and "retained" in arms
     header = [*keys, *arms, *(f"retained - {arm}" for arm in minus), *(["retained - first row's"] if beside else [])]

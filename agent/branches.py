@@ -68,14 +68,14 @@ def branches(agent: Agent, state: AgentState, stage: Stage, k: int) -> list[Bran
     future = agent.model.imagine(state.memory, actions, decode=True)
     assert future.frames is not None
     chosen = farthest(future.frames[0, :, -1].flatten(1).float(), k)
-    scores = agent.score(state.memory, pool, goal)[0]
+    scores = agent.score(state.memory, pool[:, chosen], goal)[0].tolist()
     found = []
-    for i in chosen:
+    for i, score in zip(chosen, scores):
         moments, outcome = _carried_out(stage, actions[0, i].cpu().numpy())
         reach = torch.cat((torch.ones(1, device=agent.device), future.cont[0, i, :-1].cumprod(0)))
         plan, frames = (x[0, i].cpu().numpy() for x in (actions, future.frames))
         reward = (future.reward[0, i] * reach).cpu().numpy()
-        found.append(Branch(plan, float(scores[i]), frames, reward, moments, outcome))
+        found.append(Branch(plan, score, frames, reward, moments, outcome))
     return found
 
 

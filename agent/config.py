@@ -78,7 +78,7 @@ class TrainConfig:
     with an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to `hide_span`
     (1: single frames), reached over the share `hide_ramp` of the training; `forget` is the share of frames before
     which the memory is erased. With `precision` bf16, matrix products are made in bf16; the scan, weights and losses
-    stay in float32. With `dreams`, the policy and value heads also learn in imagination: from the end of every sequence
+    stay in float32. With `dreams`, the policy and value heads also learn in imagination: from a frame of every sequence
     so many walks of `dream_steps`, whose actions are kept varied by `dream_entropy`.
     """
 

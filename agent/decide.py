@@ -25,6 +25,7 @@ from agent.imagined_env import ImaginedEnv
 from agent.policy import Agent
 from agent.progress import Progress
 from agent.walks import remember
+from envs.base import BatchedEnv, Explorer
 from envs.tasks import ScavengeConfig
 from worldmodel import Memory, WorldModel
 
@@ -101,24 +102,25 @@ def _toured(model: WorldModel) -> Memory:
     config = from_checkpoint(checkpoint.read_config(checkpoint.resolve(PRETRAINED)), [])
     env = build_env(config, 1)
     env.reset(np.zeros(1, np.int64), task_seeds(0, 1))
-    guide, seen = env.guide(0), [(env.frames().copy(), env.last_action())]
-    while env.in_context()[0]:
-        env.step(guide.act())
-        seen.append((env.frames().copy(), env.last_action()))
-    frames, actions = (torch.from_numpy(np.stack(x, 1)) for x in zip(*seen))
-    return remember(model, frames, actions)
+    return remember(model, *_followed(env, env.guide(0), lambda: bool(env.in_context()[0])))
 
 
 def _walked(model: WorldModel, ages: tuple[int, ...]) -> list[tuple[int, Memory]]:
     """The memory after so many frames of one long episode of Scavenge."""
     env = ScavengeConfig(n=9, steps=max(ages)).build(1)
     env.reset(np.zeros(1, np.int64), task_seeds(0, 1))
-    explorer, seen = env.explorer("seek", 0), []
-    for _ in range(max(ages)):
-        seen.append((env.frames().copy(), env.last_action()))
-        env.step(explorer.act())
-    frames, actions = (torch.from_numpy(np.stack(x, 1)) for x in zip(*seen))
+    frames, actions = _followed(env, env.explorer("seek", 0), lambda: env.clock[0] < max(ages) - 1)
     return [(age, remember(model, frames[:, :age], actions[:, :age])) for age in ages]
+
+
+def _followed(env: BatchedEnv, explorer: Explorer, on: Callable[[], bool]) -> tuple[Tensor, Tensor]:
+    """Frames uint8 [B, T, C, H, W] and the actions [B, T] that led to them, while it goes `on`, and the frame then."""
+    seen = [(env.frames().copy(), env.last_action())]
+    while on():
+        env.step(explorer.act())
+        seen.append((env.frames().copy(), env.last_action()))
+    frames, actions = (torch.from_numpy(np.stack(x, 1)) for x in zip(*seen))
+    return frames, actions
 
 
 def _bounds(model: WorldModel) -> tuple[Tensor, Tensor]:

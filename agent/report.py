@@ -278,16 +278,21 @@ def plot_sweep(found: dict[str, Any], path: Path) -> None:
             axes, (("by_evidence_age", "evidence age"), ("by_goal_distance", "goal distance"))
         ):
             for arm, told in pool["arms"].items():
-                rows = told[by]
-                x, y = [(row["from"] + row["to"]) / 2 for row in rows], [row["success"]["mean"] for row in rows]
-                gap = [[abs(row["success"][side] - row["success"]["mean"]) for row in rows] for side in ("low", "high")]
                 style = {"lw": 2.2} if arm == "retained" else {"lw": 1, "alpha": 0.8}
-                axis.errorbar(x, y, gap, marker="o", ms=3, capsize=2, label=arm, **style)
+                _line(axis, told[by], label=arm, ms=3, **style)
             axis.set(ylim=(-0.02, 1.02), xlabel=f"{label} (steps)", title=_names(pool["values"]))
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("success")
         axes[0].legend(fontsize=6)
     figure.savefig(path, dpi=110)
+
+
+def _line(axis: Any, rows: list[dict[str, Any]], **style: Any) -> None:
+    """Success in ranges of one quantity, with its interval; nothing without any."""
+    x, y = [(row["from"] + row["to"]) / 2 for row in rows], [row["success"]["mean"] for row in rows]
+    gap = [[abs(row["success"][side] - row["success"]["mean"]) for row in rows] for side in ("low", "high")]
+    if rows:
+        axis.errorbar(x, y, gap, marker="o", capsize=2, **style)
 
 
 def _names(values: dict[str, Any]) -> str:
@@ -343,15 +348,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     bars.set(xlim=(0, 1.02), xlabel="success (95 % interval)", title=f"{found['tasks']['count']} held-out tasks")
     for axis, (by, label) in zip(lines, (("by_goal_distance", "goal distance"), ("by_evidence_age", "evidence age"))):
         for arm, colour in (("retained", "#1b7837"), ("erased", "#b2182b"), ("prior", "#2166ac")):
-            rows = arms.get(arm, {}).get(by, [])
-            x = [(row["from"] + row["to"]) / 2 for row in rows]
-            y = [row["success"]["mean"] for row in rows]
-            gap = [
-                [row["success"]["mean"] - row["success"]["low"] for row in rows],
-                [row["success"]["high"] - row["success"]["mean"] for row in rows],
-            ]
-            if rows:
-                axis.errorbar(x, y, gap, marker="o", capsize=2, label=arm, color=colour)
+            _line(axis, arms.get(arm, {}).get(by, []), label=arm, color=colour)
         axis.set(ylim=(-0.02, 1.02), xlabel=f"{label} (steps)", ylabel="success")
         axis.grid(alpha=0.3)
     lines[0].legend(fontsize=8)

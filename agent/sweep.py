@@ -34,8 +34,6 @@ from agent.evaluate import (
     measure,
     offered,
     summary,
-    task_seeds,
-    tasks_hash,
 )
 from worldmodel.store import WEIGHTS
 
@@ -122,7 +120,7 @@ def _play(case: Case, threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
     print(", ".join(f"{key}={value}" for key, value in case.values.items()) or case.config.checkpoint, flush=True)
-    model = checkpoint.load(str(case.config.checkpoint), case.config.device, case.config.backend)
+    asked, model = case.asked(), checkpoint.load(str(case.config.checkpoint), case.config.device, case.config.backend)
 
     def keep(results: dict[str, Outcome]) -> None:
         rows = {}
@@ -130,7 +128,7 @@ def _play(case: Case, threads: int) -> None:
             rows[arm] = {key: getattr(result, key).astype(float if key == "total_reward" else int) for key in ARRAYS}
             rows[arm] = {key: value.tolist() for key, value in rows[arm].items()}
             rows[arm] |= {key: getattr(result, key) for key in COUNTS}
-        report.write_json(case.file, {"asked": case.asked(), "arms": rows}, indent=None)
+        report.write_json(case.file, {"asked": asked, "arms": rows}, indent=None)
 
     measure(case.config, model, tuple(missing), keep)
 
@@ -146,10 +144,9 @@ def sum_up(played: Sequence[Case]) -> dict[str, Any]:
         found = summary(case.config, results)
         arms = {arm: {k: v for k, v in row.items() if not k.startswith("by_")} for arm, row in found["arms"].items()}
         row = {"values": case.values, "tasks": found["tasks"], "arms": arms}
-        hashed = tasks_hash(case.config, task_seeds(case.config.tasks.seed, case.config.tasks.count))
         if "retained" in results:
             mine = results["retained"].counted().success
-            row["retained_minus_first"] = difference(mine, first.setdefault(hashed, mine))
+            row["retained_minus_first"] = difference(mine, first.setdefault(found["tasks"]["hash"], mine))
         rows.append(row)
         pool = pools.setdefault(json.dumps({k: v for k, v in case.values.items() if not k.startswith("env")}), {})
         for arm, result in results.items():

@@ -123,7 +123,8 @@ class Private:
 
 def pick(x: Tensor, which: Tensor) -> Tensor:
     """Entries which [B, m] of x [B, n, ...]: [B, m, ...]"""
-    return x[torch.arange(len(x), device=x.device)[:, None], which]
+    rows = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (rows + which).flatten()).unflatten(0, which.shape)
 
 
 class Odometer(nn.Module):
@@ -410,11 +411,14 @@ class LocalAttention(nn.Module):
             past.append(torch.cat([line[:, j : j + t] for j in range(m)], -2) if m else line[:, :t, :, :0])
         return self.attend(q, (k, v), (past[0], past[1]), visible.repeat_interleave(s, -1)), carried
 
-    def recall(self, u: Tensor, trace: dict[str, Tensor], visible: Tensor, commit: bool) -> Tensor:
-        """u [B, n, S, D], visible [B, n, k-1]; trace holds key, value [B, n, k-1, h, S, d] of the last frames."""
+    def recall(self, u: Tensor, trace: dict[str, Tensor], visible: Tensor, commit: bool, read: bool = True) -> Tensor:
+        """u [B, n, S, D], visible [B, n, k-1]; trace holds key, value [B, n, k-1, h, S, d] of the last frames. Unless
+        `read`, what comes out is of no use."""
         q, k, v = self.split(u[:, :, None])
-        past = [rearrange(trace[x], "b n k h s d -> b n h (k s) d") for x in ("key", "value")]
-        y = self.attend(q, (k, v), (past[0], past[1]), visible.repeat_interleave(u.shape[2], -1))
+        y = u[:, :, None]
+        if read:
+            past = [rearrange(trace[x], "b n k h s d -> b n h (k s) d") for x in ("key", "value")]
+            y = self.attend(q, (k, v), (past[0], past[1]), visible.repeat_interleave(u.shape[2], -1))
         if commit:
             trace["key"] = torch.cat((trace["key"], k.movedim(-3, -4)), 2)[:, :, 1:]
             trace["value"] = torch.cat((trace["value"], v.movedim(-3, -4)), 2)[:, :, 1:]
@@ -456,9 +460,9 @@ class Block(nn.Module):
         """condition [..., D] -> three each of scale, shift and gate, [..., 1, D]"""
         return self.modulate(F.silu(condition)).unsqueeze(-2).chunk(9, -1)
 
-    def sublayers(self, x: Tensor, condition: Tensor, scan, attention) -> Tensor:
+    def sublayers(self, x: Tensor, condition: Tensor, scan, attention, mlp) -> Tensor:
         m = self.modulation(condition)
-        for i, layer in enumerate((scan, attention, self.mlp)):
+        for i, layer in enumerate((scan, attention, mlp)):
             if layer is None:
                 continue
             u = torch.addcmul(m[3 + i], F.layer_norm(x, x.shape[-1:]), 1 + m[i])
@@ -479,14 +483,20 @@ class Block(nn.Module):
             carried.update(new)
             return y
 
-        return self.sublayers(x, condition, scan, attention if self.attention else None), carried
+        return self.sublayers(x, condition, scan, attention if self.attention else None, self.mlp), carried
 
-    def recall(self, x, condition, action, visible, trace: tuple[Any, dict[str, Tensor]], commit: bool) -> Tensor:
+    def recall(
+        self, x, condition, action, visible, trace: tuple[Any, dict[str, Tensor]], commit: bool, read: bool = True
+    ) -> Tensor:
+        """One imagined frame x [B, n, S, D]. Unless `read`, nobody looks at what comes out: the last block of a frame
+        that is only remembered."""
+
         def scan(u):
             return self.scan.recall(u, action, trace[0], commit)
 
         def attention(u):
             assert self.attention is not None
-            return self.attention.recall(u, trace[1], visible, commit)
+            return self.attention.recall(u, trace[1], visible, commit, read)
 
-        return self.sublayers(x, condition, scan, attention if self.attention else None)
+        mlp = self.mlp if read else None
+        return self.sublayers(x, condition, scan, attention if self.attention else None, mlp)

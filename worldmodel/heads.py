@@ -106,7 +106,9 @@ class Distance(nn.Module):
     def __init__(self, tokens: int, width: int, hidden: int):
         super().__init__()
         self.here, self.there = nn.Linear(tokens * width, hidden), nn.Linear(tokens * width, hidden)
-        self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 1))
+        last = nn.Linear(hidden, 1)
+        self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), last)
+        nn.init.ones_(last.bias)  # some steps to begin with: 0 is the least that is told
 
     def aim(self, goal: Tensor) -> Tensor:
         """What `forward` needs of goals [..., S, D]: [..., hidden]"""
@@ -114,30 +116,52 @@ class Distance(nn.Module):
 
     def forward(self, x: Tensor, aim: Tensor) -> Tensor:
         """Steps [...], at least 0, from frames x [..., S, D]."""
-        return torch.expm1(self._log(self.here(_flat(x)), aim))
+        return torch.expm1(self._log(self.here(_flat(x)), aim).clamp(min=0))
 
     def _log(self, here: Tensor, aim: Tensor) -> Tensor:
-        return F.softplus(self.out(here + aim)[..., 0].float())
+        return self.out(here + aim)[..., 0].float()
 
-    def loss(self, x: Tensor, aims: Tensor, is_first: Tensor, valid: Tensor, optimism: float, generator) -> Tensor:
-        """Of frames x [B, T, S, D] where `valid` [B, T]: how well the steps to later frames of the same episode,
-        `aims` [B, T, hidden] (see `aim`), are told.
+    def loss(self, x: Tensor, seen: Tensor, aims: Tensor, is_first: Tensor, valid: Tensor, optimism: float, generator):
+        """Of frames x [B, T, S, D] where `valid` [B, T]: how well the steps to goals, `aims` [B, T, hidden] of the same
+        frames (see `aim`), are told.
 
+        Half of the goals come later in the same episode, after steps that were counted. The others are any frames:
+        those steps are what walking on for some and then what this head, from there (`seen`, x of the clean frames),
+        says: temporal differences, which join parts of walks that nobody walked in one go.
         Whoever walked there need not have taken the shortest way: expectile regression (Newey and Powell 1987) of
-        log(1 + steps) to a low expectile, `optimism`, tells what the quicker ones took.
+        log(1 + steps) to a low expectile, `optimism`, tells what the quicker ones took. What is joined is implicit
+        Q-learning with goals (HIQL, Park et al. 2023), over several steps and, instead of a discount, up to FARTHEST.
         """
-        steps = later(is_first, PAIRS, generator)
-        at = torch.arange(steps.shape[1], device=steps.device)[:, None] + steps
-        rows = torch.arange(len(steps), device=steps.device)[:, None, None]
-        gap = torch.log1p(steps.float()) - self._log(self.here(_flat(x))[:, :, None], aims[rows, at])
-        weight = torch.where(gap > 0, optimism, 1 - optimism) * valid[..., None]
-        return (weight * gap.square()).sum() / valid.sum().clamp(min=1) / PAIRS
+        here, (b, t) = self.here(_flat(x))[:, :, None], is_first.shape
+        rows = torch.arange(b, device=x.device)[:, None, None]
+        at = torch.arange(t, device=x.device)[:, None]
+        steps, on = later(is_first, PAIRS, generator), later(is_first, WAYPOINTS, generator)
+        counted = torch.log1p(steps.float()) - self._log(here, aims[rows, at + steps])
+        whose = torch.randint(b, steps.shape, generator=generator, device=x.device)
+        whose = torch.where(torch.arange(PAIRS, device=x.device) < PAIRS // 2, rows, whose)
+        goal = aims[whose, torch.randint(t, steps.shape, generator=generator, device=x.device)]
+        with torch.no_grad():
+            there = self.here(_flat(seen))[rows, at + on][:, :, :, None]  # [B, T, WAYPOINTS, 1, hidden]
+            rest = torch.expm1(self._log(there, goal[:, :, None]).clamp(min=0))
+            total = torch.log1p((on[..., None] + rest).amin(2).clamp(max=FARTHEST))
+        error = _expectile(counted, optimism) + _expectile(total - self._log(here, goal), JOINING)
+        return (error * valid[..., None]).sum() / valid.sum().clamp(min=1) / PAIRS
 
 
 PAIRS = 8
-"""Goals that each frame is paired with in training."""
+"""Goals of each kind that each frame is paired with in training."""
+WAYPOINTS = 4
+"""Frames of a walk from which the rest of the way is told; the nearest to the goal counts."""
 CLOSE = 8
-"""Half of them are at most so many steps away."""
+"""Half of those that come later are at most so many steps away."""
+JOINING = 0.2
+"""The expectile where steps told are joined (HIQL has 0.3): taken again and again, a lower one shrinks them."""
+FARTHEST = 300.0
+"""Steps that are joined at most."""
+
+
+def _expectile(gap: Tensor, low: float) -> Tensor:
+    return torch.where(gap > 0, low, 1 - low) * gap.square()
 
 
 def later(is_first: Tensor, n: int, generator) -> Tensor:

@@ -307,9 +307,10 @@ class WorldModel(nn.Module):
         fork.traces = [block.select(trace, which) for block, trace in zip(self.layers, fork.traces)]
 
     def step(
-        self, fork: Fork, action: Tensor, denoise: int = 1, decode: bool = False, generator=None
+        self, fork: Fork, action: Tensor, denoise: int = 1, decode: bool = False, generator=None, last: bool = False
     ) -> tuple[Readout, Tensor | None]:
-        """Imagine the frame that `action` [B, n] leads to and remember it; its heads, and frames if `decode`.
+        """Imagine the frame that `action` [B, n] leads to and remember it, unless it is the `last`; its heads, and
+        frames if `decode`.
 
         One denoising step gives the expected frame from memory alone, and heads that answer for all frames which
         may come: what is not known lowers an expected reward, where reading a blurred frame as if it were seen would
@@ -329,10 +330,11 @@ class WorldModel(nn.Module):
                 patches = self._predict(self._recall(fork, x, level, action, commit=False))
         elif decode:
             patches = self._predict(x)
-        clean = self._reembed(x) if patches is None else self.embed(patches)
-        trust = FORESEEN if self.config.imagined and denoise == 1 else 1.0
-        x = self._recall(fork, clean, trust, action, commit=True)
-        readout = readout if denoise == 1 else self._read(x, fork)
+        if denoise > 1 or not last:
+            clean = self._reembed(x) if patches is None else self.embed(patches)
+            trust = FORESEEN if self.config.imagined and denoise == 1 else 1.0
+            x = self._recall(fork, clean, trust, action, commit=True, read=denoise > 1)
+            readout = readout if denoise == 1 else self._read(x, fork)
         assert fork.seen is not None
         fork.seen = F.pad(fork.seen, (0, 1), value=True)[..., 1:]
         return readout, self.patches.decode(patches) if decode and patches is not None else None
@@ -374,10 +376,10 @@ class WorldModel(nn.Module):
         if not (share and self.discrete and denoise == 1):
             return self.dream(memory, n, horizon, lambda h, _: actions[:, :, h], denoise, decode, generator, goal)
         fork, steps = self.fork(memory, 1, horizon, goal), []
-        for level in levels(actions, self.actions):
+        for h, level in enumerate(levels(actions, self.actions)):
             if level.parents is not None:
                 self.select(fork, level.parents)
-            out, frame = self.step(fork, level.action, decode=decode)
+            out, frame = self.step(fork, level.action, decode=decode, last=h == horizon - 1)
             steps.append(Step(out, frame, level.of))
         return _imagined(actions, steps)
 
@@ -402,7 +404,7 @@ class WorldModel(nn.Module):
             actions, steps = [], []
             for h in range(horizon):
                 actions.append(choose(h, out).detach())
-                out, frame = self.step(fork, actions[-1], denoise, decode, generator)
+                out, frame = self.step(fork, actions[-1], denoise, decode, generator, last=h == horizon - 1)
                 steps.append(Step(out, frame))
         return _imagined(torch.stack(actions, 2), steps)
 
@@ -419,12 +421,14 @@ class WorldModel(nn.Module):
         """The clean patches [..., S, P] that tokens [..., S, D] stand for."""
         return self.unembed(F.layer_norm(x, x.shape[-1:]))
 
-    def _recall(self, fork: Fork, x: Tensor, level: float, action: Tensor, commit: bool) -> Tensor:
+    def _recall(self, fork: Fork, x: Tensor, level: float, action: Tensor, commit: bool, read: bool = True) -> Tensor:
+        """One imagined frame x [B, n, S, D] at a noise level through all blocks; with `commit` it is remembered, and
+        unless `read`, that is all that it is for."""
         condition = self.act(action) + self._level(torch.full(action.shape[:2], level, device=x.device, dtype=x.dtype))
         x = x + self.place + condition[..., None, :]
         assert fork.traces is not None and fork.seen is not None
-        for block, trace in zip(self.layers, fork.traces):
-            x = block.recall(x, condition, action, fork.seen, trace, commit)
+        for i, (block, trace) in enumerate(zip(self.layers, fork.traces)):
+            x = block.recall(x, condition, action, fork.seen, trace, commit, read or i < len(self.layers) - 1)
         return x
 
     # ---- training
@@ -555,8 +559,8 @@ class WorldModel(nn.Module):
 
     def _distance_loss(self, head: Distance, streams, goals: Tensor, is_first: Tensor, generator) -> Tensor:
         """Of frames seen and foreseen (x [B, T, S, D], valid [B, T]), the steps to later ones."""
-        aims = head.aim(goals)
-        parts = [head.loss(x, aims, is_first, valid, self.config.optimism, generator) for x, valid in streams]
+        aims, seen = head.aim(goals), streams[-1][0]
+        parts = [head.loss(x, seen, aims, is_first, valid, self.config.optimism, generator) for x, valid in streams]
         return torch.stack(parts).sum()
 
     def _value_target(self, seen: Readout, batch: Batch) -> Tensor:

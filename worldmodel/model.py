@@ -558,7 +558,7 @@ class WorldModel(nn.Module):
         return _mean(error.flatten(2).mean(-1), counted.to(error.dtype))
 
     def _distance_loss(self, head: Distance, streams, goals: Tensor, is_first: Tensor, generator) -> Tensor:
-        """Of frames seen and foreseen (x [B, T, S, D], valid [B, T]), the steps to later ones."""
+        """Of frames foreseen and, last, seen (x [B, T, S, D], valid [B, T]): the steps to other frames."""
         aims, seen = head.aim(goals), streams[-1][0]
         parts = [head.loss(x, seen, aims, is_first, valid, self.config.optimism, generator) for x, valid in streams]
         return torch.stack(parts).sum()

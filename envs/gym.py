@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -17,11 +19,14 @@ if TYPE_CHECKING:
 
 LEAST_SIDE = 8
 """An array with fewer rows or columns is no picture (MiniGrid's symbolic 7 x 7 view has the type of one)."""
+COMBINATIONS = 256
+"""So many combinations of several choices are numbered as one discrete action, at most."""
 
 
 @dataclass(frozen=True)
 class GymConfig:
-    """Either `id`, a registered environment, or `factory`, "package.module:callable"; `kwargs` go to it.
+    """Either `id`, a registered environment ("module:id" imports the module that registers it), or `factory`,
+    "package.module:callable"; `kwargs` go to it.
 
     `size`: side of the frame that the image is resized to. `max_steps`: truncate after so many steps.
     `render`: take the rendered picture for the observation; `render_mode="rgb_array"` is passed on.
@@ -46,7 +51,8 @@ class GymEnv(BatchedEnv):
     Observation: the image, as RGB of `size` x `size`. Reward and termination are the environment's.
     Success is what `info["is_success"]` (or "success") says on the last step; without it, an episode that is
     terminated with a positive reward. Raises ValueError for an unknown id or factory, for an environment
-    without an image, for actions that are neither Discrete nor a bounded Box.
+    without an image, for actions that are neither Discrete, MultiDiscrete, MultiBinary nor a bounded Box. Every
+    combination of several choices is one discrete action, of at most `COMBINATIONS`.
     """
 
     explorers = ("random", "still")
@@ -92,7 +98,11 @@ class GymEnv(BatchedEnv):
 
     def _step_one(self, slot: int, action: np.ndarray) -> float:
         space: Any = self.envs[slot].action_space
-        if isinstance(self.actions, Discrete):
+        choices = _choices(space)
+        if choices is not None:
+            chosen = np.array(np.unravel_index(int(action), choices), space.dtype).reshape(space.shape)
+            given = chosen + getattr(space, "start", space.dtype.type(0))
+        elif isinstance(self.actions, Discrete):
             given = int(action) + int(space.start)
         else:
             bounded = np.clip(action, self.actions.low, self.actions.high)
@@ -285,9 +295,22 @@ def _actions(env: gymnasium.Env, name: str | None) -> Discrete | Box:
         meanings = getattr(env.unwrapped, "get_action_meanings", lambda: [])()
         names = meanings if len(meanings) == n else [f"action {i}" for i in range(n)]
         return Discrete(n, tuple(str(label) for label in names))
+    choices = _choices(space)
+    if choices is not None and math.prod(choices) <= COMBINATIONS:
+        return Discrete(math.prod(choices), tuple(str(each) for each in itertools.product(*map(range, choices))))
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and space.is_bounded():
         return Box(tuple(space.low.ravel().tolist()), tuple(space.high.ravel().tolist()))
     raise ValueError(
-        f"{name} acts through {space}: only Discrete and bounded float Box are supported; "
+        f"{name} acts through {space}: only Discrete, MultiDiscrete and MultiBinary (up to {COMBINATIONS} "
+        "combinations) and bounded float Box are supported; "
         "wrap it in a factory (gymnasium.wrappers.TransformAction, RescaleAction)"
     )
+
+
+def _choices(space: gymnasium.Space) -> tuple[int, ...] | None:
+    """The numbers of choices that an action combines; None where it is not several choices."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.MultiBinary):
+        return (2,) * math.prod(space.shape)
+    return tuple(space.nvec.ravel().tolist()) if isinstance(space, spaces.MultiDiscrete) else None

@@ -23,7 +23,7 @@ from envs.torchrl_env import TorchRLEnv
 class PictureEnv(gymnasium.Env):
     """Shows its step count as a flat picture in a layout of choice; ends after 4 steps with reward 1."""
 
-    def __init__(self, layout: str = "hwc", box: bool = False, side: int = 32):
+    def __init__(self, layout: str = "hwc", box: bool = False, side: int = 32, space=None):
         hwc, chw, grey = (side, side, 3), (3, side, side), (side, side)
         shape = {"hwc": hwc, "chw": chw, "grey": grey, "dict": (side, side, 1)}
         self.layout = layout
@@ -32,7 +32,8 @@ class PictureEnv(gymnasium.Env):
         self.observation_space = self.picture
         if layout == "dict":
             self.observation_space = spaces.Dict({"words": words, "camera": self.picture})
-        self.action_space = spaces.Box(-1.0, 2.0, (2,)) if box else spaces.Discrete(3, start=-1)
+        default = spaces.Box(-1.0, 2.0, (2,)) if box else spaces.Discrete(3, start=-1)
+        self.action_space = default if space is None else space
 
     def _observe(self):
         picture = np.full(self.picture.shape, 10 * self.count + self.shade, np.uint8)
@@ -368,6 +369,37 @@ def test_gym_takes_continuous_actions_and_its_own_time_limit():
     assert (env.truth()["outcome"] == TIMEOUT).all()
 
 
+@pytest.mark.parametrize(
+    ("space", "combinations", "last"),
+    [
+        (spaces.MultiDiscrete([2, 3]), 6, [1, 2]),
+        (spaces.MultiDiscrete([2, 3], start=[5, -1]), 6, [6, 1]),
+        (spaces.MultiDiscrete([[2, 2], [3, 1]]), 12, [[1, 1], [2, 0]]),
+        (spaces.MultiBinary(3), 8, [1, 1, 1]),
+    ],
+)
+def test_gym_numbers_the_combinations_of_several_choices(space, combinations, last):
+    env = start(picture_env(space=space).build(1))
+    assert isinstance(env.actions, Discrete) and env.actions.n == combinations == len(set(env.actions.names))
+    for action in (0, combinations - 1):
+        env.step(np.array([action]))
+    assert env.envs[0].taken[-1].tolist() == last
+    assert env.last_action().tolist() == [combinations - 1]
+
+
+def test_the_robots_point_maze_is_seen_through_its_camera():
+    pytest.importorskip("gymnasium_robotics")
+    config = GymConfig(
+        id="gymnasium_robotics:PointMaze_UMaze-v3", kwargs={"continuing_task": False}, render=True, max_steps=20
+    )
+    env = start(config.build(1))
+    assert env.actions == Box((-1.0, -1.0), (1.0, 1.0))
+    before = env.frames()
+    for _ in range(20):
+        step = env.step(np.array([[1.0, 0.0]]))
+    assert step.truncated.all() and before.std() > 1 and (env.frames() != before).any()
+
+
 def test_gym_renders_when_there_is_no_image():
     env = start(GymConfig(id="CartPole-v1", render=True).build(1))
     assert env.actions == Discrete(2, ("action 0", "action 1"))
@@ -402,8 +434,8 @@ def test_gym_refuses_actions_it_cannot_take():
     from envs.gym import _actions
 
     env = PictureEnv()
-    env.action_space = spaces.MultiDiscrete([2, 3])
-    with pytest.raises(ValueError, match="acts through MultiDiscrete"):
+    env.action_space = spaces.MultiDiscrete([20, 20])
+    with pytest.raises(ValueError, match=r"acts through MultiDiscrete.*up to 256"):
         _actions(env, "toy")
     env.action_space = spaces.Box(-np.inf, np.inf, (2,))
     with pytest.raises(ValueError, match="bounded float Box"):

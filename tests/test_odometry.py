@@ -44,11 +44,12 @@ def test_frames_tell_how_actions_move_the_view(config, actions, patch):
     assert all(block.scan.odometer.known[:3].all() and not block.scan.odometer.known[-1] for block in model.layers)
 
 
-@pytest.mark.parametrize("view", ["around", "above"])
-def test_pictures_tell_how_continuous_actions_move_the_view(view):
-    """Seen from above, it is the dot that moves, not the view."""
+@pytest.mark.parametrize(("view", "explorer"), [("around", "walk"), ("around", "momentum"), ("above", "walk")])
+def test_pictures_tell_how_continuous_actions_move_the_view(view, explorer):
+    """Seen from above, it is the dot that moves, not the view; a border that is coloured in the end does not, either,
+    nor does a walker who runs into walls."""
     config = PointMazeConfig(view=view, goal="spot", objects=3, tour=60)
-    batch, step = walks(config, "walk", slots=16), 2.0 * (64 - 4) / 30 / 22
+    batch, step = walks(config, explorer, slots=16, length=80), 2.0 * (64 - 4) / 30 / 22
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 2, discrete=False)
     motions, known = calibrate(model, batch), model.layers[0].scan.odometer.known
     if view == "above":

@@ -132,19 +132,20 @@ class Odometer(nn.Module):
 
     A frame turns the heading by an angle and moves the position by a step, seen from the agent:
         heading += turn(action),    position += rotate(step(action), heading) * free(frame)
-    where the frame may say that a wall was in the way. What is `known` of an action's motion is not trained: an error
-    of a tenth of a degree adds up to a wrong heading over a thousand frames. A token of the frame lies at an offset
-    from the agent (at first: its place in the token grid), and its phases are r plane waves at that point:
+    where the frame may say that a wall was in the way, or with `slide`, along which of the two axes. What is `known`
+    of an action's motion is not trained: an error of a tenth of a degree adds up to a wrong heading over a thousand
+    frames. A token of the frame lies at an offset from the agent (at first: its place in the token grid), and its
+    phases are r plane waves at that point:
         phase_k = waves (position + rotate(offset_k, heading))
     which makes keys of places in the way grid cells do, or RoPE for an image that the agent carries about.
     """
 
-    def __init__(self, width: int, actions: int, tile: int, phases: int):
+    def __init__(self, width: int, actions: int, tile: int, phases: int, slide: bool):
         super().__init__()
         self.action = nn.Linear(actions, 3, bias=False)  # from the action itself: one-hot, or its numbers
         self.known: Tensor
         self.register_buffer("known", torch.zeros(actions, dtype=torch.bool))
-        self.frame = nn.Linear(width, 1)
+        self.frame = nn.Linear(width, 2 if slide else 1)
         nn.init.normal_(self.action.weight, std=0.1)
         nn.init.zeros_(self.frame.weight)
         nn.init.constant_(self.frame.bias, 4.0)  # free, until training says otherwise
@@ -156,6 +157,9 @@ class Odometer(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
         state_dict.setdefault(prefix + "known", torch.zeros_like(self.known))  # weights from before it was kept
+        for name in (prefix + "frame.weight", prefix + "frame.bias"):  # from before walls could stop one axis only
+            if len(state_dict[name]) == 1:
+                state_dict[name] = state_dict[name].expand(self.frame.out_features, *state_dict[name].shape[1:])
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def motion(self, action: Tensor) -> Tensor:
@@ -183,7 +187,7 @@ class Odometer(nn.Module):
         motion = self.motion(action)[:, :, None]  # [B, T, 1, 3]
         heading = _sum_before(motion[..., :1], reset, pose[:, :1, :1]) + motion[..., :1]
         step = turn(motion[..., 1:], heading)
-        free = torch.sigmoid(self.frame(u))  # [B, T, R, G, 1]
+        free = torch.sigmoid(self.frame(u))  # [B, T, R, G, 1 or 2]
         kept = step * torch.where(writes[..., None, None], free[:, :, -1], 1.0)
         before = _sum_before(kept, reset, pose[..., 1:])
         positions = before[:, :, None] + step[:, :, None] * free
@@ -229,6 +233,7 @@ class TiledScan(nn.Module):
         expand: int,
         rotary: float,
         actions: int,
+        slide: bool = False,
     ):
         super().__init__()
         if grid[0] % tile or grid[1] % tile:
@@ -239,7 +244,7 @@ class TiledScan(nn.Module):
         self.angles = int(rotary * state) // 2
         self.scan: backends.Scan = ssm.chunked
         self.project = nn.Linear(width, 2 * self.inner + 2 * state + self.heads, bias=False)
-        self.odometer = Odometer(width, actions, tile, self.angles)
+        self.odometer = Odometer(width, actions, tile, self.angles, slide)
         self.scale_B = nn.Parameter(torch.ones(state))
         self.scale_C = nn.Parameter(torch.ones(state))
         self.shift_B = nn.Parameter(torch.zeros(state))

@@ -184,7 +184,7 @@ class WorldModel(nn.Module):
             Block(
                 c.width,
                 c.mlp,
-                _mixer(c, grid, tile, actions + 1),
+                _mixer(c, grid, tile, actions + 1, slide=not discrete),
                 LocalAttention(c.width, tokens, c.local, c.attention_heads) if c.local else None,
             )
             for tile in c.tiles
@@ -597,14 +597,14 @@ class WorldModel(nn.Module):
         return (policy - action).square().sum(-1)
 
 
-def _mixer(c: ModelConfig, grid: tuple[int, int], tile: int, actions: int) -> Mixer:
+def _mixer(c: ModelConfig, grid: tuple[int, int], tile: int, actions: int, slide: bool) -> Mixer:
     """What a layer remembers by."""
     tokens = grid[0] * grid[1]
     if c.kind == "attention":
         return Attention(c.width, tokens, c.window, c.attention_heads)
     if c.kind == "gru":
         return GRU(c.width, tokens, c.state, actions)
-    return TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions)
+    return TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions, slide)
 
 
 def _mean(x: Tensor, weight: Tensor) -> Tensor:

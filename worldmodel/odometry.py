@@ -3,7 +3,8 @@
 For every action, of all quarter turns and steps of up to one token, the one that best lays the tokens of a frame onto
 the equal ones of the frame before. Where that is clear, it is kept as it is: sums over a thousand frames must be exact.
 Training adds what stops the agent, and the motions that were not found. Of continuous actions, the steps in proportion
-to them that explain best how the picture shifts (Lucas and Kanade 1981), if more does than some small thing.
+to them that explain best how the picture shifts (at first by Lucas and Kanade 1981), if more of it does than some small
+thing.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from worldmodel.blocks import TiledScan
 if TYPE_CHECKING:
     from worldmodel.model import Batch, WorldModel
 
-COARSE_TO_FINE = 4 * (8,) + 4 * (4,) + 4 * (2,)  # pixels averaged before slopes are taken: steps must be small to it
+COARSE, ROUNDS = 8, 4  # pixels averaged before slopes are taken: steps must be small to it
+STEPS = (1.0, 0.5, 0.2, 0.1, 0.05)  # by which the shift is then searched, in pixels
+PAIRS = 256  # of frames, for that
 PART = 0.1  # of the picture changes, at least, where the view moves
-CHANGES = 0.2  # spread of a pixel's brightness that shows the view moving, not some small thing before a background
+CHANGES, OFTEN = 0.2, 0.03  # of its brightness: what a pixel of a moving view changes by, in such a share of the frames
 FEW = 20  # fewer pairs of frames with an action are no evidence
 CLEAR = 0.9  # how small the difference must be, relative to that without any motion
 STILL = 0.01  # how small it must be where nothing moves, relative to that of unrelated frames
@@ -53,31 +56,72 @@ def calibrate(model: WorldModel, batch: Batch) -> dict[int, tuple[float, float, 
 
 
 def _calibrate_continuous(model: WorldModel, batch: Batch) -> dict[int, tuple[float, float, float]]:
-    """Steps in proportion to the actions. after(p) = before(p + shift action): what remains of the difference is slope
-    times the missing shift, and so on, the pictures growing finer."""
+    """Steps in proportion to the actions: after(p) = before(p + shift action). First coarsely, by slopes, then pixel by
+    pixel, whatever lowers the absolute error: actions that walls stopped are outvoted there, not averaged in."""
     pixels, going = batch.pixels.float() / 255, ~batch.is_first[:, 1:]
     after, before, action = pixels[:, 1:][going], pixels[:, :-1][going], batch.action[:, 1:][going]
-    shift = torch.zeros(2, model.actions, device=action.device)  # right and down, in pixels
-    for size in (size for size in COARSE_TO_FINE if 4 * size <= min(pixels.shape[-2:])):
-        a, b = F.avg_pool2d(after, size), F.avg_pool2d(before, size)
-        changes = (a.std(0, keepdim=True).amax(1, keepdim=True) > CHANGES).float().expand(len(a), *a.shape[1:])
-        moved = action @ shift.T / size
-        if float(changes.mean()) < PART:
-            break
-        weight = (changes * (_shifted(changes, moved) > 0.99)).reshape(-1, 1)  # not the agent, not the rim
-        b = _shifted(b, moved)
-        down, right = (torch.gradient((a + b) / 2, dim=dim)[0] for dim in (-2, -1))
-        slopes = torch.stack((right, down), -1).flatten(1, -2)  # [N, pixels, 2]
-        features = torch.einsum("npd,na->npda", slopes, action).flatten(2).flatten(0, 1)
-        square = features.T @ (features * weight) + 1e-6 * len(a) * torch.eye(features.shape[1], device=a.device)
-        more = torch.linalg.solve(square, features.T @ ((a - b).reshape(-1, 1) * weight)).view(2, -1)
-        shift = shift + size * more
+    view, few = _moving(after, before), slice(None, None, max(1, len(after) // PAIRS))
+    shift = _sloped(after, before, action, view)
+    if shift.any():
+        shift = _refined(after[few], before[few], action[few], view, shift)
     motions = {i: (0.0, -down, right) for i, (right, down) in enumerate((shift.T / model.patches.patch).tolist())}
     for scan in (block.scan for block in model.layers if isinstance(block.scan, TiledScan)):
         for i, motion in motions.items():
             scan.odometer.action.weight[:, i] = torch.tensor(motion)
             scan.odometer.known[i] = any(motion)
     return {i: (turn, round(ahead, 3), round(right, 3)) for i, (turn, ahead, right) in motions.items()}
+
+
+def _sloped(after: Tensor, before: Tensor, action: Tensor, view: Tensor) -> Tensor:
+    """The shift [2, A], right and down in pixels, that slopes of the coarse pictures tell: what remains of the
+    difference is slope times the missing shift, again and again. Zero where too little of the picture is a moving view.
+    """
+    shift = torch.zeros(2, action.shape[1], device=action.device)
+    if min(after.shape[-2:]) < COARSE * 4 or float(view.mean()) < PART:
+        return shift
+    a, b = F.avg_pool2d(after, COARSE), F.avg_pool2d(before, COARSE)
+    view = (F.avg_pool2d(view, COARSE) > 0.5).float().expand_as(a)
+    for _ in range(ROUNDS):
+        moved = action @ shift.T / COARSE
+        weight = (view * (_shifted(view, moved) > 0.99)).reshape(-1, 1)  # not the agent, not the rim
+        there = _shifted(b, moved)
+        down, right = (torch.gradient((a + there) / 2, dim=dim)[0] for dim in (-2, -1))
+        slopes = torch.stack((right, down), -1).flatten(1, -2)  # [N, pixels, 2]
+        features = torch.einsum("npd,na->npda", slopes, action).flatten(2).flatten(0, 1)
+        square = features.T @ (features * weight) + 1e-6 * len(a) * torch.eye(features.shape[1], device=a.device)
+        more = torch.linalg.solve(square, features.T @ ((a - there).reshape(-1, 1) * weight)).view(2, -1)
+        shift = shift + COARSE * more
+    return shift
+
+
+def _refined(after: Tensor, before: Tensor, action: Tensor, view: Tensor, shift: Tensor) -> Tensor:
+    """The shift near this one with the least absolute error, by a search along its entries in ever smaller steps."""
+    view = view.expand_as(after)
+
+    def error(shift: Tensor) -> float:
+        moved = action @ shift.T
+        weight = view * (_shifted(view, moved) > 0.99)
+        return float(((after - _shifted(before, moved)).abs() * weight).sum() / weight.sum().clamp(min=1.0))
+
+    least = error(shift)
+    for size in STEPS:
+        better = True
+        while better:
+            better = False
+            for i in itertools.product(range(shift.shape[0]), range(shift.shape[1]), (size, -size)):
+                tried = shift.clone()
+                tried[i[:2]] += i[2]
+                found = error(tried)
+                if found < least:
+                    shift, least, better = tried, found, True
+    return shift
+
+
+def _moving(after: Tensor, before: Tensor) -> Tensor:
+    """1 where the picture often changes from one frame to the next, [1, C, H, W]: the view, not a frame around it, nor
+    small things that pass before a background."""
+    often = ((after - before).abs().amax(1, keepdim=True) > CHANGES).float().mean(0, keepdim=True)
+    return (often > OFTEN).float().expand(-1, after.shape[1], -1, -1)
 
 
 def _shifted(frames: Tensor, shift: Tensor) -> Tensor:

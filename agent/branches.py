@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from agent.film import BAD, CONTEXT, DIM, GOOD, GROUND, IMAGINED, INK, TINTS, as_image, psnr
 from agent.policy import Agent, AgentState
+from worldmodel import Memory, WorldModel, belief
+from worldmodel.blocks import turn
 
 if TYPE_CHECKING:
     from agent.record import Moment, Stage
@@ -29,18 +32,21 @@ POOL = 64
 HELD = 0.7
 """Chance that a random plan takes the same action again."""
 NAMES = "ABCDEFGH"
+MARGIN, LARGEST = 2, 63
+"""Tokens drawn about the routes, and along a side of the remembered map, at most."""
 
 
 @dataclass(frozen=True)
 class Branch:
     """One plan: its actions [H], its score, what was imagined (frames uint8 [H, C, H', W']; rewards [H], each times the
-    chance that the episode goes on until then), and what happened: the moments of its steps, fewer than H if the
-    episode ended."""
+    chance that the episode goes on until then; the route [H, 3], in poses of `worldmodel.belief`, None without an
+    odometer), and what happened: the moments of its steps, fewer than H if the episode ended."""
 
     actions: np.ndarray
     score: float
     imagined: np.ndarray
     predicted: np.ndarray
+    route: Tensor | None
     moments: list[Moment]
     outcome: str
 
@@ -54,6 +60,7 @@ class Branch:
             "predicted_reward": [round(float(reward), 5) for reward in self.predicted],
             "reward": [moment.reward for moment in self.moments],
             "psnr": [round(psnr(moment.pixels, frame), 3) for moment, frame in pairs],
+            "route": None if self.route is None else self.route.cpu().numpy().round(3).tolist(),
             "outcome": self.outcome,
         }
 
@@ -69,13 +76,15 @@ def branches(agent: Agent, state: AgentState, stage: Stage, k: int) -> list[Bran
     assert future.frames is not None
     chosen = farthest(future.frames[0, :, -1].flatten(1).float(), k)
     scores = agent.score(state.memory, pool[:, chosen], goal)[0].tolist()
+    routes = belief.routes(agent.model, state.memory, actions[:, chosen])[0] if belief.has_map(agent.model) else None
     found = []
-    for i, score in zip(chosen, scores):
+    for k, (i, score) in enumerate(zip(chosen, scores)):
         moments, outcome = _carried_out(stage, actions[0, i].cpu().numpy())
         reach = torch.cat((torch.ones(1, device=agent.device), future.cont[0, i, :-1].cumprod(0)))
         plan, frames = (x[0, i].cpu().numpy() for x in (actions, future.frames))
         reward = (future.reward[0, i] * reach).cpu().numpy()
-        found.append(Branch(plan, score, frames, reward, moments, outcome))
+        route = None if routes is None else routes[k]
+        found.append(Branch(plan, score, frames, reward, route, moments, outcome))
     return found
 
 
@@ -111,18 +120,51 @@ def _carried_out(stage: Stage, actions: np.ndarray) -> tuple[list[Moment], str]:
     return moments, copy.outcome()
 
 
-class BranchPainter:
-    """Draws k branches below one another, one picture a step: imagined | real | map. Pictures are uint8 [R, S, 3]."""
+@dataclass(frozen=True)
+class Sketch:
+    """The map as memory has it, uint8 [C, R, S], the map's up being up; the route that it remembers [T, 2] and that of
+    each branch [H, 2], rows and columns of the picture."""
 
-    def __init__(self, start: Moment, found: list[Branch], scale: int, title: str):
-        self.start, self.found, self.title = start, found, title
+    picture: np.ndarray
+    past: np.ndarray
+    routes: list[np.ndarray]
+
+
+def sketch(
+    model: WorldModel, memory: Memory, trail: list[Tensor], found: list[Branch], bearing: float
+) -> Sketch | None:
+    """What memory holds of the places about its route `trail` (poses [3]) and about those of the branches; the agent
+    now faces `bearing` on the map. None for a model that carries no odometer."""
+    routes = [branch.route for branch in found if branch.route is not None]
+    if not routes:
+        return None
+    past = torch.stack(trail)
+    up = past[-1, :1] - bearing
+    routes = [turn(route[:, 1:], -up) for route in (past, *routes)]
+    points = torch.cat(routes)
+    low, high = (points.amin(0) - MARGIN).floor(), (points.amax(0) + MARGIN).ceil()
+    high = torch.minimum(high, low + LARGEST)
+    bounds = [tuple(int(x) for x in corner) for corner in (low, high)]
+    picture = belief.survey(model, memory, past, bounds[0], bounds[1], float(up)).cpu().numpy()
+    size = picture.shape[1] / (high[0] - low[0] + 1)
+    pixels = [torch.stack((high[0] - route[:, 0], route[:, 1] - low[1]), -1) * size + size / 2 for route in routes]
+    return Sketch(picture, pixels[0].cpu().numpy(), [route.cpu().numpy() for route in pixels[1:]])
+
+
+class BranchPainter:
+    """Draws k branches below one another, one picture a step: imagined | real | map | the map as remembered, with the
+    route that was imagined. Pictures are uint8 [R, S, 3]."""
+
+    def __init__(self, start: Moment, found: list[Branch], scale: int, title: str, sketch: Sketch | None = None):
+        self.start, self.found, self.title, self.sketch = start, found, title, sketch
         self.steps = max(len(branch.moments) for branch in found)
         self.side = max(24, start.pixels.shape[1] * scale // 2)
         self.text = max(11, self.side // 10)
         self.font = ImageFont.load_default(size=self.text)
         self.gap, self.line = 12, self.text + 8
-        self.columns = 2 if start.map is None else 3
-        wide = self.gap + self.columns * (self.side + self.gap)
+        known = (True, True, start.map is not None, sketch is not None)
+        self.columns = list(compress(("imagined", "real", "map", "remembered"), known))
+        wide = self.gap + len(self.columns) * (self.side + self.gap)
         self.row = self.side + 2 * self.line + self.gap
         words = ImageDraw.Draw(Image.new("RGB", (1, 1)))
         self.beside = int(max(words.textlength(f"{name}  score +0.00  the agent's own", self.font) for name in NAMES))
@@ -138,25 +180,30 @@ class BranchPainter:
         canvas = Image.new("RGB", self.size, GROUND)
         pen = ImageDraw.Draw(canvas)
         pen.text((self.gap, 6), f"{self.title}   from step {self.start.step}, +{h}", INK, self.font)
-        for i, name in enumerate(("imagined", "real", "map")[: self.columns]):
+        for i, name in enumerate(self.columns):
             pen.text((self.gap + i * (self.side + self.gap), 6 + self.line), name, DIM, self.font)
-        for i, branch in enumerate(self.found):
+        for i in range(len(self.found)):
             top = 2 * self.line + self.gap // 2 + i * self.row
-            self._branch(canvas, pen, top, NAMES[i], branch, h)
+            self._branch(canvas, pen, top, i, h)
         return np.asarray(canvas)
 
-    def _branch(self, canvas: Image.Image, pen: ImageDraw.ImageDraw, top: int, name: str, branch: Branch, h: int):
+    def _branch(self, canvas: Image.Image, pen: ImageDraw.ImageDraw, top: int, index: int, h: int):
+        name, branch = NAMES[index], self.found[index]
         after = branch.moments[: max(1, h)][-1] if h else self.start
         imagined = self.start.pixels if h == 0 else branch.imagined[h - 1]
         over = h > len(branch.moments)
-        panels = ((imagined, IMAGINED if h else CONTEXT), (after.pixels, CONTEXT), (after.map, CONTEXT))
-        for i, (frame, tint) in enumerate(panels[: self.columns]):
+        frames = {"imagined": imagined, "real": after.pixels, "map": after.map}
+        for i, name_of in enumerate(self.columns):
             left = self.gap + i * (self.side + self.gap)
+            tint = IMAGINED if h and name_of in ("imagined", "remembered") else CONTEXT
             pen.rectangle((left - 3, top - 3, left + self.side + 2, top + self.side + 2), TINTS[tint])
+            frame = frames.get(name_of)
             if frame is not None:
                 shown = frame // 3 if over and i else frame
                 canvas.paste(as_image(shown).resize((self.side, self.side), Image.Resampling.BOX), (left, top))
-        left = self.gap + self.columns * (self.side + self.gap) + self.gap
+            elif self.sketch is not None:
+                canvas.paste(self._remembered(self.sketch, index, h), (left, top))
+        left = self.gap + len(self.columns) * (self.side + self.gap) + self.gap
         reward = sum(moment.reward for moment in branch.moments[:h])
         ended = branch.outcome if over or h == len(branch.moments) else ""
         lines = [
@@ -168,3 +215,23 @@ class BranchPainter:
         ]
         for i, (words, ink) in enumerate(lines):
             pen.text((left, top + i * self.line), words, ink, self.font)
+
+    def _remembered(self, sketch: Sketch, branch: int, h: int) -> Image.Image:
+        """The map as memory has it: the route so far, and in colour the first h steps of the branch."""
+        zoom = self.side / max(sketch.picture.shape[1:])
+        rows, columns = (max(1, round(length * zoom)) for length in sketch.picture.shape[1:])
+        canvas, corner = Image.new("RGB", (self.side, self.side)), ((self.side - columns) // 2, (self.side - rows) // 2)
+        canvas.paste(as_image(sketch.picture).resize((columns, rows), Image.Resampling.BOX), corner)
+        pen, width = ImageDraw.Draw(canvas), max(2, self.side // 64)
+
+        def at(route: np.ndarray) -> list[tuple[float, float]]:
+            return [(corner[0] + column * zoom, corner[1] + row * zoom) for row, column in route.tolist()]
+
+        now = at(sketch.past[-1:])
+        ahead = now + at(sketch.routes[branch][:h])
+        pen.line(at(sketch.past), INK, max(1, width // 2))
+        if h:
+            pen.line(ahead, TINTS[IMAGINED], width)
+        x, y = ahead[-1]
+        pen.ellipse((x - 2 * width, y - 2 * width, x + 2 * width, y + 2 * width), TINTS[IMAGINED] if h else INK)
+        return canvas

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from agent import checkpoint, film
-from agent.branches import Branch, BranchPainter, branches
+from agent.branches import Branch, BranchPainter, Sketch, branches, sketch
 from agent.collect import build_env
 from agent.config import Config, RecordConfig, UserError
 from agent.evaluate import task_seeds
@@ -29,7 +29,7 @@ from agent.film import CONTEXT, IMAGINED, Painter, Scene, Strip
 from agent.policy import Agent, build_agent
 from agent.progress import Progress
 from envs.base import BatchedEnv, Discrete
-from worldmodel import Imagined
+from worldmodel import Imagined, belief
 
 MODES = ("open_loop", "plan", "branches")
 OUTCOMES = ("running", "success", "wrong", "timeout")  # by the number that `truth()["outcome"]` gives
@@ -48,6 +48,7 @@ class Moment:
     guided: bool
     ended: bool
     map: np.ndarray | None
+    bearing: float = 0.0  # which way the agent faces on the map
 
 
 class Stage:
@@ -64,7 +65,8 @@ class Stage:
         env = self.env
         draw = getattr(env, "top_view", None)
         pixels, action, guided = env.frames()[0].copy(), env.last_action()[0], bool(env.in_context()[0])
-        return Moment(self.step, pixels, action, self.reward, guided, self.ended, draw(0) if draw else None)
+        drawn = draw(0) if draw else None
+        return Moment(self.step, pixels, action, self.reward, guided, self.ended, drawn, env.bearing(0))
 
     def scripted(self) -> np.ndarray:
         """What the guide does in the context, and the followed explorer after it: actions [1, ...]."""
@@ -117,6 +119,8 @@ class Director:
         self.decisions: list[dict[str, Any]] = []
         self.start: Moment | None = None
         self.branches: list[Branch] = []
+        self.trail: list[Tensor] = []  # poses [3] that the memory took itself to be in
+        self.sketch: Sketch | None = None
 
     def open_loop(self) -> None:
         """Observe the context, then imagine what the actions really taken lead to, until horizon or end."""
@@ -180,6 +184,7 @@ class Director:
         _, state = self.agent.act(fresh)
         self.start = moment
         self.branches = branches(self.agent, state, self.stage, self.config.plans)
+        self.sketch = sketch(self.agent.model, state.memory, self.trail, self.branches, moment.bearing)
 
     def plan(self) -> None:
         """Observe the context, then let the agent plan and act until the episode ends."""
@@ -237,6 +242,8 @@ class Director:
         goals = self.stage.env.goals()
         goal = None if goals is None else torch.from_numpy(goals)
         self.state = self.agent.observe(self.state, frame, action, first, goal)
+        if self.config.mode == "branches" and belief.has_map(self.agent.model):
+            self.trail.append(belief.pose(self.agent.model, self.state.memory)[0])
 
     def _add(self, moment: Moment, kind: str, future: Prediction | None) -> None:
         """Keep a scene; `future` is the imagination that it is part of."""
@@ -322,7 +329,7 @@ def save(config: Config, director: Director, index: int, seed: int, output: Path
     shown, scenes = config.record, director.scenes
     title = f"{shown.mode.replace('_', ' ')}   {config.env.kind}   task {index}"
     if director.start:
-        painter = BranchPainter(director.start, director.branches, shown.scale, title)
+        painter = BranchPainter(director.start, director.branches, shown.scale, title, director.sketch)
         at = painter.steps
     else:
         painter, at = Painter(scenes, shown.scale, title), middle(scenes)

@@ -86,6 +86,10 @@ class BatchedEnv(ABC):
         (0 running, 1 success, 2 wrong choice, 3 time-out); `goal` int64, a label of the right answer.
         """
 
+    def bearing(self, slot: int) -> float:
+        """Return which way the agent of `slot` faces on its map, in radians clockwise from up; for people."""
+        return 0.0
+
     @abstractmethod
     def explorer(self, name: str, seed: int) -> Explorer:
         """Return the scripted explorer `name`; raises ValueError with the valid names for any other."""

@@ -191,6 +191,10 @@ class GridMaze(BatchedEnv):
         pose = int(self.row[slot]), int(self.col[slot]), int(self.heading[slot])
         return picture.draw_map(self.tiles[slot, pad:-pad, pad:-pad], pose)
 
+    def bearing(self, slot: int) -> float:
+        """Return which way the agent of `slot` faces on its map, in radians clockwise from up."""
+        return int(self.heading[slot]) * np.pi / 2
+
     # The engine.
 
     def lay(self, slot: int, floor: np.ndarray) -> None:

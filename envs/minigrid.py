@@ -258,6 +258,10 @@ class MiniGridEnv(BatchedEnv):
         """Return MiniGrid's picture of the whole map with the agent, uint8 [3, H * tile, W * tile]."""
         return self.envs[slot].get_full_render(highlight=True, tile_size=tile).transpose(2, 0, 1).copy()
 
+    def bearing(self, slot: int) -> float:
+        """Return which way the agent of `slot` faces on its map, in radians clockwise from up."""
+        return (int(self.heading[slot]) + 1) * np.pi / 2
+
     def explorer(self, name: str, seed: int) -> Explorer:
         """Return the scripted explorer `name`, one of `explorers`."""
         from envs.minigrid_explorers import MiniGridExplorer, Momentum

@@ -189,9 +189,9 @@ class BranchPainter:
 
     def _branch(self, canvas: Image.Image, pen: ImageDraw.ImageDraw, top: int, index: int, h: int):
         name, branch = NAMES[index], self.found[index]
-        after = branch.moments[: max(1, h)][-1] if h else self.start
-        imagined = self.start.pixels if h == 0 else branch.imagined[h - 1]
-        over = h > len(branch.moments)
+        over, h = h > len(branch.moments), min(h, len(branch.moments))  # after the end, all panels stand still
+        after = branch.moments[h - 1] if h else self.start
+        imagined = branch.imagined[h - 1] if h else self.start.pixels
         frames = {"imagined": imagined, "real": after.pixels, "map": after.map}
         for i, name_of in enumerate(self.columns):
             left = self.gap + i * (self.side + self.gap)
@@ -199,18 +199,18 @@ class BranchPainter:
             pen.rectangle((left - 3, top - 3, left + self.side + 2, top + self.side + 2), TINTS[tint])
             frame = frames.get(name_of)
             if frame is not None:
-                shown = frame // 3 if over and i else frame
+                shown = frame // 3 if over else frame
                 canvas.paste(as_image(shown).resize((self.side, self.side), Image.Resampling.BOX), (left, top))
             elif self.sketch is not None:
                 canvas.paste(self._remembered(self.sketch, index, h), (left, top))
         left = self.gap + len(self.columns) * (self.side + self.gap) + self.gap
         reward = sum(moment.reward for moment in branch.moments[:h])
-        ended = branch.outcome if over or h == len(branch.moments) else ""
+        ended = branch.outcome if h == len(branch.moments) else ""
         lines = [
             (f"{name}  score {branch.score:+.2f}" + ("  the agent's own" if name == NAMES[0] else ""), INK),
             (f"imagined reward {branch.predicted[:h].sum():+.2f}", TINTS[IMAGINED]),
             (f"real reward {reward:+.2f}", INK),
-            *([(f"PSNR {psnr(after.pixels, imagined):.1f} dB", DIM)] if h and not over else []),
+            *([(f"PSNR {psnr(after.pixels, imagined):.1f} dB", DIM)] if h else []),
             *([(f"ended: {ended}", GOOD if ended == "success" else BAD)] if ended not in ("", "running") else []),
         ]
         for i, (words, ink) in enumerate(lines):

@@ -109,3 +109,17 @@ def test_a_walk_in_a_circle_comes_back_to_the_same_phases():
     home = odometer.phases(torch.zeros(1, 1, 3))
     assert torch.allclose(odometer.phases(last).cos(), home.cos(), atol=1e-4)
     assert not torch.allclose(odometer.phases(poses[:, 3, 0]).cos(), home.cos(), atol=0.1)
+
+
+def test_a_wall_may_stop_continuous_actions_along_one_axis():
+    model = WorldModel(ModelConfig(width=16), (3, 64, 64), 2, discrete=False)
+    odometer, state = model.layers[0].scan.odometer, model.state_dict()
+    with torch.no_grad():
+        odometer.action.weight.copy_(torch.tensor([[0.0, 0, 0], [0, -1, 0], [1, 0, 0]]))
+        odometer.frame.bias.copy_(torch.tensor([-100.0, 100.0]))
+    pose = odometer.move(torch.zeros(1, 1, 16), torch.tensor([[0.5, 0.5, 0.0]]), torch.zeros(1, 1, 3))
+    assert torch.allclose(pose, torch.tensor([[[0.0, 0.0, 0.5]]]))  # on to the right, not back
+    state["blocks.0.scan.odometer.frame.weight"] = torch.full((1, 16), 2.0)  # from when one number told for both
+    state["blocks.0.scan.odometer.frame.bias"] = torch.full((1,), 3.0)
+    model.load_state_dict(state)
+    assert (odometer.frame.weight == 2).all() and (odometer.frame.bias == 3).all() and len(odometer.frame.bias) == 2

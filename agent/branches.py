@@ -33,7 +33,7 @@ HELD = 0.7
 """Chance that a random plan takes the same action again."""
 NAMES = "ABCDEFGH"
 MARGIN, LARGEST = 2, 63
-"""Tokens drawn about the routes, and along a side of the remembered map, at most."""
+"""Tokens drawn about the routes, and along a side of the remembered map, at most; the agent is in its middle then."""
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,13 @@ def sketch(
     past = torch.stack(trail)
     up = past[-1, :1] - bearing
     routes = [turn(route[:, 1:], -up) for route in (past, *routes)]
-    points = torch.cat(routes)
-    low, high = (points.amin(0) - MARGIN).floor(), (points.amax(0) + MARGIN).ceil()
-    high = torch.minimum(high, low + LARGEST)
-    bounds = [tuple(int(x) for x in corner) for corner in (low, high)]
+    points, now = torch.cat(routes), routes[0][-1]
+    low = torch.maximum(points.amin(0) - MARGIN, now - LARGEST // 2).floor()
+    high = torch.minimum(points.amax(0) + MARGIN, now + LARGEST // 2).ceil()
+    bounds = [(int(corner[0]), int(corner[1])) for corner in (low, high)]
     picture = belief.survey(model, memory, past, bounds[0], bounds[1], float(up)).cpu().numpy()
-    size = picture.shape[1] / (high[0] - low[0] + 1)
-    pixels = [torch.stack((high[0] - route[:, 0], route[:, 1] - low[1]), -1) * size + size / 2 for route in routes]
+    size = torch.tensor(picture.shape[1:]).to(low) / (high - low + 1)
+    pixels = [(torch.stack((high[0] - r[:, 0], r[:, 1] - low[1]), -1) + 0.5) * size for r in routes]
     return Sketch(picture, pixels[0].cpu().numpy(), [route.cpu().numpy() for route in pixels[1:]])
 
 

@@ -48,7 +48,7 @@ class Moment:
     guided: bool
     ended: bool
     map: np.ndarray | None
-    bearing: float = 0.0  # which way the agent faces on the map
+    bearing: float | None = None  # which way the agent faces on the map
 
 
 class Stage:
@@ -184,7 +184,8 @@ class Director:
         _, state = self.agent.act(fresh)
         self.start = moment
         self.branches = branches(self.agent, state, self.stage, self.config.plans)
-        self.sketch = sketch(self.agent.model, state.memory, self.trail, self.branches, moment.bearing)
+        if moment.bearing is not None:
+            self.sketch = sketch(self.agent.model, state.memory, self.trail, self.branches, moment.bearing)
 
     def plan(self) -> None:
         """Observe the context, then let the agent plan and act until the episode ends."""

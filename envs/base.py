@@ -86,9 +86,10 @@ class BatchedEnv(ABC):
         (0 running, 1 success, 2 wrong choice, 3 time-out); `goal` int64, a label of the right answer.
         """
 
-    def bearing(self, slot: int) -> float:
-        """Return which way the agent of `slot` faces on its map, in radians clockwise from up; for people."""
-        return 0.0
+    def bearing(self, slot: int) -> float | None:
+        """Return which way the agent of `slot` faces on its map, in radians clockwise from up; for people. None where
+        it does not look ahead from the lower edge of its frames: what it remembers is not drawn as a map then."""
+        return None
 
     @abstractmethod
     def explorer(self, name: str, seed: int) -> Explorer:

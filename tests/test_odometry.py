@@ -94,6 +94,20 @@ def test_noise_tells_nothing():
     assert calibrate(model, batch) == {} and not model.layers[0].scan.odometer.known.any()
 
 
+def test_pictures_that_actions_do_not_move_tell_nothing():
+    """Noise; and an action that comes along with others that do."""
+    batch = walks(PointMazeConfig(view="around", goal="none"), "walk", slots=4, length=30)
+    moving, batch.action = batch.action, torch.rand(*batch.action.shape[:2], 3) * 2 - 1
+    batch.action[..., :2] = moving
+    model = WorldModel(ModelConfig(width=16), (3, 64, 64), 3, discrete=False)
+    found = calibrate(model, batch)
+    assert any(found[0]) and any(found[1]) and not any(found[2])
+    assert model.layers[0].scan.odometer.known.tolist() == [True, True, False, False]
+    batch.pixels = torch.randint(0, 255, batch.pixels.shape, dtype=torch.uint8)
+    assert not any(map(any, calibrate(model, batch).values()))
+    assert not model.layers[0].scan.odometer.known.any()
+
+
 def test_a_walk_in_a_circle_comes_back_to_the_same_phases():
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
     odometer = model.layers[1].scan.odometer

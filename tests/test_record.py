@@ -372,7 +372,10 @@ def test_plans_that_are_shown_end_as_far_apart_as_can_be():
 def test_branches_are_drawn_step_by_step():
     _, director = branching()
     assert director.start is not None
-    painter = BranchPainter(director.start, director.branches, 2, "branches")
+    assert director.sketch is not None and len(director.sketch.past) == director.start.step + 1
+    plain = BranchPainter(director.start, director.branches, 2, "branches")
+    painter = BranchPainter(director.start, director.branches, 2, "branches", director.sketch)
+    assert painter.columns == [*plain.columns, "remembered"] and painter.size[0] > plain.size[0]
     pictures = list(painter.pictures())
     assert len(pictures) == painter.steps + 1
     assert all(p.shape == (painter.size[1], painter.size[0], 3) for p in pictures)

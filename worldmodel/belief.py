@@ -1,7 +1,7 @@
 """What memory holds, drawn: where the agent takes itself to be, and what it expects to see at any other place.
 
-Places are those of the odometer in the last layer: (heading, ahead, right), in radians to the right and in tokens,
-from where the episode began. Shapes: B memories, n futures or poses, H steps.
+Places are those of the odometer in the last layer (other layers' may lie half a token off): (heading, ahead, right), in
+radians to the right and in tokens, from where the episode began. Shapes: B memories, n futures or poses, H steps.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from worldmodel.blocks import TiledScan, turn
+
+CHUNK = 256
+"""Poses looked from, or compared with, at once."""
 
 if TYPE_CHECKING:
     from worldmodel.memory import Fork, Memory
@@ -66,20 +69,23 @@ def survey(
     not in view from any of the poses `trail` [T, 3] stay black, as memory can only guess."""
     rows, columns = model.patches.grid
     row, column = max(0, rows - 2), (columns - 1) // 2  # a token before the agent, which nothing hides
-    offset = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2])
-    ahead, right = (torch.arange(a, b + 1, dtype=torch.float32) for a, b in zip(low, high))
+    offset = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2]).to(model.place)
+    ahead, right = (torch.arange(a, b + 1).to(model.place) for a, b in zip(low, high))
     places = torch.stack(torch.meshgrid(ahead.flip(0), right, indexing="ij"), -1)
-    headings = torch.full((*places.shape[:2], 1), up)
-    poses = torch.cat((headings, turn(places - offset, headings)), -1).to(model.place)
-    there = turn(places, headings).to(trail)[:, :, None] - trail[:, 1:]
-    there = turn(there, -trail[:, :1].expand(*there.shape[:-1], 1))  # from the agent, at each pose of the trail
-    ahead, aside = there[..., 0], there[..., 1].abs()
-    known = ((ahead > -0.5) & (ahead < rows - 0.5) & (aside < columns / 2)).any(-1)
-    seen = look(model, memory[:1], poses.flatten(0, 1)[None])[0]
+    heading = torch.tensor([up]).to(model.place)
+    known = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
+    for part in trail.to(model.place).split(CHUNK):
+        there = turn(turn(places, heading)[:, :, None] - part[:, 1:], -part[:, :1])  # from the agent, at each pose
+        aside = there[..., 1].abs() < columns / 2
+        known |= ((there[..., 0] > -0.5) & (there[..., 0] < rows - 0.5) & aside).any(-1)
+    points = turn(places[known] - offset, heading)
+    poses = torch.cat((heading.expand(len(points), 1), points), -1)
+    seen = torch.cat([look(model, memory[:1], part[None])[0] for part in poses.split(CHUNK)])
     size, (left, _, above, _) = model.patches.patch, model.patches.pad
     top, side = row * size - above, column * size - left
-    tokens = seen[..., max(0, top) : top + size, max(0, side) : side + size].unflatten(0, places.shape[:2])
-    tokens = tokens * known[..., None, None, None]
+    seen = seen[..., max(0, top) : top + size, max(0, side) : side + size]
+    tokens = seen.new_zeros(*known.shape, *seen.shape[1:])
+    tokens[known] = seen
     return tokens.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
 
 
@@ -102,5 +108,5 @@ def _stillest(model: WorldModel) -> tuple[Tensor, Tensor]:
     if not model.discrete:
         return torch.zeros(model.actions, device=model.place.device), torch.zeros(3, device=model.place.device)
     motion = odometer.motion(torch.eye(model.actions + 1, device=model.place.device)[: model.actions])
-    action = motion.abs().sum(-1).argmin()
+    action = (motion[:, 1:].abs().sum(-1) + 0.01 * motion[:, 0].abs()).argmin()  # nothing can stop a turn
     return action, motion[action]

@@ -158,7 +158,7 @@ class Odometer(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
         state_dict.setdefault(prefix + "known", torch.zeros_like(self.known))  # weights from before it was kept
         for name in (prefix + "frame.weight", prefix + "frame.bias"):  # from before walls could stop one axis only
-            if len(state_dict[name]) == 1:
+            if name in state_dict and len(state_dict[name]) == 1:
                 state_dict[name] = state_dict[name].expand(self.frame.out_features, *state_dict[name].shape[1:])
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

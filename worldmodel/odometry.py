@@ -95,25 +95,32 @@ def _sloped(after: Tensor, before: Tensor, action: Tensor, view: Tensor) -> Tens
 
 
 def _refined(after: Tensor, before: Tensor, action: Tensor, view: Tensor, shift: Tensor) -> Tensor:
-    """The shift near this one with the least absolute error, by a search along its entries in ever smaller steps."""
+    """The shift near this one with the least absolute error, by a search along its entries in ever smaller steps. An
+    action whose shift explains the picture no better than the opposite shift has none."""
     view = view.expand_as(after)
 
     def error(shift: Tensor) -> float:
         moved = action @ shift.T
-        weight = view * (_shifted(view, moved) > 0.99)
-        return float(((after - _shifted(before, moved)).abs() * weight).sum() / weight.sum().clamp(min=1.0))
+        weight = view * (_shifted(view, moved, "zeros") > 0.99)
+        if weight.sum() < view.sum() / 2:
+            return float("inf")
+        return float(((after - _shifted(before, moved)).abs() * weight).sum() / weight.sum())
 
     least = error(shift)
     for size in STEPS:
-        better = True
-        while better:
-            better = False
-            for i in itertools.product(range(shift.shape[0]), range(shift.shape[1]), (size, -size)):
+        for i in itertools.product(range(shift.shape[0]), range(shift.shape[1]), (size, -size)):
+            for _ in range(COARSE):
                 tried = shift.clone()
                 tried[i[:2]] += i[2]
                 found = error(tried)
-                if found < least:
-                    shift, least, better = tried, found, True
+                if found >= least:
+                    break
+                shift, least = tried, found
+    for i in range(shift.shape[1]):
+        back, without = shift.clone(), shift.clone()
+        back[:, i], without[:, i] = -shift[:, i], 0  # going back blurs a picture as much
+        if least >= CLEAR * error(back):
+            shift, least = without, error(without)
     return shift
 
 
@@ -124,13 +131,13 @@ def _moving(after: Tensor, before: Tensor) -> Tensor:
     return (often > OFTEN).float().expand(-1, after.shape[1], -1, -1)
 
 
-def _shifted(frames: Tensor, shift: Tensor) -> Tensor:
+def _shifted(frames: Tensor, shift: Tensor, beyond: str = "border") -> Tensor:
     """frames [N, C, H, W] at places that lie by `shift` [N, 2], right and down in pixels, from each pixel."""
     h, w = frames.shape[-2:]
     down, right = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     at = torch.stack((right, down), -1).to(frames) + shift[:, None, None]
     size = torch.tensor([w, h], device=frames.device)
-    return F.grid_sample(frames, (2 * at + 1) / size - 1, padding_mode="border", align_corners=False)
+    return F.grid_sample(frames, (2 * at + 1) / size - 1, padding_mode=beyond, align_corners=False)
 
 
 def _best(after: Tensor, before: Tensor, grid: tuple[int, int]) -> tuple[float, float, float] | None:

@@ -71,7 +71,8 @@ SINGLE = {
 }
 SEVERAL = {
     "memory": report.memory_grids,
-    **dict.fromkeys(("tworoom", "scavenge", "tmaze_alone", "return_planners", "recall_delays"), report.sweep_grids),
+    **dict.fromkeys(("tworoom", "scavenge", "tmaze_lengths", "tmaze_alone"), report.sweep_grids),
+    **dict.fromkeys(("return_planners", "return_tours", "recall_delays"), report.sweep_grids),
 }
 
 

@@ -6,7 +6,7 @@ radians to the right and in tokens, from where the episode began. Shapes: B memo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ def pose(model: WorldModel, memory: Memory) -> Tensor:
 @torch.no_grad()
 def routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tensor:
     """Where it expects actions [B, n, H(, A)] to lead it, [B, n, H, 3]; walls that it foresees stop it."""
-    layer, fork = _last(model), model.fork(memory, *actions.shape[1:3])
+    n, horizon = actions.shape[1:3]
+    layer, fork = _last(model), model.fork(memory, n, horizon)
     poses = []
     for h in range(actions.shape[2]):
         model.step(fork, actions[:, :, h])
@@ -104,7 +105,7 @@ def _trace(fork: Fork, layer: int):
 
 def _stillest(model: WorldModel) -> tuple[Tensor, Tensor]:
     """The action that moves the agent least, and its motion [3]: the map is looked at without going anywhere."""
-    odometer = model.layers[_last(model)].scan.odometer
+    odometer = cast("TiledScan", model.layers[_last(model)].scan).odometer
     if not model.discrete:
         return torch.zeros(model.actions, device=model.place.device), torch.zeros(3, device=model.place.device)
     motion = odometer.motion(torch.eye(model.actions + 1, device=model.place.device)[: model.actions])

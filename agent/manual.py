@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from agent.presets import options, pretrained
+
+WIDEST = 110
+"""Characters of a line, at most."""
 
 OVERVIEW = """\
 lssvwm: agents that plan with a video world model which remembers.
@@ -246,12 +251,14 @@ def overview() -> str:
 def page(command: str) -> str:
     """The page of `lssvwm COMMAND --help`; raises KeyError for an unknown command."""
     groups = {group: _listing(group) for group in ("env", "model", "planner", "train", "experiment")}
-    return PAGES[command].format(**groups, common=COMMON.strip("\n"), pretrained=_pretrained())
+    return PAGES[command].format(**groups, common=COMMON.strip("\n"), pretrained=_pretrained(31))
 
 
 def _listing(group: str) -> str:
     return "\n".join(f"  {name:<10} {text}" for name, text in options(group).items())
 
 
-def _pretrained() -> str:
-    return ", ".join(pretrained()) or "none yet"
+def _pretrained(column: int = 12) -> str:
+    """The names, on lines that begin at a column of the page."""
+    lines = textwrap.wrap(", ".join(pretrained()) or "none yet", WIDEST - column)
+    return ("\n" + " " * column).join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from itertools import pairwise
 
@@ -387,7 +388,9 @@ def test_gym_numbers_the_combinations_of_several_choices(space, combinations, la
     assert env.last_action().tolist() == [combinations - 1]
 
 
-def test_the_robots_point_maze_is_seen_through_its_camera():
+def test_the_robots_point_maze_is_seen_through_its_camera(monkeypatch):
+    if "DISPLAY" not in os.environ:
+        monkeypatch.setenv("MUJOCO_GL", "egl")  # read when it is imported
     pytest.importorskip("gymnasium_robotics")
     config = GymConfig(
         id="gymnasium_robotics:PointMaze_UMaze-v3", kwargs={"continuing_task": False}, render=True, max_steps=20

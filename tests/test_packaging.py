@@ -72,7 +72,8 @@ SINGLE = {
 SEVERAL = {
     "memory": report.memory_grids,
     **dict.fromkeys(("tworoom", "scavenge", "tmaze_lengths", "tmaze_alone"), report.sweep_grids),
-    **dict.fromkeys(("return_planners", "return_tours", "recall_delays"), report.sweep_grids),
+    **dict.fromkeys(("return_tours", "recall_delays"), report.sweep_grids),
+    "return_planners": lambda found: report.sweep_grids(found)[:1],  # not the grid of every planner
 }
 
 

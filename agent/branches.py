@@ -76,14 +76,15 @@ def branches(agent: Agent, state: AgentState, stage: Stage, k: int) -> list[Bran
     assert future.frames is not None
     chosen = farthest(future.frames[0, :, -1].flatten(1).float(), k)
     scores = agent.score(state.memory, pool[:, chosen], goal)[0].tolist()
-    routes = belief.routes(agent.model, state.memory, actions[:, chosen])[0] if belief.has_map(agent.model) else None
+    routes: list[Tensor | None] = [None] * len(chosen)
+    if belief.has_map(agent.model):
+        routes = [*belief.routes(agent.model, state.memory, actions[:, chosen])[0]]
     found = []
-    for k, (i, score) in enumerate(zip(chosen, scores)):
+    for i, score, route in zip(chosen, scores, routes):
         moments, outcome = _carried_out(stage, actions[0, i].cpu().numpy())
         reach = torch.cat((torch.ones(1, device=agent.device), future.cont[0, i, :-1].cumprod(0)))
         plan, frames = (x[0, i].cpu().numpy() for x in (actions, future.frames))
         reward = (future.reward[0, i] * reach).cpu().numpy()
-        route = None if routes is None else routes[k]
         found.append(Branch(plan, score, frames, reward, route, moments, outcome))
     return found
 

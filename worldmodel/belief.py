@@ -13,17 +13,17 @@ from torch import Tensor
 
 from worldmodel.blocks import TiledScan, turn
 
-CHUNK = 256
-"""Poses looked from, or compared with, at once."""
-
 if TYPE_CHECKING:
     from worldmodel.memory import Fork, Memory
     from worldmodel.model import WorldModel
 
+CHUNK = 256
+"""Poses looked from, or compared with, at once."""
+
 
 def has_map(model: WorldModel) -> bool:
     """Whether the model carries an odometer, and so has places."""
-    return any(isinstance(block.scan, TiledScan) for block in model.layers)
+    return bool(_odometers(model))
 
 
 def pose(model: WorldModel, memory: Memory) -> Tensor:
@@ -51,11 +51,10 @@ def look(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
     assert fork.seen is not None
     fork.seen = torch.zeros_like(fork.seen)
     action, motion = _stillest(model)
-    for i, block in enumerate(model.layers):
-        if isinstance(block.scan, TiledScan):
-            before = torch.cat((poses[..., :1] - motion[0], poses[..., 1:] - turn(motion[1:], poses[..., :1])), -1)
-            trace = _trace(fork, i)
-            trace.pose = before[:, :, None].expand(-1, -1, trace.pose.shape[2], -1)
+    before = torch.cat((poses[..., :1] - motion[0], poses[..., 1:] - turn(motion[1:], poses[..., :1])), -1)
+    for i in _odometers(model):
+        trace = _trace(fork, i)
+        trace.pose = before[:, :, None].expand(-1, -1, trace.pose.shape[2], -1)
     given = action.expand(*poses.shape[:2], *action.shape)
     frames = model.step(fork, given, decode=True, last=True)[1]
     assert frames is not None
@@ -90,9 +89,14 @@ def survey(
     return tokens.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
 
 
+def _odometers(model: WorldModel) -> list[int]:
+    """The layers with an odometer."""
+    return [i for i, block in enumerate(model.layers) if isinstance(block.scan, TiledScan)]
+
+
 def _last(model: WorldModel) -> int:
     """The last layer with an odometer."""
-    found = [i for i, block in enumerate(model.layers) if isinstance(block.scan, TiledScan)]
+    found = _odometers(model)
     if not found:
         raise ValueError(f"a model of kind {model.config.kind} carries no odometer: it has no map")
     return found[-1]

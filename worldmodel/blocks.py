@@ -133,10 +133,9 @@ class Odometer(nn.Module):
     A frame turns the heading by an angle and moves the position by a step, seen from the agent:
         heading += turn(action),    position += rotate(step(action), heading) * free(frame)
     where the frame may say that a wall was in the way; with `slide`, one of four, each of which stops one of the ways
-    along the two axes. What is `known`
-    of an action's motion is not trained: an error of a tenth of a degree adds up to a wrong heading over a thousand
-    frames. A token of the frame lies at an offset from the agent (at first: its place in the token grid), and its
-    phases are r plane waves at that point:
+    along the two axes. What is `known` of an action's motion is not trained: an error of a tenth of a degree adds up to
+    a wrong heading over a thousand frames. A token of the frame lies at an offset from the agent (at first: its place
+    in the token grid), and its phases are r plane waves at that point:
         phase_k = waves (position + rotate(offset_k, heading))
     which makes keys of places in the way grid cells do, or RoPE for an image that the agent carries about.
     """

@@ -117,7 +117,7 @@ def test_a_walk_in_a_circle_comes_back_to_the_same_phases():
         odometer.action.weight[1, 2] = 1.0
     walk = torch.tensor([[0, 2, 0, 2, 0, 2, 0, 2]])
     action = torch.nn.functional.one_hot(walk, 5).float()
-    u, write = torch.zeros(1, 8, 1, 1, 16), torch.ones(1, 8, dtype=torch.bool)
+    u, write = torch.zeros(1, 8, 1, 1, 1, 16), torch.ones(1, 8, dtype=torch.bool)
     poses, last = odometer(u, action, write, torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1, 1, 3))
     assert torch.allclose(torch.cos(last - 0.0)[..., 0], torch.ones(1)) and last[..., 1:].abs().max() < 1e-5
     home = odometer.phases(torch.zeros(1, 1, 3))
@@ -125,30 +125,3 @@ def test_a_walk_in_a_circle_comes_back_to_the_same_phases():
     assert not torch.allclose(odometer.phases(poses[:, 3, 0]).cos(), home.cos(), atol=0.1)
 
 
-def test_walls_stop_continuous_actions_one_way_along_one_axis():
-    model = WorldModel(ModelConfig(width=16, tiles=(3,)), (3, 64, 64), 2, discrete=False)
-    odometer, state = model.layers[0].scan.odometer, model.state_dict()
-    with torch.no_grad():
-        odometer.action.weight.copy_(torch.tensor([[0.0, 0, 0], [0, -1, 0], [1, 0, 0]]))
-        odometer.frame.bias.copy_(
-            torch.tensor([100.0, 100, -100, 100])
-        )  # free ahead, to the right, not back, to the left
-    u, pose = odometer.features(torch.zeros(1, 1, 9, 16)), torch.zeros(1, 1, 3)
-    for action, led in (((0.5, 0.5), (0.0, 0.5)), ((-0.5, -0.5), (0.5, -0.5))):
-        there = odometer.move(u, torch.tensor([[*action, 0.0]]), pose)
-        assert torch.allclose(there, torch.tensor([[[0.0, *led]]]))
-        moved, last = odometer(
-            u.expand(1, 1, 1, 1, -1),
-            torch.tensor([[[*action, 0.0]]]),
-            torch.ones(1, 1).bool(),
-            torch.zeros(1, 1).bool(),
-            pose,
-        )
-        assert torch.allclose(moved[:, 0, 0], there) and torch.allclose(last, there)
-    old = torch.randn(2, 16)  # from when all tokens together told of the axis only
-    state["blocks.0.scan.odometer.frame.weight"] = old
-    state["blocks.0.scan.odometer.frame.bias"] = torch.tensor([1.0, -1.0])
-    model.load_state_dict(state)
-    tokens = torch.randn(9, 16)
-    told = odometer.frame(odometer.features(tokens))
-    assert torch.allclose(told, (old @ tokens.mean(0) + torch.tensor([1.0, -1])).repeat(2), atol=1e-5)

@@ -132,24 +132,24 @@ class Odometer(nn.Module):
 
     A frame turns the heading by an angle and moves the position by a step, seen from the agent:
         heading += turn(action),    position += rotate(step(action), heading) * free(frame)
-    where the frame may say that a wall was in the way; with `slide`, one of four, each of which stops one of the ways
-    along the two axes. What is `known` of an action's motion is not trained: an error of a tenth of a degree adds up to
-    a wrong heading over a thousand frames. A token of the frame lies at an offset from the agent (at first: its place
+    where the frame may say that a wall was in the way, if it is asked (`walls`; of continuous actions, what walls stop is
+    taken away before: `reach`). What is `known` of an action's motion is not trained: an error of a tenth of a degree
+    adds up to a wrong heading over a thousand frames. A token of the frame lies at an offset from the agent (at first: its place
     in the token grid), and its phases are r plane waves at that point:
         phase_k = waves (position + rotate(offset_k, heading))
     which makes keys of places in the way grid cells do, or RoPE for an image that the agent carries about.
     """
 
-    def __init__(self, width: int, actions: int, tile: int, phases: int, slide: bool):
+    def __init__(self, width: int, actions: int, tile: int, phases: int, walls: bool):
         super().__init__()
         self.action = nn.Linear(actions, 3, bias=False)  # from the action itself: one-hot, or its numbers
         self.known: Tensor
         self.register_buffer("known", torch.zeros(actions, dtype=torch.bool))
-        self.slide = slide
-        self.frame = nn.Linear(tile**2 * width, 4) if slide else nn.Linear(width, 1)
+        self.frame = nn.Linear(width, 1) if walls else None
         nn.init.normal_(self.action.weight, std=0.1)
-        nn.init.zeros_(self.frame.weight)
-        nn.init.constant_(self.frame.bias, 4.0)  # free, until training says otherwise
+        if self.frame is not None:
+            nn.init.zeros_(self.frame.weight)
+            nn.init.constant_(self.frame.bias, 4.0)  # free, until training says otherwise
         rows, cols = torch.meshgrid(torch.arange(tile), torch.arange(tile), indexing="ij")
         place = torch.stack((tile - 1 - rows, cols - (tile - 1) / 2), -1).flatten(0, 1)  # ahead, to the right
         self.offset = nn.Parameter(place.float())
@@ -158,11 +158,9 @@ class Odometer(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
         state_dict.setdefault(prefix + "known", torch.zeros_like(self.known))  # weights from before it was kept
-        weight, bias = prefix + "frame.weight", prefix + "frame.bias"
-        if self.slide and bias in state_dict and len(state_dict[bias]) < 4:  # from before four walls were told apart
-            again, tokens = 4 // len(state_dict[bias]), self.frame.in_features // state_dict[weight].shape[1]
-            state_dict[weight] = state_dict[weight].repeat(again, tokens) / tokens
-            state_dict[bias] = state_dict[bias].repeat(again)
+        if self.frame is None:  # weights from before walls took away from actions
+            for name in ("frame.weight", "frame.bias"):
+                state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def motion(self, action: Tensor) -> Tensor:
@@ -170,21 +168,17 @@ class Odometer(nn.Module):
         weight = self.action.weight
         return F.linear(action, torch.where(self.known, weight.detach(), weight))
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """What `free` reads of the tokens [..., s, D] of each tile: their mean, or all of them."""
-        return tokens.flatten(-2) if self.slide else tokens.mean(-2)
-
-    def free(self, u: Tensor, step: Tensor) -> Tensor:
-        """Which part of a step [..., 2] a frame lets the agent take, [..., 1 or 2], by its features u."""
-        free = torch.sigmoid(self.frame(u))
-        return torch.where(step > 0, *free.chunk(2, -1)) if self.slide else free
+    def free(self, u: Tensor) -> Tensor:
+        """Which part of a step frames let the agent take, [..., G, 1], by their tokens u [..., G, s, D]."""
+        u = _float(u.mean(-2))
+        return torch.ones_like(u[..., :1]) if self.frame is None else torch.sigmoid(self.frame(u))
 
     def move(self, u: Tensor, action: Tensor, pose: Tensor) -> Tensor:
-        """Pose [..., G, 3] (heading, position) after a frame of features u [..., G, F], reached by action [..., A]."""
+        """Pose [..., G, 3] (heading, position) after a frame of tokens u [..., G, s, D], reached by action [..., A]."""
         motion = self.motion(action).unsqueeze(-2)
         heading = pose[..., :1] + motion[..., :1]
         step = turn(motion[..., 1:], heading)
-        return torch.cat((heading, pose[..., 1:] + step * self.free(u, step)), -1)
+        return torch.cat((heading, pose[..., 1:] + step * self.free(u)), -1)
 
     def phases(self, pose: Tensor) -> Tensor:
         """Phases of the tokens of a frame, [..., G, s, r], at a pose [..., G, 3]."""
@@ -192,7 +186,7 @@ class Odometer(nn.Module):
         return points @ self.waves
 
     def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, pose: Tensor):
-        """u [B, T, R, G, F], action [B, T, A], pose [B, G, 3] -> poses [B, T, R, G, 3], last.
+        """u [B, T, R, G, s, D], action [B, T, A], pose [B, G, 3] -> poses [B, T, R, G, 3], last.
 
         The written copy of a frame moves the agent on, or the action alone where none is written; every copy looks
         from where it would be itself.
@@ -200,7 +194,7 @@ class Odometer(nn.Module):
         motion = self.motion(action)[:, :, None]  # [B, T, 1, 3]
         heading = _sum_before(motion[..., :1], reset, pose[:, :1, :1]) + motion[..., :1]
         step = turn(motion[..., 1:], heading)
-        free = self.free(u, step[:, :, None])  # [B, T, R, G, 1 or 2]
+        free = self.free(u)  # [B, T, R, G, 1]
         kept = step * torch.where(writes[..., None, None], free[:, :, -1], 1.0)
         before = _sum_before(kept, reset, pose[..., 1:])
         positions = before[:, :, None] + step[:, :, None] * free
@@ -246,7 +240,7 @@ class TiledScan(nn.Module):
         expand: int,
         rotary: float,
         actions: int,
-        slide: bool = False,
+        walls: bool = True,
     ):
         super().__init__()
         if grid[0] % tile or grid[1] % tile:
@@ -257,7 +251,7 @@ class TiledScan(nn.Module):
         self.angles = int(rotary * state) // 2
         self.scan: backends.Scan = ssm.chunked
         self.project = nn.Linear(width, 2 * self.inner + 2 * state + self.heads, bias=False)
-        self.odometer = Odometer(width, actions, tile, self.angles, slide)
+        self.odometer = Odometer(width, actions, tile, self.angles, walls)
         self.scale_B = nn.Parameter(torch.ones(state))
         self.scale_C = nn.Parameter(torch.ones(state))
         self.shift_B = nn.Parameter(torch.zeros(state))
@@ -336,8 +330,8 @@ class TiledScan(nn.Module):
         z, X, dt, B, C = self.inputs(writer)
         z0, X0, C0 = self.queries(reader[0]) if reader else (z, X, C)
         with torch.autocast(u.device.type, enabled=False):  # sums over thousands of frames: bf16 would ruin memory
-            values, dt, B, C, C0, tile = (_float(v) for v in (X, dt, B, C, C0, self.odometer.features(self.cut(u))))
-            poses, pose = self.odometer(tile, action, writes, reset, memory["pose"])
+            values, dt, B, C, C0 = (_float(v) for v in (X, dt, B, C, C0))
+            poses, pose = self.odometer(self.cut(u), action, writes, reset, memory["pose"])
             *peeking, phase = self.odometer.phases(poses).unbind(2)
             B, C = ssm.rotate(B, phase), ssm.rotate(C, phase)
             peek = [rearrange(ssm.rotate(C0, v), "b t g s n -> (b g) t s n") for v in peeking]
@@ -364,7 +358,7 @@ class TiledScan(nn.Module):
         """u [B, n, S, D] -> the same shape; with `commit` the frame becomes part of what the candidate remembers."""
         z, X, *writing, C = self.inputs(u) if commit else self.queries(u)
         with torch.autocast(u.device.type, enabled=False):
-            pose = self.odometer.move(_float(self.odometer.features(self.cut(u))), action, trace.pose)
+            pose = self.odometer.move(self.cut(u), action, trace.pose)
             phase = self.odometer.phases(pose)
             C = ssm.rotate(_float(C), phase)
             Y = trace.read(C)

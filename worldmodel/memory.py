@@ -15,12 +15,13 @@ class Memory(TensorClass):
     """Memory of B agents: per layer the scan state of each tile and the last frames' keys and values.
 
     layers[i]: state [B, G, h, p, n], pose [B, G, 3], key and value [B, k-1, heads, S, d];
-    seen [B, k-1]: which of the last k-1 frames may be attended to; frames [B]: frames observed since the episode
-    began. Indexing, `to`, `detach`, `clone`, `torch.stack` and `torch.cat` work as on any TensorClass.
+    seen [B, k-1]: which of the last k-1 frames may be attended to; reach [B, 2 A]: how far a continuous action can
+    lead from the last frame (see `reach`; [B, 0]: not told); frames [B]: frames observed since the episode began. Indexing, `to`, `detach`, `clone`, `torch.stack` and `torch.cat` work as on any TensorClass.
     """
 
     layers: TensorDict
     seen: Tensor
+    reach: Tensor
     frames: Tensor
 
     if TYPE_CHECKING:  # tensordict's stub allows any result
@@ -37,9 +38,10 @@ class Memory(TensorClass):
         return sum(v.numel() * v.element_size() for v in tensors) // max(1, self.batch_size.numel())
 
     def diff(self, other: Memory) -> Tensor:
-        """Largest absolute difference in any state or key, [B]."""
-        a, b = (m.layers.flatten_keys() for m in (self, other))
-        gaps = [(v.double() - b[k].double()).abs().flatten(1).amax(1) for k, v in a.items() if v.numel()]
+        """Largest absolute difference in any state, key or reach, [B]."""
+        a, b = (dict(m.layers.flatten_keys().items()) | {"reach": m.reach} for m in (self, other))
+        pairs = ((v.double(), b[k].double()) for k, v in a.items() if v.numel())
+        gaps = [torch.where(v == w, 0.0, v - w).abs().flatten(1).amax(1) for v, w in pairs]  # reach may be infinite
         return torch.stack(gaps).amax(0)
 
     def write(self, path: str | Path) -> None:
@@ -52,7 +54,8 @@ class Memory(TensorClass):
         saved = torch.load(path, weights_only=True)
         batch = saved["frames"].shape
         layers = TensorDict(saved["layers"], batch_size=batch)
-        return cls(layers=layers, seen=saved["seen"], frames=saved["frames"], batch_size=batch)
+        rest = {key: saved[key] for key in ("seen", "reach", "frames")}
+        return cls(layers=layers, **rest, batch_size=batch)
 
 
 @dataclass
@@ -64,5 +67,6 @@ class Fork:
     horizon: int
     traces: list[tuple[Any, dict[str, Tensor]]] | None = None
     seen: Tensor | None = None  # [B, n, k-1]
+    reach: Tensor | None = None  # [B, n, 2 A]
     aim: Tensor | None = None  # what the distance head needs of the goals
     learn: bool = False  # heads keep their gradient

@@ -21,11 +21,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from worldmodel import backends, noise
+from worldmodel import reach as reaching
 from worldmodel.baselines import GRU, Attention
 from worldmodel.blocks import Block, LocalAttention, Mixer, TiledScan, pick
 from worldmodel.heads import Distance, Heads, Readout, lambda_returns, two_hot
 from worldmodel.memory import Fork, Memory
 from worldmodel.prefixes import levels
+from worldmodel.reach import Reach
 from worldmodel.tokens import Patches, Rarity
 
 FORESEEN = 0.5
@@ -45,6 +47,7 @@ class LossWeights:
     policy: float = 0.1
     distance: float = 0.0  # of the steps to a goal image; 0: there is no such head
     surprise: float = 0.0  # of the error expected of a foreseen frame; 0: there is no such head
+    reach: float = 1.0  # of how much of a continuous action walls let through
 
 
 @dataclass(frozen=True)
@@ -184,11 +187,13 @@ class WorldModel(nn.Module):
             Block(
                 c.width,
                 c.mlp,
-                _mixer(c, grid, tile, actions + 1, slide=not discrete),
+                _mixer(c, grid, tile, actions + 1, walls=discrete),
                 LocalAttention(c.width, tokens, c.local, c.attention_heads) if c.local else None,
             )
             for tile in c.tiles
         )
+        odometers = not discrete and c.kind == "lssvwm"
+        self.reach = Reach(tokens, c.width, c.head_hidden, actions) if odometers else None
         self.unembed = nn.Linear(c.width, self.patches.size)
         self.heads = Heads(tokens, c.width, c.head_hidden, actions, c.loss.surprise > 0)
         self.distance = Distance(tokens, c.width, c.head_hidden) if c.loss.distance else None
@@ -220,7 +225,8 @@ class WorldModel(nn.Module):
         layers = TensorDict(layers, batch_size=[batch])
         frames = torch.zeros(batch, dtype=torch.int64, device=like.device)
         seen = torch.zeros(batch, m, dtype=torch.bool, device=like.device)
-        return Memory(layers=layers, seen=seen, frames=frames, batch_size=[batch])
+        reach = self._unstopped(seen)
+        return Memory(layers=layers, seen=seen, reach=reach, frames=frames, batch_size=[batch])
 
     def observe(
         self,
@@ -246,23 +252,36 @@ class WorldModel(nn.Module):
         return memory, self.heads(x[:, :, 0])
 
     def _run(
-        self, x: Tensor, level: Tensor, action: Tensor, is_first: Tensor, writes: Tensor, memory: Memory, forget=None
+        self,
+        x: Tensor,
+        level: Tensor,
+        action: Tensor,
+        is_first: Tensor,
+        writes: Tensor,
+        memory: Memory,
+        forget: Tensor | None = None,
+        reach: Tensor | None = None,
     ) -> tuple[Tensor, Memory]:
-        """Embedded copies x [B, T, R, S, D] at noise `level` [B, T, R] through all blocks."""
+        """Embedded copies x [B, T, R, S, D] at noise `level` [B, T, R] through all blocks; `reach` [B, T, 2 A] of these
+        frames, if it is not to be told from the last copy."""
         reset = is_first if forget is None else is_first | forget
         action = self._plain(action, is_first)
+        reach = self._reach(x[:, :, -1], writes) if reach is None else reach
+        before = torch.cat((memory.reach[:, None], reach[:, :-1]), 1).masked_fill(reset[..., None], math.inf)
+        made = self._made(action, before)
         condition = self.act(action)[:, :, None] + self._level(level)
         x = x + self.place + condition[..., None, :]
         visible, seen = _visibility(memory.seen, writes, reset)
         layers = {}
         for i, block in enumerate(self.layers):
-            inputs = x, condition, action, writes, reset, visible, dict(memory.layers[str(i)].items())
+            inputs = x, condition, made, writes, reset, visible, dict(memory.layers[str(i)].items())
             again = self.recompute and torch.is_grad_enabled()
             x, layers[str(i)] = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
         batch, t = x.shape[:2]
         latest = (reset * torch.arange(1, t + 1, device=x.device)).amax(1)  # 1 + index of the last reset, or 0
         frames = torch.where(latest > 0, t + 1 - latest, memory.frames + t)
-        return x, Memory(layers=TensorDict(layers, batch_size=[batch]), seen=seen, frames=frames, batch_size=[batch])
+        layers = TensorDict(layers, batch_size=[batch])
+        return x, Memory(layers=layers, seen=seen, reach=reach[:, -1], frames=frames, batch_size=[batch])
 
     def _embed_frames(self, patches: Tensor) -> Tensor:
         """`embed` of uint8 patches: scaling to [-1, 1] is folded into the weights (bf16 holds the numbers exactly)."""
@@ -279,6 +298,25 @@ class WorldModel(nn.Module):
         first = is_first[..., None].to(action.dtype)
         return torch.cat((action * (1 - first), first), -1)
 
+    def _unstopped(self, like: Tensor) -> Tensor:
+        """The reach of frames of which nothing is known, [..., 2 A]; [..., 0] where reach is not told."""
+        size = 2 * self.actions if self.reach is not None else 0
+        return torch.full((*like.shape[:-1], size), math.inf, device=like.device)
+
+    def _reach(self, x: Tensor, seen: Tensor) -> Tensor:
+        """The reach of frames x [..., S, D], infinite unless they were `seen` [...]. Only `reach.loss` trains it."""
+        if self.reach is None:
+            return self._unstopped(seen[..., None])
+        with torch.no_grad():
+            known = reaching.shift(self).any(0).repeat(2)
+            return self.reach(x).masked_fill(~(seen[..., None] & known), math.inf)
+
+    def _made(self, action: Tensor, reach: Tensor) -> Tensor:
+        """What is made of plain actions [..., A + 1] from where so much can be."""
+        if self.reach is None:
+            return action
+        return torch.cat((reaching.stopped(action[..., :-1], reach), action[..., -1:]), -1)
+
     def _level(self, level: Tensor) -> Tensor:
         """Noise level in [0, 1] (1: clean, 0: nothing of the frame) -> [..., D]"""
         wave = level[..., None] * math.pi * 2.0 ** torch.arange(-1, 7, device=level.device)
@@ -294,7 +332,7 @@ class WorldModel(nn.Module):
             if self.distance is None:
                 raise ValueError("this model cannot tell steps to a goal image: train it with model.loss.distance > 0")
             fork.aim = self.distance.aim(self._embed_frames(self.patches.cut(goal)))[:, None]
-        fork.seen = memory.seen[:, None].expand(-1, n, -1)
+        fork.seen, fork.reach = (v[:, None].expand(-1, n, -1) for v in (memory.seen, memory.reach))
         fork.traces = [
             block.trace(dict(memory.layers[str(i)].items()), n, horizon) for i, block in enumerate(self.layers)
         ]
@@ -302,8 +340,8 @@ class WorldModel(nn.Module):
 
     def select(self, fork: Fork, which: Tensor) -> None:
         """Go on with some of the futures, which [B, m], once or more often."""
-        assert fork.traces is not None and fork.seen is not None
-        fork.n, fork.seen = which.shape[1], pick(fork.seen, which)
+        assert fork.traces is not None and fork.seen is not None and fork.reach is not None
+        fork.n, fork.seen, fork.reach = which.shape[1], pick(fork.seen, which), pick(fork.reach, which)
         fork.traces = [block.select(trace, which) for block, trace in zip(self.layers, fork.traces)]
 
     def step(
@@ -425,10 +463,13 @@ class WorldModel(nn.Module):
         """One imagined frame x [B, n, S, D] at a noise level through all blocks; with `commit` it is remembered, and
         unless `read`, that is all that it is for."""
         condition = self.act(action) + self._level(torch.full(action.shape[:2], level, device=x.device, dtype=x.dtype))
+        assert fork.traces is not None and fork.seen is not None and fork.reach is not None
+        made = self._made(action, fork.reach)
+        if commit:
+            fork.reach = self._reach(x, torch.ones_like(action[..., 0], dtype=torch.bool))
         x = x + self.place + condition[..., None, :]
-        assert fork.traces is not None and fork.seen is not None
         for i, (block, trace) in enumerate(zip(self.layers, fork.traces)):
-            x = block.recall(x, condition, action, fork.seen, trace, commit, read or i < len(self.layers) - 1)
+            x = block.recall(x, condition, made, fork.seen, trace, commit, read or i < len(self.layers) - 1)
         return x
 
     # ---- training
@@ -456,10 +497,12 @@ class WorldModel(nn.Module):
         if self.config.forcing == "diffusion":
             x, level, counted = noise.equally(self.embed, x[:, :, 1], self.config.clean_prefix, generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
+        tokens = x[:, :, 1]
+        reach = self._reach(tokens, clean)  # also of frames that are remembered as foreseen: where they were, they were
         if self.config.imagined and foresee and self.training:
             span = noise.spans(batch.is_first, self.config.imagined, self.config.imagined_span, generator)
-            x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget)
-        x, memory = self._run(x, level, batch.action, batch.is_first, clean, memory, forget)
+            x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget, reach)
+        x, memory = self._run(x, level, batch.action, batch.is_first, clean, memory, forget, reach)
         noisy, remembered = x.unbind(2)
         foreseen, seen = self.heads(noisy), self.heads(remembered)
         target = self._value_target(seen, batch)
@@ -478,6 +521,8 @@ class WorldModel(nn.Module):
         if self.config.loss.coarse:
             losses["coarse"] = self._coarse_loss(noisy, patches, counted)
         metrics |= of_frames
+        if self.reach is not None:
+            losses["reach"] = reaching.loss(self, tokens, batch, generator)
         if foreseen.log_error is not None:
             gap = foreseen.log_error - torch.log(error + 1e-4)
             losses["surprise"] = _mean(gap.square(), known.to(gap.dtype))
@@ -505,7 +550,7 @@ class WorldModel(nn.Module):
             clean = torch.cat((clean[:few] + amount * noise.noise(self.embed, clean[:few], generator), clean[few:]))
         return torch.stack((noisy, clean), 2), torch.stack((level, torch.ones_like(level)), 2)
 
-    def _with_foreseen(self, x, level, span, batch: Batch, clean, memory: Memory, forget) -> tuple[Tensor, Tensor]:
+    def _with_foreseen(self, x, level, span, batch: Batch, clean, memory: Memory, forget, reach):
         """The copies, those to be remembered in a `span` [B, T] replaced by what is foreseen from before it.
 
         That is what imagination remembers. A foreseen frame is no evidence: without this, a model that foresees one
@@ -514,7 +559,7 @@ class WorldModel(nn.Module):
         with torch.no_grad():
             blank = torch.stack((self._blank(x[:, :, 1, 0]), x[:, :, 1]), 2)
             levels = torch.stack((torch.zeros_like(level[:, :, 0]), level[:, :, 1]), 2)
-            out, _ = self._run(blank, levels, batch.action, batch.is_first, clean & ~span, memory, forget)
+            out, _ = self._run(blank, levels, batch.action, batch.is_first, clean & ~span, memory, forget, reach)
             foreseen = self._reembed(out[:, :, 0])
         remembered = torch.where(span[..., None, None], foreseen, x[:, :, 1])
         trust = torch.where(span, FORESEEN, level[:, :, 1])
@@ -597,14 +642,14 @@ class WorldModel(nn.Module):
         return (policy - action).square().sum(-1)
 
 
-def _mixer(c: ModelConfig, grid: tuple[int, int], tile: int, actions: int, slide: bool) -> Mixer:
+def _mixer(c: ModelConfig, grid: tuple[int, int], tile: int, actions: int, walls: bool) -> Mixer:
     """What a layer remembers by."""
     tokens = grid[0] * grid[1]
     if c.kind == "attention":
         return Attention(c.width, tokens, c.window, c.attention_heads)
     if c.kind == "gru":
         return GRU(c.width, tokens, c.state, actions)
-    return TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions, slide)
+    return TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions, walls)
 
 
 def _mean(x: Tensor, weight: Tensor) -> Tensor:

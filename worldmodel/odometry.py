@@ -60,7 +60,7 @@ def _calibrate_continuous(model: WorldModel, batch: Batch) -> dict[int, tuple[fl
     pixel, whatever lowers the absolute error: actions that walls stopped are outvoted there, not averaged in."""
     pixels, going = batch.pixels.float() / 255, ~batch.is_first[:, 1:]
     after, before, action = pixels[:, 1:][going], pixels[:, :-1][going], batch.action[:, 1:][going]
-    view, few = _moving(after, before), slice(None, None, max(1, len(after) // PAIRS))
+    view, few = moving(after, before), slice(None, None, max(1, len(after) // PAIRS))
     shift = _sloped(after, before, action, view)
     if shift.any():
         shift = _refined(after[few], before[few], action[few], view, shift)
@@ -69,6 +69,8 @@ def _calibrate_continuous(model: WorldModel, batch: Batch) -> dict[int, tuple[fl
         for i, motion in motions.items():
             scan.odometer.action.weight[:, i] = torch.tensor(motion)
             scan.odometer.known[i] = any(motion)
+    if model.reach is not None:
+        model.reach.scale.copy_(action.abs().amax(0).clamp(min=1e-6))
     return {i: (turn, round(ahead, 3), round(right, 3)) for i, (turn, ahead, right) in motions.items()}
 
 
@@ -83,8 +85,8 @@ def _sloped(after: Tensor, before: Tensor, action: Tensor, view: Tensor) -> Tens
     view = (F.avg_pool2d(view, COARSE) > 0.5).float().expand_as(a)
     for _ in range(ROUNDS):
         moved = action @ shift.T / COARSE
-        weight = (view * (_shifted(view, moved) > 0.99)).reshape(-1, 1)  # not the agent, not the rim
-        there = _shifted(b, moved)
+        weight = (view * (shifted(view, moved) > 0.99)).reshape(-1, 1)  # not the agent, not the rim
+        there = shifted(b, moved)
         down, right = (torch.gradient((a + there) / 2, dim=dim)[0] for dim in (-2, -1))
         slopes = torch.stack((right, down), -1).flatten(1, -2)  # [N, pixels, 2]
         features = torch.einsum("npd,na->npda", slopes, action).flatten(2).flatten(0, 1)
@@ -101,10 +103,10 @@ def _refined(after: Tensor, before: Tensor, action: Tensor, view: Tensor, shift:
 
     def error(shift: Tensor) -> float:
         moved = action @ shift.T
-        weight = view * (_shifted(view, moved, "zeros") > 0.99)
+        weight = view * (shifted(view, moved, "zeros") > 0.99)
         if weight.sum() < view.sum() / 2:
             return float("inf")
-        return float(((after - _shifted(before, moved)).abs() * weight).sum() / weight.sum())
+        return float(((after - shifted(before, moved)).abs() * weight).sum() / weight.sum())
 
     least = error(shift)
     for size in STEPS:
@@ -124,14 +126,14 @@ def _refined(after: Tensor, before: Tensor, action: Tensor, view: Tensor, shift:
     return shift
 
 
-def _moving(after: Tensor, before: Tensor) -> Tensor:
+def moving(after: Tensor, before: Tensor) -> Tensor:
     """1 where the picture often changes from one frame to the next, [1, C, H, W]: the view, not a frame around it, nor
     small things that pass before a background."""
     often = ((after - before).abs().amax(1, keepdim=True) > CHANGES).float().mean(0, keepdim=True)
     return (often > OFTEN).float().expand(-1, after.shape[1], -1, -1)
 
 
-def _shifted(frames: Tensor, shift: Tensor, beyond: str = "border") -> Tensor:
+def shifted(frames: Tensor, shift: Tensor, beyond: str = "border") -> Tensor:
     """frames [N, C, H, W] at places that lie by `shift` [N, 2], right and down in pixels, from each pixel."""
     h, w = frames.shape[-2:]
     down, right = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")

@@ -1,0 +1,101 @@
+"""How much of a continuous action walls let through: told from the frame in which it is taken, learnt from frames alone.
+
+An odometer sums up how actions move the view. In training, which part of an action was made is measured: the one by
+which the frame before must be shifted to look most like the frame after. `Reach` learns to tell it from the frame
+before; so it is known of actions that are only imagined, too.
+
+Shapes: A dimensions of an action, S tokens of a frame, D their width, N pairs of frames.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.blocks import TiledScan
+from worldmodel.odometry import moving, shifted
+
+if TYPE_CHECKING:
+    from worldmodel.model import Batch, WorldModel
+
+PAIRS = 256  # of frames, measured in one step of training
+PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of an action, that may have been made
+POOL = 2  # pixels along each side that count as one
+CLEAR = 0.01  # by how much of the brightness the best part must look better than the worst
+
+
+class Reach(nn.Module):
+    """How far each dimension of an action can go, downwards and upwards, from where a frame was seen."""
+
+    def __init__(self, tokens: int, width: int, hidden: int, actions: int):
+        super().__init__()
+        last = nn.Linear(hidden, 2 * actions)
+        self.tell = nn.Sequential(nn.Linear(tokens * width, hidden), nn.GELU(), last)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.ones(actions))  # the size of actions
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, 4.0)  # far, until training says otherwise
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Of frames, embedded [..., S, D]: the most that an action can be, downwards and upwards, [..., 2 A]"""
+        return F.softplus(self.tell(tokens.flatten(-2)).float()) * self.scale.repeat(2)
+
+
+def stopped(action: Tensor, reach: Tensor) -> Tensor:
+    """What is made of actions [..., A] where so much can be, [..., 2 A]."""
+    down, up = reach.chunk(2, -1)
+    return torch.minimum(torch.maximum(action, -down), up)
+
+
+def shift(model: WorldModel) -> Tensor:
+    """How the view shifts per unit of an action, [2, A]: to the right and down, in pixels; zero where it is not known."""
+    scans = [block.scan for block in model.layers if isinstance(block.scan, TiledScan)]
+    odometer, a = scans[0].odometer, model.actions
+    ahead, right = odometer.action.weight.detach()[1:, :a] * odometer.known[:a]
+    return torch.stack((right, -ahead)) * model.patches.patch
+
+
+def loss(model: WorldModel, tokens: Tensor, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
+    """How wrongly `model.reach` tells from the embedded frames [B, T, S, D] what was made of the actions that came next:
+    where something stopped them, how far they came; elsewhere, by how much too early it would have stopped them."""
+    known = shift(model)
+    going = (~batch.is_first[:, 1:]).nonzero()
+    if model.reach is None or not known.any() or not len(going):
+        return tokens.new_zeros(())
+    some = going[torch.randperm(len(going), generator=generator, device=going.device)[:PAIRS]]
+    row, at = some.unbind(1)
+    action = batch.action[row, at + 1]
+    part, clear = made(batch.pixels[row, at], batch.pixels[row, at + 1], action, known)
+    down, up = model.reach(tokens[row, at]).chunk(2, -1)
+    told, meant = torch.where(action > 0, up, down), action.abs()
+    wrong = torch.where(part < 1, (told - part * meant).abs(), F.relu(meant - told)) / model.reach.scale
+    return (wrong * clear).sum() / clear.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def made(before: Tensor, after: Tensor, action: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Which part of actions [N, A], of which each shifts the view by `shift` [2, A], was made between frames uint8
+    [N, C, H, W], and where the frames tell, [N, A] both; of dimensions that shift nothing they do not."""
+    before, after = (F.avg_pool2d(v.float().mean(1, keepdim=True) / 255, POOL) for v in (before, after))
+    view, known = moving(after, before), shift.any(0).nonzero()[:, 0].tolist()
+    options = action.new_ones(len(PARTS) ** len(known), action.shape[1])
+    options[:, known] = torch.tensor(list(itertools.product(PARTS, repeat=len(known)))).to(action)
+    errors = []
+    for option in options:
+        moved = ((action * option)[:, None] * shift).sum(-1) / POOL
+        inside = view * (shifted(view.expand_as(before), moved, "zeros") > 0.99)
+        gap = ((after - shifted(before, moved)).abs() * inside).flatten(1).sum(1)
+        errors.append(gap / inside.flatten(1).sum(1).clamp(min=1))
+    error = torch.stack(errors).unflatten(0, (len(PARTS),) * len(known))
+    part, clear = torch.ones_like(action), torch.zeros_like(action)
+    for k, i in enumerate(known):
+        others = [j for j in range(len(known)) if j != k]
+        of_part = error.amin(others) if others else error
+        least, best = of_part.min(0)
+        part[:, i] = torch.tensor(PARTS).to(action)[best]
+        clear[:, i] = (of_part.amax(0) - least > CLEAR).to(action)
+    return part, clear

@@ -550,7 +550,7 @@ class WorldModel(nn.Module):
             clean = torch.cat((clean[:few] + amount * noise.noise(self.embed, clean[:few], generator), clean[few:]))
         return torch.stack((noisy, clean), 2), torch.stack((level, torch.ones_like(level)), 2)
 
-    def _with_foreseen(self, x, level, span, batch: Batch, clean, memory: Memory, forget, reach):
+    def _with_foreseen(self, x, level, span, batch: Batch, clean, memory: Memory, forget, reach=None):
         """The copies, those to be remembered in a `span` [B, T] replaced by what is foreseen from before it.
 
         That is what imagination remembers. A foreseen frame is no evidence: without this, a model that foresees one

@@ -40,6 +40,11 @@ class Reach(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, 4.0)  # far, until training says otherwise
 
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        for name, value in self.state_dict().items():  # weights from before there was a reach: nothing stops actions
+            state_dict.setdefault(prefix + name, value)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Of frames, embedded [..., S, D]: the most that an action can be, downwards and upwards, [..., 2 A]"""
         return F.softplus(self.tell(tokens.flatten(-2)).float()) * self.scale.repeat(2)

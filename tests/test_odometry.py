@@ -123,5 +123,3 @@ def test_a_walk_in_a_circle_comes_back_to_the_same_phases():
     home = odometer.phases(torch.zeros(1, 1, 3))
     assert torch.allclose(odometer.phases(last).cos(), home.cos(), atol=1e-4)
     assert not torch.allclose(odometer.phases(poses[:, 3, 0]).cos(), home.cos(), atol=0.1)
-
-

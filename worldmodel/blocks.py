@@ -132,10 +132,10 @@ class Odometer(nn.Module):
 
     A frame turns the heading by an angle and moves the position by a step, seen from the agent:
         heading += turn(action),    position += rotate(step(action), heading) * free(frame)
-    where the frame may say that a wall was in the way, if it is asked (`walls`; of continuous actions, what walls stop is
-    taken away before: `reach`). What is `known` of an action's motion is not trained: an error of a tenth of a degree
-    adds up to a wrong heading over a thousand frames. A token of the frame lies at an offset from the agent (at first: its place
-    in the token grid), and its phases are r plane waves at that point:
+    where the frame may say that a wall was in the way (`walls`; of continuous actions, what walls stop is taken away
+    before: `reach`). What is `known` of an action's motion is not trained: an error of a tenth of a degree adds up to a
+    wrong heading over a thousand frames. A token of the frame lies at an offset from the agent (at first: its place in
+    the token grid), and its phases are r plane waves at that point:
         phase_k = waves (position + rotate(offset_k, heading))
     which makes keys of places in the way grid cells do, or RoPE for an image that the agent carries about.
     """
@@ -170,7 +170,7 @@ class Odometer(nn.Module):
 
     def free(self, u: Tensor) -> Tensor:
         """Which part of a step frames let the agent take, [..., G, 1], by their tokens u [..., G, s, D]."""
-        u = _float(u.mean(-2))
+        u = at_least_float(u.mean(-2))
         return torch.ones_like(u[..., :1]) if self.frame is None else torch.sigmoid(self.frame(u))
 
     def move(self, u: Tensor, action: Tensor, pose: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class Odometer(nn.Module):
         return torch.cat((headings, positions), -1), torch.cat((final, (before + kept)[:, -1]), -1)
 
 
-def _float(v: Tensor) -> Tensor:
+def at_least_float(v: Tensor) -> Tensor:
     return v.float() if v.dtype == torch.bfloat16 else v
 
 
@@ -330,7 +330,7 @@ class TiledScan(nn.Module):
         z, X, dt, B, C = self.inputs(writer)
         z0, X0, C0 = self.queries(reader[0]) if reader else (z, X, C)
         with torch.autocast(u.device.type, enabled=False):  # sums over thousands of frames: bf16 would ruin memory
-            values, dt, B, C, C0 = (_float(v) for v in (X, dt, B, C, C0))
+            values, dt, B, C, C0 = (at_least_float(v) for v in (X, dt, B, C, C0))
             poses, pose = self.odometer(self.cut(u), action, writes, reset, memory["pose"])
             *peeking, phase = self.odometer.phases(poses).unbind(2)
             B, C = ssm.rotate(B, phase), ssm.rotate(C, phase)
@@ -360,11 +360,11 @@ class TiledScan(nn.Module):
         with torch.autocast(u.device.type, enabled=False):
             pose = self.odometer.move(self.cut(u), action, trace.pose)
             phase = self.odometer.phases(pose)
-            C = ssm.rotate(_float(C), phase)
+            C = ssm.rotate(at_least_float(C), phase)
             Y = trace.read(C)
             if commit:
-                dt, B = (_float(v) for v in writing)
-                B, values = ssm.rotate(B, phase), (_float(X) * dt[..., None]).transpose(-2, -3)
+                dt, B = (at_least_float(v) for v in writing)
+                B, values = ssm.rotate(B, phase), (at_least_float(X) * dt[..., None]).transpose(-2, -3)
                 line = (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s] decay in the frame
                 later = torch.ones(X.shape[3], X.shape[3], dtype=torch.bool, device=X.device).triu(1)
                 gap = (line[..., :, None] - line[..., None, :]).masked_fill(later, float("-inf"))

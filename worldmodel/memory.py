@@ -16,7 +16,8 @@ class Memory(TensorClass):
 
     layers[i]: state [B, G, h, p, n], pose [B, G, 3], key and value [B, k-1, heads, S, d];
     seen [B, k-1]: which of the last k-1 frames may be attended to; reach [B, 2 A]: how far a continuous action can
-    lead from the last frame (see `reach`; [B, 0]: not told); frames [B]: frames observed since the episode began. Indexing, `to`, `detach`, `clone`, `torch.stack` and `torch.cat` work as on any TensorClass.
+    lead from the last frame (see `reach`; [B, 0]: not told); frames [B]: frames observed since the episode began.
+    Indexing, `to`, `detach`, `clone`, `torch.stack` and `torch.cat` work as on any TensorClass.
     """
 
     layers: TensorDict

@@ -1,4 +1,4 @@
-"""How much of a continuous action walls let through: told from the frame in which it is taken, learnt from frames alone.
+"""How much of a continuous action walls let through: told from the frame before it, learnt from frames alone.
 
 An odometer sums up how actions move the view. In training, which part of an action was made is measured: the one by
 which the frame before must be shifted to look most like the frame after. `Reach` learns to tell it from the frame
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.blocks import TiledScan
+from worldmodel.blocks import TiledScan, at_least_float
 from worldmodel.odometry import moving, shifted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Reach(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Of frames, embedded [..., S, D]: the most that an action can be, downwards and upwards, [..., 2 A]"""
-        return F.softplus(self.tell(tokens.flatten(-2)).float()) * self.scale.repeat(2)
+        return F.softplus(at_least_float(self.tell(tokens.flatten(-2)))) * self.scale.repeat(2)
 
 
 def stopped(action: Tensor, reach: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def stopped(action: Tensor, reach: Tensor) -> Tensor:
 
 
 def shift(model: WorldModel) -> Tensor:
-    """How the view shifts per unit of an action, [2, A]: to the right and down, in pixels; zero where it is not known."""
+    """How the view shifts per unit of an action, [2, A]: to the right and down, in pixels; zero where unknown."""
     scans = [block.scan for block in model.layers if isinstance(block.scan, TiledScan)]
     odometer, a = scans[0].odometer, model.actions
     ahead, right = odometer.action.weight.detach()[1:, :a] * odometer.known[:a]
@@ -65,8 +65,8 @@ def shift(model: WorldModel) -> Tensor:
 
 
 def loss(model: WorldModel, tokens: Tensor, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-    """How wrongly `model.reach` tells from the embedded frames [B, T, S, D] what was made of the actions that came next:
-    where something stopped them, how far they came; elsewhere, by how much too early it would have stopped them."""
+    """How wrongly `model.reach` tells from embedded frames [B, T, S, D] what was made of the actions that came next: where
+    something stopped them, how far they came; elsewhere, by how much too early it would have stopped them."""
     known = shift(model)
     going = (~batch.is_first[:, 1:]).nonzero()
     if model.reach is None or not known.any() or not len(going):

@@ -65,7 +65,7 @@ def shift(model: WorldModel) -> Tensor:
 
 
 def loss(model: WorldModel, tokens: Tensor, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-    """How wrongly `model.reach` tells from embedded frames [B, T, S, D] what was made of the actions that came next: where
+    """How wrongly `model.reach` tells from embedded frames [B, T, S, D] what was made of the next actions: where
     something stopped them, how far they came; elsewhere, by how much too early it would have stopped them."""
     known = shift(model)
     going = (~batch.is_first[:, 1:]).nonzero()

@@ -283,7 +283,7 @@ def plot_sweep(found: dict[str, Any], path: Path) -> None:
             axis.set(ylim=(-0.02, 1.02), xlabel=f"{label} (steps)", title=_names(pool["values"]))
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("success")
-        axes[0].legend(fontsize=6)
+        _legend(axes[0], 6)
     figure.savefig(path, dpi=110)
 
 
@@ -293,6 +293,11 @@ def _line(axis: Any, rows: list[dict[str, Any]], **style: Any) -> None:
     gap = [[abs(row["success"][side] - row["success"]["mean"]) for row in rows] for side in ("low", "high")]
     if rows:
         axis.errorbar(x, y, gap, marker="o", capsize=2, **style)
+
+
+def _legend(axis: Any, size: int) -> None:
+    if axis.get_legend_handles_labels()[0]:  # there is something to tell
+        axis.legend(fontsize=size)
 
 
 def _names(values: dict[str, Any]) -> str:
@@ -325,7 +330,7 @@ def plot_memory(found: dict[str, Any], path: Path) -> None:
         axis.tick_params(axis="x", labelsize=7)
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("tiles recognised")
-    figure.axes[0].legend(fontsize=7)
+    _legend(figure.axes[0], 7)
     figure.savefig(path, dpi=110)
 
 
@@ -351,7 +356,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
             _line(axis, arms.get(arm, {}).get(by, []), label=arm, color=colour)
         axis.set(ylim=(-0.02, 1.02), xlabel=f"{label} (steps)", ylabel="success")
         axis.grid(alpha=0.3)
-    lines[0].legend(fontsize=8)
+    _legend(lines[0], 8)
     figure.savefig(path, dpi=110)
 
 

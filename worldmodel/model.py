@@ -497,11 +497,11 @@ class WorldModel(nn.Module):
         if self.config.forcing == "diffusion":
             x, level, counted = noise.equally(self.embed, x[:, :, 1], self.config.clean_prefix, generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
-        tokens = x[:, :, 1]
-        reach = self._reach(tokens, clean)  # also of frames that are remembered as foreseen: where they were, they were
+        reach = self._reach(x[:, :, 1], clean)  # also of frames that are remembered as foreseen: where they were, they were
         if self.config.imagined and foresee and self.training:
             span = noise.spans(batch.is_first, self.config.imagined, self.config.imagined_span, generator)
             x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget, reach)
+        kept = x[:, :, 1]
         x, memory = self._run(x, level, batch.action, batch.is_first, clean, memory, forget, reach)
         noisy, remembered = x.unbind(2)
         foreseen, seen = self.heads(noisy), self.heads(remembered)
@@ -522,7 +522,7 @@ class WorldModel(nn.Module):
             losses["coarse"] = self._coarse_loss(noisy, patches, counted)
         metrics |= of_frames
         if self.reach is not None:
-            losses["reach"] = reaching.loss(self, tokens, batch, generator)
+            losses["reach"] = reaching.loss(self, kept, batch, generator)
         if foreseen.log_error is not None:
             gap = foreseen.log_error - torch.log(error + 1e-4)
             losses["surprise"] = _mean(gap.square(), known.to(gap.dtype))

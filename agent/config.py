@@ -79,7 +79,8 @@ class TrainConfig:
     (1: single frames), reached over the share `hide_ramp` of the training; `forget` is the share of frames before
     which the memory is erased. With `precision` bf16, matrix products are made in bf16; the scan, weights and losses
     stay in float32. With `dreams`, the policy and value heads also learn in imagination: from a frame of every sequence
-    so many walks of `dream_steps`, whose actions are kept varied by `dream_entropy`.
+    so many walks of `dream_steps`, whose actions are kept varied by `dream_entropy`; `dream_weight` is their share of
+    the loss (without `model.loss.policy`, the policy learns from nothing else).
     """
 
     init: str | None = None  # start from the weights of this checkpoint (a name or folder) instead of new ones
@@ -109,6 +110,7 @@ class TrainConfig:
     dreams: int = 0
     dream_steps: int = 16
     dream_entropy: float = 0.01
+    dream_weight: float = 0.1
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies in it
     compile: bool = False
     recompute: bool = False  # blocks run again in the backward pass (activation checkpointing): less memory, more time

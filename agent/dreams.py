@@ -58,7 +58,7 @@ def dream(
     reinforced = _mean(-gain * likely - entropy * spread, decided)
     foretold = -(two_hot(target, model.heads.bins) * F.log_softmax(before("value_logits"), -1)).sum(-1)
     metrics = {"dream/return": target[:, :, 0].mean(), "dream/entropy": spread.detach().mean()}
-    return c.loss.policy * reinforced + c.loss.value * _mean(foretold, reach), metrics
+    return reinforced + _mean(foretold, reach), metrics
 
 
 def returns(reward: Tensor, cont: Tensor, value: Tensor, discount: float, trace: float) -> Tensor:

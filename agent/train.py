@@ -268,7 +268,7 @@ def dreams(run: Run, dreamer: Agent, sequences: Batch) -> dict[str, Tensor]:
         memory, told = run.model.observe(empty, part.pixels, part.action, part.is_first, learn=True)
         now, ended = told.last(), (part.terminated | part.truncated)[:, -1]
         loss, metrics = dream(dreamer, memory, now, ended, config.dreams, config.dream_steps, config.dream_entropy)
-    loss.backward()
+    (config.dream_weight * loss).backward()
     return metrics
 
 

@@ -147,6 +147,9 @@ class Odometer(nn.Module):
         self.register_buffer("known", torch.zeros(actions, dtype=torch.bool))
         self.frame = nn.Linear(width, 1) if walls else None
         nn.init.normal_(self.action.weight, std=0.1)
+        with torch.no_grad():  # where an episode begins, nothing moves: all layers count from there
+            self.action.weight[:, -1] = 0.0
+            self.known[-1] = True
         if self.frame is not None:
             nn.init.zeros_(self.frame.weight)
             nn.init.constant_(self.frame.bias, 4.0)  # free, until training says otherwise

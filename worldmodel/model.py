@@ -497,7 +497,7 @@ class WorldModel(nn.Module):
         if self.config.forcing == "diffusion":
             x, level, counted = noise.equally(self.embed, x[:, :, 1], self.config.clean_prefix, generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
-        reach = self._reach(x[:, :, 1], clean)  # also of frames that are remembered as foreseen: where they were, they were
+        reach = self._reach(x[:, :, 1], clean)  # of frames remembered as foreseen, too: it was there
         if self.config.imagined and foresee and self.training:
             span = noise.spans(batch.is_first, self.config.imagined, self.config.imagined_span, generator)
             x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget, reach)

@@ -173,8 +173,9 @@ class Odometer(nn.Module):
 
     def free(self, u: Tensor) -> Tensor:
         """Which part of a step frames let the agent take, [..., G, 1], by their tokens u [..., G, s, D]."""
-        u = at_least_float(u.mean(-2))
-        return torch.ones_like(u[..., :1]) if self.frame is None else torch.sigmoid(self.frame(u))
+        if self.frame is None:
+            return self.action.weight.new_ones(*u.shape[:-2], 1)
+        return torch.sigmoid(self.frame(at_least_float(u.mean(-2))))
 
     def move(self, u: Tensor, action: Tensor, pose: Tensor) -> Tensor:
         """Pose [..., G, 3] (heading, position) after a frame of tokens u [..., G, s, D], reached by action [..., A]."""

@@ -27,7 +27,6 @@ from worldmodel.blocks import Block, LocalAttention, Mixer, TiledScan, pick
 from worldmodel.heads import Distance, Heads, Readout, lambda_returns, two_hot
 from worldmodel.memory import Fork, Memory
 from worldmodel.prefixes import levels
-from worldmodel.reach import Reach
 from worldmodel.tokens import Patches, Rarity
 
 FORESEEN = 0.5
@@ -193,7 +192,7 @@ class WorldModel(nn.Module):
             for tile in c.tiles
         )
         odometers = not discrete and c.kind == "lssvwm"
-        self.reach = Reach(tokens, c.width, c.head_hidden, actions) if odometers else None
+        self.reach = reaching.Reach(tokens, c.width, c.head_hidden, actions) if odometers else None
         self.unembed = nn.Linear(c.width, self.patches.size)
         self.heads = Heads(tokens, c.width, c.head_hidden, actions, c.loss.surprise > 0)
         self.distance = Distance(tokens, c.width, c.head_hidden) if c.loss.distance else None
@@ -225,7 +224,7 @@ class WorldModel(nn.Module):
         layers = TensorDict(layers, batch_size=[batch])
         frames = torch.zeros(batch, dtype=torch.int64, device=like.device)
         seen = torch.zeros(batch, m, dtype=torch.bool, device=like.device)
-        reach = self._unstopped(seen)
+        reach = self._unstopped(batch)
         return Memory(layers=layers, seen=seen, reach=reach, frames=frames, batch_size=[batch])
 
     def observe(
@@ -298,18 +297,17 @@ class WorldModel(nn.Module):
         first = is_first[..., None].to(action.dtype)
         return torch.cat((action * (1 - first), first), -1)
 
-    def _unstopped(self, like: Tensor) -> Tensor:
+    def _unstopped(self, *shape: int) -> Tensor:
         """The reach of frames of which nothing is known, [..., 2 A]; [..., 0] where reach is not told."""
         size = 2 * self.actions if self.reach is not None else 0
-        return torch.full((*like.shape[:-1], size), math.inf, device=like.device)
+        return self.place.new_full((*shape, size), math.inf)
 
     def _reach(self, x: Tensor, seen: Tensor) -> Tensor:
         """The reach of frames x [..., S, D], infinite unless they were `seen` [...]. Only `reach.loss` trains it."""
         if self.reach is None:
-            return self._unstopped(seen[..., None])
-        with torch.no_grad():
-            known = reaching.shift(self).any(0).repeat(2)
-            return self.reach(x).masked_fill(~(seen[..., None] & known), math.inf)
+            return self._unstopped(*seen.shape)
+        known = reaching.shift(self).any(0).repeat(2)
+        return self.reach(x).detach().masked_fill(~(seen[..., None] & known), math.inf)
 
     def _made(self, action: Tensor, reach: Tensor) -> Tensor:
         """What is made of plain actions [..., A + 1] from where so much can be."""
@@ -493,15 +491,16 @@ class WorldModel(nn.Module):
         memory = self.initial(len(batch.pixels)) if memory is None else memory.detach()
         patches = self.patches.cut(batch.pixels)
         x, level = self._copies(patches, generator)
+        tokens = x[:, :, 1]
         counted = torch.ones_like(batch.is_first)
         if self.config.forcing == "diffusion":
             x, level, counted = noise.equally(self.embed, x[:, :, 1], self.config.clean_prefix, generator)
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
-        reach = self._reach(x[:, :, 1], clean)  # of frames remembered as foreseen, too: it was there
+        reach = self._reach(tokens, clean)  # of frames remembered as foreseen, too: it was there
         if self.config.imagined and foresee and self.training:
             span = noise.spans(batch.is_first, self.config.imagined, self.config.imagined_span, generator)
             x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget, reach)
-        kept = x[:, :, 1]
+        tokens = x[:, :, 1] if self.config.forcing == "teacher" else tokens
         x, memory = self._run(x, level, batch.action, batch.is_first, clean, memory, forget, reach)
         noisy, remembered = x.unbind(2)
         foreseen, seen = self.heads(noisy), self.heads(remembered)
@@ -521,8 +520,8 @@ class WorldModel(nn.Module):
         if self.config.loss.coarse:
             losses["coarse"] = self._coarse_loss(noisy, patches, counted)
         metrics |= of_frames
-        if self.reach is not None:
-            losses["reach"] = reaching.loss(self, kept, batch, generator)
+        if self.reach is not None and self.config.loss.reach:
+            losses["reach"] = reaching.loss(self, tokens, batch, generator)
         if foreseen.log_error is not None:
             gap = foreseen.log_error - torch.log(error + 1e-4)
             losses["surprise"] = _mean(gap.square(), known.to(gap.dtype))

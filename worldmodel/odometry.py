@@ -69,7 +69,7 @@ def _calibrate_continuous(model: WorldModel, batch: Batch) -> dict[int, tuple[fl
         for i, motion in motions.items():
             scan.odometer.action.weight[:, i] = torch.tensor(motion)
             scan.odometer.known[i] = any(motion)
-    if model.reach is not None:
+    if model.reach is not None and len(action):
         model.reach.scale.copy_(action.abs().amax(0).clamp(min=1e-6))
     return {i: (turn, round(ahead, 3), round(right, 3)) for i, (turn, ahead, right) in motions.items()}
 

@@ -9,7 +9,6 @@ Shapes: A dimensions of an action, S tokens of a frame, D their width, N pairs o
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,10 +21,10 @@ from worldmodel.odometry import moving, shifted
 if TYPE_CHECKING:
     from worldmodel.model import Batch, WorldModel
 
-PAIRS = 256  # of frames, measured in one step of training
+PAIRS = 256  # of frames, measured for every segment of a training batch
 PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of an action, that may have been made
 POOL = 2  # pixels along each side that count as one
-CLEAR = 0.01  # by how much of the brightness the best part must look better than the worst
+CLEAR = 0.01  # by how much of the brightness one part must look better than another, to be told from it
 
 
 class Reach(nn.Module):
@@ -41,8 +40,8 @@ class Reach(nn.Module):
         nn.init.constant_(last.bias, 4.0)  # far, until training says otherwise
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        for name, value in self.state_dict().items():  # weights from before there was a reach: nothing stops actions
-            state_dict.setdefault(prefix + name, value)
+        if not any(name.startswith(prefix) for name in state_dict):  # weights from before: as if new
+            state_dict |= {prefix + name: value for name, value in self.state_dict().items()}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -66,7 +65,8 @@ def shift(model: WorldModel) -> Tensor:
 
 def loss(model: WorldModel, tokens: Tensor, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
     """How wrongly `model.reach` tells from embedded frames [B, T, S, D] what was made of the next actions: where
-    something stopped them, how far they came; elsewhere, by how much too early it would have stopped them."""
+    something stopped them, how far they came; elsewhere, by how much too early it would have stopped them. What embeds
+    the frames learns from it as well."""
     known = shift(model)
     going = (~batch.is_first[:, 1:]).nonzero()
     if model.reach is None or not known.any() or not len(going):
@@ -84,23 +84,25 @@ def loss(model: WorldModel, tokens: Tensor, batch: Batch, generator: torch.Gener
 @torch.no_grad()
 def made(before: Tensor, after: Tensor, action: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Which part of actions [N, A], of which each shifts the view by `shift` [2, A], was made between frames uint8
-    [N, C, H, W], and where the frames tell, [N, A] both; of dimensions that shift nothing they do not."""
-    before, after = (F.avg_pool2d(v.float().mean(1, keepdim=True) / 255, POOL) for v in (before, after))
-    view, known = moving(after, before), shift.any(0).nonzero()[:, 0].tolist()
+    [N, C, H, W], and where the frames tell, [N, A] both. Of dimensions that shift nothing they do not, nor of more than
+    two that do: the view has two directions to go."""
+    part, clear, known = torch.ones_like(action), torch.zeros_like(action), shift.any(0).nonzero()[:, 0].tolist()
+    if not 0 < len(known) <= 2:
+        return part, clear
+    before, after = (F.avg_pool2d(v.to(shift) / 255, POOL) for v in (before, after))
+    view, parts = moving(after, before)[:, :1], torch.tensor(PARTS).to(action)
     options = action.new_ones(len(PARTS) ** len(known), action.shape[1])
-    options[:, known] = torch.tensor(list(itertools.product(PARTS, repeat=len(known)))).to(action)
-    errors = []
+    options[:, known] = torch.cartesian_prod(*[parts] * len(known)).view(-1, len(known))
+    pictures, errors = torch.cat((before, view.expand(len(before), -1, -1, -1)), 1), []
     for option in options:
-        moved = ((action * option)[:, None] * shift).sum(-1) / POOL
-        inside = view * (shifted(view.expand_as(before), moved, "zeros") > 0.99)
-        gap = ((after - shifted(before, moved)).abs() * inside).flatten(1).sum(1)
-        errors.append(gap / inside.flatten(1).sum(1).clamp(min=1))
+        there = shifted(pictures, ((action * option)[:, None] * shift).sum(-1) / POOL, "zeros")
+        inside = view * (there[:, -1:] > 0.99)
+        gap, area = ((after - there[:, :-1]).abs().mean(1, keepdim=True) * inside).sum((1, 2, 3)), inside.sum((1, 2, 3))
+        errors.append((gap / area.clamp(min=1)).masked_fill(2 * area < view.sum(), float("inf")))
     error = torch.stack(errors).unflatten(0, (len(PARTS),) * len(known))
-    part, clear = torch.ones_like(action), torch.zeros_like(action)
     for k, i in enumerate(known):
-        others = [j for j in range(len(known)) if j != k]
-        of_part = error.amin(others) if others else error
+        of_part = error if len(known) == 1 else error.amin(1 - k)
         least, best = of_part.min(0)
-        part[:, i] = torch.tensor(PARTS).to(action)[best]
-        clear[:, i] = (of_part.amax(0) - least > CLEAR).to(action)
+        part[:, i] = torch.where(of_part[-1] - least > CLEAR, parts[best], 1.0)  # all of it, unless that is refuted
+        clear[:, i] = (of_part[-1].isfinite() & ((of_part - least).nan_to_num(0, 0) > CLEAR).any(0)).to(action)
     return part, clear

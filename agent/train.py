@@ -330,9 +330,17 @@ def restore(run: Run) -> None:
         raise UserError(
             f"{run.last} is damaged ({type(error).__name__}); start anew in another output= folder"
         ) from None
-    run.model.load_state_dict(state["model"])
-    run.ema.load_state_dict(state["ema"])
-    run.optimizer.load_state_dict(state["optimizer"])
+    try:
+        run.model.load_state_dict(state["model"])
+        run.ema.load_state_dict(state["ema"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        alike = all(moments["exp_avg"].shape == p.shape for p, moments in run.optimizer.state.items())
+    except (RuntimeError, ValueError):
+        alike = False
+    if not alike:
+        raise UserError(
+            f"{run.last} is of another version: begin a run from its weights, `lssvwm train train.init={run.folder}`"
+        )
     run.step, run.best = state["step"], state["best"]
     if not run.config.data:
         for path in run.replay.paths:

@@ -218,6 +218,16 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, dreams):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_run_of_another_version_is_not_resumed(tmp_path):
+    folder = training.train(config(TMazeConfig(length=5), seed=3), tmp_path / "run")
+    file = folder / "checkpoints" / "last.pt"
+    state = torch.load(file, weights_only=False)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(1)  # as many parameters, but others
+    torch.save(state, file)
+    with pytest.raises(UserError, match="of another version: begin a run from its weights"):
+        training.resume(folder, ["train.steps=9"])
+
+
 def test_a_run_killed_before_its_first_checkpoint_resumes_on_the_data_of_another(tmp_path):
     setting = config(TMazeConfig(length=5), seed=3)
     training.train(setting, tmp_path / "one")

@@ -5,7 +5,7 @@
     future = model.imagine(memory, actions, decode=True)
 
 Reading order: model (the four verbs), blocks (the layers), ssm (the scan), backends, memory, heads, tokens, store,
-baselines (what others use in place of the scan).
+odometry and reach (what actions do to the view), baselines (what others use in place of the scan).
 """
 
 from worldmodel.heads import Readout

@@ -1,7 +1,8 @@
 """What memory holds, drawn: where the agent takes itself to be, and what it expects to see at any other place.
 
-Places are those of the odometer in the last layer (other layers' may lie half a token off): (heading, ahead, right), in
-radians to the right and in tokens, from where the episode began. Shapes: B memories, n futures or poses, H steps.
+Places are those of the odometer in the last layer: (heading, ahead, right), in radians to the right and in tokens, from
+where the episode began; in weights from before all layers began at one place, other layers' may lie half a token off.
+Shapes: B memories, n futures or poses, H steps.
 """
 
 from __future__ import annotations

@@ -51,8 +51,10 @@ class Memory(TensorClass):
 
     @classmethod
     def read(cls, path: str | Path) -> Memory:
-        """Load what `write` saved."""
+        """Load what `write` saved; raises ValueError for what another version saved."""
         saved = torch.load(path, weights_only=True)
+        if missing := {"layers", "seen", "reach", "frames"} - set(saved):
+            raise ValueError(f"{path} holds no memory of this version: {', '.join(sorted(missing))} not in it")
         batch = saved["frames"].shape
         layers = TensorDict(saved["layers"], batch_size=batch)
         rest = {key: saved[key] for key in ("seen", "reach", "frames")}

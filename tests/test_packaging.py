@@ -73,6 +73,7 @@ SEVERAL = {
     "memory": report.memory_grids,
     **dict.fromkeys(("tworoom", "scavenge", "tmaze_lengths", "tmaze_alone"), report.sweep_grids),
     **dict.fromkeys(("return_tours", "recall_delays"), report.sweep_grids),
+    "tmaze_dreams": lambda found: report.sweep_grids(found)[:1],  # the way is always the same
     "return_planners": lambda found: report.sweep_grids(found)[:1],  # not the grid of every planner
 }
 

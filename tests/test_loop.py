@@ -170,7 +170,7 @@ def test_an_action_of_a_plan_is_taken_as_often_as_planner_repeat_says():
     assert all(followed) and [t for t, new in enumerate(replans) if new] == [0, 6]
     actions, judged = agent.propose(state.memory, state.policy)
     assert actions.shape == (2, PLANNER.proposals, PLANNER.horizon)
-    torch.testing.assert_close(judged, agent.score(state.memory, actions))
+    torch.testing.assert_close(judged, agent.score(state.memory, actions), rtol=1e-4, atol=1e-4)  # sums in other orders
     torch.testing.assert_close(judged, once.score(state.memory, actions.repeat_interleave(3, 2)))
 
 

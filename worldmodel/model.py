@@ -207,12 +207,16 @@ class WorldModel(nn.Module):
         """The blocks in order; `Memory.layers` holds what each of them remembers."""
         return cast("list[Block]", list(self.blocks))
 
+    @property
+    def scans(self) -> list[TiledScan]:
+        """The tiled scans of the layers, each with its odometer; a baseline has none."""
+        return [block.scan for block in self.layers if isinstance(block.scan, TiledScan)]
+
     def use(self, backend: str = "auto") -> WorldModel:
         """Scan by this backend (see `backends.pick`); raises ValueError or `backends.Unavailable`. Returns itself."""
         _, scan = backends.pick(backend, self.place.device)
-        for block in self.layers:
-            if isinstance(block.scan, TiledScan):
-                block.scan.scan = scan
+        for tiled in self.scans:
+            tiled.scan = scan
         return self
 
     # ---- memory

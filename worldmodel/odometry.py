@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldmodel.blocks import TiledScan
-
 if TYPE_CHECKING:
     from worldmodel.model import Batch, WorldModel
 
@@ -48,7 +46,7 @@ def calibrate(model: WorldModel, batch: Batch) -> dict[int, tuple[float, float, 
         if len(where) >= FEW:
             motions[a] = _best(after[where], before[where], model.patches.grid)
     if motions:
-        for scan in (block.scan for block in model.layers if isinstance(block.scan, TiledScan)):
+        for scan in model.scans:
             for a, motion in motions.items():
                 scan.odometer.action.weight[:, a] = torch.tensor(motion or (0.0, 0.0, 0.0))
                 scan.odometer.known[a] = motion is not None
@@ -65,7 +63,7 @@ def _calibrate_continuous(model: WorldModel, batch: Batch) -> dict[int, tuple[fl
     if shift.any():
         shift = _refined(after[few], before[few], action[few], view, shift)
     motions = {i: (0.0, -down, right) for i, (right, down) in enumerate((shift.T / model.patches.patch).tolist())}
-    for scan in (block.scan for block in model.layers if isinstance(block.scan, TiledScan)):
+    for scan in model.scans:
         for i, motion in motions.items():
             scan.odometer.action.weight[:, i] = torch.tensor(motion)
             scan.odometer.known[i] = any(motion)

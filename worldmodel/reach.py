@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.blocks import TiledScan, at_least_float
+from worldmodel.blocks import at_least_float
 from worldmodel.odometry import moving, shifted
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def stopped(action: Tensor, reach: Tensor) -> Tensor:
 
 def shift(model: WorldModel) -> Tensor:
     """How the view shifts per unit of an action, [2, A]: to the right and down, in pixels; zero where unknown."""
-    scans = [block.scan for block in model.layers if isinstance(block.scan, TiledScan)]
-    odometer, a = scans[0].odometer, model.actions
+    odometer, a = model.scans[0].odometer, model.actions
     ahead, right = odometer.action.weight.detach()[1:, :a] * odometer.known[:a]
     return torch.stack((right, -ahead)) * model.patches.patch
 

@@ -328,7 +328,7 @@ def test_training_lowers_the_loss_and_learns_to_recall():
         ends[:, 5] = True
         return Batch(frames, torch.zeros(n, 6, dtype=torch.int64), reward, ends, ends & False, first)
 
-    for _ in range(250):
+    for _ in range(400):
         loss, _, _ = model.loss(batch(), generator=g)
         optimizer.zero_grad()
         loss.backward()

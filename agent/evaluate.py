@@ -356,11 +356,12 @@ def crossed(result: Outcome, groups: int = 3) -> list[dict[str, Any]]:
 
 
 def evaluate(config: Config, output: Path) -> dict[str, Any]:
-    """`lssvwm evaluate`: all arms on the held-out tasks; a table on the terminal, JSON, CSV and a plot in `output`.
+    """`lssvwm evaluate`: all arms on the held-out tasks; tables on the terminal and as Markdown, JSON, CSV, a plot in
+    `output`.
 
     Everything is written anew after each arm, so that a run which is stopped leaves the arms it finished.
     """
-    from agent.report import plot, show, write
+    from agent.report import evaluation_grids, plot, publish, write
 
     if config.checkpoint is None:
         raise UserError("evaluate needs checkpoint=NAME_OR_FOLDER")
@@ -381,5 +382,9 @@ def evaluate(config: Config, output: Path) -> dict[str, Any]:
         kept = f", {', '.join(found['arms'])} saved in {output}" if found["arms"] else ""
         raise KeyboardInterrupt(f"evaluating{kept}") from None
     plot(found, output / "success.png")
-    show(found)
+    publish(evaluation_grids(found), output / "evaluation.md")
+    if "retained" in found["arms"]:
+        mine = found["arms"]["retained"]
+        pace = f"{1000 * mine['seconds_per_decision']:.1f} ms a decision"
+        print(f"retained: {pace}, a memory of {mine['memory_bytes'] / 1024:.0f} KiB")
     return found

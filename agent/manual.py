@@ -113,7 +113,7 @@ usage: lssvwm evaluate checkpoint=NAME_OR_FOLDER [key=value ...]
 
 Plays the same held-out tasks with several arms: the agent with its memory (retained), without it (erased),
 with another task's (swapped), with the last few frames only (window), the policy head without planning
-(prior), and scripted floors and ceilings. Prints a table; writes evaluation.json, a CSV file and a plot.
+(prior), and scripted floors and ceilings. Prints tables; writes evaluation.json, .md, a CSV file and a plot.
 
 settings                       (those of the checkpoint, where it has others)
   checkpoint=null              the folder of a run, or a pretrained model:

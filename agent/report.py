@@ -19,47 +19,6 @@ ENOUGH = 100
 """Tiles that a point of a plot stands for at least."""
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print the arms of an evaluation side by side, one line each."""
-    tasks = found["tasks"]
-    title = f"planning success on {tasks['count']} held-out tasks (seed {tasks['seed']}, list {tasks['hash']})"
-    if tasks.get("solved_at_start"):
-        title += f"; {tasks['solved_at_start']} solved at the start left out"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in ("arm", "success", "95 % interval", "wrong", "time-out", "reward", "steps", "ms/decision", "memory"):
-        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
-    for arm, row in found["arms"].items():
-        success = row["success"]
-        table.add_row(
-            arm,
-            f"{success['mean']:.3f}",
-            f"{success['low']:.3f} - {success['high']:.3f}",
-            f"{row['wrong']:.3f}",
-            f"{row['timeout']:.3f}",
-            f"{row['reward']:.2f}",
-            f"{row['steps']:.1f}",
-            f"{1000 * row['seconds_per_decision']:.1f}",
-            f"{row['memory_bytes'] / 1024:.0f} KiB" if row["memory_bytes"] else "-",
-        )
-    console = Console(width=None if Console().is_terminal else 120)
-    console.print(table)
-    for by, label in (("by_goal_distance", "goal distance"), ("by_evidence_age", "evidence age")):
-        console.print(_ranges(found, by, label))
-
-
-def _ranges(found: dict[str, Any], by: str, label: str) -> Table:
-    """Success of the agent's arms in ranges of one quantity."""
-    arms = [arm for arm in ("retained", "erased", "prior") if arm in found["arms"]]
-    table = Table(title=f"by {label} (steps)", title_justify="left")
-    for name in (label, "n", *arms):
-        table.add_column(name, justify="right")
-    rows = [found["arms"][arm][by] for arm in arms]
-    for cells in zip(*rows):
-        span = f"{cells[0]['from']} - {cells[0]['to']}"
-        table.add_row(span, str(cells[0]["n"]), *(f"{cell['success']['mean']:.3f}" for cell in cells))
-    return table
-
-
 def write(found: dict[str, Any], results: dict[str, Any], seeds: np.ndarray, output: Path) -> None:
     """`evaluation.json` and `tasks.csv` (one row per arm and task)."""
     write_json(output / "evaluation.json", found)
@@ -110,6 +69,46 @@ def publish(grids: list[Grid], path: Path) -> None:
     for grid in grids:
         grid.show()
     path.write_text("\n".join(grid.markdown() for grid in grids))
+
+
+def evaluation_grids(found: dict[str, Any]) -> list[Grid]:
+    """Every arm of an evaluation, with the paired lead of `retained`; then success by goal distance and by evidence
+    age."""
+    ranges = (("by_goal_distance", "steps to the goal"), ("by_evidence_age", "age of the evidence"))
+    grids = [_ranges(found, by, label) for by, label in ranges]
+    return [arms_grid(found), *(grid for grid in grids if grid.rows[1:])]
+
+
+def arms_grid(found: dict[str, Any]) -> Grid:
+    """Every arm of an evaluation (or of a case of a sweep) on the same tasks, with the paired lead of `retained`."""
+    tasks, arms = found["tasks"], found["arms"]
+    left_out = f" ({tasks['solved_at_start']} solved at the start left out)" if tasks.get("solved_at_start") else ""
+    title = f"Planning success on {tasks['count']} held-out tasks{left_out}, seed {tasks['seed']}, list {tasks['hash']}"
+    reward = ["reward"] if _several(arms) else []
+    header = ["arm", "success (95 % interval)", "wrong", "time-out", *reward, "steps"]
+    lead = ["retained - this"] if any("retained_minus_this" in row for row in arms.values()) else []
+    grid = Grid(title, [[*header, *lead]])
+    for arm, row in arms.items():
+        cells = [_interval(row["success"], 3), f"{row['wrong']:.3f}", f"{row['timeout']:.3f}"]
+        cells += [_reward(row)] if reward else []
+        cells += [f"{row['steps']:.1f}", *([_gap(row.get("retained_minus_this"))] if lead else [])]
+        grid.rows.append([arm, *cells])
+    return grid
+
+
+def _several(arms: dict[str, Any]) -> bool:
+    """Whether a task gives more than one reward."""
+    return any(row["reward"] > 1.05 for row in arms.values())
+
+
+def _ranges(found: dict[str, Any], by: str, label: str) -> Grid:
+    """Success of the agent's arms in ranges of one quantity."""
+    arms = [arm for arm in ("retained", "erased", "prior") if arm in found["arms"]]
+    grid = Grid(f"Success (95 % interval) by {label}", [[label, "tasks", *arms]])
+    for cells in zip(*(found["arms"][arm][by] for arm in arms)):
+        span, shares = f"{cells[0]['from']} - {cells[0]['to']}", (_interval(cell["success"], 2) for cell in cells)
+        grid.rows.append([span, str(cells[0]["n"]), *shares])
+    return grid
 
 
 def memory_grids(found: dict[str, Any]) -> list[Grid]:
@@ -216,8 +215,9 @@ def sweep_grids(found: dict[str, Any]) -> list[Grid]:
         gaps = [_gap(mine.get(arm, {}).get("retained_minus_this")) for arm in minus]
         grid.rows.append([*values, *cells, *gaps, *([_gap(row.get("retained_minus_first"))] if beside else [])])
         reward.rows.append([*values, *(_reward(mine[arm]) if arm in mine else "-" for arm in arms)])
-    several = any(row["arms"][arm]["reward"] > 1.05 for row in rows for arm in row["arms"])
-    return [reward] if several else [grid, *_crossings(found["together"])]
+    if any(_several(row["arms"]) for row in rows):
+        return [reward]
+    return [grid if keys else arms_grid(rows[0]), *_crossings(found["together"])]
 
 
 def _success(arm: str, row: dict[str, Any]) -> str:

@@ -86,3 +86,11 @@ def test_tables_in_the_readme_are_those_of_the_committed_numbers(name):
     found = json.loads((folder / f"{name}.json").read_text())
     for grid in SEVERAL[name](found) if name in SEVERAL else [SINGLE[name](found)]:
         assert grid.markdown() in (ROOT / "README.md").read_text()
+
+
+EVALUATIONS = sorted((ROOT / "configs" / "pretrained").glob("*/evaluation.json"))
+
+
+@pytest.mark.parametrize("file", EVALUATIONS, ids=lambda file: file.parent.name)
+def test_the_arms_of_packaged_weights_in_the_readme_are_those_of_their_committed_evaluation(file):
+    assert report.arms_grid(json.loads(file.read_text())).markdown() in (ROOT / "README.md").read_text()

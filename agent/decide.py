@@ -32,6 +32,7 @@ from worldmodel import Memory, WorldModel
 CONTINUOUS = {"candidates": 128, "horizon": 12, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
 DISCRETE = {"candidates": 256, "horizon": 16, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
 ROUNDS = 5
+BEAM = {"width": 32, "horizon": 16, "elites": 16, "replan": 1, "proposals": 0}
 PRETRAINED = "return9"
 AGES = (100, 5000)
 """Frames of an episode before a decision."""
@@ -40,7 +41,7 @@ AGES = (100, 5000)
 def decide(config: Config, output: Path) -> Path:
     """One agent's decisions: continuous actions, new weights, by our CEM and by TorchRL's through its model-based
     environment; discrete actions, the weights of Return after a tour of its maze, with the beginnings of candidates
-    shared and not, and after many more frames."""
+    shared and not, by beam search, and after many more frames."""
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -49,11 +50,16 @@ def decide(config: Config, output: Path) -> Path:
     random, toured = _seen(continuous), _toured(trained)
     ages = _walked(trained, AGES)
     ways = {
-        ("continuous", "cem"): (CONTINUOUS, _ours(continuous, CONTINUOUS, random)),
+        ("continuous", "cem"): (CONTINUOUS, _cem(continuous, CONTINUOUS, random)),
         ("continuous", "torchrl CEMPlanner"): (CONTINUOUS, _torchrl(continuous, CONTINUOUS, random)),
-        ("discrete", "cem"): (DISCRETE, _ours(trained, DISCRETE, toured)),
-        ("discrete", "cem, nothing shared"): (DISCRETE, _ours(Apart(trained), DISCRETE, toured)),
-    } | {("discrete", f"cem, at frame {age}"): (DISCRETE, _ours(trained, DISCRETE, memory)) for age, memory in ages}
+        ("discrete", "cem"): (DISCRETE, _cem(trained, DISCRETE, toured)),
+        ("discrete", "cem, nothing shared"): (DISCRETE, _cem(Apart(trained), DISCRETE, toured)),
+        ("discrete", f"beam, {BEAM['width']} wide"): (
+            BEAM
+            | {"candidates": BEAM["width"] * trained.actions, "iterations": 1},  # at every step
+            _ours(trained, planners.BeamConfig(**BEAM), toured),  # type: ignore[arg-type]
+        ),
+    } | {("discrete", f"cem, at frame {age}"): (DISCRETE, _cem(trained, DISCRETE, memory)) for age, memory in ages}
     taken: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
     progress = Progress("benchmark", ROUNDS * len(ways), "decisions")
     for _, run in ways.values():
@@ -127,8 +133,11 @@ def _bounds(model: WorldModel) -> tuple[Tensor, Tensor]:
     return -torch.ones(model.actions), torch.ones(model.actions)
 
 
-def _ours(model: Any, size: dict[str, Any], memory: Memory) -> Callable[[], Any]:
-    config = planners.CEMConfig(**size)  # type: ignore[arg-type]
+def _cem(model: Any, size: dict[str, int], memory: Memory) -> Callable[[], Any]:
+    return _ours(model, planners.CEMConfig(**size), memory)  # type: ignore[arg-type]
+
+
+def _ours(model: Any, config: planners.SearchConfig, memory: Memory) -> Callable[[], Any]:
     agent = Agent(model, config, 0, *_bounds(model))
     state = dataclasses.replace(agent.initial(1), memory=memory)
     return lambda: agent.act(state)

@@ -50,7 +50,8 @@ def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(tmp_pat
         "proposals": 0,
         "keep_elites": 2,
     }
-    for name, value in {"ROUNDS": 1, "CONTINUOUS": small, "DISCRETE": small, "AGES": (8, 40)}.items():
+    beam = {"width": 4, "horizon": 4, "elites": 4, "keep_elites": 2}
+    for name, value in {"ROUNDS": 1, "CONTINUOUS": small, "DISCRETE": small, "BEAM": beam, "AGES": (8, 40)}.items():
         monkeypatch.setattr(decide, name, value)
     assert cli.main(["benchmark", "decide", "threads=1", f"output={tmp_path}"]) == 0
     rows = json.loads((tmp_path / "decide.json").read_text())["rows"]
@@ -59,6 +60,7 @@ def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(tmp_pat
         ("continuous", "torchrl CEMPlanner"),
         ("discrete", "cem"),
         ("discrete", "cem, nothing shared"),
+        ("discrete", "beam, 4 wide"),
         ("discrete", "cem, at frame 8"),
         ("discrete", "cem, at frame 40"),
     ]

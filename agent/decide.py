@@ -55,8 +55,7 @@ def decide(config: Config, output: Path) -> Path:
         ("discrete", "cem"): (DISCRETE, _cem(trained, DISCRETE, toured)),
         ("discrete", "cem, nothing shared"): (DISCRETE, _cem(Apart(trained), DISCRETE, toured)),
         ("discrete", f"beam, {BEAM['width']} wide"): (
-            BEAM
-            | {"candidates": BEAM["width"] * trained.actions, "iterations": 1},  # at every step
+            BEAM | {"candidates": BEAM["width"] * trained.actions, "iterations": 1},  # at every step
             _ours(trained, planners.BeamConfig(**BEAM), toured),  # type: ignore[arg-type]
         ),
     } | {("discrete", f"cem, at frame {age}"): (DISCRETE, _cem(trained, DISCRETE, memory)) for age, memory in ages}

@@ -36,6 +36,8 @@ from worldmodel.odometry import calibrate
 
 ODOMETER = 0.05
 """Learning rate of what the odometers make of an action, relative to all else."""
+ADDED = ("distance.", "heads.error.")
+"""Weights of heads that a model may have or not."""
 
 
 @dataclass
@@ -61,15 +63,31 @@ class Run:
 
 
 def build_model(config: Config, env: BatchedEnv) -> WorldModel:
-    """A new model for an environment, from `train.init` if given; the same seed gives the same weights."""
+    """A new model for an environment, from `train.init` if given; the same seed gives the same weights. Heads that
+    those weights lack begin anew. Raises UserError if they are of another model."""
     torch.manual_seed(config.seed)
     try:
         model = WorldModel(config.model, env.frame_shape, action_count(env), isinstance(env.actions, Discrete))
-        if config.train.init:
-            model.load_state_dict(checkpoint.load(config.train.init, "cpu").state_dict())
     except (ValueError, RuntimeError) as error:
         raise UserError(f"model: {str(error).splitlines()[0]}") from None
+    if config.train.init:
+        model.load_state_dict(_fitting(config.train.init, model.state_dict()))
     return model
+
+
+def _fitting(init: str, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of `init` for a model that has `own`; raises UserError where they do not fit."""
+    given = checkpoint.load(init, "cpu").state_dict()
+    given = {key: value for key, value in given.items() if key in own or not key.startswith(ADDED)}
+    given |= {key: value for key, value in own.items() if key.startswith(ADDED) and key not in given}
+    for key in sorted(given.keys() | own.keys()):
+        there, here = ([*state[key].shape] if key in state else "missing" for state in (given, own))
+        if there != here:
+            differs = f"{key} is {there}, here {here}"
+            raise UserError(
+                f"train.init={init} is of another model ({differs}): set env and model as in its config.yaml"
+            )
+    return given
 
 
 def prepare(config: Config, folder: Path) -> Run:

@@ -24,7 +24,7 @@ from envs import CountingConfig, GymConfig, TMazeConfig, make
 from envs.counting import decode
 from envs.torchrl_env import TorchRLEnv
 from planners import CEMConfig
-from worldmodel import ModelConfig, WorldModel
+from worldmodel import ModelConfig, WorldModel, save
 
 TINY = ModelConfig(width=16, tiles=(1, 3), state=16, scan_head=16, attention_heads=2, head_hidden=16)
 PLANNER = CEMConfig(horizon=5, candidates=12, iterations=2, elites=4, keep_elites=2, proposals=4, replan=2)
@@ -456,3 +456,25 @@ def test_scripted_policy_is_a_torchrl_policy():
     policy = ScriptedPolicy(env.explorer("oracle", 0))
     td = policy(TensorDict({"is_first": torch.ones(2, 1, dtype=torch.bool)}, batch_size=[2]))
     assert td["action"].shape == (2,)
+
+
+def test_a_run_begins_from_weights_of_the_same_model_and_heads_that_they_lack_are_new(tmp_path):
+    setting = config(TMazeConfig(length=5))
+    env, old = make(setting.env, 1), WorldModel(TINY, (3, 64, 64), 4)
+    save(old, tmp_path)
+    configuration.save(setting, tmp_path / "config.yaml")
+
+    def begun(**changes) -> WorldModel:
+        model = dataclasses.replace(TINY, **changes)
+        train = dataclasses.replace(setting.train, init=str(tmp_path))
+        return training.build_model(dataclasses.replace(setting, model=model, train=train), env)
+
+    more = begun(loss=dataclasses.replace(TINY.loss, surprise=1.0, distance=1.0))
+    assert more.heads.error is not None and more.distance is not None
+    save(more, tmp_path)
+    for model in (more, begun()):  # with what is more, and without it again
+        assert all(torch.equal(model.state_dict()[key], value) for key, value in old.state_dict().items())
+    with pytest.raises(UserError, match=r"another model \(act.weight is \[16, 5\], here \[32, 5\]\): set env"):
+        begun(width=32)
+    with pytest.raises(UserError, match=r"another model .* here missing"):
+        begun(kind="gru")

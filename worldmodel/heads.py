@@ -88,15 +88,17 @@ class Heads(nn.Module):
     ):
         super().__init__()
         self.register_buffer("bins", torch.linspace(-reach, reach, bins), persistent=False)
-        self.sizes = [bins, bins, 1, actions, int(surprise)]
+        self.sizes = [bins, bins, 1, actions]
         self.trunk = nn.Linear(tokens * width, hidden)
         self.out = nn.Linear(hidden, sum(self.sizes))
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.zeros_(self.out.bias)
+        self.error = nn.Linear(hidden, 1) if surprise else None
 
     def forward(self, x: Tensor) -> Readout:
-        reward, value, cont, policy, error = self.out(F.gelu(self.trunk(_flat(x)))).split(self.sizes, -1)
-        expected = error[..., 0] if self.sizes[-1] else None
+        hidden = F.gelu(self.trunk(_flat(x)))
+        reward, value, cont, policy = self.out(hidden).split(self.sizes, -1)
+        expected = None if self.error is None else self.error(hidden)[..., 0]
         return Readout(reward, value, cont[..., 0], policy, self.bins, log_error=expected)
 
 

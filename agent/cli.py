@@ -190,15 +190,21 @@ def collect(settings: list[str]) -> None:
 def benchmark(settings: list[str]) -> None:
     """`lssvwm benchmark WHAT`: measurements."""
     from agent.config import UserError, compose
+    from agent.schema import nearest
 
+    show, settings = _without_show(settings)
     if not settings or settings[0] not in BENCHMARKS:
-        raise UserError(f"which benchmark? there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs")
+        hint = nearest(settings[0], BENCHMARKS) if settings else None
+        meant = f"did you mean {hint}? " if hint else ""
+        raise UserError(f"which benchmark? {meant}there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs")
     what, settings = settings[0], settings[1:]
     if what == "planning":
-        return _sweep(settings)
+        return _sweep(settings, show)
     if what in TRAINED and not any(text.startswith("experiment=") for text in settings):
         settings = [f"experiment={TRAINED[what]}", *settings]
     config = compose(settings)
+    if show:
+        return _show(config)
     output = _output(config, "runs", "benchmark")
     print(f"benchmark {what}: {BENCHMARKS[what]}; results go to {output}")
     with _saved(output, anew="run it again to go on" if what in TRAINED else "run it again"):
@@ -224,15 +230,16 @@ def benchmark(settings: list[str]) -> None:
             _wrote([getattr(benchmarks, what)(config, output)])
 
 
-def _sweep(settings: list[str]) -> None:
+def _sweep(settings: list[str], show: bool) -> None:
     """`lssvwm benchmark planning`: a checkpoint, or several, in several settings."""
     from agent.config import given
+    from agent.sweep import cases, folder, planning
 
-    output = Path(given(settings, "output") or "runs/benchmark").expanduser()
+    output = Path(given(settings, "output") or folder(settings)).expanduser()
+    if show:
+        return _show(cases(settings, output)[0].config)
     print(f"benchmark planning: {BENCHMARKS['planning']}; results go to {output}")
     with _saved(output, anew="run it again to go on"):
-        from agent.sweep import planning
-
         _wrote([planning(settings, output)])
 
 

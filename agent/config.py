@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from agent.presets import GROUPS, config_dir, options
+from agent.presets import GROUPS, config_dir, options, pretrained
 from agent.schema import UserError, build, nearest
 from envs import ENV_CONFIGS
 from planners import PLANNER_CONFIGS, CEMConfig
@@ -129,10 +129,12 @@ class TrainConfig:
             "hide_span": 1,
             "dreams": 0,
             "dream_steps": 2,
+            "evaluate_tasks": 1,
         }
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"train.{name}={getattr(self, name)} must be at least {low}")
+        _require("train", self, least)
+        for name in ("align", "hide", "hide_ramp", "forget", "harder_after"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"train.{name}={getattr(self, name)} must be a share, between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,9 @@ class TasksConfig:
         "wall",
         "oracle",
     )
+
+    def __post_init__(self) -> None:
+        _require("tasks", self, {"seed": 0, "count": 1, "batch": 1, "window": 1})
 
 
 @dataclass(frozen=True)
@@ -242,6 +247,17 @@ class Config:
     device: str = "auto"
     backend: str = "auto"  # of the scan, see `lssvwm doctor`; auto: the fastest that works on the device
 
+    def __post_init__(self) -> None:
+        _require("", self, {"seed": 0, "threads": 0})
+
+
+def _require(group: str, config: Any, least: dict[str, int]) -> None:
+    """Raises ValueError for a setting below what it must be at least."""
+    for name, low in least.items():
+        if getattr(config, name) < low:
+            key = f"{group}.{name}".strip(".")
+            raise ValueError(f"{key}={getattr(config, name)} must be at least {low}")
+
 
 class Setting(NamedTuple):
     """One `key=value` of a command line."""
@@ -327,7 +343,9 @@ def _parse(text: str) -> Setting:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
-        raise UserError(f"cannot read {text!r}: settings are given as key=value, e.g. train.steps=100") from None
+        known = "" if equals or text not in pretrained() else f"; did you mean checkpoint={text}?"
+        meant = known or ", e.g. train.steps=100"
+        raise UserError(f"cannot read {text!r}: settings are given as key=value{meant}") from None
     if override.is_sweep_override():
         raise UserError(f"{text} gives several values: give one, or a list as {key}=[{value}]")
     if override.type is OverrideType.DEL or override.package is not None:

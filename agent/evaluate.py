@@ -168,7 +168,8 @@ class Play:
         """What a new memory holds after the last frames before the present one."""
         assert self.agent is not None
         memory = self.agent.model.initial(len(where))
-        for frames, action, first in self.recent[-(self.config.tasks.window - 1) :] if self.recent else []:
+        before = self.config.tasks.window - 1
+        for frames, action, first in self.recent[-before:] if before else []:
             x = (v[where][:, None].to(memory.frames.device) for v in (frames, action, first))
             memory, _ = self.agent.model.observe(memory, *x)
         return memory

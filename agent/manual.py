@@ -23,7 +23,7 @@ usage: lssvwm COMMAND [key=value ...]
   doctor     versions, devices, backends of the scan            lssvwm doctor
 
 Settings are written key=value, as many as you like: experiment=NAME chooses a tried set of them, env=NAME,
-model=NAME, planner=NAME and train=NAME replace one group, env.length=32 changes one value. After the command,
+model=NAME, planner=NAME and train=NAME replace one group, env.length=32 changes one value. After a command,
 --show prints the settings that would be used and stops; --help explains the command and its settings.
 
 experiments:
@@ -52,6 +52,7 @@ saves; `lssvwm resume FOLDER` goes on. A folder that holds a run already is neve
 settings                       (with the defaults; an experiment may set others)
   output=null                  the run's folder; null: runs/NAME
   data=null                    folder that `collect` wrote; null: the run gathers its own frames
+  train.init=null              begin with the weights of this run or pretrained model
   train.steps=400              optimisation steps
   train.batch=8                sequences in a batch
   train.length=96              frames in a sequence; what is to be remembered must lie within
@@ -60,6 +61,9 @@ settings                       (with the defaults; an experiment may set others)
   train.recompute=false        long sequences in less memory: blocks run again in the backward pass
   train.segment=0              frames that go through at once, memory carried on; 0: all
   train.hide=0.0               share of frames hidden (train.hide_span, train.hide_ramp)
+  train.forget=0.0             share of frames before which memory is erased
+  train.dreams=0               imagined walks from every sequence that train the policy and value heads
+  train.compile=false          faster steps, after a long start
   train.precision=auto         bf16 matrix products where the hardware has them; or float32, bf16
   train.learning_rate=0.002
   train.save_every=100         steps between checkpoints
@@ -70,6 +74,8 @@ settings                       (with the defaults; an experiment may set others)
   train.collect.mix={{random: 1.0}}   shares of the explorers, and of the agent itself: plan, or prior
   train.collect.vary={{}}        several values for settings of the environment, e.g. {{length: [8, 16]}}
   model.width=64               size of the model, with model.tiles and model.state
+  model.imagined=0.0           share of frames remembered as foreseen (model.imagined_span)
+  model.standardise=false      where small things move before a background that never changes
   model.tiles=[1,3]            one layer for each entry: the side of its tiles, in tokens
 {common}
 
@@ -123,10 +129,21 @@ settings                       (those of the checkpoint, where it has others)
   tasks.count=300              how many
   tasks.window=8               frames that the arm `window` observes
   tasks.arms=[retained,erased,swapped,window,prior,random,still,seek,wall,oracle]
+                               also: short (never more than the last frames), and the explorers forage, look
   planner.horizon=16           steps imagined ahead
   planner.candidates=128       futures imagined in every iteration
   planner.iterations=3
+  planner.proposals=32         candidates drawn from the policy head
   planner.replan=4             actions executed of every plan
+  planner.discount=0.97        of rewards; planner.bootstrap=0.5 of the value at the end
+  planner.reward=1.0           weights of what a plan is for: rewards, steps to a goal image, what is new
+  planner.goal=0.0
+  planner.novelty=0.0
+  planner.budget=0.0           seconds for a plan; 0: no limit
+  planner.settled=0.0          stop where the elites' scores lie so close; 0: never
+  planner.repeat=1             times that each action is taken
+  planner.samples=1            futures of every candidate, in planner.denoise=1 steps a frame, their
+  planner.caution=0.0          spread counting so much against it
   env.length=16                the environment may be made harder than in training
 {common}
 
@@ -192,12 +209,15 @@ examples
   lssvwm collect checkpoint=return9 'train.collect.mix={{plan: 1.0}}' train.collect.frames=9000
 """,
     "benchmark": """\
-usage: lssvwm benchmark envs|speed|fork|decide|planners|memory|recall|strategies [key=value ...]
+usage: lssvwm benchmark envs|speed|fork|decide|planners|planning|memory|recall|strategies [key=value ...]
 
-Measures, prints tables and writes them as JSON. envs: frames per second of the four mazes, the engine alone
-and through TorchRL, random actions, on one thread. speed: seconds per frame of observing, imagining and
-training, ours beside window attention, full attention and a GRU, against the frames in memory (64 to 8192)
-or in a training sequence (128 to 2048), new weights, random frames; takes some minutes.
+Measures, prints tables and writes them as JSON. planning: success of a checkpoint, all arms on the same tasks,
+with every combination of the values in benchmark.sweep (settings of env, planner or tasks, or checkpoint), with
+paired differences, by goal distance and by age of the evidence; takes the settings of `evaluate`.
+envs: frames per second of the four mazes, the engine alone and through TorchRL, random actions, one thread.
+speed: seconds per frame of observing, imagining and training, ours beside window attention, full attention and
+a GRU, against the frames in memory (64 to 8192) or in a training sequence (128 to 2048), new weights, random
+frames; takes some minutes.
 fork: time and memory of imagining 1024 futures of one memory, against 1024 copies of it.
 decide: time and memory of a plan, by our CEM and by TorchRL's in the same world model, and with the
 beginnings of candidates shared or not. planners: our planners beside those of TorchRL and, where they are
@@ -207,11 +227,13 @@ it remembers: walking the exact way back (retrieval) and on (reasoning) after lo
 recall: trains the models of `memory` on, to choose between balls whose colours they saw before the dark, and
 measures planning success by dark frames. strategies: trains with one training strategy changed at a time on
 short T-mazes (experiment=strategies) and measures planning success in long ones.
-These three take hours; run again, they go on where they were stopped. Other models, strategies and seeds add
-to what is there.
+These three take hours. They and planning go on where they were stopped when they are run again. Other models,
+strategies and seeds add to what is there.
 
 settings
-  output=null                  folder for the results; null: runs/benchmark
+  output=null                  folder for the results; null: runs/benchmark, planning: a folder in it
+  benchmark.sweep={{}}           e.g. {{env.delay: [32, 128], planner: [cem, mppi]}}, of planning
+  benchmark.processes=1        at once, of planning
   benchmark.models=[small,window,attention,gru,mamba2,mamba2_local,tile1,untiled,paper]
   benchmark.seeds=[0,1,2]      of training
   benchmark.contexts=[128,1024]   frames observed
@@ -225,6 +247,7 @@ settings
 examples
   lssvwm benchmark envs
   lssvwm benchmark speed threads=1
+  lssvwm benchmark planning checkpoint=recall9 'benchmark.sweep={{env.delay: [32, 512]}}' tasks.count=100
   lssvwm benchmark memory 'benchmark.models=[small,window]' 'benchmark.seeds=[0]'
 """,
     "doctor": """\

@@ -253,7 +253,10 @@ def build_agent(config: Config, model: WorldModel, env: BatchedEnv) -> Agent:
         raise UserError(f"planner.goal={planner.goal:g}: {lacks}; or set planner.goal=0")
     if planner.novelty and not model.config.loss.surprise:
         raise UserError(f"planner.novelty={planner.novelty:g}: {NO_SURPRISE}; or set planner.novelty=0")
-    return Agent(model, config.planner, config.seed, **bounds)
+    try:
+        return Agent(model, config.planner, config.seed, **bounds)
+    except ValueError as error:
+        raise UserError(f"{error}; choose another, e.g. planner=cem") from None
 
 
 class PlanPolicy(TensorDictModuleBase):

@@ -15,6 +15,10 @@ Kinds = Mapping[str, Mapping[str, type]]
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
 
 
+LAST = ("env.", "benchmark.")
+"""Groups whose settings are not what a name without a group most likely means."""
+
+
 class UserError(Exception):
     """A mistake that the person at the terminal can mend: one line saying what is wrong and what to do."""
 
@@ -37,6 +41,7 @@ def nearest(key: str, names: Iterable[str]) -> str | None:
     pool = beside or names
     found = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in pool}, 1)
     alike = [name for name in pool if found and name.rpartition(".")[2] == found[0]]
+    alike = [name for name in alike if group or not name.startswith(LAST)] or alike
     return difflib.get_close_matches(key, alike, 1, 0.0)[0] if alike else None
 
 

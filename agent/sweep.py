@@ -68,6 +68,14 @@ class Case:
         return {arm: Outcome(**row) for arm, row in arms.items()}
 
 
+def folder(settings: Sequence[str]) -> Path:
+    """Where results go if nothing else is said: a folder for each checkpoint, and each choice of what is swept."""
+    checkpoint, sweep = given(settings, "checkpoint"), given(settings, "benchmark.sweep")
+    names = [Path(str(checkpoint)).name] if checkpoint else []
+    names += [str(key).rpartition(".")[2] for key in sweep] if isinstance(sweep, dict) else []
+    return Path("runs", "benchmark", "-".join(names) or "planning")
+
+
 def cases(settings: Sequence[str], output: Path) -> list[Case]:
     """All combinations of `benchmark.sweep`; raises UserError for a setting that does not exist."""
     sweep = given(settings, "benchmark.sweep") or {}

@@ -34,10 +34,10 @@ def test_frames_per_second_of_every_maze(tmp_path):
     assert all(r["engine"] > 0 and r["torchrl"] > 0 for r in rows)
 
 
-@pytest.mark.parametrize("settings", [[], ["speeed"], ["threads=1"]])
-def test_an_unknown_benchmark_is_one_line(settings, capsys):
-    assert cli.main(["benchmark", *settings]) == 2
-    assert "which benchmark? there are: envs, speed" in capsys.readouterr().err
+@pytest.mark.parametrize(("given", "hint"), [([], ""), (["planing"], "did you mean planning? "), (["threads=1"], "")])
+def test_an_unknown_benchmark_is_one_line(given, hint, capsys):
+    assert cli.main(["benchmark", *given]) == 2
+    assert f"which benchmark? {hint}there are: envs, speed" in capsys.readouterr().err
 
 
 def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(tmp_path, monkeypatch):

@@ -108,7 +108,8 @@ def test_help_pages_have_no_line_too_wide(command: str, capsys) -> None:
     page = capsys.readouterr().out
     assert page.startswith(f"usage: lssvwm {command}")
     left = page
-    for meant in ("{}", "{random: 1.0}", "{tour: 0.5, cells: 0.5}", "{plan: 1.0}", "{length: [8, 16]}"):
+    sweeps = ("{env.delay: [32, 128], planner: [cem, mppi]}", "{env.delay: [32, 512]}")
+    for meant in ("{}", "{random: 1.0}", "{tour: 0.5, cells: 0.5}", "{plan: 1.0}", "{length: [8, 16]}", *sweeps):
         left = left.replace(meant, "")
     assert "{" not in left
     assert max(map(len, page.splitlines())) <= 110

@@ -359,8 +359,9 @@ def test_arms_are_paired_and_scripted_ends_are_right():
     assert results["retained"].memory_bytes > 0 and len(results["retained"].memories) == 40
 
 
-def test_a_short_memory_never_holds_more_than_its_window():
-    setting = config(TMazeConfig(length=8), tasks=TasksConfig(count=3, batch=3, window=4))
+@pytest.mark.parametrize("window", [1, 4])
+def test_a_short_memory_never_holds_more_than_its_window(window):
+    setting = config(TMazeConfig(length=8), tasks=TasksConfig(count=3, batch=3, window=window))
     env = make(setting.env, 3)
     agent = build_agent(setting, WorldModel(TINY, env.frame_shape, 4).eval(), env)
     held, observe = {}, agent.observe
@@ -375,7 +376,7 @@ def test_a_short_memory_never_holds_more_than_its_window():
 
         agent.observe = note
         Play(setting, env, task_seeds(0, 3), arm, agent).run()
-    assert max(held["short"]) == 4 and held["short"][-1] == 4
+    assert max(held["short"]) == window and held["short"][-1] == window
     assert max(held["retained"]) > 8
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,11 +89,26 @@ def test_outcomes_come_back_from_the_file_as_they_were(played):
         (["checkpoint=tmaze", "benchmark.sweep={planner:[cme]}"], "did you mean planner=cem"),
         (["benchmark.sweep={env.length:[8]}"], "which checkpoint?"),
         (["checkpoint=tmaze", "tasks.arms=[nobody]"], "there is no arm 'nobody'"),
+        (["checkpoint=spots", "planner=beam"], "needs discrete actions; choose another, e.g. planner=cem"),
     ],
 )
 def test_mistakes_are_named(given, says, tmp_path, capsys):
     assert cli.main(["benchmark", "planning", *given, f"output={tmp_path}"]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_sweeps_do_not_write_over_each_other():
+    one = ["checkpoint=runs/mine", "benchmark.sweep={env.delay:[8],planner:[cem]}"]
+    assert sweep.folder(one) == Path("runs/benchmark/mine-delay-planner")
+    assert sweep.folder(["benchmark.sweep={checkpoint:[tmaze]}"]) == Path("runs/benchmark/checkpoint")
+    assert sweep.folder(["checkpoint=tmaze"]) == Path("runs/benchmark/tmaze")
+
+
+def test_planners_compared_keep_the_settings_of_the_checkpoint(tmp_path):
+    given = ["checkpoint=spots", "benchmark.sweep={planner:[cem,shooting,mppi]}"]
+    told = [vars(case.config.planner) for case in sweep.cases(given, tmp_path)]
+    shared = ("candidates", "horizon", "iterations", "elites", "proposals", "replan")
+    assert len({tuple(planner[key] for key in shared) for planner in told}) == 1
 
 
 def test_a_case_depends_on_the_weights(tmp_path):

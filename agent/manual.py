@@ -211,13 +211,15 @@ examples
     "benchmark": """\
 usage: lssvwm benchmark envs|speed|fork|decide|planners|planning|memory|recall|strategies [key=value ...]
 
-Measures, prints tables and writes them as JSON. planning: success of a checkpoint, all arms on the same tasks,
-with every combination of the values in benchmark.sweep (settings of env, planner or tasks, or checkpoint), with
-paired differences, by goal distance and by age of the evidence; takes the settings of `evaluate`.
-envs: frames per second of the four mazes, the engine alone and through TorchRL, random actions, one thread.
-speed: seconds per frame of observing, imagining and training, ours beside window attention, full attention and
-a GRU, against the frames in memory (64 to 8192) or in a training sequence (128 to 2048), new weights, random
-frames; takes some minutes.
+Measures, prints tables and writes them as JSON. planning: success of a checkpoint, all arms on the same
+tasks, with every combination of the values in benchmark.sweep (settings of env, planner or tasks, or
+checkpoint), with paired differences, by goal distance and by age of the evidence; takes the settings of
+`evaluate`.
+envs: frames per second of the four mazes, the engine alone and through TorchRL, random actions, one
+thread.
+speed: seconds per frame of observing, imagining and training, ours beside window attention, full
+attention and a GRU, against the frames in memory (64 to 8192) or in a training sequence (128 to 2048),
+new weights, random frames; takes some minutes.
 fork: time and memory of imagining 1024 futures of one memory, against 1024 copies of it.
 decide: time and memory of a plan, by our CEM and by TorchRL's in the same world model, and with the
 beginnings of candidates shared or not. planners: our planners beside those of TorchRL and, where they are

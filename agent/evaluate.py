@@ -289,6 +289,14 @@ def difference(a: np.ndarray, b: np.ndarray, z: float = 1.96) -> dict[str, float
     return {"mean": (won - lost) / n if n else math.nan} | bounds | {"p": min(1.0, 2 * tail)}
 
 
+def gain(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """Mean of the paired differences a - b of rewards with its 95 % interval (normal), and the share of tasks in which
+    a is more."""
+    gap = a - b
+    mean, half = float(gap.mean()), 1.96 * float(gap.std(ddof=min(1, len(gap) - 1))) / math.sqrt(len(gap))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "more": float((gap > 0).mean())}
+
+
 def summary(config: Config, results: dict[str, Outcome]) -> dict[str, Any]:
     """What `evaluation.json` holds."""
     seeds = task_seeds(config.tasks.seed, config.tasks.count)
@@ -311,6 +319,7 @@ def summary(config: Config, results: dict[str, Outcome]) -> dict[str, Any]:
         row["memory_bytes"] = results["retained"].memory_bytes if arm in MEMORY_ARMS and "retained" in results else 0
         if arm != "retained" and "retained" in results:
             row["retained_minus_this"] = difference(results["retained"].success, result.success)
+            row["retained_minus_this_reward"] = gain(results["retained"].total_reward, result.total_reward)
         row["by_goal_distance"] = grouped(result.success, result.goal_distance)
         row["by_evidence_age"] = grouped(result.success, result.evidence_age)
         row["by_both"] = crossed(result)

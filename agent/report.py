@@ -72,27 +72,30 @@ def publish(grids: list[Grid], path: Path) -> None:
 
 
 def evaluation_grids(found: dict[str, Any]) -> list[Grid]:
-    """Every arm of an evaluation, with the paired lead of `retained`; then success by goal distance and by evidence
-    age."""
+    """Every arm of an evaluation, with the paired lead of `retained`; then success, where it counts, by goal distance
+    and by evidence age."""
     ranges = (("by_goal_distance", "steps to the goal"), ("by_evidence_age", "age of the evidence"))
-    grids = [_ranges(found, by, label) for by, label in ranges]
+    grids = [] if _several(found["arms"]) else [_ranges(found, by, label) for by, label in ranges]
     return [arms_grid(found), *(grid for grid in grids if grid.rows[1:])]
 
 
 def arms_grid(found: dict[str, Any]) -> Grid:
-    """Every arm of an evaluation (or of a case of a sweep) on the same tasks, with the paired lead of `retained`."""
+    """Every arm of an evaluation (or of a case of a sweep) on the same tasks, with the paired lead of `retained`: in
+    success, or in reward where a task gives several."""
     tasks, arms = found["tasks"], found["arms"]
+    several, leads = _several(arms), any("retained_minus_this" in row for row in arms.values())
     left_out = f" ({tasks['solved_at_start']} solved at the start left out)" if tasks.get("solved_at_start") else ""
-    title = f"Planning success on {tasks['count']} held-out tasks{left_out}, seed {tasks['seed']}, list {tasks['hash']}"
-    reward = ["reward"] if _several(arms) else []
-    header = ["arm", "success (95 % interval)", "wrong", "time-out", *reward, "steps"]
-    lead = ["retained - this"] if any("retained_minus_this" in row for row in arms.values()) else []
-    grid = Grid(title, [[*header, *lead]])
+    title = f"{'Reward' if several else 'Planning success'} on {tasks['count']} held-out tasks{left_out}"
+    told = ["reward (95 % interval)"] if several else ["success (95 % interval)", "wrong", "time-out", "steps"]
+    header = ["arm", *told, *(["retained - this"] if leads else [])]
+    grid = Grid(f"{title}, seed {tasks['seed']}, list {tasks['hash']}", [header])
     for arm, row in arms.items():
-        cells = [_interval(row["success"], 3), f"{row['wrong']:.3f}", f"{row['timeout']:.3f}"]
-        cells += [_reward(row)] if reward else []
-        cells += [f"{row['steps']:.1f}", *([_gap(row.get("retained_minus_this"))] if lead else [])]
-        grid.rows.append([arm, *cells])
+        if several:
+            cells, lead = [_reward(row)], _gain(row.get("retained_minus_this_reward"), row["n"])
+        else:
+            cells = [_interval(row["success"], 3), *(f"{row[key]:.3f}" for key in ("wrong", "timeout"))]
+            cells, lead = [*cells, f"{row['steps']:.1f}"], _gap(row.get("retained_minus_this"))
+        grid.rows.append([arm, *cells, *([lead] if leads else [])])
     return grid
 
 
@@ -215,9 +218,9 @@ def sweep_grids(found: dict[str, Any]) -> list[Grid]:
         gaps = [_gap(mine.get(arm, {}).get("retained_minus_this")) for arm in minus]
         grid.rows.append([*values, *cells, *gaps, *([_gap(row.get("retained_minus_first"))] if beside else [])])
         reward.rows.append([*values, *(_reward(mine[arm]) if arm in mine else "-" for arm in arms)])
-    if any(_several(row["arms"]) for row in rows):
-        return [reward]
-    return [grid if keys else arms_grid(rows[0]), *_crossings(found["together"])]
+    several = any(_several(row["arms"]) for row in rows)
+    whole = (reward if several else grid) if keys else arms_grid(rows[0])
+    return [whole] if several else [whole, *_crossings(found["together"])]
 
 
 def _success(arm: str, row: dict[str, Any]) -> str:
@@ -229,6 +232,13 @@ def _gap(gap: dict[str, float] | None) -> str:
         return "-"
     p = "p < .001" if gap["p"] < 0.001 else f"p = {gap['p']:.3f}"
     return f"{gap['mean']:+.2f} ({gap['low']:+.2f} - {gap['high']:+.2f}), {p}"
+
+
+def _gain(gain: dict[str, float] | None, n: int) -> str:
+    if gain is None:
+        return "-"
+    more = f"more in {round(gain['more'] * n)} of {n}"
+    return f"{gain['mean']:+.1f} ({gain['low']:+.1f} - {gain['high']:+.1f}), {more}"
 
 
 def _reward(row: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from agent import evaluate as evaluation
 from agent import train as training
 from agent.collect import AgentPolicy, ScriptedPolicy, gather
 from agent.config import CollectConfig, Config, TasksConfig, TrainConfig, UserError
-from agent.evaluate import Outcome, Play, difference, grouped, measure, summary, swap_partners, task_seeds, wilson
+from agent.evaluate import Outcome, Play, difference, gain, grouped, measure, summary, swap_partners, task_seeds, wilson
 from agent.policy import Agent, PlanPolicy, build_agent
 from agent.replay import Replay
 from envs import CountingConfig, GymConfig, TMazeConfig, make
@@ -414,6 +414,9 @@ def test_statistics():
     assert gap["mean"] == 0.4 and gap["p"] == pytest.approx(158 / 4096) and 0 < gap["low"] < 8 / 22 < gap["high"] < 1
     none = difference(b, b)
     assert none["mean"] == 0 and none["p"] == 1 and none["low"] < 0 < none["high"]
+    more = gain(np.array([3.0, 5.0, 4.0, 8.0]), np.array([1.0, 1.0, 2.0, 8.0]))
+    half = 1.96 * np.std([2, 4, 2, 0], ddof=1) / 2
+    assert more == pytest.approx({"mean": 2, "low": 2 - half, "high": 2 + half, "more": 0.75})
 
 
 def test_tasks_solved_at_the_start_are_counted_but_not_among_the_successes():

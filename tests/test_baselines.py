@@ -7,8 +7,9 @@ from agent import cli
 from agent.config import compose
 from agent.presets import options
 from worldmodel import WorldModel
+from worldmodel.baselines import Attention
 
-BASELINES = ("mamba2", "mamba2_local", "tile1", "untiled", "paper", "window", "attention", "gru")
+BASELINES = ("mamba2", "mamba2_local", "tile1", "untiled", "paper", "window", "attention", "attention_odometer", "gru")
 
 
 def build(name: str) -> WorldModel:
@@ -50,4 +51,17 @@ def test_every_command_takes_a_baseline(name, tmp_path):
 
 def test_a_model_of_no_known_kind_is_named(capsys):
     assert cli.main(["train", "model.kind=transformer"]) == 2
-    assert "model.kind=transformer is not known; there are lssvwm, attention, gru" in capsys.readouterr().err
+    assert "model.kind=transformer is not known; there are lssvwm, attention, attention_" in capsys.readouterr().err
+
+
+def test_attention_with_an_odometer_looks_for_the_place_first():
+    torch.manual_seed(0)
+    model = build("attention_odometer")
+    mixer = model.layers[0].scan
+    assert isinstance(mixer, Attention) and len(model.odometers) == 3 and build("attention").odometers == []
+    u, here = torch.randn(1, 1, 1, 9, 64), torch.zeros(1, 1, 1, 3)
+    ahead = here + torch.tensor([0.0, 2.0, 0.0])  # by two tokens: its last row lies where the first row is now
+    (q, *_), (_, k, _) = (mixer.split(u, mixer.phases(pose)[:, :, None]) for pose in (here, ahead))
+    q, k = (mixer._turn(x[0, 0, :, 0], torch.tensor(9)) / 2 for x in (q, k))  # [h, S, d], scaled as logits are
+    logits = q @ k.transpose(-1, -2)
+    assert (logits[:, :3].argmax(-1) == torch.tensor([6, 7, 8])).float().mean() > 0.7

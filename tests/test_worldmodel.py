@@ -20,6 +20,7 @@ KINDS = {
     "mamba2": {"tiles": (3, 3), "rotary": 0.0, "window": 0},
     "window": {"kind": "attention", "window": 5},
     "attention": {"kind": "attention", "window": 30},
+    "attention_odometer": {"kind": "attention_odometer", "window": 6},
     "gru": {"kind": "gru", "state": 30},
 }
 

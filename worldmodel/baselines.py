@@ -4,7 +4,7 @@ Both take the place of `TiledScan` in a block (shapes as in `blocks`), so that t
 imagination and every command stay the same. A noisy copy reads what clean frames left and leaves nothing behind.
 
     attention   causal attention to the last `reach` frames, keys and values cached: sees everything within its reach,
-                at a cost that grows with it
+                at a cost that grows with it; with the scan's odometer, too, where asked for
     gru         one vector per frame, carried on by a GRU (the deterministic path of an RSSM, DreamerV3)
 """
 
@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel import ssm
-from worldmodel.blocks import LocalAttention, pick
+from worldmodel.blocks import LocalAttention, Odometer, at_least_float, pick
 
 SEGMENT = 32
 """Frames that attention works on at once."""
+SHARP = 8.0
+"""What attention to the same place adds to a logit at first, where keys stand for places."""
 
 
 @dataclass
@@ -29,12 +31,14 @@ class AttentionTrace:
     """What n candidates imagined: keys and values [B, n, h, S, d] of each frame, beside the shared cache."""
 
     memory: dict[str, Tensor]
+    pose: Tensor | None = None  # [B, n, 1, 3]
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
 
     def select(self, which: Tensor) -> None:
         """Go on with candidates which [B, m]."""
         self.keys, self.values = ([pick(x, which) for x in xs] for xs in (self.keys, self.values))
+        self.pose = None if self.pose is None else pick(self.pose, which)
 
 
 class Attention(nn.Module):
@@ -42,36 +46,69 @@ class Attention(nn.Module):
 
     How long ago a key was written is told by rotation (RoPE over frames). Memory: key and value [B, F, h, S, d] of
     the last F = reach - 1 frames and valid [B, F], which of them may be attended to.
+
+    With an `odometer` the first pairs of keys and queries stand for places instead, as in `TiledScan`: they are turned
+    by its phases, every head by waves of its own. Memory then holds the pose [B, 1, 3], too.
     """
 
-    def __init__(self, width: int, tokens: int, reach: int, heads: int):
+    def __init__(self, width: int, tokens: int, reach: int, heads: int, odometer: Odometer | None = None):
         super().__init__()
         if reach < 1:
             raise ValueError(f"model.window={reach}: attention reaches over at least 1 frame")
         self.tokens, self.reach, self.heads, self.size = tokens, reach, heads, width // heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-
-    split = LocalAttention.split
+        self.odometer = odometer
+        self.places = 0 if odometer is None else odometer.waves.shape[1] // heads  # pairs of a head
+        if odometer is not None:
+            shape = (2, heads, 1, 1, 2 * self.places)  # for queries and keys
+            self.scale, self.shift = nn.Parameter(torch.full(shape, 0.2)), nn.Parameter(torch.zeros(shape))
+            with torch.no_grad():  # at first, a place's key is the place itself, not what is there
+                self.shift[..., : self.places] = math.sqrt(SHARP * math.sqrt(self.size) / self.places)
 
     def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
         shape = (batch, self.reach - 1, self.heads, self.tokens, self.size)
         valid = torch.zeros(batch, self.reach - 1, dtype=torch.bool, device=like.device)
-        return {"key": like.new_zeros(shape), "value": like.new_zeros(shape), "valid": valid}
+        pose = {} if self.odometer is None else {"pose": like.new_zeros(batch, 1, 3)}
+        return {"key": like.new_zeros(shape), "value": like.new_zeros(shape), "valid": valid} | pose
+
+    def split(self, u: Tensor, phase: Tensor | None):
+        """u [..., R, S, D] -> q, k, v [..., h, R, S, d], q and k at their places, by the phases [..., R, S, h r]."""
+        q, k, v = LocalAttention.split(self, u)  # type: ignore[arg-type]
+        if phase is not None:
+            angle = phase.unflatten(-1, (self.heads, -1)).movedim(-2, -4)  # [..., h, R, S, r]
+            q, k = (self._placed(x, angle, *how) for x, *how in zip((q, k), self.scale, self.shift))
+        return q, k, v
+
+    def _placed(self, x: Tensor, angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        n = 2 * self.places
+        return torch.cat((ssm.rotate(x[..., :n] * scale + shift, angle), x[..., n:]), -1)
+
+    def phases(self, pose: Tensor) -> Tensor:
+        """Of the tokens of frames at poses [..., 1, 3]: [..., S, h r]"""
+        assert self.odometer is not None
+        return self.odometer.phases(pose).squeeze(-3)
 
     def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
         """u [B, T, R, S, D] -> the same shape, and the memory to carry on. Long sequences go through in segments, so
         that time and space grow with frames times reach, not with frames squared."""
-        out = []
-        for part in zip(u.split(SEGMENT, 1), writes.split(SEGMENT, 1), reset.split(SEGMENT, 1)):
-            y, memory = self._segment(part[0], part[1], part[2], memory)
+        out, place, phase = [], {}, None
+        if self.odometer is not None:
+            with torch.autocast(u.device.type, enabled=False):
+                poses, pose = self.odometer(at_least_float(u.unsqueeze(-3)), action, writes, reset, memory["pose"])
+                phase, place = self.phases(poses), {"pose": pose}
+        memory = {x: v for x, v in memory.items() if x != "pose"}
+        for i in range(0, u.shape[1], SEGMENT):
+            part = slice(i, i + SEGMENT)
+            here = None if phase is None else phase[:, part]
+            y, memory = self._segment(u[:, part], here, writes[:, part], reset[:, part], memory)
             out.append(y)
-        return torch.cat(out, 1), memory
+        return torch.cat(out, 1), memory | place
 
-    def _segment(self, u: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
+    def _segment(self, u: Tensor, phase: Tensor | None, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
         b, t, r, s = u.shape[:4]
         past = self.reach - 1
-        q, k, v = (x.transpose(1, 2) for x in self.split(u))  # [B, h, T, R, S, d]
+        q, k, v = (x.transpose(1, 2) for x in self.split(u, phase))  # [B, h, T, R, S, d]
         old = _used(memory)
         key, value = (
             torch.cat((old[x].transpose(1, 2).to(own.dtype), own[:, :, :, -1]), 2)
@@ -86,8 +123,8 @@ class Attention(nn.Module):
         mask = torch.cat((visible.repeat_interleave(r, 1), own), -1)  # [B, T R, F + T R]
         mask = mask.repeat_interleave(s, 1).repeat_interleave(s, 2)[:, None]
         at = torch.arange(f + t, device=u.device)[:, None, None]
-        q, k = _turn(q, at[f:]), _turn(k, at[f:])
-        keys = torch.cat((_turn(key, at[..., 0]).flatten(2, 3), k.flatten(2, 4)), 2)
+        q, k = self._turn(q, at[f:]), self._turn(k, at[f:])
+        keys = torch.cat((self._turn(key, at[..., 0]).flatten(2, 3), k.flatten(2, 4)), 2)
         values = torch.cat((value.flatten(2, 3), v.flatten(2, 4)), 2)
         y = F.scaled_dot_product_attention(q.flatten(2, 4), keys, values, mask).unflatten(2, (t, r, s))
         valid = flags & (episode == episode[:, -1:])
@@ -97,16 +134,24 @@ class Attention(nn.Module):
         return y, {x: _last(v, past) for x, v in carried.items()}
 
     def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> AttentionTrace:
-        used = _used(memory)
-        return AttentionTrace(used | {"turned": _turn(used["key"], _frames(used["key"]))})
+        used = _used({x: v for x, v in memory.items() if x != "pose"})
+        turned = {"turned": self._turn(used["key"], _frames(used["key"]))}
+        pose = memory["pose"][:, None].expand(-1, n, -1, -1) if self.odometer is not None else None
+        return AttentionTrace(used | turned, pose)
 
     def recall(self, u: Tensor, action: Tensor, trace: AttentionTrace, commit: bool) -> Tensor:
         """u [B, n, S, D] -> the same shape; with `commit` the frame becomes part of what the candidate remembers."""
-        q, k, v = (x.squeeze(-3) for x in self.split(u[:, :, None]))  # [B, n, h, S, d]
+        pose, phase = None, None
+        if self.odometer is not None:
+            with torch.autocast(u.device.type, enabled=False):
+                assert trace.pose is not None
+                pose = self.odometer.move(at_least_float(u.unsqueeze(-3)), action, trace.pose)
+                phase = self.phases(pose)[:, :, None]
+        q, k, v = (x.squeeze(-3) for x in self.split(u[:, :, None], phase))  # [B, n, h, S, d]
         shared, own = trace.memory, len(trace.keys)
         f = shared["valid"].shape[1]
         now = torch.tensor(f + own, device=u.device)
-        q, k = _turn(q, now) / math.sqrt(self.size), _turn(k, now)
+        q, k = self._turn(q, now) / math.sqrt(self.size), self._turn(k, now)
         ago = now - torch.arange(f, device=u.device)
         hidden = ~(shared["valid"] & (ago < self.reach))
         far = torch.einsum("bnhsd,bjhzd->bnhsjz", q, shared["turned"])
@@ -125,14 +170,17 @@ class Attention(nn.Module):
         if commit:
             trace.keys.append(k)
             trace.values.append(v)
+            trace.pose = pose
         return self.out(y.movedim(2, -2).flatten(-2))
 
-
-def _turn(x: Tensor, frame: Tensor) -> Tensor:
-    """Rotate x [..., d] by its frame's number (broadcast): wavelengths from 6 to 10,000 frames."""
-    pairs = x.shape[-1] // 2
-    rate = 1e4 ** (-torch.arange(pairs, device=x.device, dtype=x.dtype) / max(1, pairs - 1))
-    return ssm.rotate(x, frame[..., None] * rate)
+    def _turn(self, x: Tensor, frame: Tensor) -> Tensor:
+        """Rotate what does not stand for places of x [..., d] by its frame's number (broadcast): wavelengths from 6 to
+        10,000 frames."""
+        place, rest = x.split([2 * self.places, self.size - 2 * self.places], -1)
+        pairs = rest.shape[-1] // 2
+        rate = 1e4 ** (-torch.arange(pairs, device=x.device, dtype=x.dtype) / max(1, pairs - 1))
+        turned = ssm.rotate(rest, frame[..., None] * rate)
+        return torch.cat((place, turned), -1) if self.places else turned
 
 
 def _frames(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from worldmodel import backends, noise
 from worldmodel import reach as reaching
 from worldmodel.baselines import GRU, Attention
-from worldmodel.blocks import Block, LocalAttention, Mixer, TiledScan, pick
+from worldmodel.blocks import Block, LocalAttention, Mixer, Odometer, TiledScan, pick
 from worldmodel.heads import Distance, Heads, Readout, lambda_returns, two_hot
 from worldmodel.memory import Fork, Memory
 from worldmodel.prefixes import levels
@@ -49,12 +49,15 @@ class LossWeights:
     reach: float = 1.0  # of how much of a continuous action walls let through
 
 
+KINDS = ("lssvwm", "attention", "attention_odometer", "gru")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Size and training losses of the world model. `tiles` gives one layer per entry: its tile size in tokens.
 
-    `kind` says what carries memory: lssvwm (the tiled scan), attention (over `window` frames, cached), or gru (a vector
-    of `state` numbers).
+    `kind` says what carries memory: lssvwm (the tiled scan), attention (over `window` frames, cached; or
+    attention_odometer, whose keys turn as the scan's do), or gru (a vector of `state` numbers).
     """
 
     kind: str = "lssvwm"
@@ -86,8 +89,8 @@ class ModelConfig:
     loss: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("lssvwm", "attention", "gru"):
-            raise ValueError(f"model.kind={self.kind} is not known; there are lssvwm, attention, gru")
+        if self.kind not in KINDS:
+            raise ValueError(f"model.kind={self.kind} is not known; there are {', '.join(KINDS)}")
         if self.forcing not in ("teacher", "diffusion"):
             raise ValueError(f"model.forcing={self.forcing} is not known; there are teacher, diffusion")
         if not self.tiles or self.width % self.attention_heads or (self.expand * self.width) % self.scan_head:
@@ -99,7 +102,7 @@ class ModelConfig:
     @property
     def local(self) -> int:
         """Frames that frame-local attention sees; 0: there is none, or `kind` is attention itself."""
-        return 0 if self.kind == "attention" else self.window
+        return 0 if self.kind.startswith("attention") else self.window
 
 
 @dataclass
@@ -208,8 +211,14 @@ class WorldModel(nn.Module):
         return cast("list[Block]", list(self.blocks))
 
     @property
+    def odometers(self) -> list[Odometer]:
+        """Those of the layers that have one."""
+        found = (getattr(block.scan, "odometer", None) for block in self.layers)
+        return [odometer for odometer in found if odometer is not None]
+
+    @property
     def scans(self) -> list[TiledScan]:
-        """The tiled scans of the layers, each with its odometer; a baseline has none."""
+        """The tiled scans of the layers; a baseline has none."""
         return [block.scan for block in self.layers if isinstance(block.scan, TiledScan)]
 
     def use(self, backend: str = "auto") -> WorldModel:
@@ -650,6 +659,12 @@ def _mixer(c: ModelConfig, grid: tuple[int, int], tile: int, actions: int, walls
     tokens = grid[0] * grid[1]
     if c.kind == "attention":
         return Attention(c.width, tokens, c.window, c.attention_heads)
+    if c.kind == "attention_odometer":
+        if grid[0] != grid[1]:
+            raise ValueError(f"model.kind={c.kind}: needs as many rows of tokens as columns, got {grid[0]} x {grid[1]}")
+        places = c.attention_heads * (int(c.rotary * c.width / c.attention_heads) // 2)
+        odometer = Odometer(c.width, actions, grid[0], places, walls)
+        return Attention(c.width, tokens, c.window, c.attention_heads, odometer)
     if c.kind == "gru":
         return GRU(c.width, tokens, c.state, actions)
     return TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions, walls)

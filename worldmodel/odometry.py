@@ -46,10 +46,10 @@ def calibrate(model: WorldModel, batch: Batch) -> dict[int, tuple[float, float, 
         if len(where) >= FEW:
             motions[a] = _best(after[where], before[where], model.patches.grid)
     if motions:
-        for scan in model.scans:
+        for odometer in model.odometers:
             for a, motion in motions.items():
-                scan.odometer.action.weight[:, a] = torch.tensor(motion or (0.0, 0.0, 0.0))
-                scan.odometer.known[a] = motion is not None
+                odometer.action.weight[:, a] = torch.tensor(motion or (0.0, 0.0, 0.0))
+                odometer.known[a] = motion is not None
     return {a: (round(math.degrees(m[0]), 1), m[1], m[2]) for a, m in motions.items() if m is not None}
 
 
@@ -63,10 +63,10 @@ def _calibrate_continuous(model: WorldModel, batch: Batch) -> dict[int, tuple[fl
     if shift.any():
         shift = _refined(after[few], before[few], action[few], view, shift)
     motions = {i: (0.0, -down, right) for i, (right, down) in enumerate((shift.T / model.patches.patch).tolist())}
-    for scan in model.scans:
+    for odometer in model.odometers:
         for i, motion in motions.items():
-            scan.odometer.action.weight[:, i] = torch.tensor(motion)
-            scan.odometer.known[i] = any(motion)
+            odometer.action.weight[:, i] = torch.tensor(motion)
+            odometer.known[i] = any(motion)
     if model.reach is not None and len(action):
         model.reach.scale.copy_(action.abs().amax(0).clamp(min=1e-6))
     return {i: (turn, round(ahead, 3), round(right, 3)) for i, (turn, ahead, right) in motions.items()}

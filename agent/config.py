@@ -190,6 +190,7 @@ class BenchmarkConfig:
         "small",
         "window",
         "attention",
+        "attention_odometer",
         "gru",
         "mamba2",
         "mamba2_local",

@@ -236,7 +236,7 @@ settings
   output=null                  folder for the results; null: runs/benchmark, planning: a folder in it
   benchmark.sweep={{}}           e.g. {{env.delay: [32, 128], planner: [cem, mppi]}}, of planning
   benchmark.processes=1        at once, of planning
-  benchmark.models=[small,window,attention,gru,mamba2,mamba2_local,tile1,untiled,paper]
+  benchmark.models=[small,window,attention,attention_odometer,gru,mamba2,mamba2_local,tile1,untiled,paper]
   benchmark.seeds=[0,1,2]      of training
   benchmark.contexts=[128,1024]   frames observed
   benchmark.horizon=64         frames imagined

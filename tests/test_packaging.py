@@ -94,3 +94,13 @@ EVALUATIONS = sorted((ROOT / "configs" / "pretrained").glob("*/evaluation.json")
 @pytest.mark.parametrize("file", EVALUATIONS, ids=lambda file: file.parent.name)
 def test_the_arms_of_packaged_weights_in_the_readme_are_those_of_their_committed_evaluation(file):
     assert report.arms_grid(json.loads(file.read_text())).markdown() in (ROOT / "README.md").read_text()
+
+
+def test_the_python_example_in_the_readme_runs(tmp_path, monkeypatch):
+    readme = (ROOT / "README.md").read_text()
+    code = readme.partition("## From Python")[2].partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    told: dict = {}
+    exec(code, told)  # noqa: S102
+    assert told["future"].frames.shape == (1, 256, 16, 3, 64, 64) and told["action"].shape == (1,)

@@ -114,11 +114,14 @@ def train(settings: list[str]) -> None:
 
 def resume(settings: list[str]) -> None:
     """`lssvwm resume FOLDER`: go on with a run."""
-    from agent.config import UserError
+    from agent.config import UserError, from_checkpoint, read
 
+    show, settings = _without_show(settings)
     if not settings or "=" in settings[0]:
         raise UserError("which run? e.g. lssvwm resume runs/tmaze train.steps=800")
     folder = Path(settings[0]).expanduser()
+    if show:
+        return _show(from_checkpoint(read(folder / "config.yaml"), settings[1:]))
     print(f"resume the run in {folder}" + (f" with {' '.join(settings[1:])}" if settings[1:] else ""))
     with _saved(folder, resumable=True):
         from agent.train import resume as run

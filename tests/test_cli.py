@@ -157,9 +157,12 @@ def test_mode_is_short_for_record_mode(called, run_folder, capsys) -> None:
     assert "wrote runs/mine/video/plan-0.mp4" in capsys.readouterr().out
 
 
-def test_show_prints_the_settings_and_stops(called, capsys) -> None:
-    assert cli.main(["train", "env.length=9", "--show"]) == 0
-    assert "  length: 9\n" in capsys.readouterr().out
+def test_show_prints_the_settings_and_stops(called, capsys, tmp_path) -> None:
+    configuration.save(compose([]), tmp_path / "config.yaml")
+    run = str(tmp_path)
+    for command in (["train"], ["benchmark", "envs"], ["benchmark", "planning", "checkpoint=tmaze"], ["resume", run]):
+        assert cli.main([*command, "env.length=9", "--show"]) == 0
+        assert "  length: 9\n" in capsys.readouterr().out
     assert not called
 
 

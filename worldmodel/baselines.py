@@ -22,8 +22,9 @@ from worldmodel.blocks import LocalAttention, Odometer, at_least_float, pick
 
 SEGMENT = 32
 """Frames that attention works on at once."""
-SHARP = 8.0
-"""What attention to the same place adds to a logit at first, where keys stand for places."""
+SHARP = 16.0
+"""What attention to the same place adds to a logit at first, where keys stand for places. With r waves a head, other
+places add exp(SHARP^2 / 4 r) on average, so that few waves (or many heads) cannot tell one among a thousand."""
 
 
 @dataclass

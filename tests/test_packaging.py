@@ -72,7 +72,7 @@ SINGLE = {
 SEVERAL = {
     "memory": report.memory_grids,
     **dict.fromkeys(("tworoom", "scavenge", "tmaze_lengths", "tmaze_alone"), report.sweep_grids),
-    **dict.fromkeys(("return_tours", "recall_delays"), report.sweep_grids),
+    **dict.fromkeys(("return_tours", "recall_delays", "memory_sizes"), report.sweep_grids),
     "tmaze_dreams": lambda found: report.sweep_grids(found)[:1],  # the way is always the same
     "return_planners": lambda found: report.sweep_grids(found)[:1],  # not the grid of every planner
 }

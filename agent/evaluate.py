@@ -292,8 +292,8 @@ def difference(a: np.ndarray, b: np.ndarray, z: float = 1.96) -> dict[str, float
 def gain(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """Mean of the paired differences a - b of rewards with its 95 % interval (normal), and the share of tasks in which
     a is more."""
-    gap = a - b
-    mean, half = float(gap.mean()), 1.96 * float(gap.std(ddof=min(1, len(gap) - 1))) / math.sqrt(len(gap))
+    gap, n = a - b, len(a)
+    mean, half = float(gap.mean()), 1.96 * float(gap.std(ddof=int(n > 1))) / math.sqrt(max(1, n))
     return {"mean": mean, "low": mean - half, "high": mean + half, "more": float((gap > 0).mean())}
 
 

@@ -305,9 +305,9 @@ def _line(axis: Any, rows: list[dict[str, Any]], **style: Any) -> None:
         axis.errorbar(x, y, gap, marker="o", capsize=2, **style)
 
 
-def _legend(axis: Any, size: int) -> None:
+def _legend(axis: Any, size: int, columns: int = 1) -> None:
     if axis.get_legend_handles_labels()[0]:  # there is something to tell
-        axis.legend(fontsize=size)
+        axis.legend(fontsize=size, ncols=columns)
 
 
 def _names(values: dict[str, Any]) -> str:
@@ -340,7 +340,7 @@ def plot_memory(found: dict[str, Any], path: Path) -> None:
         axis.tick_params(axis="x", labelsize=7)
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("tiles recognised")
-    _legend(figure.axes[0], 7)
+    _legend(figure.axes[0], 7, 2)
     figure.savefig(path, dpi=110)
 
 

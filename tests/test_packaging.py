@@ -64,6 +64,7 @@ def test_every_dependency_is_pinned(project: dict) -> None:
 
 
 SINGLE = {
+    "demo": report.arms_grid,
     "recall": report.success_grid,
     "strategies": report.success_grid,
     "planners": report.planner_grid,

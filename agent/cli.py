@@ -193,13 +193,12 @@ def collect(settings: list[str]) -> None:
 def benchmark(settings: list[str]) -> None:
     """`lssvwm benchmark WHAT`: measurements."""
     from agent.config import UserError, compose
-    from agent.schema import nearest
+    from agent.schema import meant
 
     show, settings = _without_show(settings)
     if not settings or settings[0] not in BENCHMARKS:
-        hint = nearest(settings[0], BENCHMARKS) if settings else None
-        meant = f"did you mean {hint}? " if hint else ""
-        raise UserError(f"which benchmark? {meant}there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs")
+        question = meant(settings[0], BENCHMARKS) if settings else ""
+        raise UserError(f"which benchmark? {question}there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs")
     what, settings = settings[0], settings[1:]
     if what == "planning":
         return _sweep(settings, show)

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from agent.presets import GROUPS, config_dir, options, pretrained
-from agent.schema import UserError, build, nearest
+from agent.schema import UserError, build, meant
 from envs import ENV_CONFIGS
 from planners import PLANNER_CONFIGS, CEMConfig
 from worldmodel import ModelConfig
@@ -344,9 +344,8 @@ def _parse(text: str) -> Setting:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
-        known = "" if equals or text not in pretrained() else f"; did you mean checkpoint={text}?"
-        meant = known or ", e.g. train.steps=100"
-        raise UserError(f"cannot read {text!r}: settings are given as key=value{meant}") from None
+        more = f"; did you mean checkpoint={text}?" if text in pretrained() else ", e.g. train.steps=100"
+        raise UserError(f"cannot read {text!r}: settings are given as key=value{more}") from None
     if override.is_sweep_override():
         raise UserError(f"{text} gives several values: give one, or a list as {key}=[{value}]")
     if override.type is OverrideType.DEL or override.package is not None:
@@ -362,9 +361,8 @@ def _choices(settings: list[Setting]) -> dict[str, str]:
             continue
         known = options(setting.key)
         if str(setting.value) not in known:
-            hint = nearest(str(setting.value), known)
-            meant = f"did you mean {setting.key}={hint}? " if hint else ""
-            raise UserError(f"unknown {setting}; {meant}there are: {', '.join(known)}")
+            question = meant(str(setting.value), known, f"{setting.key}=")
+            raise UserError(f"unknown {setting}; {question}there are: {', '.join(known)}")
         choices[setting.key] = str(setting.value)
     return choices
 

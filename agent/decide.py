@@ -31,8 +31,8 @@ from worldmodel import Memory, WorldModel
 
 CONTINUOUS = {"candidates": 128, "horizon": 12, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
 DISCRETE = {"candidates": 256, "horizon": 16, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
-ROUNDS = 5
 BEAM = {"width": 32, "horizon": 16, "elites": 16, "replan": 1, "proposals": 0}
+ROUNDS = 5
 PRETRAINED = "return9"
 AGES = (100, 5000)
 """Frames of an episode before a decision."""

@@ -45,14 +45,19 @@ def nearest(key: str, names: Iterable[str]) -> str | None:
     return difflib.get_close_matches(key, alike, 1, 0.0)[0] if alike else None
 
 
+def meant(key: str, names: Iterable[str], before: str = "") -> str:
+    """Asks whether the nearest of `names` was meant, written after `before`; empty where none is near."""
+    hint = nearest(key, names)
+    return f"did you mean {before}{hint}? " if hint else ""
+
+
 def _kind(key: str, values: Any, classes: Mapping[str, type]) -> type:
     """The class that `values["kind"]` names."""
     kind = values.get("kind") if isinstance(values, Mapping) else values
     if isinstance(kind, str) and kind in classes:
         return classes[kind]
-    hint = nearest(str(kind), classes)
-    meant = f"did you mean {key}.kind={hint}? " if hint else ""
-    raise UserError(f"unknown {key}.kind={_show(kind)}; {meant}there are: {', '.join(classes)}")
+    question = meant(str(kind), classes, f"{key}.kind=")
+    raise UserError(f"unknown {key}.kind={_show(kind)}; {question}there are: {', '.join(classes)}")
 
 
 def _keys(cls: type, hints: Mapping[str, Any], above: str = "") -> Iterable[str]:

@@ -98,7 +98,6 @@ class Attention(nn.Module):
             with torch.autocast(u.device.type, enabled=False):
                 poses, pose = self.odometer(at_least_float(u.unsqueeze(-3)), action, writes, reset, memory["pose"])
                 phase, place = self.phases(poses), {"pose": pose}
-        memory = {x: v for x, v in memory.items() if x != "pose"}
         for i in range(0, u.shape[1], SEGMENT):
             part = slice(i, i + SEGMENT)
             here = None if phase is None else phase[:, part]
@@ -135,7 +134,7 @@ class Attention(nn.Module):
         return y, {x: _last(v, past) for x, v in carried.items()}
 
     def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> AttentionTrace:
-        used = _used({x: v for x, v in memory.items() if x != "pose"})
+        used = _used(memory)
         turned = {"turned": self._turn(used["key"], _frames(used["key"]))}
         pose = memory["pose"][:, None].expand(-1, n, -1, -1) if self.odometer is not None else None
         return AttentionTrace(used | turned, pose)
@@ -190,10 +189,10 @@ def _frames(x: Tensor) -> Tensor:
 
 
 def _used(memory: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The memory without the leading frames that nobody may attend to."""
+    """Keys and values without the leading frames that nobody may attend to."""
     some = memory["valid"].any(0)
     first = int(some.int().argmax()) if bool(some.any()) else len(some)
-    return {key: value[:, first:] for key, value in memory.items()}
+    return {name: memory[name][:, first:] for name in ("key", "value", "valid")}
 
 
 def _last(x: Tensor, n: int) -> Tensor:

@@ -216,16 +216,12 @@ class WorldModel(nn.Module):
         found = (getattr(block.scan, "odometer", None) for block in self.layers)
         return [odometer for odometer in found if odometer is not None]
 
-    @property
-    def scans(self) -> list[TiledScan]:
-        """The tiled scans of the layers; a baseline has none."""
-        return [block.scan for block in self.layers if isinstance(block.scan, TiledScan)]
-
     def use(self, backend: str = "auto") -> WorldModel:
         """Scan by this backend (see `backends.pick`); raises ValueError or `backends.Unavailable`. Returns itself."""
         _, scan = backends.pick(backend, self.place.device)
-        for tiled in self.scans:
-            tiled.scan = scan
+        for block in self.layers:
+            if isinstance(block.scan, TiledScan):
+                block.scan.scan = scan
         return self
 
     # ---- memory

@@ -57,7 +57,7 @@ def stopped(action: Tensor, reach: Tensor) -> Tensor:
 
 def shift(model: WorldModel) -> Tensor:
     """How the view shifts per unit of an action, [2, A]: to the right and down, in pixels; zero where unknown."""
-    odometer, a = model.scans[0].odometer, model.actions
+    odometer, a = model.odometers[0], model.actions
     ahead, right = odometer.action.weight.detach()[1:, :a] * odometer.known[:a]
     return torch.stack((right, -ahead)) * model.patches.patch
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worldmodel
-from worldmodel import Batch, Memory, ModelConfig, WorldModel, baselines, noise, ssm
+from worldmodel import Batch, Memory, ModelConfig, WorldModel, baselines, gradients, noise, ssm
 from worldmodel.blocks import Dual, Private
 from worldmodel.prefixes import levels
 
@@ -120,11 +120,11 @@ def test_rotation_turns_pairs_and_its_gradient_is_right(shape):
     g = torch.Generator().manual_seed(0)
     V = torch.randn(2, 5, 8, generator=g, dtype=torch.float64, requires_grad=True)
     angle = torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True)
-    out, r = ssm.rotate(V, angle), shape[-1]
+    out, r = gradients.rotate(V, angle), shape[-1]
     pairs, turned = (torch.complex(x[..., :r], x[..., r : 2 * r]) for x in (V, out))
     assert torch.allclose(turned, pairs * torch.polar(torch.ones_like(angle), angle))
     assert torch.equal(out[..., 2 * r :], V[..., 2 * r :])
-    assert torch.autograd.gradcheck(ssm.rotate, (V, angle))
+    assert torch.autograd.gradcheck(gradients.rotate, (V, angle))
 
 
 def test_gradients_reach_inputs_and_initial_state():

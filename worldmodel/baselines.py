@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel import ssm
 from worldmodel.blocks import LocalAttention, Odometer, at_least_float, pick
+from worldmodel.gradients import rotate
 
 SEGMENT = 32
 """Frames that attention works on at once."""
@@ -83,7 +83,7 @@ class Attention(nn.Module):
 
     def _placed(self, x: Tensor, angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         n = 2 * self.places
-        return torch.cat((ssm.rotate(x[..., :n] * scale + shift, angle), x[..., n:]), -1)
+        return torch.cat((rotate(x[..., :n] * scale + shift, angle), x[..., n:]), -1)
 
     def phases(self, pose: Tensor) -> Tensor:
         """Of the tokens of frames at poses [..., 1, 3]: [..., S, h r]"""
@@ -179,7 +179,7 @@ class Attention(nn.Module):
         place, rest = x.split([2 * self.places, self.size - 2 * self.places], -1)
         pairs = rest.shape[-1] // 2
         rate = 1e4 ** (-torch.arange(pairs, device=x.device, dtype=x.dtype) / max(1, pairs - 1))
-        turned = ssm.rotate(rest, frame[..., None] * rate)
+        turned = rotate(rest, frame[..., None] * rate)
         return torch.cat((place, turned), -1) if self.places else turned
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel import backends, ssm
+from worldmodel.gradients import addcmul, inner, rotate
 
 
 class Mixer(Protocol):
@@ -326,7 +327,7 @@ class TiledScan(nn.Module):
 
     def finish(self, Y: Tensor, X: Tensor, z: Tensor) -> Tensor:
         """Y, X [..., G, s, h, p], z [..., S, inner] -> [..., S, D]"""
-        y = self.join(torch.addcmul(Y, X, self.D[:, None].to(X.dtype)).flatten(-2))
+        y = self.join(addcmul(Y, X, self.D[:, None].to(X.dtype)).flatten(-2))
         return self.out(F.layer_norm(y * F.silu(z), (self.inner,)))
 
     def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
@@ -334,13 +335,13 @@ class TiledScan(nn.Module):
         z, X, dt, B, C = self.inputs(writer)
         z0, X0, C0 = self.queries(reader[0]) if reader else (z, X, C)
         with torch.autocast(u.device.type, enabled=False):  # sums over thousands of frames: bf16 would ruin memory
-            values, dt, B, C, C0 = (at_least_float(v) for v in (X, dt, B, C, C0))
+            dt, B, C, C0 = (at_least_float(v) for v in (dt, B, C, C0))
             poses, pose = self.odometer(self.cut(u), action, writes, reset, memory["pose"])
             *peeking, phase = self.odometer.phases(poses).unbind(2)
-            B, C = ssm.rotate(B, phase), ssm.rotate(C, phase)
-            peek = [rearrange(ssm.rotate(C0, v), "b t g s n -> (b g) t s n") for v in peeking]
+            B, C = rotate(B, phase), rotate(C, phase)
+            peek = [rearrange(rotate(C0, v), "b t g s n -> (b g) t s n") for v in peeking]
         dt = dt * writes.to(dt.dtype)[..., None, None, None]
-        values, dt, B, C = (rearrange(v, "b t g s ... -> (b g) (t s) ...") for v in (values, dt, B, C))
+        values, dt, B, C = (rearrange(v, "b t g s ... -> (b g) (t s) ...") for v in (X, dt, B, C))
         starts = F.pad(reset[..., None], (0, self.tile**2 - 1)).flatten(1).repeat_interleave(self.tiles, 0)
         Y, S, *Y0 = self.scan(values, dt, -torch.exp(self.A_log), B, C, memory["state"].flatten(0, 1), starts, *peek)
         read = [(Y0[0], X0, z0)] if reader else []
@@ -364,11 +365,11 @@ class TiledScan(nn.Module):
         with torch.autocast(u.device.type, enabled=False):
             pose = self.odometer.move(self.cut(u), action, trace.pose)
             phase = self.odometer.phases(pose)
-            C = ssm.rotate(at_least_float(C), phase)
+            C = rotate(at_least_float(C), phase)
             Y = trace.read(C)
             if commit:
                 dt, B = (at_least_float(v) for v in writing)
-                B, values = ssm.rotate(B, phase), (at_least_float(X) * dt[..., None]).transpose(-2, -3)
+                B, values = rotate(B, phase), (at_least_float(X) * dt[..., None]).transpose(-2, -3)
                 line = (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s] decay in the frame
                 later = torch.ones(X.shape[3], X.shape[3], dtype=torch.bool, device=X.device).triu(1)
                 gap = (line[..., :, None] - line[..., None, :]).masked_fill(later, float("-inf"))
@@ -408,11 +409,14 @@ class LocalAttention(nn.Module):
         """q, own [..., h, R, S, d], past [..., h, (k-1) S, d], visible [..., (k-1) S] -> [..., R, S, D]"""
         r, s = q.shape[-3:-1]
         q = q / math.sqrt(q.shape[-1])
-        bias = self.bias[..., :-s].masked_fill(~visible[..., None, None, :], float("-inf"))
-        far = (q.flatten(-3, -2) @ past[0].transpose(-1, -2)).unflatten(-2, (r, s)) + bias.unsqueeze(-3)
-        near = q @ own[0].transpose(-1, -2) + self.bias[:, None, :, -s:]
-        weight = torch.softmax(torch.cat((far, near), -1), -1)
-        y = (weight[..., :-s].flatten(-3, -2) @ past[1]).unflatten(-2, (r, s)) + weight[..., -s:] @ own[1]
+        far = inner(q.flatten(-3, -2), past[0]).unflatten(-2, (r, s))
+        near = inner(q, own[0])
+        bias = self.bias[:, None].expand(-1, r, -1, -1)  # the same for all, so that gradients sum over whole blocks
+        shown = torch.zeros_like(visible, dtype=bias.dtype).masked_fill(~visible, float("-inf"))
+        score = torch.cat((far, near), -1) + bias + F.pad(shown, (0, s))[..., None, None, None, :]
+        weight = torch.softmax(score, -1)
+        old, new = weight.split([weight.shape[-1] - s, s], -1)
+        y = (old.flatten(-3, -2) @ past[1]).unflatten(-2, (r, s)) + new @ own[1]
         return self.out(y.movedim(-4, -2).flatten(-2))
 
     def forward(self, u: Tensor, visible: Tensor, memory: dict[str, Tensor]):
@@ -422,8 +426,8 @@ class LocalAttention(nn.Module):
         q, k, v = self.split(u)
         past, carried = [], {}
         for name, own in (("key", k), ("value", v)):
-            line = torch.cat((memory[name], own[:, :, :, -1]), 1)  # [B, m + T, h, S, d]
-            carried[name] = line[:, line.shape[1] - m :]
+            line = torch.cat((memory[name].to(own.dtype), own[:, :, :, -1]), 1)  # [B, m + T, h, S, d]
+            carried[name] = line[:, line.shape[1] - m :].to(memory[name].dtype)
             past.append(torch.cat([line[:, j : j + t] for j in range(m)], -2) if m else line[:, :t, :, :0])
         return self.attend(q, (k, v), (past[0], past[1]), visible.repeat_interleave(s, -1)), carried
 
@@ -481,8 +485,8 @@ class Block(nn.Module):
         for i, layer in enumerate((scan, attention, mlp)):
             if layer is None:
                 continue
-            u = torch.addcmul(m[3 + i], F.layer_norm(x, x.shape[-1:]), 1 + m[i])
-            x = torch.addcmul(x, m[6 + i], layer(u))
+            u = addcmul(m[3 + i], F.layer_norm(x, x.shape[-1:]), 1 + m[i])
+            x = addcmul(x, m[6 + i], layer(u))
         return x
 
     def forward(self, x, condition, action, writes, reset, visible, memory: dict[str, Tensor]):

@@ -188,9 +188,11 @@ def lambda_returns(reward: Tensor, terminated: Tensor, is_first: Tensor, value: 
     A terminated episode is worth nothing after its end; at a truncation, and where the sequence ends, the value
     itself stands for what would have followed.
     """
-    target = value.clone()
-    for t in range(reward.shape[1] - 2, -1, -1):
-        rest = (1 - lam) * value[:, t + 1] + lam * target[:, t + 1]
-        alive = 1 - terminated[:, t + 1].to(value.dtype)
-        target[:, t] = torch.where(is_first[:, t + 1], value[:, t], reward[:, t + 1] + discount * alive * rest)
-    return target
+    alive = discount * (1 - terminated[:, 1:].to(value.dtype))
+    starts = is_first[:, 1:]
+    gained = torch.where(starts, value[:, :-1], reward[:, 1:] + alive * (1 - lam) * value[:, 1:])
+    kept = torch.where(starts, 0.0, alive * lam)
+    targets = [value[:, -1]]
+    for more, share in zip(reversed(gained.unbind(1)), reversed(kept.unbind(1))):
+        targets.append(torch.addcmul(more, share, targets[-1]))
+    return torch.stack(targets[::-1], 1)

@@ -24,6 +24,7 @@ from worldmodel import backends, noise
 from worldmodel import reach as reaching
 from worldmodel.baselines import GRU, Attention
 from worldmodel.blocks import Block, LocalAttention, Mixer, Odometer, TiledScan, pick
+from worldmodel.gradients import squares
 from worldmodel.heads import Distance, Heads, Readout, lambda_returns, two_hot
 from worldmodel.memory import Fork, Memory
 from worldmodel.prefixes import levels
@@ -579,19 +580,19 @@ class WorldModel(nn.Module):
         [B, T]): PSNR, and `late`, the error in the last quarter of the sequences."""
         channels, pixels = self.frame_shape[0], self.patches.patch**2
         some = torch.randperm(pixels, generator=generator, device=x.device)[: int(pixels * self.config.pixel_share)]
-        true = patches.unflatten(-1, (channels, pixels))[..., some]  # [B, T, S, C, m]
+        where = (torch.arange(channels, device=x.device)[:, None] * pixels + some).flatten()
+        true = patches.gather(-1, where.expand(*patches.shape[:-1], -1)).unflatten(-1, (channels, -1))  # [B, T, S, C, m]
         weight, bias = (v.unflatten(0, (channels, pixels))[:, some].flatten(0, 1) for v in self.unembed.parameters())
         predicted = F.linear(F.layer_norm(x, x.shape[-1:]), weight, bias)
-        error = (predicted - self.patches.scaled(true.flatten(-2), x.dtype, some)).square()
-        plain, known = self.patches.squared(error.detach().mean((-1, -2))), known.to(error.dtype)
+        weight = self.rarity(true).expand_as(true).flatten(-2) if self.config.rarity else None
+        error, plain = squares(predicted, self.patches.scaled(true.flatten(-2), x.dtype, some), weight)
+        plain, known = self.patches.squared(plain), known.to(plain.dtype)
         quarter = x.shape[1] * 3 // 4
         metrics = {
             "psnr": -10 * torch.log10(_mean(plain, known) / 4 + 1e-9),
             "late": _mean(plain[:, quarter:], known[:, quarter:]),
         }
-        if self.config.rarity:
-            error = error.unflatten(-1, (channels, -1)) * self.rarity(true)
-        return _mean(error.flatten(2).mean(-1), counted.to(error.dtype)), plain, metrics
+        return _mean(error, counted.to(error.dtype)), plain, metrics
 
     def _coarse_loss(self, x: Tensor, patches: Tensor, counted: Tensor) -> Tensor:
         """Squared error of the predicted frames averaged over COARSE x COARSE fields of each patch.

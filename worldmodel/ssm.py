@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldmodel.gradients import addcmul, carry, inner, outer
+
 CHUNK = 32
 """Tokens in a chunk of `chunked`."""
 STRONG = 60.0
@@ -58,68 +60,59 @@ def chunked(
     """The scan in chunks: attention-like inside a chunk, the recurrence between chunks (SSD paper, section 6).
 
     Any length works; a reset cuts the sum inside a chunk and the state between chunks by masks, not by a large decay,
-    so that float32 keeps its precision across episode boundaries.
+    so that float32 keeps its precision across episode boundaries. Under autocast, products and what they are made of
+    are in its type; decays and the state that is carried on stay as they are.
     """
     b, length, h, p = X.shape
     s = 1 if peek is None else peek.shape[2]
     c = min(max(1, chunk // s) * s, length)  # whole frames
-    Q = C[:, None] if peek is None else torch.stack((peek.flatten(1, 2), C), 1)  # b r l n
+    queries = [C] if peek is None else [peek.flatten(1, 2), C]
+    where = X.device.type
+    low = torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else dt.dtype
+    X, B, *queries = (v.to(low) for v in (X, B, *queries))
     pad = -length % c
     if pad:
-        X, dt, B = (F.pad(v, (0, 0) * (v.dim() - 2) + (0, pad)) for v in (X, dt, B))
-        Q, reset = F.pad(Q, (0, 0, 0, pad)), None if reset is None else F.pad(reset, (0, pad))
-    k, r = X.shape[1] // c, Q.shape[1]
-    V = (X * dt[..., None]).view(b, k, c, h, p)
-    B = B.reshape(b, k, c, -1)
-    Q = Q.unflatten(2, (k, c)).transpose(1, 2).flatten(2, 3)  # b k (r c) n
-    cum = (dt * A).view(b, k, c, h).cumsum(2)  # log decay from the chunk's start to each token
-    since, at = cum, torch.arange(c, device=X.device)  # and to where each query reads
-    reach = at[:, None] >= at
+        X, dt, B, *queries = (F.pad(v, (0, 0) * (v.dim() - 2) + (0, pad)) for v in (X, dt, B, *queries))
+        reset = None if reset is None else F.pad(reset, (0, pad))
+    k = X.shape[1] // c
+    X, dt, B, *queries = (v.unflatten(1, (k, c)) for v in (X, dt, B, *queries))
+    cum = (dt * A).cumsum(2)  # log decay from the chunk's start to each token [b, k, c, h]
+    at = torch.arange(c, device=X.device)
+    looks = [(cum, at[:, None] >= at)]  # log decay to where each query reads, and which tokens it may see
     if peek is not None:
         ends = F.pad(cum[:, :, s - 1 :: s], (0, 0, 1, 0))[:, :, :-1]  # to the end of the frame before
-        since = torch.cat((ends.repeat_interleave(s, 2), cum), 2)
-        reach = torch.cat((at[:, None] // s > at // s, reach))
-    first = last = None
+        looks.insert(0, (ends.repeat_interleave(s, 2), at[:, None] // s > at // s))
+    to_end, through = torch.exp(cum[:, :, -1:] - cum), torch.exp(cum[:, :, -1])
+    late, alike = None, torch.ones((), dtype=torch.bool, device=X.device)
     if reset is not None:
-        segment = reset.reshape(b, k, c).cumsum(-1)
-        mine = segment.repeat(1, 1, r)
-        reach = reach & (mine[..., :, None] == segment[..., None, :])
-        first = (mine == 0).to(X.dtype)[..., None]  # queries that still see the state before the chunk
-        last = (segment == segment[..., -1:]).to(X.dtype)[..., None]  # tokens that reach the state after it
-    # 1. inside each chunk
-    Y = _inside((Q @ B.transpose(-1, -2)).masked_fill(~reach, 0.0), V, cum, since)
-    # 2. what each chunk adds to the state
-    to_end = torch.exp(cum[:, :, -1:] - cum)
-    to_end = to_end if last is None else to_end * last
-    added = (V * to_end[..., None]).flatten(-2).transpose(-1, -2) @ B  # b k (h p) n
-    # 3. carry the state from chunk to chunk
-    through = torch.exp(cum[:, :, -1])
-    through = (through if first is None else through * first[:, :, -1]).repeat_interleave(p, -1)[..., None]
-    S, before = S.flatten(1, 2), []
-    for more, kept in zip(added.unbind(1), through.unbind(1)):  # an index i would cost k whole tensors going backward
-        before.append(S)
-        S = torch.addcmul(more, kept, S)
-    # 4. read it
-    read = (Q @ torch.stack(before, 1).transpose(-1, -2)).unflatten(-1, (h, p))
-    from_start = torch.exp(since) if first is None else torch.exp(since) * first
-    Y = torch.addcmul(Y, read, from_start[..., None]).unflatten(2, (r, c))
-    *peeked, Y = (y.reshape(b, k * c, h, p)[:, :length] for y in Y.unbind(2))
-    return Y, S.unflatten(1, (h, p)), *peeked
-
-
-def _inside(score: Tensor, V: Tensor, cum: Tensor, since: Tensor) -> Tensor:
-    """What queries read of their own chunk: score [b, k, q, c] (0 where they must not look), values V [b, k, c, h, p],
-    log decays cum [b, k, c, h] at the tokens and since [b, k, q, h] at the queries -> [b, k, q, h, p].
-
-    The decay between the two is a product of one factor each, which all scores can share, as long as neither leaves
-    the range of float32; a chunk that forgets more than that is computed head by head.
-    """
-    if not torch.compiler.is_compiling() and float(cum.detach().min()) > -STRONG:
-        grown = (V * torch.exp(-cum)[..., None]).flatten(-2)
-        return (score @ grown).unflatten(-1, V.shape[-2:]) * torch.exp(since)[..., None]
-    gap = since.transpose(2, 3)[..., :, None] - cum.transpose(2, 3)[..., None, :]
-    decay = torch.exp(gap.clamp(max=0.0))  # tokens after the query: whatever, their score is zero
-    return ((decay * score[:, :, None]) @ V.transpose(2, 3)).transpose(2, 3)
+        segment = reset.unflatten(1, (k, c)).cumsum(-1)
+        alike = segment[..., :, None] == segment[..., None, :]
+        late = (segment > 0)[..., None]  # queries that no longer see the state before the chunk
+        to_end = to_end * (segment == segment[..., -1:])[..., None]  # tokens that reach the state after it
+        through = through.masked_fill(late[:, :, -1], 0.0)
+    # 1. what each chunk adds to the state, which is carried from chunk to chunk
+    added = outer((X * (dt * to_end).to(low)[..., None]).flatten(-2), B)  # b k (h p) n
+    before, S = carry(added, through, S.flatten(1, 2))
+    # 2. read it, and the chunk itself: the decay to the query is a factor of both, and the decay from the token one of
+    # its value, as long as that stays well in the range of float32; a chunk that forgets more goes head by head
+    mild = not torch.compiler.is_compiling() and float(cum.detach().min()) > -STRONG
+    V = X * (dt * torch.exp(-cum) if mild else dt).to(low)[..., None]
+    Y = []
+    for Q, (since, reach) in zip(queries, looks):
+        score = inner(Q, B).masked_fill(~(reach & alike), 0.0)
+        read = inner(Q, before)
+        read = read if late is None else read.masked_fill(late, 0.0)
+        if mild:
+            read = (read + score @ V.flatten(-2)).unflatten(-1, (h, p))
+            y = read * torch.exp(since).to(low)[..., None]
+        else:
+            gap = since.transpose(2, 3)[..., :, None] - cum.transpose(2, 3)[..., None, :]
+            decay = torch.exp(gap.clamp(max=0.0))  # tokens after the query: whatever, their score is zero
+            own = ((decay.to(low) * score[:, :, None]) @ V.transpose(2, 3)).transpose(2, 3)
+            y = addcmul(own, read.unflatten(-1, (h, p)), torch.exp(since).to(low)[..., None])
+        Y.append(y.flatten(1, 2)[:, :length])
+    *peeked, last = Y
+    return last, S.unflatten(1, (h, p)), *peeked
 
 
 def interleaved(scan):
@@ -127,8 +120,8 @@ def interleaved(scan):
 
     def wrapped(X, dt, A, B, C, S, reset=None, peek: Tensor | None = None):
         if peek is None:
-            return scan(X, dt, A, B, C, S, reset)
-        frames = peek.shape[1:3]
+            return scan(X.to(dt.dtype), dt, A, B, C, S, reset)
+        frames, X = peek.shape[1:3], X.to(dt.dtype)
         X, dt, B, C = (v.unflatten(1, frames) for v in (X, dt, B, C))
         twice = (torch.stack(pair, 2).flatten(1, 3) for pair in ((X, X), (torch.zeros_like(dt), dt), (B, B), (peek, C)))
         X, dt, B, C = twice
@@ -140,35 +133,3 @@ def interleaved(scan):
         return Y, S, before
 
     return wrapped
-
-
-def rotate(V: Tensor, angle: Tensor) -> Tensor:
-    """Turn the leading pairs of `V` [..., n] by `angle` [..., r], r <= n / 2; the rest stays as it is."""
-    return _Rotation.apply(V, angle) if angle.shape[-1] else V  # type: ignore[return-value]
-
-
-class _Rotation(torch.autograd.Function):
-    """Written out, because it is made of many small steps over large tensors: half the time of what autograd does."""
-
-    @staticmethod
-    def forward(ctx, V: Tensor, angle: Tensor) -> Tensor:
-        cos, sin = angle.cos(), angle.sin()
-        out = _turned(V, cos, sin)
-        ctx.save_for_backward(out, cos, sin)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        out, cos, sin = ctx.saved_tensors
-        r, angle = cos.shape[-1], None
-        if ctx.needs_input_grad[1]:  # a point on a circle moves at a right angle to where it is
-            angle = torch.addcmul(out[..., :r] * grad[..., r : 2 * r], out[..., r : 2 * r], grad[..., :r], value=-1)
-            angle = angle.sum_to_size(cos.shape)
-        return _turned(grad, cos, -sin), angle
-
-
-def _turned(V: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    r, out = cos.shape[-1], V.clone()
-    out[..., :r].mul_(cos).addcmul_(V[..., r : 2 * r], sin, value=-1)
-    out[..., r : 2 * r].mul_(cos).addcmul_(V[..., :r], sin)
-    return out

@@ -96,13 +96,12 @@ class Rarity(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 pixels [..., C, m] -> weights [..., 1, m]"""
-        code = (pixels >> 5).int()
-        code = (
-            code[..., 0, :] if code.shape[-2] < 3 else (code[..., 0, :] << 6) | (code[..., 1, :] << 3) | code[..., 2, :]
-        )
+        code = (pixels[..., 0, :] >> 5).int()
+        if pixels.shape[-2] >= 3:
+            code = (code << 6) | (pixels[..., 1, :] >> 5 << 3 | pixels[..., 2, :] >> 5).int()
         if self.training:
             seen = torch.bincount(code.flatten()[::7], minlength=512).float()
             self.counts.lerp_(seen / seen.sum() + 1e-5, 0.05)
         table = (self.counts / self.counts.sum()) ** -self.power
-        weight = table[code]
+        weight = table.index_select(0, code.flatten()).view(code.shape)
         return (weight / weight.mean()).unsqueeze(-2)

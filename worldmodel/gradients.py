@@ -1,0 +1,158 @@
+"""Operations on the largest tensors of training, with their backward passes written out.
+
+On a CPU, training is bound by passes over memory. What autograd derives from many small steps makes more of them, and
+leaves gradients of products transposed in memory, where the next pass is slow. The numbers are the same.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+def inner(A: Tensor, B: Tensor) -> Tensor:
+    """A [..., m, n], B [..., l, n] -> A B^T [..., m, l]"""
+    return cast("Tensor", _Inner.apply(A, B))
+
+
+def outer(A: Tensor, B: Tensor) -> Tensor:
+    """A [..., l, m], B [..., l, n] -> A^T B [..., m, n]"""
+    return cast("Tensor", _Outer.apply(A, B))
+
+
+def addcmul(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a + b * c, broadcast"""
+    return cast("Tensor", _AddProduct.apply(a, b, c))
+
+
+def squares(predicted: Tensor, true: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean squared errors [...] of frames predicted, true [..., S, n], with weights broadcast to [..., S, n] and,
+    without a gradient, without."""
+    return cast("tuple[Tensor, Tensor]", _Squares.apply(predicted, true, weight))
+
+
+def carry(added: Tensor, kept: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+    """The state before each of k chunks [b, k, q, n] and after the last [b, q, n]: S [b, q, n] at first, of which each
+    chunk keeps a share by head, [b, k, h], and to which it adds [b, k, q, n]."""
+    return cast("tuple[Tensor, Tensor]", _Carry.apply(added, kept, S))
+
+
+def rotate(V: Tensor, angle: Tensor) -> Tensor:
+    """Turn the leading pairs of `V` [..., n] by `angle` [..., r], r <= n / 2; the rest stays as it is."""
+    return cast("Tensor", _Rotation.apply(V, angle)) if angle.shape[-1] else V
+
+
+class _Inner(Function):
+    @staticmethod
+    def forward(ctx, A: Tensor, B: Tensor) -> Tensor:
+        ctx.save_for_backward(A, B)
+        return A @ B.transpose(-1, -2)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        A, B = ctx.saved_tensors
+        return grad @ B, grad.transpose(-1, -2) @ A
+
+
+class _Outer(Function):
+    @staticmethod
+    def forward(ctx, A: Tensor, B: Tensor) -> Tensor:
+        ctx.save_for_backward(A, B)
+        return A.transpose(-1, -2) @ B
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        A, B = ctx.saved_tensors
+        return B @ grad.transpose(-1, -2), A @ grad
+
+
+class _AddProduct(Function):
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        ctx.save_for_backward(b, c)
+        ctx.a = a.shape, a.dtype
+        return torch.addcmul(a, b, c)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        b, c = ctx.saved_tensors
+        shape, kind = ctx.a
+        given = zip((None, c, b), (shape, b.shape, c.shape), (kind, b.dtype, c.dtype), ctx.needs_input_grad)
+        return tuple(
+            (grad if other is None else grad * other).sum_to_size(shape).to(kind) if needed else None
+            for other, shape, kind, needed in given
+        )
+
+
+class _Squares(Function):
+    @staticmethod
+    def forward(ctx, predicted: Tensor, true: Tensor, weight: Tensor | None):
+        error = predicted.to(true.dtype) - true
+        weighted = error if weight is None else error * weight
+        ctx.save_for_backward(weighted)
+        ctx.kind, size = predicted.dtype, error[..., 0, 0].numel() / error.numel()
+        plain = torch.linalg.vector_norm(error, dim=(-2, -1)).square() * size
+        mean = plain if weight is None else torch.linalg.vecdot(error.flatten(-2), weighted.flatten(-2)) * size
+        plain = plain.detach().clone()
+        ctx.mark_non_differentiable(plain)
+        return mean, plain
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _):
+        (weighted,) = ctx.saved_tensors
+        share = 2 * weighted[..., 0, 0].numel() / weighted.numel()
+        return (weighted * (share * grad)[..., None, None]).to(ctx.kind), None, None
+
+
+class _Carry(Function):
+    @staticmethod
+    def forward(ctx, added: Tensor, kept: Tensor, S: Tensor):
+        before, rows = torch.empty_like(added), _rows(kept, S)
+        for i in range(added.shape[1]):
+            before[:, i] = S
+            S = torch.addcmul(added[:, i], rows[:, i], S)
+        ctx.save_for_backward(before, kept)
+        return before, S
+
+    @staticmethod
+    def backward(ctx, each: Tensor, grad: Tensor):
+        before, kept = ctx.saved_tensors
+        added, rows = torch.empty_like(before), _rows(kept, grad)
+        for i in range(before.shape[1] - 1, -1, -1):
+            added[:, i] = grad
+            grad = torch.addcmul(each[:, i], rows[:, i], grad)
+        share = torch.linalg.vecdot(*(v.unflatten(2, (kept.shape[-1], -1)).flatten(3) for v in (added, before)))
+        return added, share.to(kept.dtype), grad
+
+
+def _rows(kept: Tensor, S: Tensor) -> Tensor:
+    """A number for each head [b, k, h] -> for each row of the state [b, k, q, 1]"""
+    return kept.repeat_interleave(S.shape[1] // kept.shape[-1], -1)[..., None]
+
+
+class _Rotation(Function):
+    @staticmethod
+    def forward(ctx, V: Tensor, angle: Tensor) -> Tensor:
+        cos, sin = angle.cos(), angle.sin()
+        out = _turned(V, cos, sin)
+        ctx.save_for_backward(out, cos, sin)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        out, cos, sin = ctx.saved_tensors
+        r, angle = cos.shape[-1], None
+        if ctx.needs_input_grad[1]:  # a point on a circle moves at a right angle to where it is
+            angle = torch.addcmul(out[..., :r] * grad[..., r : 2 * r], out[..., r : 2 * r], grad[..., :r], value=-1)
+            angle = angle.sum_to_size(cos.shape)
+        return _turned(grad, cos, -sin), angle
+
+
+def _turned(V: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    r, out = cos.shape[-1], V.clone()
+    out[..., :r].mul_(cos).addcmul_(V[..., r : 2 * r], sin, value=-1)
+    out[..., r : 2 * r].mul_(cos).addcmul_(V[..., :r], sin)
+    return out

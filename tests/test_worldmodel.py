@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worldmodel
-from worldmodel import Batch, Memory, ModelConfig, WorldModel, baselines, gradients, noise, ssm
+from worldmodel import Batch, Memory, ModelConfig, WorldModel, baselines, noise, ssm
 from worldmodel.blocks import Dual, Private
 from worldmodel.prefixes import levels
 
@@ -115,30 +115,21 @@ def test_chunked_scan_is_the_recurrence(dtype, chunk, resets, frame, strength):
             assert torch.allclose(a, b_, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 3), (5, 1)])
-def test_rotation_turns_pairs_and_its_gradient_is_right(shape):
+@pytest.mark.parametrize("strength", [0.1, 30.0])
+@pytest.mark.parametrize("frame", [0, 3])
+def test_gradients_of_the_scan_reach_inputs_and_initial_state(frame, strength):
     g = torch.Generator().manual_seed(0)
-    V = torch.randn(2, 5, 8, generator=g, dtype=torch.float64, requires_grad=True)
-    angle = torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True)
-    out, r = gradients.rotate(V, angle), shape[-1]
-    pairs, turned = (torch.complex(x[..., :r], x[..., r : 2 * r]) for x in (V, out))
-    assert torch.allclose(turned, pairs * torch.polar(torch.ones_like(angle), angle))
-    assert torch.equal(out[..., 2 * r :], V[..., 2 * r :])
-    assert torch.autograd.gradcheck(gradients.rotate, (V, angle))
-
-
-def test_gradients_reach_inputs_and_initial_state():
-    g = torch.Generator().manual_seed(0)
-    inputs = [
-        torch.randn(s, generator=g, dtype=torch.float64) for s in [(1, 9, 2, 3), (1, 9, 2), (2,), (1, 9, 4), (1, 9, 4)]
-    ]
-    inputs[1], inputs[2] = inputs[1].abs(), -inputs[2].abs()
-    inputs = [x.requires_grad_() for x in (*inputs, torch.randn(1, 2, 3, 4, generator=g, dtype=torch.float64))]
-    grads = [
-        torch.autograd.grad(sum(o.square().sum() for o in f(*inputs)), inputs) for f in (ssm.reference, ssm.chunked)
-    ]
-    for a, b in zip(*grads):
-        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9) and a.abs().sum() > 0
+    shapes = [(2, 9, 2, 3), (2, 9, 2), (2,), (2, 9, 4), (2, 9, 4), (2, 2, 3, 4), *([(2, 3, 3, 4)] if frame else [])]
+    X, dt, A, *rest = (torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes)
+    inputs = [x.requires_grad_() for x in (X, dt.abs(), -strength * A.abs(), *rest)]
+    reset = torch.zeros(2, 9, dtype=torch.bool)
+    reset[0, 3] = reset[1, 6] = True
+    scans = ssm.reference, ssm.chunked, lambda *given: ssm.chunked(*given, chunk=3)
+    outs = [scan(*inputs[:6], reset, *inputs[6:]) for scan in scans]
+    true, *others = (torch.autograd.grad(sum(o.square().sum() for o in out), inputs) for out in outs)
+    for grads in others:
+        for a, b in zip(true, grads):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-9) and a.abs().sum() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

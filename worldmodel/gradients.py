@@ -29,8 +29,8 @@ def addcmul(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 
 def squares(predicted: Tensor, true: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean squared errors [...] of frames predicted, true [..., S, n], with weights broadcast to [..., S, n] and,
-    without a gradient, without."""
+    """Means [...] over frames [..., S, n] of the squared errors times `weight` (of the same shape, or 1), and of the
+    squared errors alone; the second has no gradient, and only `predicted` gets one."""
     return cast("tuple[Tensor, Tensor]", _Squares.apply(predicted, true, weight))
 
 
@@ -90,21 +90,19 @@ class _AddProduct(Function):
 class _Squares(Function):
     @staticmethod
     def forward(ctx, predicted: Tensor, true: Tensor, weight: Tensor | None):
-        error = predicted.to(true.dtype) - true
-        weighted = error if weight is None else error * weight
+        error = (predicted.to(true.dtype) - true).flatten(-2)
+        weighted = error if weight is None else error * weight.flatten(-2)
         ctx.save_for_backward(weighted)
-        ctx.kind, size = predicted.dtype, error[..., 0, 0].numel() / error.numel()
-        plain = torch.linalg.vector_norm(error, dim=(-2, -1)).square() * size
-        mean = plain if weight is None else torch.linalg.vecdot(error.flatten(-2), weighted.flatten(-2)) * size
-        plain = plain.detach().clone()
+        ctx.shape, ctx.kind, size = predicted.shape, predicted.dtype, error.shape[-1]
+        mean, plain = (weighted * error).sum(-1) / size, torch.linalg.vector_norm(error, dim=-1).square() / size
         ctx.mark_non_differentiable(plain)
         return mean, plain
 
     @staticmethod
     def backward(ctx, grad: Tensor, _):
         (weighted,) = ctx.saved_tensors
-        share = 2 * weighted[..., 0, 0].numel() / weighted.numel()
-        return (weighted * (share * grad)[..., None, None]).to(ctx.kind), None, None
+        grad = weighted * (2 / weighted.shape[-1] * grad)[..., None]
+        return grad.to(ctx.kind).view(ctx.shape), None, None
 
 
 class _Carry(Function):

@@ -581,11 +581,12 @@ class WorldModel(nn.Module):
         channels, pixels = self.frame_shape[0], self.patches.patch**2
         some = torch.randperm(pixels, generator=generator, device=x.device)[: int(pixels * self.config.pixel_share)]
         where = (torch.arange(channels, device=x.device)[:, None] * pixels + some).flatten()
-        true = patches.gather(-1, where.expand(*patches.shape[:-1], -1)).unflatten(-1, (channels, -1))  # [B, T, S, C, m]
+        true = patches.gather(-1, where.expand(*patches.shape[:-1], -1))  # [B, T, S, C m]
         weight, bias = (v.unflatten(0, (channels, pixels))[:, some].flatten(0, 1) for v in self.unembed.parameters())
         predicted = F.linear(F.layer_norm(x, x.shape[-1:]), weight, bias)
-        weight = self.rarity(true).expand_as(true).flatten(-2) if self.config.rarity else None
-        error, plain = squares(predicted, self.patches.scaled(true.flatten(-2), x.dtype, some), weight)
+        colours = true.unflatten(-1, (channels, -1))
+        rare = self.rarity(colours).expand_as(colours).flatten(-2) if self.config.rarity else None
+        error, plain = squares(predicted, self.patches.scaled(true, x.dtype, some), rare)
         plain, known = self.patches.squared(plain), known.to(plain.dtype)
         quarter = x.shape[1] * 3 // 4
         metrics = {

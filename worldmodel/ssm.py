@@ -63,12 +63,12 @@ def chunked(
     so that float32 keeps its precision across episode boundaries. Under autocast, products and what they are made of
     are in its type; decays and the state that is carried on stay as they are.
     """
-    b, length, h, p = X.shape
+    length, h, p = X.shape[1:]
     s = 1 if peek is None else peek.shape[2]
     c = min(max(1, chunk // s) * s, length)  # whole frames
     queries = [C] if peek is None else [peek.flatten(1, 2), C]
-    where = X.device.type
-    low = torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else dt.dtype
+    device = X.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dt.dtype
     X, B, *queries = (v.to(low) for v in (X, B, *queries))
     pad = -length % c
     if pad:

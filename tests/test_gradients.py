@@ -40,6 +40,8 @@ def test_types_of_gradients_are_those_of_what_they_are_of():
     assert [grad.dtype for grad in torch.autograd.grad(out.sum(), (a, b, c))] == [a.dtype, b.dtype, c.dtype]
     out, _ = gradients.squares(b, c.detach(), None)
     assert torch.autograd.grad(out.sum(), b)[0].dtype == b.dtype
+    with torch.autocast("cpu", torch.bfloat16):  # errors are summed up as they are
+        assert torch.equal(gradients.squares(b, c.detach(), None)[0], out)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -77,10 +77,11 @@ class TrainConfig:
     so many frames, memory carried on and the gradient cut at the seams. `align` is the share of sequences that start
     with an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to `hide_span`
     (1: single frames), reached over the share `hide_ramp` of the training; `forget` is the share of frames before
-    which the memory is erased. With `precision` bf16, matrix products are made in bf16; the scan, weights and losses
-    stay in float32. With `dreams`, the policy and value heads also learn in imagination: from a frame of every sequence
-    so many walks of `dream_steps`, whose actions are kept varied by `dream_entropy`; `dream_weight` is the
-    weight of what these two learn so (with model.loss.policy=0 the policy learns from nothing else).
+    which the memory is erased. With `precision` bf16, matrix products are made in bf16; the scan's log decays and
+    states, weights and losses stay in float32. With `dreams`, the policy and value heads also learn in imagination:
+    from a frame of every sequence so many walks of `dream_steps`, whose actions are kept varied by `dream_entropy`;
+    `dream_weight` is the weight of what these two learn so (with model.loss.policy=0 the policy learns from nothing
+    else).
     """
 
     init: str | None = None  # start from the weights of this checkpoint (a name or folder) instead of new ones

@@ -33,15 +33,6 @@ def test_sum_and_product(shapes):
     assert torch.autograd.gradcheck(gradients.addcmul, (a, b, c))
 
 
-def test_types_of_gradients_are_those_of_what_they_are_of():
-    a, b, c = drawn((2, 3), (2, 3), (2, 3))
-    b, c = b.detach().bfloat16().requires_grad_(), c.detach().requires_grad_()
-    out = gradients.addcmul(a, b, c)
-    assert [grad.dtype for grad in torch.autograd.grad(out.sum(), (a, b, c))] == [a.dtype, b.dtype, c.dtype]
-    out, _ = gradients.squares(b, c.detach(), None)
-    assert torch.autograd.grad(out.sum(), b)[0].dtype == b.dtype
-
-
 @pytest.mark.parametrize("weighted", [False, True])
 def test_squares(weighted):
     predicted, true, weight = drawn((2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5))

@@ -11,6 +11,7 @@ import torch
 import worldmodel
 from worldmodel import Batch, Memory, ModelConfig, WorldModel, baselines, noise, ssm
 from worldmodel.blocks import Dual, Private
+from worldmodel.heads import lambda_returns
 from worldmodel.prefixes import levels
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -130,6 +131,51 @@ def test_gradients_of_the_scan_reach_inputs_and_initial_state(frame, strength):
     for grads in others:
         for a, b in zip(true, grads):
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-9) and a.abs().sum() > 0
+
+
+def test_scan_under_autocast_carries_decays_and_states_in_float32():
+    g = torch.Generator().manual_seed(0)
+    X, B, C = (torch.rand(1, 2000, *shape, generator=g) for shape in ((2, 4), (6,), (6,)))
+    dt, A, S = torch.rand(1, 2000, 2, generator=g), torch.tensor([-0.002, -0.02]), torch.rand(1, 2, 4, 6, generator=g)
+    true = [v.double().requires_grad_() for v in (X, dt, A, B, C, S)]
+    given = [v.requires_grad_() for v in (X.bfloat16(), dt, A, B.bfloat16(), C.bfloat16(), S)]
+    Y, last = ssm.chunked(*true)
+    with torch.autocast("cpu", torch.bfloat16):
+        low, rough = ssm.chunked(*given)
+    assert low.dtype == torch.bfloat16 and rough.dtype == torch.float32
+    assert (rough - last).norm() < 1e-3 * last.norm() and (low - Y).norm() < 1e-2 * Y.norm()
+    grads = (
+        torch.autograd.grad(y.double().mean() + s.double().mean(), v)
+        for y, s, v in ((Y, last, true), (low, rough, given))
+    )
+    for of, a, b in zip(given, *grads):
+        assert b.dtype == of.dtype and (a - b).norm() < 1e-2 * a.norm()
+
+
+def test_fused_kernels_are_given_values_of_one_type_under_autocast():
+    seen = []
+
+    def kernel(X, dt, A, B, C, S, reset):
+        seen.append({v.dtype for v in (X, dt, B, C)})
+        return X, S
+
+    X, dt, B, C = torch.rand(1, 6, 2, 4).bfloat16(), torch.rand(1, 6, 2), torch.rand(1, 6, 5), torch.rand(1, 6, 5)
+    for peek in (None, torch.rand(1, 3, 2, 5)):
+        ssm.interleaved(kernel)(X, dt, -torch.rand(2), B, C, torch.rand(1, 2, 4, 5), None, peek)
+    assert seen == [{torch.float32}] * 2
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_lambda_returns(length):
+    g = torch.Generator().manual_seed(0)
+    reward, value = torch.randn(2, 8, length, generator=g, dtype=torch.float64)
+    ends, first = torch.rand(2, 8, length, generator=g) < 0.2
+    true = value.clone()
+    for t in range(length - 2, -1, -1):
+        rest = 0.1 * value[:, t + 1] + 0.9 * true[:, t + 1]
+        going = reward[:, t + 1] + 0.97 * (~ends[:, t + 1]) * rest
+        true[:, t] = torch.where(first[:, t + 1], value[:, t], going)
+    assert torch.allclose(lambda_returns(reward, ends, first, value, 0.97, 0.9), true)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -436,5 +482,7 @@ def test_training_in_bf16_counts_turns_and_decays_in_float32():
     assert b == pytest.approx(a.item(), rel=0.01) and all(torch.isfinite(p.grad).all() for p in model.parameters())
     for one, other in zip(exact.layers.values(), rough.layers.values()):
         assert torch.equal(one["pose"][..., 0], other["pose"][..., 0])  # headings, after 200 turns
-        assert other["state"].dtype == torch.float32
+        assert all(kept.dtype == other[name].dtype for name, kept in one.items())
         assert (one["state"] - other["state"]).norm() < 0.05 * one["state"].norm()
+    with torch.autocast("cpu", torch.bfloat16):  # and imagination has gradients, too
+        model.imagine(rough, action[:, None, :3], share=False).reward.sum().backward()

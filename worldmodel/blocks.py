@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel import backends, ssm
-from worldmodel.gradients import addcmul, inner, rotate
+from worldmodel.gradients import addcmul, rotate
 
 
 class Mixer(Protocol):
@@ -409,9 +409,9 @@ class LocalAttention(nn.Module):
         """q, own [..., h, R, S, d], past [..., h, (k-1) S, d], visible [..., (k-1) S] -> [..., R, S, D]"""
         r, s = q.shape[-3:-1]
         q = q / math.sqrt(q.shape[-1])
-        far = inner(q.flatten(-3, -2), past[0]).unflatten(-2, (r, s))
-        near = inner(q, own[0])
-        bias = self.bias[:, None].expand(-1, r, -1, -1)  # the same for all, so that gradients sum over whole blocks
+        far = (q.flatten(-3, -2) @ past[0].transpose(-1, -2)).unflatten(-2, (r, s))
+        near = q @ own[0].transpose(-1, -2)
+        bias = self.bias[:, None].expand(-1, r, -1, -1)  # by stream, so that its gradient sums over leading sizes only
         shown = torch.zeros_like(visible, dtype=bias.dtype).masked_fill(~visible, float("-inf"))
         score = torch.cat((far, near), -1) + bias + F.pad(shown, (0, s))[..., None, None, None, :]
         weight = torch.softmax(score, -1)

@@ -14,12 +14,12 @@ from torch.autograd import Function
 
 
 def inner(A: Tensor, B: Tensor) -> Tensor:
-    """A [..., m, n], B [..., l, n] -> A B^T [..., m, l]"""
+    """A [..., m, n], B [..., l, n], of one type -> A B^T [..., m, l]"""
     return cast("Tensor", _Inner.apply(A, B))
 
 
 def outer(A: Tensor, B: Tensor) -> Tensor:
-    """A [..., l, m], B [..., l, n] -> A^T B [..., m, n]"""
+    """A [..., l, m], B [..., l, n], of one type -> A^T B [..., m, n]"""
     return cast("Tensor", _Outer.apply(A, B))
 
 
@@ -73,17 +73,14 @@ class _AddProduct(Function):
     @staticmethod
     def forward(ctx, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         ctx.save_for_backward(b, c)
-        ctx.a = a.shape, a.dtype
         return torch.addcmul(a, b, c)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Tensor):  # autograd itself sums over what was broadcast
         b, c = ctx.saved_tensors
-        shape, kind = ctx.a
-        given = zip((None, c, b), (shape, b.shape, c.shape), (kind, b.dtype, c.dtype), ctx.needs_input_grad)
         return tuple(
-            (grad if other is None else grad * other).sum_to_size(shape).to(kind) if needed else None
-            for other, shape, kind, needed in given
+            (grad if other is None else grad * other) if needed else None
+            for other, needed in zip((None, c, b), ctx.needs_input_grad)
         )
 
 
@@ -93,7 +90,7 @@ class _Squares(Function):
         error = (predicted.to(true.dtype) - true).flatten(-2)
         weighted = error if weight is None else error * weight.flatten(-2)
         ctx.save_for_backward(weighted)
-        ctx.shape, ctx.kind, size = predicted.shape, predicted.dtype, error.shape[-1]
+        ctx.shape, size = predicted.shape, error.shape[-1]
         mean, plain = (weighted * error).sum(-1) / size, torch.linalg.vector_norm(error, dim=-1).square() / size
         ctx.mark_non_differentiable(plain)
         return mean, plain
@@ -102,7 +99,7 @@ class _Squares(Function):
     def backward(ctx, grad: Tensor, _):
         (weighted,) = ctx.saved_tensors
         grad = weighted * (2 / weighted.shape[-1] * grad)[..., None]
-        return grad.to(ctx.kind).view(ctx.shape), None, None
+        return grad.view(ctx.shape), None, None
 
 
 class _Carry(Function):
@@ -123,7 +120,7 @@ class _Carry(Function):
             added[:, i] = grad
             grad = torch.addcmul(each[:, i], rows[:, i], grad)
         share = torch.linalg.vecdot(*(v.unflatten(2, (kept.shape[-1], -1)).flatten(3) for v in (added, before)))
-        return added, share.to(kept.dtype), grad
+        return added, share, grad
 
 
 def _rows(kept: Tensor, S: Tensor) -> Tensor:
@@ -145,7 +142,6 @@ class _Rotation(Function):
         r, angle = cos.shape[-1], None
         if ctx.needs_input_grad[1]:  # a point on a circle moves at a right angle to where it is
             angle = torch.addcmul(out[..., :r] * grad[..., r : 2 * r], out[..., r : 2 * r], grad[..., :r], value=-1)
-            angle = angle.sum_to_size(cos.shape)
         return _turned(grad, cos, -sin), angle
 
 

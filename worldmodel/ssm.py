@@ -61,7 +61,7 @@ def chunked(
 
     Any length works; a reset cuts the sum inside a chunk and the state between chunks by masks, not by a large decay,
     so that float32 keeps its precision across episode boundaries. Under autocast, products and what they are made of
-    are in its type; decays and the state that is carried on stay as they are.
+    are in its type; log decays and the state that is carried on stay as they are.
     """
     length, h, p = X.shape[1:]
     s = 1 if peek is None else peek.shape[2]

@@ -85,4 +85,4 @@ def test_the_coarse_loss_is_the_error_of_the_frame_averaged_over_fields(standard
     for frame in (one._predict(x), one.patches.scaled(patches, torch.float32)):
         pooled = frame.unflatten(-1, (3, COARSE, 12 // COARSE, COARSE, 12 // COARSE)).mean((-1, -3))
         fields.append(pooled)
-    assert found.item() == pytest.approx(float((fields[0] - fields[1]).square().mean()), rel=1e-3)
+    assert found.item() == pytest.approx((fields[0] - fields[1]).square().mean().item(), rel=1e-3)

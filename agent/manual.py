@@ -63,7 +63,7 @@ settings                       (with the defaults; an experiment may set others)
   train.hide=0.0               share of frames hidden (train.hide_span, train.hide_ramp)
   train.forget=0.0             share of frames before which memory is erased
   train.dreams=0               imagined walks from every sequence that train the policy and value heads
-  train.compile=false          faster steps, after a long start
+  train.compile=false          compile the blocks: a long start, faster steps on some machines
   train.precision=auto         bf16 matrix products where the hardware has them; or float32, bf16
   train.learning_rate=0.002
   train.save_every=100         steps between checkpoints

@@ -78,10 +78,8 @@ class _AddProduct(Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # autograd itself sums over what was broadcast
         b, c = ctx.saved_tensors
-        return tuple(
-            (grad if other is None else grad * other) if needed else None
-            for other, needed in zip((None, c, b), ctx.needs_input_grad)
-        )
+        of_a, of_b, of_c = ctx.needs_input_grad
+        return grad if of_a else None, grad * c if of_b else None, grad * b if of_c else None
 
 
 class _Squares(Function):

@@ -582,7 +582,7 @@ class WorldModel(nn.Module):
         some = torch.randperm(pixels, generator=generator, device=x.device)[: int(pixels * self.config.pixel_share)]
         where = (torch.arange(channels, device=x.device)[:, None] * pixels + some).flatten()
         true = patches.gather(-1, where.expand(*patches.shape[:-1], -1))  # [B, T, S, C m]
-        weight, bias = (v.unflatten(0, (channels, pixels))[:, some].flatten(0, 1) for v in self.unembed.parameters())
+        weight, bias = (v[where] for v in self.unembed.parameters())
         predicted = F.linear(F.layer_norm(x, x.shape[-1:]), weight, bias)
         colours = true.unflatten(-1, (channels, -1))
         rare = self.rarity(colours).expand_as(colours).flatten(-2) if self.config.rarity else None

@@ -66,14 +66,15 @@ def chunked(
     length, h, p = X.shape[1:]
     s = 1 if peek is None else peek.shape[2]
     c = min(max(1, chunk // s) * s, length)  # whole frames
-    queries = [C] if peek is None else [peek.flatten(1, 2), C]
+    queries = [C] if peek is None else [C, peek.flatten(1, 2)]
+    reset = torch.zeros_like(dt[..., 0], dtype=torch.bool) if reset is None else reset
     device = X.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dt.dtype
     X, B, *queries = (v.to(low) for v in (X, B, *queries))
     pad = -length % c
     if pad:
         X, dt, B, *queries = (F.pad(v, (0, 0) * (v.dim() - 2) + (0, pad)) for v in (X, dt, B, *queries))
-        reset = None if reset is None else F.pad(reset, (0, pad))
+        reset = F.pad(reset, (0, pad))
     k = X.shape[1] // c
     X, dt, B, *queries = (v.unflatten(1, (k, c)) for v in (X, dt, B, *queries))
     cum = (dt * A).cumsum(2)  # log decay from the chunk's start to each token [b, k, c, h]
@@ -81,15 +82,12 @@ def chunked(
     looks = [(cum, at[:, None] >= at)]  # log decay to where each query reads, and which tokens it may see
     if peek is not None:
         ends = F.pad(cum[:, :, s - 1 :: s], (0, 0, 1, 0))[:, :, :-1]  # to the end of the frame before
-        looks.insert(0, (ends.repeat_interleave(s, 2), at[:, None] // s > at // s))
-    to_end, through = torch.exp(cum[:, :, -1:] - cum), torch.exp(cum[:, :, -1])
-    late, alike = None, torch.ones((), dtype=torch.bool, device=X.device)
-    if reset is not None:
-        segment = reset.unflatten(1, (k, c)).cumsum(-1)
-        alike = segment[..., :, None] == segment[..., None, :]
-        late = (segment > 0)[..., None]  # queries that no longer see the state before the chunk
-        to_end = to_end * (segment == segment[..., -1:])[..., None]  # tokens that reach the state after it
-        through = through.masked_fill(late[:, :, -1], 0.0)
+        looks.append((ends.repeat_interleave(s, 2), at[:, None] // s > at // s))
+    segment = reset.unflatten(1, (k, c)).cumsum(-1)
+    alike = segment[..., :, None] == segment[..., None, :]
+    late = (segment > 0)[..., None]  # queries that no longer see the state before the chunk
+    last = (segment == segment[..., -1:])[..., None]  # tokens that reach the state after it
+    to_end, through = torch.exp(cum[:, :, -1:] - cum) * last, torch.exp(cum[:, :, -1]).masked_fill(late[:, :, -1], 0.0)
     # 1. what each chunk adds to the state, which is carried from chunk to chunk
     added = outer((X * (dt * to_end).to(low)[..., None]).flatten(-2), B)  # b k (h p) n
     before, S = carry(added, through, S.flatten(1, 2))
@@ -100,28 +98,32 @@ def chunked(
     Y = []
     for Q, (since, reach) in zip(queries, looks):
         score = inner(Q, B).masked_fill(~(reach & alike), 0.0)
-        read = inner(Q, before)
-        read = read if late is None else read.masked_fill(late, 0.0)
+        read, faded = inner(Q, before).masked_fill(late, 0.0), torch.exp(since).to(low)[..., None]
         if mild:
-            read = (read + score @ V.flatten(-2)).unflatten(-1, (h, p))
-            y = read * torch.exp(since).to(low)[..., None]
+            y = (read + score @ V.flatten(-2)).unflatten(-1, (h, p)) * faded
         else:
-            gap = since.transpose(2, 3)[..., :, None] - cum.transpose(2, 3)[..., None, :]
-            decay = torch.exp(gap.clamp(max=0.0))  # tokens after the query: whatever, their score is zero
-            own = ((decay.to(low) * score[:, :, None]) @ V.transpose(2, 3)).transpose(2, 3)
-            y = addcmul(own, read.unflatten(-1, (h, p)), torch.exp(since).to(low)[..., None])
+            y = addcmul(_by_head(score, V, cum, since), read.unflatten(-1, (h, p)), faded)
         Y.append(y.flatten(1, 2)[:, :length])
-    *peeked, last = Y
-    return last, S.unflatten(1, (h, p)), *peeked
+    return Y[0], S.unflatten(1, (h, p)), *Y[1:]
+
+
+def _by_head(score: Tensor, V: Tensor, cum: Tensor, since: Tensor) -> Tensor:
+    """What queries read of their own chunk, however much it forgets: score [b, k, q, c] (0 where they must not look),
+    values V [b, k, c, h, p], log decays cum [b, k, c, h] at the tokens and since [b, k, q, h] at the queries ->
+    [b, k, q, h, p]"""
+    gap = since.transpose(2, 3)[..., :, None] - cum.transpose(2, 3)[..., None, :]
+    decay = torch.exp(gap.clamp(max=0.0))  # tokens after the query: whatever, their score is zero
+    return ((decay.to(score.dtype) * score[:, :, None]) @ V.transpose(2, 3)).transpose(2, 3)
 
 
 def interleaved(scan):
     """The same for a scan that knows of no `peek`: those queries become tokens of step size zero before their frame."""
 
     def wrapped(X, dt, A, B, C, S, reset=None, peek: Tensor | None = None):
+        X = X.to(dt.dtype)
         if peek is None:
-            return scan(X.to(dt.dtype), dt, A, B, C, S, reset)
-        frames, X = peek.shape[1:3], X.to(dt.dtype)
+            return scan(X, dt, A, B, C, S, reset)
+        frames = peek.shape[1:3]
         X, dt, B, C = (v.unflatten(1, frames) for v in (X, dt, B, C))
         twice = (torch.stack(pair, 2).flatten(1, 3) for pair in ((X, X), (torch.zeros_like(dt), dt), (B, B), (peek, C)))
         X, dt, B, C = twice

@@ -46,4 +46,5 @@ lint: install
 	$(BIN)/ruff check
 
 types: install
+	@mkdir -p build/types && ln -sfn ../.. build/types/lssvwm
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agent.policy import Agent
+    from lssvwm.agent.mpc import Agent
 
 
 def load(checkpoint: str | Path, *overrides: str) -> Agent:
@@ -20,10 +20,10 @@ def load(checkpoint: str | Path, *overrides: str) -> Agent:
 
     Raises `agent.config.UserError` if there is no such checkpoint, or if a setting is wrong.
     """
-    from agent import checkpoint as saved
-    from agent import config as configuration
-    from agent.collect import build_env
-    from agent.policy import build_agent
+    from lssvwm.agent import checkpoint as saved
+    from lssvwm.agent.config import settings as configuration
+    from lssvwm.agent.mpc import build_agent
+    from lssvwm.agent.training.collection import build_env
 
     config = configuration.from_checkpoint(saved.read_config(saved.resolve(checkpoint)), overrides)
     return build_agent(config, saved.load(checkpoint, config.device, config.backend), build_env(config, 1))

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from agent import config as configuration
-from agent.config import Config, UserError
-from worldmodel import WorldModel, backends
-from worldmodel import load as load_model
-from worldmodel import save as save_model
-from worldmodel.backends import Scan
-from worldmodel.store import WEIGHTS
+from lssvwm.agent.config import settings as configuration
+from lssvwm.agent.config.settings import Config, UserError
+from lssvwm.worldmodel import WorldModel
+from lssvwm.worldmodel import load as load_model
+from lssvwm.worldmodel import save as save_model
+from lssvwm.worldmodel.scan import backends
+from lssvwm.worldmodel.scan.backends import Scan
+from lssvwm.worldmodel.serialization import WEIGHTS
 
 CONFIG = "config.yaml"
 

@@ -16,15 +16,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from lssvwm.agent.mpc import Agent
+from lssvwm.worldmodel import Memory, WorldModel
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 from torchrl.modules import MPCPlannerBase
 
-import planners
-from agent.policy import Agent
-from worldmodel import Memory, WorldModel
+from lssvwm import planners
 
 
 class ImaginedEnv(ModelBasedEnvBase):

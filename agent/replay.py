@@ -18,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lssvwm.agent.config.settings import UserError
+from lssvwm.worldmodel import Batch
 from tensordict import TensorDict
-
-from agent.config import UserError
-from worldmodel import Batch
 
 MARGIN = 2**16  # bytes a shard takes beside its arrays, at most
 KEYS = ("pixels", "action", "reward", "terminated", "truncated", "is_first")

@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from envs.base import BatchedEnv
-from envs.counting import CountingConfig
-from envs.gym import GymConfig
-from envs.minigrid import MiniGridConfig
-from envs.point_maze import PointMazeConfig
-from envs.tasks import RecallConfig, ReturnConfig, ScavengeConfig, TMazeConfig
+from lssvwm.envs.base import BatchedEnv
+from lssvwm.envs.counting import CountingConfig
+from lssvwm.envs.gymnasium_env import GymConfig
+from lssvwm.envs.maze.tasks import RecallConfig, ReturnConfig, ScavengeConfig, TMazeConfig
+from lssvwm.envs.minigrid.env import MiniGridConfig
+from lssvwm.envs.point_maze.env import PointMazeConfig
 
 ENV_CONFIGS: dict[str, type] = {
     "tmaze": TMazeConfig,

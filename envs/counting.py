@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-from envs.base import RUNNING, SUCCESS, TIMEOUT, BatchedEnv, Discrete, Explorer, Step
+from lssvwm.envs.base import RUNNING, SUCCESS, TIMEOUT, BatchedEnv, Discrete, Explorer, Step
 
 
 @dataclass(frozen=True)

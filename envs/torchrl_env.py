@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from lssvwm.envs.base import BatchedEnv, Discrete
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
-
-from envs.base import BatchedEnv, Discrete
 
 
 class TorchRLEnv(EnvBase):

@@ -8,13 +8,13 @@ Reading order: plan (what goes in and out), search (the loop), cem, icem, mppi, 
 proposals (sampling).
 """
 
-from planners.beam import Beam, BeamConfig
-from planners.cem import CEM, CEMConfig
-from planners.icem import ICEM, ICEMConfig
-from planners.mppi import MPPI, MPPIConfig
-from planners.plan import Box, Discrete, MultiDiscrete, Plan, Score, Space, returns
-from planners.search import Search, SearchConfig
-from planners.shooting import Shooting, ShootingConfig
+from lssvwm.planners.base import Box, Discrete, MultiDiscrete, Plan, Score, Space, returns
+from lssvwm.planners.beam import Beam, BeamConfig
+from lssvwm.planners.cem import CEM, CEMConfig
+from lssvwm.planners.icem import ICEM, ICEMConfig
+from lssvwm.planners.mppi import MPPI, MPPIConfig
+from lssvwm.planners.search import Search, SearchConfig
+from lssvwm.planners.shooting import Shooting, ShootingConfig
 
 PLANNER_CONFIGS: dict[str, type[SearchConfig]] = {
     "beam": BeamConfig,

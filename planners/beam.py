@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from lssvwm.planners.base import Discrete, Plan, Score, Space
+from lssvwm.planners.distributions import require
+from lssvwm.planners.search import Search, SearchConfig, check_proposals, clean, resumed
 from torch import Tensor
 from torch.nn import functional as F
-
-from planners.plan import Discrete, Plan, Score, Space
-from planners.proposals import require
-from planners.search import Search, SearchConfig, check_proposals, clean, resumed
 
 
 @dataclass(frozen=True)

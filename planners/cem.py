@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from lssvwm.planners.search import Search, SearchConfig
 from torch import Tensor
-
-from planners.search import Search, SearchConfig
 
 
 @dataclass(frozen=True)

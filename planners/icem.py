@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from lssvwm.planners.cem import CEM, CEMConfig
+from lssvwm.planners.distributions import require
 from torch import Tensor
-
-from planners.cem import CEM, CEMConfig
-from planners.proposals import require
 
 
 @dataclass(frozen=True)

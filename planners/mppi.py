@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lssvwm.planners.distributions import require
+from lssvwm.planners.search import WORST, Search, SearchConfig
 from torch import Tensor
-
-from planners.proposals import require
-from planners.search import WORST, Search, SearchConfig
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ import time
 from dataclasses import dataclass
 
 import torch
+from lssvwm.planners.base import Box, Plan, Score, Space, pick
+from lssvwm.planners.distributions import Categorical, Gaussian, ProposalConfig, Proposals, edit, require
 from torch import Tensor
-
-from planners.plan import Box, Plan, Score, Space, pick
-from planners.proposals import Categorical, Gaussian, ProposalConfig, Proposals, edit, require
 
 WORST = -1e30
 """The score of candidates whose own is NaN or -inf; scores are clamped to [WORST, -WORST]."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lssvwm.planners.search import Search, SearchConfig
 from torch import Tensor
-
-from planners.search import Search, SearchConfig
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from agent import checkpoint
-from agent.collect import build_env
-from agent.config import from_checkpoint
-from agent.evaluate import Play, task_seeds
-from agent.policy import build_agent
-from agent.train import resume
+from lssvwm.agent import checkpoint
+from lssvwm.agent.config.settings import from_checkpoint
+from lssvwm.agent.evaluation.evaluate import Play, task_seeds
+from lssvwm.agent.mpc import build_agent
+from lssvwm.agent.training.collection import build_env
+from lssvwm.agent.training.loop import resume
 
 FOLDER = Path(__file__).parent / "golden"
 MODELS = ("memory17", "recall7", "recall9", "return9", "scavenge9", "spots", "tmaze", "tmaze_alone", "tworoom")

@@ -11,8 +11,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import pytest
-
-from agent import cli, report
+from lssvwm.agent.evaluation import tables as report
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("agent", "envs", "planners", "worldmodel")
@@ -34,23 +33,21 @@ def home() -> Path:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_the_generic_package_names_are_ours(name: str, home: Path) -> None:
-    owners = importlib.metadata.packages_distributions().get(name, ["lssvwm"])
-    assert owners == ["lssvwm"]
-    module = importlib.import_module(name)
-    assert Path(str(module.__file__)).resolve() == home.resolve() / name / "__init__.py"
+def test_packages_are_imported_inside_lssvwm(name: str, home: Path) -> None:
+    module = importlib.import_module(f"lssvwm.{name}")
+    found = Path(str(module.__file__)).resolve().parent
+    assert found in (home.resolve() / name, home.resolve() / "lssvwm" / name)
 
 
-def test_the_console_script_is_installed() -> None:
+def test_console_script_is_installed() -> None:
     scripts = importlib.metadata.distribution("lssvwm").entry_points.select(group="console_scripts")
-    assert [(script.name, script.value) for script in scripts] == [("lssvwm", "agent.cli:main")]
-    assert next(iter(scripts)).load() is cli.main
+    assert [(script.name, script.value) for script in scripts] == [("lssvwm", "lssvwm:main")]
 
 
-def test_every_package_and_the_presets_go_into_the_wheel(project: dict) -> None:
+def test_wheel_holds_every_package_inside_lssvwm(project: dict) -> None:
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert sorted(wheel["packages"]) == list(PACKAGES)
-    assert wheel["force-include"] == {"configs": "agent/configs"}
+    assert wheel["sources"] == {name: f"lssvwm/{name}" for name in (*PACKAGES, "configs")}
+    assert sorted(wheel["only-include"]) == sorted([*PACKAGES, "configs", "lssvwm.py"])
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert found == set(PACKAGES)
 
@@ -81,7 +78,7 @@ SEVERAL = {
 
 @pytest.mark.parametrize("name", [*SINGLE, *SEVERAL])
 def test_tables_in_the_readme_are_those_of_the_committed_numbers(name):
-    folder = ROOT / "configs" / "benchmark"
+    folder = ROOT / "docs" / "results"
     if not (folder / f"{name}.json").exists():
         pytest.skip(f"benchmark {name} has not been committed")
     found = json.loads((folder / f"{name}.json").read_text())
@@ -89,7 +86,7 @@ def test_tables_in_the_readme_are_those_of_the_committed_numbers(name):
         assert grid.markdown() in (ROOT / "README.md").read_text()
 
 
-EVALUATIONS = sorted((ROOT / "configs" / "pretrained").glob("*/evaluation.json"))
+EVALUATIONS = sorted((ROOT / "docs" / "results" / "pretrained").glob("*/evaluation.json"))
 
 
 @pytest.mark.parametrize("file", EVALUATIONS, ids=lambda file: file.parent.name)

@@ -8,19 +8,19 @@ Reading order: model (the four verbs), blocks (the layers), ssm (the scan), back
 odometry and reach (what actions do to the view), baselines (what others use in place of the scan).
 """
 
-from worldmodel.heads import Readout
-from worldmodel.memory import Fork, Memory
-from worldmodel.model import Batch, Imagined, LossWeights, ModelConfig, WorldModel
-from worldmodel.store import load, save
+from lssvwm.worldmodel.heads import HeadOutputs
+from lssvwm.worldmodel.memory import Memory, RolloutState
+from lssvwm.worldmodel.model import Batch, LossWeights, ModelConfig, Rollout, WorldModel
+from lssvwm.worldmodel.serialization import load, save
 
 __all__ = [
     "Batch",
-    "Fork",
-    "Imagined",
+    "HeadOutputs",
     "LossWeights",
     "Memory",
     "ModelConfig",
-    "Readout",
+    "Rollout",
+    "RolloutState",
     "WorldModel",
     "load",
     "save",

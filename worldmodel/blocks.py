@@ -10,7 +10,7 @@ Shapes
 A block's first layer is a `Mixer`: what carries memory over time. Here that is the tiled scan; `baselines` has others.
 Every layer has two ways through it. `forward` takes whole sequences and carries memory from left to right.
 `recall` takes one imagined frame of n candidates that share one memory. The memory is only read; what a candidate
-imagined is kept beside it, as tokens (`Dual`) or in a state of its own (`Private`).
+imagined is kept beside it, as tokens (`TokenCache`) or in a state of its own (`StateCache`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any, Protocol
 
 import torch
 from einops import rearrange
+from lssvwm.worldmodel.fused_ops import addcmul, rotate
+from lssvwm.worldmodel.scan import backends
+from lssvwm.worldmodel.scan import chunked as ssm
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from worldmodel import backends, ssm
-from worldmodel.gradients import addcmul, rotate
 
 
 class Mixer(Protocol):
@@ -40,7 +40,7 @@ class Mixer(Protocol):
     def recall(self, u: Tensor, action: Tensor, trace: Any, commit: bool) -> Tensor: ...
 
 
-class Dual:
+class TokenCache:
     """What n candidates imagined, token by token, beside the memory that they share (SSD's attention-like form)."""
 
     def __init__(self, state: Tensor, pose: Tensor, n: int, tokens: int):
@@ -79,7 +79,7 @@ class Dual:
         return sum(v.numel() * v.element_size() for v in (self.keys, self.values, self.decay, self.total))
 
 
-class Private:
+class StateCache:
     """A state of its own for every candidate, from its first imagined frame on."""
 
     def __init__(self, state: Tensor, pose: Tensor, n: int):
@@ -87,7 +87,7 @@ class Private:
         self.state: Tensor | None = None  # [B, n, G, h p, N]
 
     @classmethod
-    def of(cls, state: Tensor, pose: Tensor) -> Private:
+    def of(cls, state: Tensor, pose: Tensor) -> StateCache:
         """One candidate for each memory, whose state is written over."""
         own = cls(state, pose, 1)
         own.state = state.flatten(2, 3)[:, None]
@@ -128,7 +128,7 @@ def pick(x: Tensor, which: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (rows + which).flatten()).unflatten(0, which.shape)
 
 
-class Odometer(nn.Module):
+class PathIntegrator(nn.Module):
     """Where the agent is, in a plane of the model's own making, summed up from its motion; and so, where to look.
 
     A frame turns the heading by an angle and moves the position by a step, seen from the agent:
@@ -226,12 +226,12 @@ def _sum_before(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
     return before - F.pad(before, (0, 0, 0, 0, 1, 0)).gather(1, last)
 
 
-class TiledScan(nn.Module):
+class TiledSSD(nn.Module):
     """Mamba-2 scan of every `tile x tile` block of tokens over time, each block with its own state (section 3.2).
 
     Differences from Mamba-2, all for reading and writing by frames: no short convolution (it would leak noisy tokens
     into clean ones); keys and queries are normalised; and the leading pairs of both are rotated by a phase that stands
-    for a place (data-dependent rotation as in Mamba-3, here by path integration: `Odometer`), so that what was
+    for a place (data-dependent rotation as in Mamba-3, here by path integration: `PathIntegrator`), so that what was
     written can be found again by where it is.
     """
 
@@ -256,7 +256,7 @@ class TiledScan(nn.Module):
         self.angles = int(rotary * state) // 2
         self.scan: backends.Scan = ssm.chunked
         self.project = nn.Linear(width, 2 * self.inner + 2 * state + self.heads, bias=False)
-        self.odometer = Odometer(width, actions, tile, self.angles, walls)
+        self.odometer = PathIntegrator(width, actions, tile, self.angles, walls)
         self.scale_B = nn.Parameter(torch.ones(state))
         self.scale_C = nn.Parameter(torch.ones(state))
         self.shift_B = nn.Parameter(torch.zeros(state))
@@ -352,14 +352,14 @@ class TiledScan(nn.Module):
         ]
         return torch.stack(out, 2), {"state": S.unflatten(0, (b, -1)), "pose": pose}
 
-    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> Dual | Private:
+    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> TokenCache | StateCache:
         """Whichever takes less memory by the end of the horizon: the imagined tokens, or a state of one's own."""
         tokens = frames * self.tile**2
         if tokens * (self.state + self.inner + self.heads) < self.inner * self.state:
-            return Dual(memory["state"], memory["pose"], n, tokens)
-        return Private(memory["state"], memory["pose"], n)
+            return TokenCache(memory["state"], memory["pose"], n, tokens)
+        return StateCache(memory["state"], memory["pose"], n)
 
-    def recall(self, u: Tensor, action: Tensor, trace: Dual | Private, commit: bool) -> Tensor:
+    def recall(self, u: Tensor, action: Tensor, trace: TokenCache | StateCache, commit: bool) -> Tensor:
         """u [B, n, S, D] -> the same shape; with `commit` the frame becomes part of what the candidate remembers."""
         z, X, *writing, C = self.inputs(u) if commit else self.queries(u)
         with torch.autocast(u.device.type, enabled=False):

@@ -18,7 +18,7 @@ def symexp(x: Tensor) -> Tensor:
 
 
 @dataclass
-class Readout:
+class HeadOutputs:
     """What the heads say of a frame [...]: logits of reward and value over `bins`, logit of continue, policy.
 
     `policy` [..., n] is logits for discrete actions, the mean for continuous ones; `distance` the steps to the goal, if
@@ -34,10 +34,10 @@ class Readout:
     distance: Tensor | None = None
     log_error: Tensor | None = None
 
-    def last(self) -> Readout:
+    def last(self) -> HeadOutputs:
         """Of frames [B, T], the last ones, [B]: reward, value, continue and policy."""
         reward, value, cont = self.reward_logits[:, -1], self.value_logits[:, -1], self.continue_logit[:, -1]
-        return Readout(reward, value, cont, self.policy[:, -1], self.bins)
+        return HeadOutputs(reward, value, cont, self.policy[:, -1], self.bins)
 
     def _mean(self, logits: Tensor) -> Tensor:
         return symexp(torch.softmax(logits, -1, dtype=self.bins.dtype) @ self.bins)
@@ -72,7 +72,7 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
 
 
 class Heads(nn.Module):
-    """Tokens of a frame [..., S, D] -> `Readout`; one shared layer, then a linear map each."""
+    """Tokens of a frame [..., S, D] -> `HeadOutputs`; one shared layer, then a linear map each."""
 
     bins: Tensor
 
@@ -95,11 +95,11 @@ class Heads(nn.Module):
         nn.init.zeros_(self.out.bias)
         self.error = nn.Linear(hidden, 1) if surprise else None
 
-    def forward(self, x: Tensor) -> Readout:
+    def forward(self, x: Tensor) -> HeadOutputs:
         hidden = F.gelu(self.trunk(_flat(x)))
         reward, value, cont, policy = self.out(hidden).split(self.sizes, -1)
         expected = None if self.error is None else self.error(hidden)[..., 0]
-        return Readout(reward, value, cont[..., 0], policy, self.bins, log_error=expected)
+        return HeadOutputs(reward, value, cont[..., 0], policy, self.bins, log_error=expected)
 
 
 class Distance(nn.Module):

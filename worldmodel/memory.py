@@ -29,9 +29,9 @@ class Memory(TensorClass):
 
         def __getitem__(self, index: Any) -> Memory: ...
 
-    def fork(self, n: int, horizon: int) -> Fork:
+    def fork(self, n: int, horizon: int) -> RolloutState:
         """n imagined futures of at most `horizon` frames each; nothing of the shared past is copied."""
-        return Fork(self, n, horizon)
+        return RolloutState(self, n, horizon)
 
     def nbytes(self) -> int:
         """Bytes per agent: the same at every age of the episode."""
@@ -62,7 +62,7 @@ class Memory(TensorClass):
 
 
 @dataclass
-class Fork:
+class RolloutState:
     """n imagined futures of each of B memories; advanced by `WorldModel.step`."""
 
     memory: Memory

@@ -15,20 +15,20 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
+from lssvwm.worldmodel import action_limits as reaching
+from lssvwm.worldmodel import corruption as noise
+from lssvwm.worldmodel.blocks import Block, LocalAttention, Mixer, PathIntegrator, TiledSSD, pick
+from lssvwm.worldmodel.fused_ops import squares
+from lssvwm.worldmodel.heads import Distance, HeadOutputs, Heads, lambda_returns, two_hot
+from lssvwm.worldmodel.memory import Memory, RolloutState
+from lssvwm.worldmodel.mixers.baselines import GRU, Attention
+from lssvwm.worldmodel.patches import Patches, Rarity
+from lssvwm.worldmodel.prefix_tree import levels
+from lssvwm.worldmodel.scan import backends
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-
-from worldmodel import backends, noise
-from worldmodel import reach as reaching
-from worldmodel.baselines import GRU, Attention
-from worldmodel.blocks import Block, LocalAttention, Mixer, Odometer, TiledScan, pick
-from worldmodel.gradients import squares
-from worldmodel.heads import Distance, Heads, Readout, lambda_returns, two_hot
-from worldmodel.memory import Fork, Memory
-from worldmodel.prefixes import levels
-from worldmodel.tokens import Patches, Rarity
 
 FORESEEN = 0.5
 """Level at which foreseen frames are remembered, so that they can be told from those that were seen (level 1)."""
@@ -128,9 +128,9 @@ class Batch:
 
 
 @dataclass
-class Imagined:
+class Rollout:
     """Futures: actions [B, n, H(, A)]; reward, cont, value [B, n, H]; policy [B, n, H, A]; frames uint8
-    [B, n, H, C, H', W'] or None; distance and surprise [B, n, H] (see `Readout`), or None."""
+    [B, n, H, C, H', W'] or None; distance and surprise [B, n, H] (see `HeadOutputs`), or None."""
 
     actions: Tensor
     reward: Tensor
@@ -147,7 +147,7 @@ class Step:
     """What was imagined in one step: the heads' answers and frames of m beginnings, and which of them each candidate
     has, of [B, n] (None: its own)."""
 
-    readout: Readout
+    readout: HeadOutputs
     frame: Tensor | None
     of: Tensor | None = None
 
@@ -156,7 +156,7 @@ class Step:
         return value if self.of is None else pick(value, self.of)
 
 
-def _imagined(actions: Tensor, steps: list[Step]) -> Imagined:
+def _rollout(actions: Tensor, steps: list[Step]) -> Rollout:
     """The futures that these steps make up."""
 
     def along(values: list[Tensor | None]) -> Tensor | None:
@@ -167,7 +167,7 @@ def _imagined(actions: Tensor, steps: list[Step]) -> Imagined:
     always = ([getattr(x, name) for x in answers] for name in ("reward", "cont", "value", "policy"))
     reward, cont, value, policy = (cast("Tensor", along(values)) for values in always)
     frames, distance = along([step.frame for step in steps]), along([x.distance for x in answers])
-    return Imagined(actions, reward, cont, value, policy, frames, distance, along([x.surprise for x in answers]))
+    return Rollout(actions, reward, cont, value, policy, frames, distance, along([x.surprise for x in answers]))
 
 
 class WorldModel(nn.Module):
@@ -196,7 +196,7 @@ class WorldModel(nn.Module):
             for tile in c.tiles
         )
         odometers = not discrete and c.kind == "lssvwm"
-        self.reach = reaching.Reach(tokens, c.width, c.head_hidden, actions) if odometers else None
+        self.reach = reaching.ActionLimits(tokens, c.width, c.head_hidden, actions) if odometers else None
         self.unembed = nn.Linear(c.width, self.patches.size)
         self.heads = Heads(tokens, c.width, c.head_hidden, actions, c.loss.surprise > 0)
         self.distance = Distance(tokens, c.width, c.head_hidden) if c.loss.distance else None
@@ -212,7 +212,7 @@ class WorldModel(nn.Module):
         return cast("list[Block]", list(self.blocks))
 
     @property
-    def odometers(self) -> list[Odometer]:
+    def odometers(self) -> list[PathIntegrator]:
         """Those of the layers that have one."""
         found = (getattr(block.scan, "odometer", None) for block in self.layers)
         return [odometer for odometer in found if odometer is not None]
@@ -221,7 +221,7 @@ class WorldModel(nn.Module):
         """Scan by this backend (see `backends.pick`); raises ValueError or `backends.Unavailable`. Returns itself."""
         _, scan = backends.pick(backend, self.place.device)
         for block in self.layers:
-            if isinstance(block.scan, TiledScan):
+            if isinstance(block.scan, TiledSSD):
                 block.scan.scan = scan
         return self
 
@@ -246,7 +246,7 @@ class WorldModel(nn.Module):
         hidden: Tensor | None = None,
         *,
         learn: bool = False,
-    ) -> tuple[Memory, Readout]:
+    ) -> tuple[Memory, HeadOutputs]:
         """Write frames uint8 [B, T, C, H, W] into memory; returns the new memory and the heads of every frame [B, T].
 
         `action` is the one that led to each frame, `is_first` marks the start of an episode (memory is reset
@@ -332,7 +332,7 @@ class WorldModel(nn.Module):
 
     # ---- imagination
 
-    def fork(self, memory: Memory, n: int, horizon: int, goal: Tensor | None = None) -> Fork:
+    def fork(self, memory: Memory, n: int, horizon: int, goal: Tensor | None = None) -> RolloutState:
         """n futures of each memory, to be advanced by `step`; the memory itself is never written. With goal images
         uint8 [B, C, H, W], heads tell the steps to them; raises ValueError if the model has not learnt to."""
         fork = memory.fork(n, horizon)
@@ -346,15 +346,21 @@ class WorldModel(nn.Module):
         ]
         return fork
 
-    def select(self, fork: Fork, which: Tensor) -> None:
+    def select(self, fork: RolloutState, which: Tensor) -> None:
         """Go on with some of the futures, which [B, m], once or more often."""
         assert fork.traces is not None and fork.seen is not None and fork.reach is not None
         fork.n, fork.seen, fork.reach = which.shape[1], pick(fork.seen, which), pick(fork.reach, which)
         fork.traces = [block.select(trace, which) for block, trace in zip(self.layers, fork.traces)]
 
     def step(
-        self, fork: Fork, action: Tensor, denoise: int = 1, decode: bool = False, generator=None, last: bool = False
-    ) -> tuple[Readout, Tensor | None]:
+        self,
+        fork: RolloutState,
+        action: Tensor,
+        denoise: int = 1,
+        decode: bool = False,
+        generator=None,
+        last: bool = False,
+    ) -> tuple[HeadOutputs, Tensor | None]:
         """Imagine the frame that `action` [B, n] leads to and remember it, unless it is the `last`; its heads, and
         frames if `decode`.
 
@@ -385,7 +391,7 @@ class WorldModel(nn.Module):
         fork.seen = F.pad(fork.seen, (0, 1), value=True)[..., 1:]
         return readout, self.patches.decode(patches) if decode and patches is not None else None
 
-    def advance(self, memory: Memory, action: Tensor) -> tuple[Readout, Memory]:
+    def advance(self, memory: Memory, action: Tensor) -> tuple[HeadOutputs, Memory]:
         """`step`, for a single future of each memory: the heads of the frame that `action` [B(, A)] leads to, and the
         memory that remembers it. The same numbers as `imagine`; every call copies the memory."""
         none, action = torch.zeros(len(memory), 1, dtype=torch.bool, device=self.place.device), action[:, None]
@@ -396,7 +402,7 @@ class WorldModel(nn.Module):
         _, memory = self._run(self._reembed(x), level, action, none, ~none, memory)
         return readout, memory
 
-    def _read(self, x: Tensor, fork: Fork) -> Readout:
+    def _read(self, x: Tensor, fork: RolloutState) -> HeadOutputs:
         with torch.enable_grad() if fork.learn else contextlib.nullcontext():
             readout = self.heads(x)
         if self.distance is not None and fork.aim is not None:
@@ -412,7 +418,7 @@ class WorldModel(nn.Module):
         generator=None,
         goal: Tensor | None = None,
         share: bool = True,
-    ) -> Imagined:
+    ) -> Rollout:
         """Roll actions [B, n, H(, A)] forward from a memory, which stays as it is; towards a `goal`, see `fork`.
 
         Of discrete actions, beginnings that candidates have in common are imagined once (`share`), unless more
@@ -427,20 +433,20 @@ class WorldModel(nn.Module):
                 self.select(fork, level.parents)
             out, frame = self.step(fork, level.action, decode=decode, last=h == horizon - 1)
             steps.append(Step(out, frame, level.of))
-        return _imagined(actions, steps)
+        return _rollout(actions, steps)
 
     def dream(
         self,
         memory: Memory,
         n: int,
         horizon: int,
-        choose: Callable[[int, Readout | None], Tensor],
+        choose: Callable[[int, HeadOutputs | None], Tensor],
         denoise: int = 1,
         decode: bool = False,
         generator=None,
         goal: Tensor | None = None,
         learn: bool = False,
-    ) -> Imagined:
+    ) -> Rollout:
         """n futures of each memory, whose actions [B, n(, A)] `choose(h, readout)` says one after the other, from what
         the heads answered to the frame before (None before the first). To `learn` from them, the heads' answers keep
         the gradient of the heads, which reaches no other part of the model."""
@@ -452,7 +458,7 @@ class WorldModel(nn.Module):
                 actions.append(choose(h, out).detach())
                 out, frame = self.step(fork, actions[-1], denoise, decode, generator, last=h == horizon - 1)
                 steps.append(Step(out, frame))
-        return _imagined(torch.stack(actions, 2), steps)
+        return _rollout(torch.stack(actions, 2), steps)
 
     def _blank(self, like: Tensor) -> Tensor:
         """Tokens of a frame of which nothing is known, [..., S, D]"""
@@ -467,7 +473,9 @@ class WorldModel(nn.Module):
         """The clean patches [..., S, P] that tokens [..., S, D] stand for."""
         return self.unembed(F.layer_norm(x, x.shape[-1:]))
 
-    def _recall(self, fork: Fork, x: Tensor, level: float, action: Tensor, commit: bool, read: bool = True) -> Tensor:
+    def _recall(
+        self, fork: RolloutState, x: Tensor, level: float, action: Tensor, commit: bool, read: bool = True
+    ) -> Tensor:
         """One imagined frame x [B, n, S, D] at a noise level through all blocks; with `commit` it is remembered, and
         unless `read`, that is all that it is for."""
         condition = self.act(action) + self._level(torch.full(action.shape[:2], level, device=x.device, dtype=x.dtype))
@@ -618,11 +626,11 @@ class WorldModel(nn.Module):
         parts = [head.loss(x, seen, aims, is_first, valid, self.config.optimism, generator) for x, valid in streams]
         return torch.stack(parts).sum()
 
-    def _value_target(self, seen: Readout, batch: Batch) -> Tensor:
+    def _value_target(self, seen: HeadOutputs, batch: Batch) -> Tensor:
         c, value = self.config, seen.value.detach()
         return lambda_returns(batch.reward, batch.terminated, batch.is_first, value, c.discount, c.trace)
 
-    def _head_losses(self, out: Readout, target: Tensor, batch: Batch, valid: Tensor):
+    def _head_losses(self, out: HeadOutputs, target: Tensor, batch: Batch, valid: Tensor):
         """Cross entropy of reward, continue, value and policy where `valid` [B, T]; first frames have no reward."""
         c = self.config
         arrived = (valid & ~batch.is_first).float()
@@ -661,11 +669,11 @@ def _mixer(c: ModelConfig, grid: tuple[int, int], tile: int, actions: int, walls
         if grid[0] != grid[1]:
             raise ValueError(f"model.kind={c.kind}: needs as many rows of tokens as columns, got {grid[0]} x {grid[1]}")
         places = c.attention_heads * (int(c.rotary * c.width / c.attention_heads) // 2)
-        odometer = Odometer(c.width, actions, grid[0], places, walls)
+        odometer = PathIntegrator(c.width, actions, grid[0], places, walls)
         return Attention(c.width, tokens, c.window, c.attention_heads, odometer)
     if c.kind == "gru":
         return GRU(c.width, tokens, c.state, actions)
-    return TiledScan(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions, walls)
+    return TiledSSD(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions, walls)
 
 
 def _mean(x: Tensor, weight: Tensor) -> Tensor:

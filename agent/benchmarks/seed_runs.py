@@ -1,0 +1,55 @@
+"""Models that are trained alike, on the same frames, from several seeds: going on where they stopped."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lssvwm.agent import checkpoint
+from lssvwm.agent.config import settings as configuration
+from lssvwm.agent.config.settings import Config, UserError, from_checkpoint
+from lssvwm.agent.replay import Replay
+from lssvwm.agent.training.collection import fill
+from lssvwm.agent.training.loop import resume, train
+from lssvwm.worldmodel import WorldModel
+
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
+
+
+def collected(config: Config, folder: Path) -> str:
+    """The frames that all are trained on, those which are still missing collected now; returns the folder's name."""
+    fill(config, Replay(folder))
+    return str(folder)
+
+
+def check(config: Config, folder: Path) -> bool:
+    """Whether there is a run in the folder; raises UserError if it has other settings."""
+    if not (folder / "config.yaml").exists():
+        return False
+    plain = configuration.to_dict(config)
+    saved = configuration.to_dict(from_checkpoint(configuration.read(folder / "config.yaml"), []))
+    if other := [key for key in ("env", "model", "train") if saved[key] != plain[key]]:
+        raise UserError(f"{folder} was trained with other settings ({', '.join(other)}): choose another output=")
+    return True
+
+
+def trained(config: Config, folder: Path) -> WorldModel:
+    """The model of these settings, trained now or trained on in the folder; raises UserError as `check` does."""
+    if check(config, folder):
+        resume(folder, [])
+    else:
+        train(config, folder)
+    return checkpoint.load(folder, config.device, config.backend)
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean over seeds and its 95 % interval by Student's t; without bounds where there is one seed only."""
+    n, mean = len(values), float(np.mean(values))
+    found = {"mean": mean, "seeds": [round(value, 4) for value in values]}
+    if n < 2:
+        return found
+    half = STUDENT[min(n - 2, len(STUDENT) - 1)] * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return found | {"low": mean - half, "high": mean + half}

@@ -1,0 +1,408 @@
+"""One place for configuration: frozen dataclasses, and how Hydra composes them from `configs/`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException
+from lssvwm.agent.config.presets import GROUPS, config_dir, options, pretrained
+from lssvwm.agent.config.validation import UserError, build, meant
+from lssvwm.envs import ENV_CONFIGS
+from lssvwm.planners import PLANNER_CONFIGS, CEMConfig
+from lssvwm.worldmodel import ModelConfig
+from omegaconf import OmegaConf
+
+__all__ = [
+    "BenchmarkConfig",
+    "CollectConfig",
+    "Config",
+    "RecordConfig",
+    "TasksConfig",
+    "TrainConfig",
+    "UserError",
+    "compose",
+    "config_dir",
+    "from_checkpoint",
+    "given",
+    "read",
+    "save",
+    "to_dict",
+]
+
+KINDS = {"env": ENV_CONFIGS, "planner": PLANNER_CONFIGS}
+"""Settings whose class depends on their `kind`."""
+PLAIN_TEXT = ("name", "output", "checkpoint")
+"""Settings taken as typed: paths may hold characters that mean something in Hydra's grammar."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Which policies gather data, and how much.
+
+    `mix` gives the share of frames by policy: names of the environment's scripted explorers (see `explorers`), and
+    the agent itself, which in a context phase only observes, as when it is evaluated: `plan`, and `prior` for its
+    policy head without planning. `vary` gives several values to settings of the environment, e.g. {length: [8, 16]}:
+    every combination gets an equal share of the frames. `frames` are gathered before training, `more` frames every
+    `every` training steps (0: never).
+    """
+
+    envs: int = 32
+    frames: int = 60_000
+    every: int = 0
+    more: int = 10_000
+    mix: dict[str, float] = field(default_factory=lambda: {"random": 1.0})
+    vary: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    keep: int = 1_000_000  # frames kept on disk; the oldest go first
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation, data augmentation, checkpoints.
+
+    Sequences have `length` frames, varied by length augmentation (`augment`: none, random, or adversarial: more often
+    those at which late frames are foreseen worst) between `min_length` and `length` at a constant number of frames per
+    batch. `burn_in` frames before them are only observed. Where `segment` is set, sequences go through in segments of
+    so many frames, memory carried on and the gradient cut at the seams. `align` is the share of sequences that start
+    with an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to `hide_span`
+    (1: single frames), reached over the share `hide_ramp` of the training; `forget` is the share of frames before
+    which the memory is erased. With `precision` bf16, matrix products are made in bf16; the scan's log decays and
+    states, weights and losses stay in float32. With `dreams`, the policy and value heads also learn in imagination:
+    from a frame of every sequence so many walks of `dream_steps`, whose actions are kept varied by `dream_entropy`;
+    `dream_weight` is the weight of what these two learn so (with model.loss.policy=0 the policy learns from nothing
+    else).
+    """
+
+    init: str | None = None  # start from the weights of this checkpoint (a name or folder) instead of new ones
+    steps: int = 400
+    batch: int = 8
+    length: int = 96
+    min_length: int = 32
+    burn_in: int = 0
+    segment: int = 0
+    augment: Literal["none", "random", "adversarial"] = "random"
+    align: float = 0.5
+    hide: float = 0.0
+    hide_span: int = 4
+    hide_ramp: float = 0.0
+    forget: float = 0.0
+    harder_after: float = 0.0  # share of the training after which `burn_in` and `model.imagined` come in
+    learning_rate: float = 2e-3
+    warmup: int = 30
+    final_learning_rate: float = 0.1  # as a share of `learning_rate`, reached along a cosine
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.99
+    log_every: int = 10
+    save_every: int = 100
+    evaluate_every: int = 0  # steps between evaluations on held-out tasks; 0: none while training
+    evaluate_tasks: int = 64
+    dreams: int = 0
+    dream_steps: int = 16
+    dream_entropy: float = 0.01
+    dream_weight: float = 0.1
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies in it
+    compile: bool = False
+    recompute: bool = False  # blocks run again in the backward pass (activation checkpointing): less memory, more time
+    collect: CollectConfig = field(default_factory=CollectConfig)
+
+    def __post_init__(self) -> None:
+        least = {
+            "steps": 0,
+            "batch": 1,
+            "length": 2,
+            "min_length": 2,
+            "burn_in": 0,
+            "segment": 0,
+            "log_every": 1,
+            "save_every": 1,
+            "hide_span": 1,
+            "dreams": 0,
+            "dream_steps": 2,
+            "evaluate_tasks": 1,
+        }
+        _require("train", self, least)
+        for name in ("align", "hide", "hide_ramp", "forget", "harder_after"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"train.{name}={getattr(self, name)} must be a share, between 0 and 1")
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """Held-out tasks: the same list for every agent and arm. Episode seeds never overlap with training's."""
+
+    seed: int = 0
+    count: int = 300
+    batch: int = 100
+    window: int = 8  # frames the `window` arm observes
+    arms: tuple[str, ...] = (
+        "retained",
+        "erased",
+        "swapped",
+        "window",
+        "prior",
+        "random",
+        "still",
+        "seek",
+        "wall",
+        "oracle",
+    )
+
+    def __post_init__(self) -> None:
+        _require("tasks", self, {"seed": 0, "count": 1, "batch": 1, "window": 1})
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """What `record` films."""
+
+    mode: Literal["open_loop", "plan", "branches"] = "open_loop"
+    episodes: int = 2
+    context: int = 0  # frames observed before imagining; 0: the environment's context phase, or half
+    horizon: int = 32  # frames imagined in open loop
+    plans: int = 3  # in mode branches, 2 to 8: of one memory, each imagined and carried out
+    denoise: int = 1
+    fps: int = 6
+    scale: int = 4
+    gif: bool = False
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is trained from every seed and measured. `benchmark memory`: every model (a preset); `walks` are observed
+    for each of `contexts` frames, then `horizon` frames are imagined; linear probes are fitted on `probed` walks of the
+    first context (0: none). `benchmark recall`: the same models, by `delays`; `benchmark strategies`: every strategy,
+    by `lengths` of the corridor. `benchmark planning`: a checkpoint's success with every combination of the values in
+    `sweep`, e.g. {env.delay: [32, 128], planner: [cem, mppi]}; in `processes` at once, each on one thread.
+    """
+
+    models: tuple[str, ...] = (
+        "small",
+        "window",
+        "attention",
+        "attention_odometer",
+        "gru",
+        "mamba2",
+        "mamba2_local",
+        "tile1",
+        "untiled",
+        "paper",
+    )
+    seeds: tuple[int, ...] = (0, 1, 2)
+    walks: int = 48
+    contexts: tuple[int, ...] = (128, 1024)
+    horizon: int = 64
+    probed: int = 600
+    delays: tuple[int, ...] = (16, 64, 256)
+    strategies: tuple[str, ...] = (
+        "default",
+        "lengths_none",
+        "lengths_adversarial",
+        "diffusion",
+        "diffusion_prefix",
+        "hide_frames",
+        "hide_spans",
+        "no_context_noise",
+        "segments",
+        "burn_in",
+        "imagined",
+        "forget",
+    )
+    lengths: tuple[int, ...] = (8, 16, 24, 32, 48, 64)
+    sweep: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        several = self.models, self.seeds, self.contexts, self.delays, self.strategies, self.lengths
+        if not all(several) or min(*self.contexts, self.walks, self.horizon) < 2 or self.processes < 1:
+            raise ValueError("benchmark: every list needs an entry; walks, contexts, horizon from 2, processes from 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a command needs; `env` is one of `ENV_CONFIGS`, `planner` one of `PLANNER_CONFIGS`."""
+
+    env: Any
+    model: ModelConfig = field(default_factory=ModelConfig)
+    planner: Any = field(default_factory=CEMConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    name: str = ""  # of the run; default: the experiment's or the environment's
+    output: str | None = None  # folder for results; default runs/NAME/...
+    data: str | None = None  # folder of frames that `collect` wrote, to train on; default: the run gathers its own
+    checkpoint: str | None = None  # a name in configs/pretrained or a folder
+    seed: int = 0
+    threads: int = 0  # CPU threads; 0: all cores
+    device: str = "auto"
+    backend: str = "auto"  # of the scan, see `lssvwm doctor`; auto: the fastest that works on the device
+
+    def __post_init__(self) -> None:
+        _require("", self, {"seed": 0, "threads": 0})
+
+
+def _require(group: str, config: Any, least: dict[str, int]) -> None:
+    """Raises ValueError for a setting below what it must be at least."""
+    for name, low in least.items():
+        if getattr(config, name) < low:
+            key = f"{group}.{name}".strip(".")
+            raise ValueError(f"{key}={getattr(config, name)} must be at least {low}")
+
+
+class Setting(NamedTuple):
+    """One `key=value` of a command line."""
+
+    key: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}"
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """The configuration of a new run: presets, then an experiment, then the settings `key=value`.
+
+    `env=recall` (env, model, planner, train) replaces that group by a preset; `experiment=NAME` sets several
+    at once. Raises UserError naming the key, its value and the nearest valid one.
+    """
+    settings = [_parse(text) for text in overrides]
+    choices = _choices(settings)
+    plain = _with(_presets(choices), settings)
+    config = _checked(plain)
+    return dataclasses.replace(config, name=config.name or choices.get("experiment") or config.env.kind)
+
+
+def from_checkpoint(saved: dict[str, Any], overrides: Sequence[str]) -> Config:
+    """The configuration `saved` with a run, and the settings in `overrides` on top; `output` starts empty.
+
+    A planner preset keeps the settings that both planners have (horizon, candidates ...), so that planners
+    are compared on equal terms; any other preset replaces its group. Raises UserError as `compose` does.
+    """
+    settings = [_parse(text) for text in overrides]
+    choices = _choices(settings)
+    if "experiment" in choices:
+        raise UserError(f"experiment={choices['experiment']} starts a new run; a checkpoint has its own settings")
+    try:
+        plain: dict[str, Any] = to_dict(_checked(saved)) | {"output": None, "checkpoint": None}
+    except UserError as error:
+        raise UserError(f"the checkpoint's configuration does not fit this version: {error}") from None
+    for group, option in choices.items():
+        chosen = _presets({group: option})[group]
+        plain[group] = _shared(plain[group], chosen) if group == "planner" else chosen
+    return _checked(_with(plain, settings))
+
+
+def given(overrides: Sequence[str], key: str) -> Any:
+    """The value that `overrides` give to `key`, or None; the last one counts."""
+    return {setting.key: setting.value for setting in map(_parse, overrides)}.get(key)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain data: dicts, lists, numbers, texts."""
+    return _plain(dataclasses.asdict(config))
+
+
+def save(config: Config, path: str | Path) -> None:
+    """Write the configuration as YAML, all at once."""
+    path = Path(path)
+    draft = path.with_suffix(".tmp")
+    try:
+        draft.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """What `save` wrote, as plain data; raises UserError if it is missing or damaged."""
+    try:
+        saved = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no configuration at {path}: is this the folder of a run?") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        saved = None
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} is damaged: it is not a saved configuration")
+    return saved
+
+
+def _parse(text: str) -> Setting:
+    key, equals, value = text.partition("=")
+    if equals and key in PLAIN_TEXT:
+        return Setting(key, None if value in ("", "null") and key != "name" else value)
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        more = f"; did you mean checkpoint={text}?" if text in pretrained() else ", e.g. train.steps=100"
+        raise UserError(f"cannot read {text!r}: settings are given as key=value{more}") from None
+    if override.is_sweep_override():
+        raise UserError(f"{text} gives several values: give one, or a list as {key}=[{value}]")
+    if override.type is OverrideType.DEL or override.package is not None:
+        raise UserError(f"cannot read {text!r}: a setting can be changed, not deleted or moved")
+    return Setting(override.key_or_group, override.value())
+
+
+def _choices(settings: list[Setting]) -> dict[str, str]:
+    """The presets chosen, by group; raises UserError for one that does not exist."""
+    choices = {}
+    for setting in settings:
+        if setting.key not in GROUPS:
+            continue
+        known = options(setting.key)
+        if str(setting.value) not in known:
+            question = meant(str(setting.value), known, f"{setting.key}=")
+            raise UserError(f"unknown {setting}; {question}there are: {', '.join(known)}")
+        choices[setting.key] = str(setting.value)
+    return choices
+
+
+def _presets(choices: dict[str, str]) -> dict[str, Any]:
+    """What Hydra composes from the presets, as plain data."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        composed = hydra_compose("config", [f"{group}={option}" for group, option in choices.items()])
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _with(plain: dict[str, Any], settings: list[Setting]) -> dict[str, Any]:
+    """A copy of `plain` with the settings; those that choose presets are left out."""
+    plain = deepcopy(plain)
+    for setting in settings:
+        if setting.key in GROUPS:
+            continue
+        *groups, last = setting.key.split(".")
+        inside = plain
+        for group in groups:
+            if not isinstance(inside.get(group), dict):
+                inside[group] = {}
+            inside = inside[group]
+        inside[last] = setting.value
+    return plain
+
+
+def _shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the preset `new`, and those of `old` that its kind of planner has too."""
+    names = {f.name for f in dataclasses.fields(PLANNER_CONFIGS[new["kind"]])}
+    return {key: value for key, value in old.items() if key in names} | new
+
+
+def _checked(plain: dict[str, Any]) -> Config:
+    return build(Config, plain, KINDS)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,51 @@
+"""Probes see the maze from where the walk began, find what is linear, and are judged by the age of what they answer."""
+
+import numpy as np
+import pytest
+import torch
+from lssvwm.agent.benchmarks import linear_probes as probe
+from lssvwm.agent.benchmarks import maze_walks as walks
+from lssvwm.agent.config.settings import compose
+from lssvwm.agent.evaluation.evaluate import task_seeds
+from lssvwm.envs.maze.layout import FORWARD
+
+
+@pytest.mark.parametrize("heading", range(4))
+def test_the_start_looks_up(heading):
+    start = np.array([heading, 4, 5])
+    ahead, right = FORWARD[heading], FORWARD[(heading + 1) % 4]
+    assert probe.from_start(start[1:] + ahead, start).tolist() == [-1, 0]
+    assert probe.from_start(start[1:] + 2 * right + ahead, start).tolist() == [-1, 2]
+
+
+@pytest.fixture(scope="module")
+def tour():
+    return walks.walk(compose(["experiment=recollect", "env.n=7"]), "reasoning", 40, 1, task_seeds(3, 6))
+
+
+def test_the_truth_is_judged_right_and_its_opposite_wrong(tour):
+    truth = probe.targets(tour)
+    for right, age in probe.judge(tour, truth, truth, slice(2, None)).values():
+        assert len(right) and right.all() and age.min() >= 1 and age.max() <= 40
+    wrong = {name: -value for name, value in truth.items()}
+    judged = probe.judge(tour, truth, wrong, slice(2, None))
+    assert not judged["walls"][0].any() and judged["objects"][0].mean() < 0.5
+
+
+def test_ridge_finds_what_is_linear_and_says_the_mean_without_a_memory():
+    g = torch.Generator().manual_seed(0)
+    small, large = torch.randn(300, 3, generator=g), 100 * torch.randn(300, 40, generator=g)
+    y = (small @ torch.randn(3, 2, generator=g)).numpy()
+    kernel = probe._kernel(small, 200) + probe._kernel(large, 200)
+    assert kernel.shape == (300, 200)
+    error = np.square(probe._ridge(kernel, y) - y)[200:].mean()
+    assert error < 0.1 * y.var()
+    assert np.allclose(probe._ridge(torch.zeros(300, 200).double(), y), y[:200].mean(0))
+
+
+def test_a_memory_too_large_is_not_probed(monkeypatch):
+    monkeypatch.setattr(probe, "MOST", 10)
+    config = compose(["experiment=recollect"])
+    from lssvwm.worldmodel import WorldModel
+
+    assert probe.probes(config, WorldModel(config.model, (3, 64, 64), 4)) == []

@@ -1,0 +1,67 @@
+"""Benchmarks of planning success train alike, measure the same tasks, and go on where they were stopped."""
+
+import json
+
+import pytest
+from lssvwm.agent.benchmarks import training_strategies as contest
+from lssvwm.agent.cli import main as cli
+from lssvwm.agent.config import settings as config
+from lssvwm.agent.config.settings import BenchmarkConfig, compose
+
+TINY = [
+    "train.steps=1",
+    "train.batch=2",
+    "train.length=16",
+    "train.min_length=8",
+    "train.burn_in=0",
+    "train.collect.frames=600",
+    "train.collect.envs=4",
+    "model.width=16",
+    "model.state=16",
+    "model.scan_head=16",
+    "planner.candidates=8",
+    "planner.elites=4",
+    "planner.proposals=2",
+    "planner.iterations=1",
+    "planner.horizon=2",
+    "planner.replan=2",
+    "tasks.count=2",
+    "threads=1",
+]
+
+
+@pytest.mark.parametrize("name", contest.STRATEGIES)
+def test_every_strategy_changes_something_that_exists(name):
+    plain = compose(["experiment=strategies"])
+    changed = compose(["experiment=strategies", *contest.STRATEGIES[name]])
+    assert (config.to_dict(plain) == config.to_dict(changed)) == (name == "default")
+
+
+def test_all_strategies_are_run_unless_some_are_named():
+    assert BenchmarkConfig().strategies == tuple(contest.STRATEGIES)
+
+
+def test_strategies_go_on_where_they_stopped_and_keep_what_is_there(tmp_path, capsys):
+    command = ["benchmark", "strategies", f"output={tmp_path}", *TINY, "benchmark.strategies=[default,segments]"]
+    command += ["benchmark.lengths=[4,6]", "train.collect.vary={}"]
+    assert cli.main([*command, "benchmark.seeds=[0]"]) == 0
+    first = (tmp_path / "segments-0" / "success.json").stat().st_mtime_ns
+    assert cli.main([*command, "benchmark.seeds=[0,1]"]) == 0
+    assert (tmp_path / "segments-0" / "success.json").stat().st_mtime_ns == first
+    found = json.loads((tmp_path / "strategies.json").read_text())
+    asked = [(row["name"], row["at"]) for row in found["rows"]]
+    assert asked == [(name, at) for name in ("default", "segments") for at in (4, 6, contest.BEYOND)]
+    assert all(len(row["success"]["seeds"]) == 2 and row["n"] == 2 for row in found["rows"])
+    assert "strategies.json" in capsys.readouterr().out
+    assert cli.main([*command, "benchmark.strategies=[defualt]"]) == 2
+    assert "benchmark.strategies: no 'defualt'; there are default, " in capsys.readouterr().err
+
+
+def test_recall_begins_from_the_models_of_benchmark_memory(tmp_path):
+    tiny = [*TINY, f"output={tmp_path}", "env.n=7", "env.tour=16", "train.collect.vary={}", "benchmark.models=[gru]"]
+    tiny += ["benchmark.seeds=[0]", "model.state=32"]
+    assert cli.main(["benchmark", "recall", *tiny, "env.objects=2", "benchmark.delays=[2]"]) == 0
+    saved = config.read(tmp_path / "gru-0" / "recall" / "config.yaml")
+    assert saved["train"]["init"] == str(tmp_path / "gru-0") and saved["env"]["kind"] == "recall"
+    found = json.loads((tmp_path / "recall.json").read_text())
+    assert [(row["name"], row["by"], row["at"]) for row in found["rows"]] == [("gru", "delay", 2)]

@@ -1,0 +1,72 @@
+"""Backward passes that are written out: right to float64, and equal to what autograd makes of the same formula."""
+
+import pytest
+import torch
+from lssvwm.worldmodel import fused_ops as gradients
+
+
+def drawn(*shapes):
+    g = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def test_products():
+    A, B = drawn((2, 3, 5), (2, 4, 5))
+    assert torch.equal(gradients.inner(A, B), A @ B.mT)
+    assert torch.autograd.gradcheck(gradients.inner, (A, B))
+    A, B = drawn((2, 5, 3), (2, 5, 4))
+    assert torch.equal(gradients.outer(A, B), A.mT @ B)
+    assert torch.autograd.gradcheck(gradients.outer, (A, B))
+
+
+def test_gradients_of_products_lie_in_memory_as_the_factors_do():
+    for f, shapes in ((gradients.inner, ((2, 3, 5), (2, 4, 5))), (gradients.outer, ((2, 5, 3), (2, 5, 4)))):
+        A, B = drawn(*shapes)
+        assert all(grad.is_contiguous() for grad in torch.autograd.grad(f(A, B).sin().sum(), (A, B)))
+
+
+@pytest.mark.parametrize("shapes", [[(2, 3, 4)] * 3, [(2, 1, 4), (2, 3, 4), (2, 1, 4)], [(2, 3, 4), (3, 1), (2, 3, 4)]])
+def test_sum_and_product(shapes):
+    a, b, c = drawn(*shapes)
+    assert torch.equal(gradients.addcmul(a, b, c), torch.addcmul(a, b, c))
+    assert torch.autograd.gradcheck(gradients.addcmul, (a, b, c))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_squares(weighted):
+    predicted, true, weight = drawn((2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5))
+    true, weight = true.detach(), weight.detach().abs() if weighted else None
+    mean, plain = gradients.squares(predicted, true, weight)
+    error = (predicted - true).square()
+    assert torch.allclose(plain, error.mean((-1, -2))) and not plain.requires_grad
+    assert torch.allclose(mean, (error * (1 if weight is None else weight)).mean((-1, -2)))
+    assert torch.autograd.gradcheck(lambda x: gradients.squares(x, true, weight)[0], (predicted,))
+
+
+def test_squares_are_summed_up_in_float32_under_autocast():
+    predicted, true = (x.detach().float() for x in drawn((2, 3, 4, 50), (2, 3, 4, 50)))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = gradients.squares(predicted, true, true)
+    for a, b in zip(low, gradients.squares(predicted, true, true)):
+        assert torch.equal(a, b)
+
+
+def test_states_are_carried():
+    added, kept, S = drawn((2, 3, 4, 5), (2, 3, 2), (2, 4, 5))
+    before, last = gradients.carry(added, kept, S)
+    state = S
+    for i in range(3):
+        assert torch.allclose(before[:, i], state)
+        state = added[:, i] + kept[:, i].repeat_interleave(2, -1)[..., None] * state
+    assert torch.allclose(last, state)
+    assert torch.autograd.gradcheck(gradients.carry, (added, kept, S))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (5, 1)])
+def test_rotation_turns_pairs_and_its_gradient_is_right(shape):
+    V, angle = drawn((2, 5, 8), shape)
+    out, r = gradients.rotate(V, angle), shape[-1]
+    pairs, turned = (torch.complex(x[..., :r], x[..., r : 2 * r]) for x in (V, out))
+    assert torch.allclose(turned, pairs * torch.polar(torch.ones_like(angle), angle))
+    assert torch.equal(out[..., 2 * r :], V[..., 2 * r :])
+    assert torch.autograd.gradcheck(gradients.rotate, (V, angle))

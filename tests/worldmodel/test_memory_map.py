@@ -1,0 +1,126 @@
+"""What memory holds, drawn: routes follow the odometer, places are looked at where they lie."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lssvwm.agent.video.counterfactuals import sketch
+from lssvwm.envs import MiniGridConfig, ReturnConfig, make
+from lssvwm.worldmodel import ModelConfig, WorldModel
+from lssvwm.worldmodel import memory_map as belief
+
+LEFT, RIGHT, AHEAD, STAY = range(4)
+
+
+def known(**changes) -> WorldModel:
+    """A small model whose odometers know four actions, and that nothing stops."""
+    model = WorldModel(ModelConfig(width=16, state=32, patch=8, **changes), (3, 24, 24), 4).eval()
+    for block in model.layers:
+        odometer = block.scan.odometer
+        with torch.no_grad():
+            odometer.action.weight.zero_()
+            odometer.action.weight[0, :2] = torch.tensor([-math.pi / 2, math.pi / 2])
+            odometer.action.weight[1, AHEAD] = 1.0
+            odometer.frame.bias.fill_(100.0)
+    return model
+
+
+def observed(model: WorldModel, actions: list[int]):
+    frames = torch.randint(0, 256, (1, len(actions), 3, 24, 24), dtype=torch.uint8, generator=torch.manual_seed(0))
+    first = torch.tensor([[True] + [False] * (len(actions) - 1)])
+    with torch.no_grad():
+        return model.observe(model.initial(1), frames, torch.tensor([actions]), first)[0]
+
+
+def test_poses_and_routes_follow_the_odometer():
+    model = known()
+    memory = observed(model, [STAY, AHEAD, RIGHT, AHEAD])
+    assert torch.allclose(belief.pose(model, memory), torch.tensor([[math.pi / 2, 1, 1]]), atol=1e-5)
+    route = belief.routes(model, memory, torch.tensor([[[AHEAD, LEFT, AHEAD], [STAY, STAY, AHEAD]]]))
+    assert torch.allclose(route[0, 0, :, 1:], torch.tensor([[1.0, 2], [1, 2], [2, 2]]), atol=1e-5)
+    assert torch.allclose(route[0, 1, -1], torch.tensor([math.pi / 2, 1, 2]), atol=1e-5)
+
+
+def test_a_place_looks_as_it_does_to_who_goes_there():
+    """From the same memory, without the last frames: walking there, or being asked."""
+    model = known(window=0)
+    memory = observed(model, [STAY, AHEAD])
+    actions = torch.tensor([[[STAY]]])
+    here = model.imagine(memory, actions, decode=True).frames[:, 0]
+    asked = belief.look(model, memory, belief.pose(model, memory)[:, None])
+    assert torch.equal(asked, here) and not torch.equal(asked, belief.look(model, memory, torch.zeros(1, 1, 3)))
+
+
+def test_whoever_cannot_stand_still_is_put_back():
+    """Of two actions that turn, the one that is looked with is undone."""
+    model = known(window=0)
+    for block in model.layers:
+        with torch.no_grad():
+            block.scan.odometer.action.weight[1, STAY] = 1.0
+    memory = observed(model, [AHEAD, AHEAD])
+    there = belief.routes(model, memory, torch.tensor([[[LEFT]]]))[:, :, 0]
+    turned = model.imagine(memory, torch.tensor([[[LEFT]]]), decode=True).frames[:, 0]
+    assert torch.equal(belief.look(model, memory, there), turned)
+
+
+@pytest.mark.parametrize(("up", "at"), [(0.0, (2.0, 1.0)), (math.pi / 2, (-1.0, 2.0))])
+def test_the_map_shows_what_was_in_view_and_turns_with_up(up, at):
+    """Nine tiles before the agent and beside it; the one at 2 ahead, 1 to the right of who faces `up` is what is seen
+    in the middle of the frame, one step before it."""
+    model = known()
+    memory, trail = observed(model, [STAY]), torch.tensor([[up, 0.0, 0.0]])
+    drawn = belief.survey(model, memory, trail, (-2, -3), (3, 3), up)
+    tiles = drawn.view(3, 6, 8, 7, 8)
+    assert drawn.shape == (3, 48, 56) and drawn.dtype == torch.uint8
+    seen = (tiles.amax((0, 2, 4)) > 0).nonzero().tolist()
+    assert seen == [[row, column] for row in (1, 2, 3) for column in (2, 3, 4)]  # 3 ahead is up
+    before = (at[0] - math.cos(up), at[1] - math.sin(up))
+    frame = belief.look(model, memory, torch.tensor([[[up, *before]]]))[0, 0]
+    assert (tiles[:, 1, :, 4].int() - frame[:, 8:16, 8:16].int()).abs().max() <= 1
+    other = belief.survey(model, memory, trail, (-2, -3), (3, 3), up + math.pi / 2)  # ahead is on the left of it now
+    seen = (other.view(3, 6, 8, 7, 8).amax((0, 2, 4)) > 0).nonzero().tolist()
+    assert seen == [[row, column] for row in (2, 3, 4) for column in (1, 2, 3)]
+
+
+def test_a_long_walk_is_drawn_around_the_agent():
+    model = known()
+    trail = [torch.tensor([0.0, float(t), 0.0]) for t in range(100)]
+    branch = SimpleNamespace(route=torch.tensor([[0.0, 100, 0], [0, 101, 0]]))
+    drawn = sketch(model, observed(model, [STAY]), trail, [branch], 0.0)
+    row, column = drawn.past[-1]
+    high, wide = drawn.picture.shape[1:]
+    assert 0 < row < high <= 8 * 64 and 0 < column < wide and drawn.past[0][0] > high
+    assert drawn.routes[0].tolist() == [[row - 8, column], [row - 16, column]]
+    turned = sketch(model, observed(model, [STAY]), trail, [branch], math.pi / 2)  # to the right on the map
+    row, column = turned.past[-1]
+    assert turned.routes[0] == pytest.approx(np.array([[row, column + 8], [row, column + 16]]), abs=1e-3)
+
+
+@pytest.mark.parametrize("config", [ReturnConfig(n=9, tour=100), MiniGridConfig(id="MiniGrid-Empty-8x8-v0")])
+def test_whoever_steps_ahead_moves_along_its_bearing(config):
+    env, steps = make(config, 1, 0), 0
+
+    def place() -> np.ndarray:
+        if isinstance(config, ReturnConfig):
+            return np.array([env.col[0], env.row[0]])
+        return np.array(env.envs[0].unwrapped.agent_pos)
+
+    for _ in range(8):
+        before, bearing = place(), env.bearing(0)
+        env.step(np.array([AHEAD]))
+        step = place() - before
+        assert not step.any() or step == pytest.approx([math.sin(bearing), -math.cos(bearing)])
+        steps += step.any()
+        env.step(np.array([RIGHT]))
+        assert (env.bearing(0) - bearing) % (2 * math.pi) == pytest.approx(math.pi / 2)
+    assert steps
+
+
+@pytest.mark.parametrize("kind", ["gru", "attention"])
+def test_a_model_without_odometer_has_no_map(kind):
+    model = WorldModel(ModelConfig(kind=kind, width=16, state=64, patch=8), (3, 24, 24), 4).eval()
+    assert not belief.has_map(model)
+    with pytest.raises(ValueError, match="carries no odometer"):
+        belief.pose(model, model.initial(1))

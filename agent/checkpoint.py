@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, UserError
+from lssvwm.agent.config.settings import Config
+from lssvwm.agent.errors import UserError
 from lssvwm.worldmodel import WorldModel
 from lssvwm.worldmodel import load as load_model
 from lssvwm.worldmodel import save as save_model

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from lssvwm.agent.checkpoint import check_fits
-from lssvwm.agent.config.settings import Config, UserError
+from lssvwm.agent.config.settings import Config
+from lssvwm.agent.errors import UserError
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.planners import Plan
 from lssvwm.worldmodel import Memory, Rollout, WorldModel

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lssvwm.agent.config.settings import UserError
+from lssvwm.agent.errors import UserError
 from lssvwm.worldmodel import Batch
 from tensordict import TensorDict
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lssvwm.agent.config.settings import Config, UserError
+from lssvwm.agent.config.settings import Config
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.training.collection import build_env
 from lssvwm.envs.maze import rendering as picture
 from lssvwm.envs.maze.engine import AHEAD, LEFT, RIGHT, STAY

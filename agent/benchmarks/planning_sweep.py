@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, UserError, from_checkpoint, given
+from lssvwm.agent.config.settings import Config, from_checkpoint, given
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import tables as report
 from lssvwm.agent.evaluation.evaluate import ARRAYS, Outcome, crossed, difference, grouped, measure, offered, summary
 from lssvwm.agent.training.collection import build_env

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, UserError, from_checkpoint
+from lssvwm.agent.config.settings import Config, from_checkpoint
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.training.collection import fill
 from lssvwm.agent.training.loop import resume, train

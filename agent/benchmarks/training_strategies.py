@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from lssvwm.agent.benchmarks.seed_runs import check, collected, spread, trained
 from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, UserError, compose
+from lssvwm.agent.config.settings import Config, compose
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import tables as report
 from lssvwm.agent.evaluation.evaluate import measure
 

@@ -75,7 +75,7 @@ def _run(command: str, settings: list[str]) -> None:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         meant = f"did you mean {near[0]}?" if near else f"there are: {', '.join(COMMANDS)}"
         raise Stop(f"unknown command {command}; {meant}", USER_ERROR)
-    from lssvwm.agent.config.settings import UserError
+    from lssvwm.agent.errors import UserError
 
     try:
         COMMANDS[command](settings)
@@ -88,7 +88,8 @@ def _run(command: str, settings: list[str]) -> None:
 
 def train(settings: list[str]) -> None:
     """`lssvwm train`: a new run."""
-    from lssvwm.agent.config.settings import UserError, compose
+    from lssvwm.agent.config.settings import compose
+    from lssvwm.agent.errors import UserError
 
     show, settings = _without_show(settings)
     config = compose(settings)
@@ -114,7 +115,8 @@ def train(settings: list[str]) -> None:
 
 def resume(settings: list[str]) -> None:
     """`lssvwm resume FOLDER`: go on with a run."""
-    from lssvwm.agent.config.settings import UserError, from_checkpoint, read
+    from lssvwm.agent.config.settings import from_checkpoint, read
+    from lssvwm.agent.errors import UserError
 
     show, settings = _without_show(settings)
     if not settings or "=" in settings[0]:
@@ -192,8 +194,9 @@ def collect(settings: list[str]) -> None:
 
 def benchmark(settings: list[str]) -> None:
     """`lssvwm benchmark WHAT`: measurements."""
-    from lssvwm.agent.config.settings import UserError, compose
+    from lssvwm.agent.config.settings import compose
     from lssvwm.agent.config.validation import meant
+    from lssvwm.agent.errors import UserError
 
     show, settings = _without_show(settings)
     if not settings or settings[0] not in BENCHMARKS:
@@ -295,7 +298,8 @@ def _show(config: Config) -> None:
 
 def _from_checkpoint(command: str, settings: list[str]) -> tuple[Config, str]:
     """The checkpoint's configuration under `settings`, and the checkpoint's short name."""
-    from lssvwm.agent.config.settings import UserError, from_checkpoint, given
+    from lssvwm.agent.config.settings import from_checkpoint, given
+    from lssvwm.agent.errors import UserError
 
     name = given(settings, "checkpoint")
     if name is None:

@@ -16,8 +16,10 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
+from lssvwm.agent.config.migration import FORMAT_VERSION, migrate
 from lssvwm.agent.config.presets import GROUPS, config_dir, options, pretrained
-from lssvwm.agent.config.validation import UserError, build, meant
+from lssvwm.agent.config.validation import build, meant
+from lssvwm.agent.errors import UserError
 from lssvwm.envs import ENV_CONFIGS
 from lssvwm.planners import PLANNER_CONFIGS, CEMConfig
 from lssvwm.worldmodel import ModelConfig
@@ -30,7 +32,6 @@ __all__ = [
     "RecordConfig",
     "TasksConfig",
     "TrainConfig",
-    "UserError",
     "compose",
     "config_dir",
     "from_checkpoint",
@@ -318,7 +319,9 @@ def save(config: Config, path: str | Path) -> None:
     path = Path(path)
     draft = path.with_suffix(".tmp")
     try:
-        draft.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+        draft.write_text(
+            yaml.safe_dump({"format_version": FORMAT_VERSION} | to_dict(config), sort_keys=False), encoding="utf-8"
+        )
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -334,7 +337,7 @@ def read(path: str | Path) -> dict[str, Any]:
         saved = None
     if not isinstance(saved, dict):
         raise UserError(f"{path} is damaged: it is not a saved configuration")
-    return saved
+    return migrate(saved)
 
 
 def _parse(text: str) -> Setting:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from lssvwm.agent.errors import UserError
+
 T = TypeVar("T")
 Kinds = Mapping[str, Mapping[str, type]]
 """Per top-level key that may hold several classes: the class of each `kind`."""
@@ -17,10 +19,6 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 LAST = ("env.", "benchmark.")
 """Groups whose settings are not what a name without a group most likely means."""
-
-
-class UserError(Exception):
-    """A mistake that the person at the terminal can mend: one line saying what is wrong and what to do."""
 
 
 def build(cls: type[T], plain: Mapping[str, Any], kinds: Kinds) -> T:

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config.settings import Config, UserError
+from lssvwm.agent.config.settings import Config
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent, AgentState, build_agent
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.training.collection import HELD_OUT, build_env

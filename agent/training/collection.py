@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config.settings import Config, UserError
+from lssvwm.agent.config.settings import Config
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent, build_agent
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.replay import KEYS, Replay

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, TrainConfig, UserError
+from lssvwm.agent.config.settings import Config, TrainConfig
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import tables as report
 from lssvwm.agent.evaluation.evaluate import quick_success
 from lssvwm.agent.mpc import Agent, action_count, build_agent

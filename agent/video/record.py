@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config.settings import Config, RecordConfig, UserError
+from lssvwm.agent.config.settings import Config, RecordConfig
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.agent.mpc import Agent, build_agent
 from lssvwm.agent.progress import Progress

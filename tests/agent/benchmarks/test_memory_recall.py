@@ -8,7 +8,8 @@ import torch
 from lssvwm.agent.benchmarks import maze_walks as tours
 from lssvwm.agent.benchmarks import memory_recall as recollection
 from lssvwm.agent.cli import main as cli
-from lssvwm.agent.config.settings import UserError, compose
+from lssvwm.agent.config.settings import compose
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import task_seeds
 
 TINY = [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from lssvwm.agent.benchmarks import planning_sweep as sweep
 from lssvwm.agent.cli import main as cli
-from lssvwm.agent.config.settings import UserError
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import Outcome
 
 TINY = ["checkpoint=tmaze", "env.length=8", "tasks.count=6", "tasks.arms=[retained,erased,random,oracle]", "threads=1"]

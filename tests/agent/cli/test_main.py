@@ -15,7 +15,8 @@ import pytest
 from lssvwm.agent.cli import main as cli
 from lssvwm.agent.cli import manual
 from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, UserError, compose, to_dict
+from lssvwm.agent.config.settings import Config, compose, to_dict
+from lssvwm.agent.errors import UserError
 
 
 @pytest.fixture(autouse=True)

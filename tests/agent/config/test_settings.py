@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 from lssvwm.agent.config import settings as configuration
 from lssvwm.agent.config.presets import GROUPS, config_dir, options
-from lssvwm.agent.config.settings import Config, TrainConfig, UserError, compose, from_checkpoint, to_dict
+from lssvwm.agent.config.settings import Config, TrainConfig, compose, from_checkpoint, to_dict
 from lssvwm.agent.config.validation import nearest
+from lssvwm.agent.errors import UserError
 from lssvwm.envs.maze.tasks import RecallConfig, TMazeConfig
 from lssvwm.planners import CEMConfig, MPPIConfig, ShootingConfig
 from lssvwm.worldmodel import ModelConfig

@@ -10,7 +10,8 @@ import pytest
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import CollectConfig, Config, TasksConfig, TrainConfig, UserError
+from lssvwm.agent.config.settings import CollectConfig, Config, TasksConfig, TrainConfig
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import evaluate as evaluation
 from lssvwm.agent.evaluation.evaluate import (
     Outcome,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config.settings import Config, RecordConfig, UserError
+from lssvwm.agent.config.settings import Config, RecordConfig
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent, AgentState
 from lssvwm.agent.video import rendering as film
 from lssvwm.agent.video.counterfactuals import BranchPainter, farthest

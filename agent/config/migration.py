@@ -1,0 +1,88 @@
+"""Upgrade saved configurations, and recognise setting names of earlier versions.
+
+Format 1 has no `format_version`. Format 2 has today's names and sections.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from lssvwm.agent.errors import UserError
+
+FORMAT_VERSION = 2
+
+RENAMED: dict[str, str] = {
+    # env
+    # model
+    # planner, objective, mpc
+    # train
+    # tasks, record, benchmark
+}
+"""Dotted names of format 1 and their names in format 2."""
+
+REMOVED: dict[str, str] = {
+    # env
+    # model
+    # planner, objective, mpc
+    # train
+    # tasks, record, benchmark
+}
+"""Dotted names of format 1 that no longer exist, and the reason or the constant that replaces them."""
+
+RENAMED_VALUES: dict[str, dict[str, str]] = {
+    # format 2 name of a list or of a mapping: {old entry or key: new one}
+}
+"""Entries of lists and keys of mappings that have another name in format 2."""
+
+
+def migrate(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved configuration in the present format, without its `format_version`.
+
+    Raises UserError for a format that is newer than this version of the package.
+    """
+    plain = deepcopy(saved)
+    version = plain.pop("format_version", 1)
+    if version > FORMAT_VERSION:
+        raise UserError(f"the configuration has format {version}, this version reads up to {FORMAT_VERSION}: update")
+    return _from_format1(plain) if version == 1 else plain
+
+
+def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
+    for name in REMOVED:
+        _take(plain, name)
+    moved = {new: _take(plain, old) for old, new in RENAMED.items() if _has(plain, old)}
+    for name, value in moved.items():
+        _put(plain, name, value)
+    for name, entries in RENAMED_VALUES.items():
+        if _has(plain, name):
+            _put(plain, name, _renamed(_take(plain, name), entries))
+    return plain
+
+
+def _renamed(value: Any, entries: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {entries.get(key, key): inner for key, inner in value.items()}
+    return [entries.get(entry, entry) for entry in value]
+
+
+def _has(plain: dict[str, Any], name: str) -> bool:
+    group, _, last = name.rpartition(".")
+    for part in group.split(".") if group else ():
+        plain = plain.get(part) or {}
+    return last in plain
+
+
+def _take(plain: dict[str, Any], name: str) -> Any:
+    """Remove the value under a dotted name and return it; None if there is none."""
+    group, _, last = name.rpartition(".")
+    for part in group.split(".") if group else ():
+        plain = plain.get(part) or {}
+    return plain.pop(last, None)
+
+
+def _put(plain: dict[str, Any], name: str, value: Any) -> None:
+    group, _, last = name.rpartition(".")
+    for part in group.split(".") if group else ():
+        plain = plain.setdefault(part, {})
+    plain[last] = value

@@ -1,0 +1,9 @@
+"""The error that the console script shows as one line, without a traceback."""
+
+from __future__ import annotations
+
+__all__ = ["UserError"]
+
+
+class UserError(Exception):
+    """Report a mistake that the user can correct: one line with the problem and the remedy."""

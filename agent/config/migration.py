@@ -9,12 +9,13 @@ from copy import deepcopy
 from typing import Any
 
 from lssvwm.agent.errors import UserError
+from lssvwm.worldmodel import migration as model_migration
 
 FORMAT_VERSION = 2
 
 RENAMED: dict[str, str] = {
     # env
-    # model
+    # model: in worldmodel/migration.py
     # planner, objective, mpc
     # train
     # tasks, record, benchmark
@@ -23,7 +24,7 @@ RENAMED: dict[str, str] = {
 
 REMOVED: dict[str, str] = {
     # env
-    # model
+    # model: in worldmodel/migration.py
     # planner, objective, mpc
     # train
     # tasks, record, benchmark
@@ -48,7 +49,19 @@ def migrate(saved: dict[str, Any]) -> dict[str, Any]:
     return _from_format1(plain) if version == 1 else plain
 
 
+def renamed_settings() -> dict[str, str]:
+    """Return RENAMED with the settings of the model, as in `model.imagined` -> `model.self_forcing_prob`."""
+    return RENAMED | {f"model.{old}": f"model.{new}" for old, new in model_migration.RENAMED_SETTINGS.items()}
+
+
+def removed_settings() -> dict[str, str]:
+    """Return REMOVED with the settings of the model."""
+    return REMOVED | {f"model.{old}": reason for old, reason in model_migration.REMOVED_SETTINGS.items()}
+
+
 def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
+    if "model" in plain:
+        plain["model"] = model_migration.migrate_config(plain["model"])
     for name in REMOVED:
         _take(plain, name)
     moved = {new: _take(plain, old) for old, new in RENAMED.items() if _has(plain, old)}

@@ -31,6 +31,7 @@ from lssvwm.agent.training.augmentation import Lengths, draw_forget, draw_hidden
 from lssvwm.agent.training.collection import build_env, check, fill, gather
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.worldmodel import Batch, WorldModel
+from lssvwm.worldmodel.migration import FORMAT_VERSION, migrate_weights
 from lssvwm.worldmodel.motion_calibration import calibrate
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -320,6 +321,7 @@ def update_ema(ema: WorldModel, model: WorldModel, keep: float) -> None:
 def save(run: Run) -> None:
     """Write the checkpoint under another name, then rename: a kill or a full disk leaves the old one whole."""
     state = {
+        "format_version": FORMAT_VERSION,
         "model": run.model.state_dict(),
         "ema": run.ema.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -350,8 +352,9 @@ def restore(run: Run) -> None:
             f"{run.last} is damaged ({type(error).__name__}); start anew in another output= folder"
         ) from None
     try:
-        run.model.load_state_dict(state["model"])
-        run.ema.load_state_dict(state["ema"])
+        version = state.get("format_version", 1)
+        run.model.load_state_dict(migrate_weights(state["model"], version))
+        run.ema.load_state_dict(migrate_weights(state["ema"], version))
         run.optimizer.load_state_dict(state["optimizer"])
         alike = all(moments["exp_avg"].shape == p.shape for p, moments in run.optimizer.state.items())
     except (RuntimeError, ValueError):

@@ -1,0 +1,93 @@
+"""Upgrade weights and model settings of earlier formats.
+
+Format 1 has no `format_version`. Format 2 has the present names. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, TypeVar
+
+V = TypeVar("V")
+
+FORMAT_VERSION = 2
+"""Format of weights, and of the model settings in their header, that this version writes."""
+
+_RENAMED_WEIGHTS: list[tuple[str, str]] = []
+"""Regular expressions of state-dict keys in format 1, and what replaces the match; applied in this order."""
+
+RENAMED_SETTINGS: dict[str, str] = {}
+"""Dotted names of model settings in format 1, below `model`, and their names in format 2."""
+
+REMOVED_SETTINGS: dict[str, str] = {}
+"""Dotted names of model settings that format 2 lacks, and the constant or setting that replaces them."""
+
+
+def check_version(version: int, what: str) -> None:
+    """Raise ValueError if a file has a newer format than this version of the package reads."""
+    if version > FORMAT_VERSION:
+        raise ValueError(f"{what} has format {version}, this version reads formats up to {FORMAT_VERSION}: update it")
+
+
+def migrate_weights(state: Mapping[str, V], version: int = 1) -> dict[str, V]:
+    """Return a state dict of format `version` with the present keys.
+
+    Raises ValueError for a newer format.
+    """
+    check_version(version, "the state dict")
+    if version == FORMAT_VERSION:
+        return dict(state)
+    return {_renamed(key): value for key, value in state.items()}
+
+
+def migrate_config(fields: Mapping[str, Any], version: int = 1) -> dict[str, Any]:
+    """Return model settings of format `version`, as plain data, with the present names and groups.
+
+    Raises ValueError for a newer format.
+    """
+    check_version(version, "the model configuration")
+    plain = deepcopy(dict(fields))
+    return plain if version == FORMAT_VERSION else _from_format1(plain)
+
+
+def _renamed(key: str) -> str:
+    for pattern, replacement in _RENAMED_WEIGHTS:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
+    for name in REMOVED_SETTINGS:
+        _take(plain, name)
+    moved = {new: _take(plain, old) for old, new in RENAMED_SETTINGS.items() if _has(plain, old)}
+    for name, value in moved.items():
+        _put(plain, name, value)
+    return plain
+
+
+def _inside(plain: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """Return the group that holds a dotted name (empty if there is none), and the last part of the name."""
+    *groups, last = name.split(".")
+    for group in groups:
+        plain = plain.get(group) or {}
+    return plain, last
+
+
+def _has(plain: dict[str, Any], name: str) -> bool:
+    group, last = _inside(plain, name)
+    return last in group
+
+
+def _take(plain: dict[str, Any], name: str) -> Any:
+    """Remove the value under a dotted name and return it; None if there is none."""
+    group, last = _inside(plain, name)
+    return group.pop(last, None)
+
+
+def _put(plain: dict[str, Any], name: str, value: Any) -> None:
+    *groups, last = name.split(".")
+    for group in groups:
+        plain = plain.setdefault(group, {})
+    plain[last] = value

@@ -16,7 +16,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 """A checkout has the packages beside this file; an installation has them in a folder `lssvwm` beside it."""
-__path__ = [str(HERE / "lssvwm" if (HERE / "lssvwm" / "agent").is_dir() else HERE)]  # makes this file a package
+__path__ = [
+    str(HERE / "lssvwm" if (HERE / "lssvwm" / "agent").is_dir() else HERE)
+]  # makes this file a package
 
 
 def __getattr__(name: str) -> Any:

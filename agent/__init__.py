@@ -25,5 +25,11 @@ def load(checkpoint: str | Path, *overrides: str) -> Agent:
     from lssvwm.agent.mpc import build_agent
     from lssvwm.agent.training.collection import build_env
 
-    config = configuration.from_checkpoint(saved.read_config(saved.resolve(checkpoint)), overrides)
-    return build_agent(config, saved.load(checkpoint, config.device, config.backend), build_env(config, 1))
+    config = configuration.from_checkpoint(
+        saved.read_config(saved.resolve(checkpoint)), overrides
+    )
+    return build_agent(
+        config,
+        saved.load(checkpoint, config.device, config.backend),
+        build_env(config, 1),
+    )

@@ -39,11 +39,19 @@ def resolve(name: str | Path) -> Path:
     for folder in (Path(name) / "best", Path(name)):
         if (folder / WEIGHTS).is_file():
             if not (folder / CONFIG).is_file():
-                raise UserError(f"{folder} has weights but no {CONFIG}: copy the one of its run beside them")
+                raise UserError(
+                    f"{folder} has weights but no {CONFIG}: copy the one of its run beside them"
+                )
             return folder
     near = difflib.get_close_matches(str(name), known, 1)
-    hint = f"; did you mean {near[0]}?" if near else f"; pretrained: {', '.join(known) or 'none'}"
-    raise UserError(f"no checkpoint at {name}: neither a pretrained model nor a folder with {WEIGHTS}{hint}")
+    hint = (
+        f"; did you mean {near[0]}?"
+        if near
+        else f"; pretrained: {', '.join(known) or 'none'}"
+    )
+    raise UserError(
+        f"no checkpoint at {name}: neither a pretrained model nor a folder with {WEIGHTS}{hint}"
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -54,7 +62,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 def export(model: WorldModel, config: Config, folder: Path) -> None:
     """Write what evaluating and acting need: weights and configuration."""
     save_model(model, folder)
-    configuration.save(dataclasses.replace(config, output=None, checkpoint=None), folder / CONFIG)
+    configuration.save(
+        dataclasses.replace(config, output=None, checkpoint=None), folder / CONFIG
+    )
 
 
 def load(folder: str | Path, device: str = "auto", backend: str = "auto") -> WorldModel:
@@ -74,7 +84,9 @@ def pick_device(name: str) -> torch.device:
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from None
+        raise UserError(
+            f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu"
+        ) from None
 
 
 def pick_backend(name: str, device: torch.device) -> tuple[str, Scan]:

@@ -39,10 +39,15 @@ class ImaginedEnv(ModelBasedEnvBase):
     def __init__(self, model: WorldModel, low: Any = None, high: Any = None):
         super().__init__(model, device=model.place.device, batch_size=torch.Size([]))  # type: ignore[arg-type]
         self.model, self.low, self.high = model.eval(), low, high
-        first, one = self._answered(model.initial(1), torch.zeros(1, 2 + model.actions)), torch.Size([1])
+        first, one = (
+            self._answered(model.initial(1), torch.zeros(1, 2 + model.actions)),
+            torch.Size([1]),
+        )
         self.observation_spec = _spec(first)
         if model.discrete:
-            self.action_spec = Categorical(model.actions, shape=torch.Size([]), dtype=torch.int64)
+            self.action_spec = Categorical(
+                model.actions, shape=torch.Size([]), dtype=torch.int64
+            )
         else:
             low, high = (torch.as_tensor(v, dtype=torch.float32) for v in (low, high))
             self.action_spec = Bounded(low, high, shape=low.shape, dtype=torch.float32)
@@ -52,25 +57,37 @@ class ImaginedEnv(ModelBasedEnvBase):
 
     def start(self, memory: Memory) -> TensorDictBase:
         """Where to imagine from: [B], one for each of B memories."""
-        return self.reset(TensorDict({"memory": memory.to_tensordict()}, batch_size=memory.batch_size))
+        return self.reset(
+            TensorDict({"memory": memory.to_tensordict()}, batch_size=memory.batch_size)
+        )
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Nothing: an end that is only imagined is no reason to start anew."""
         return tensordict
 
-    def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
+    def _reset(
+        self, tensordict: TensorDictBase | None = None, **_: Any
+    ) -> TensorDictBase:
         """From the memory in the TensorDict, or from an empty one."""
         given = tensordict is not None and "memory" in tensordict
         lead = tensordict.batch_size if tensordict is not None else torch.Size([])
-        memory = _memory(tensordict) if given else self.model.initial(max(1, lead.numel()))
-        return self._answered(memory, self.model.place.new_zeros(len(memory), 2 + self.model.actions)).reshape(lead)
+        memory = (
+            _memory(tensordict) if given else self.model.initial(max(1, lead.numel()))
+        )
+        return self._answered(
+            memory, self.model.place.new_zeros(len(memory), 2 + self.model.actions)
+        ).reshape(lead)
 
     @torch.no_grad()
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         lead, memory = tensordict.batch_size, _memory(tensordict)
         action = tensordict["action"]
-        readout, memory = self.model.advance(memory, action.reshape(len(memory), *action.shape[len(lead) :]))
-        answers = torch.cat((readout.reward[:, None], readout.value[:, None], readout.policy), -1)
+        readout, memory = self.model.advance(
+            memory, action.reshape(len(memory), *action.shape[len(lead) :])
+        )
+        answers = torch.cat(
+            (readout.reward[:, None], readout.value[:, None], readout.policy), -1
+        )
         out = self._answered(memory, answers)
         out["reward"], out["terminated"] = answers[:, :1], readout.cont[:, None] < 0.5
         out["done"] = out["terminated"].clone()
@@ -78,7 +95,11 @@ class ImaginedEnv(ModelBasedEnvBase):
 
     def _answered(self, memory: Memory, answers: Tensor) -> TensorDict:
         """What is observed: memory [M], and answers [M, 2 + A] of which the first, the reward, is left out."""
-        keys = {"memory": memory.to_tensordict(), "value": answers[:, 1:2], "policy": answers[:, 2:]}
+        keys = {
+            "memory": memory.to_tensordict(),
+            "value": answers[:, 1:2],
+            "policy": answers[:, 2:],
+        }
         return TensorDict(keys, batch_size=[len(memory)])
 
 
@@ -109,7 +130,9 @@ def _memory(tensordict: TensorDictBase) -> Memory:
 def _spec(example: TensorDictBase) -> Composite:
     """The specs of a TensorDict [1], without its batch dimension."""
     parts = {
-        key: _spec(value) if isinstance(value, TensorDictBase) else Unbounded(value.shape[1:], dtype=value.dtype)
+        key: _spec(value)
+        if isinstance(value, TensorDictBase)
+        else Unbounded(value.shape[1:], dtype=value.dtype)
         for key, value in example.items()
     }
     return Composite(parts)

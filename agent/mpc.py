@@ -23,10 +23,16 @@ from torch.distributions import Normal
 
 from lssvwm import planners
 
-NO_DISTANCE = "this model cannot tell steps to a goal: train it with model.loss.distance > 0"
-NO_SURPRISE = "this model cannot tell what is new: train it with model.loss.surprise > 0"
+NO_DISTANCE = (
+    "this model cannot tell steps to a goal: train it with model.loss.distance > 0"
+)
+NO_SURPRISE = (
+    "this model cannot tell what is new: train it with model.loss.surprise > 0"
+)
 SPREAD = 0.3  # of continuous actions drawn around the policy head's answer, in halves of their range
-ROWS = 1024  # imagined futures advanced together: small enough for the processor's cache
+ROWS = (
+    1024  # imagined futures advanced together: small enough for the processor's cache
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,14 @@ class Agent:
     `low` and `high` bound continuous actions.
     """
 
-    def __init__(self, model: WorldModel, planner: planners.SearchConfig, seed: int = 0, low=None, high=None):
+    def __init__(
+        self,
+        model: WorldModel,
+        planner: planners.SearchConfig,
+        seed: int = 0,
+        low=None,
+        high=None,
+    ):
         self.model, self.config = model.eval(), planner
         self.device = model.place.device
         space = (
@@ -74,19 +87,30 @@ class Agent:
 
     @torch.no_grad()
     def observe(
-        self, state: AgentState, pixels: Tensor, last_action: Tensor, is_first: Tensor, goal: Tensor | None = None
+        self,
+        state: AgentState,
+        pixels: Tensor,
+        last_action: Tensor,
+        is_first: Tensor,
+        goal: Tensor | None = None,
     ) -> AgentState:
         """Write a frame uint8 [B, C, H, W], reached by `last_action` [B], into memory; a first frame clears it. Plans
         lead to `goal`, an image of the same shape, if `planner.goal` is set."""
-        frame, action, begins = (v.to(self.device)[:, None] for v in (pixels, last_action, is_first))
+        frame, action, begins = (
+            v.to(self.device)[:, None] for v in (pixels, last_action, is_first)
+        )
         memory, readout = self.model.observe(state.memory, frame, action, begins)
         first = is_first.to(self.device)
         used = torch.where(first, self.config.horizon * self.config.repeat, state.used)
         goal = None if goal is None else goal.to(self.device)
-        return replace(state, memory=memory, policy=readout.policy[:, -1], used=used, goal=goal)
+        return replace(
+            state, memory=memory, policy=readout.policy[:, -1], used=used, goal=goal
+        )
 
     @torch.no_grad()
-    def act(self, state: AgentState, active: Tensor | None = None) -> tuple[Tensor, AgentState]:
+    def act(
+        self, state: AgentState, active: Tensor | None = None
+    ) -> tuple[Tensor, AgentState]:
         """The next action of each agent, int64 [B] or float32 [B, A].
 
         An agent replans when it has none, or after `planner.replan` actions of it; `active` bool [B] says whose action
@@ -100,7 +124,9 @@ class Agent:
         if plan is None:  # nobody is active and nobody ever planned
             return self._no_action(len(state)), replace(state, replanned=due)
         rows = torch.arange(len(state), device=self.device)
-        action = plan.actions[rows, (used // self.config.repeat).clamp(max=self.config.horizon - 1)]
+        action = plan.actions[
+            rows, (used // self.config.repeat).clamp(max=self.config.horizon - 1)
+        ]
         moved = used + 1 if active is None else used + active.to(used)
         return action, replace(state, plan=plan, used=moved, replanned=due)
 
@@ -112,11 +138,21 @@ class Agent:
     def _replan(self, state: AgentState, due: Tensor) -> Plan:
         """Plans of all agents, those who are `due` having new ones."""
         where = due.nonzero()[:, 0]
-        memory, policy, goal = state.memory[where], state.policy[where], self.goal(state, where)
+        memory, policy, goal = (
+            state.memory[where],
+            state.policy[where],
+            self.goal(state, where),
+        )
         gone = state.used[where] // self.config.repeat
         warm = None if state.plan is None else state.plan.select(where).shift(gone)
-        proposals, judged = self.propose(memory, policy, goal) if self.config.proposals else (None, None)
-        judged = judged if self.config.denoise == 1 else None  # of one draw, or none: to be judged as the others are
+        proposals, judged = (
+            self.propose(memory, policy, goal)
+            if self.config.proposals
+            else (None, None)
+        )
+        judged = (
+            judged if self.config.denoise == 1 else None
+        )  # of one draw, or none: to be judged as the others are
         plan = self.planner.plan(
             lambda actions: self.score(memory, actions, goal),
             batch=len(where),
@@ -138,11 +174,15 @@ class Agent:
         if not self.config.goal:
             return None
         if state.goal is None:
-            raise ValueError("planner.goal is set, but there is no goal image to plan to: set planner.goal=0")
+            raise ValueError(
+                "planner.goal is set, but there is no goal image to plan to: set planner.goal=0"
+            )
         return state.goal[where]
 
     @torch.no_grad()
-    def score(self, memory: Memory, actions: Tensor, goal: Tensor | None = None) -> Tensor:
+    def score(
+        self, memory: Memory, actions: Tensor, goal: Tensor | None = None
+    ) -> Tensor:
         """How good actions [B, N, H(, A)] are from B memories, [B, N], as `_judge` says of what is imagined."""
         c = self.config
         actions = self.unfold(actions).repeat_interleave(c.samples, 1)
@@ -150,10 +190,20 @@ class Agent:
         scores = []
         for part in (slice(i, i + few) for i in range(0, len(actions), few)):
             there = None if goal is None else goal[part]
-            future = self.model.imagine(memory[part], actions[part], c.denoise, generator=self.generator, goal=there)
+            future = self.model.imagine(
+                memory[part],
+                actions[part],
+                c.denoise,
+                generator=self.generator,
+                goal=there,
+            )
             scores.append(self._judge(future))
         drawn = torch.cat(scores).unflatten(1, (-1, c.samples))
-        return drawn.mean(2) - c.caution * drawn.std(2, correction=0) if c.samples > 1 else drawn[..., 0]
+        return (
+            drawn.mean(2) - c.caution * drawn.std(2, correction=0)
+            if c.samples > 1
+            else drawn[..., 0]
+        )
 
     def unfold(self, actions: Tensor) -> Tensor:
         """What is done when a plan's actions [B, N, H(, A)] are each taken `planner.repeat` times."""
@@ -161,7 +211,11 @@ class Agent:
 
     @torch.no_grad()
     def propose(
-        self, memory: Memory, policy: Tensor, goal: Tensor | None = None, n: int | None = None
+        self,
+        memory: Memory,
+        policy: Tensor,
+        goal: Tensor | None = None,
+        n: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Action sequences [B, n, H(, A)] drawn from the policy prior, rolled out in imagination; their scores. There
         are `planner.proposals` of them, if nothing else is said."""
@@ -185,25 +239,38 @@ class Agent:
         """Of what was imagined, [B, n]: discounted returns with a share of the value at the end, times `reward`; less
         the steps to the goal, averaged over the horizon, times `goal`; and the discounted sum of expected errors of the
         frames, times `novelty`."""
-        c, total = self.config, torch.zeros(future.actions.shape[:2], device=self.device)
+        c, total = (
+            self.config,
+            torch.zeros(future.actions.shape[:2], device=self.device),
+        )
         if c.reward:
             end = c.bootstrap * future.value[:, :, -1]
-            total = total + c.reward * planners.returns(future.reward, future.cont, end, c.discount)
+            total = total + c.reward * planners.returns(
+                future.reward, future.cont, end, c.discount
+            )
         if c.goal and future.distance is not None:
             total = total - c.goal * future.distance.mean(2)
         if c.novelty:
             if future.surprise is None:
                 raise ValueError(NO_SURPRISE)
-            total = total + c.novelty * planners.returns(future.surprise, future.cont, None, c.discount)
+            total = total + c.novelty * planners.returns(
+                future.surprise, future.cont, None, c.discount
+            )
         return total
 
     def sample(self, policy: Tensor) -> Tensor:
         """An action for each answer of the policy head [..., A]."""
         if isinstance(self.space, planners.Discrete):
-            gumbel = -torch.rand(policy.shape, generator=self.generator, device=self.device).clamp(min=1e-20).log()
+            gumbel = (
+                -torch.rand(policy.shape, generator=self.generator, device=self.device)
+                .clamp(min=1e-20)
+                .log()
+            )
             return (policy - gumbel.log()).argmax(-1)
         noise = torch.randn(policy.shape, generator=self.generator, device=self.device)
-        return (policy + self._spread(self.space) * noise).clamp(self.space.low, self.space.high)
+        return (policy + self._spread(self.space) * noise).clamp(
+            self.space.low, self.space.high
+        )
 
     def anything(self, like: Tensor) -> Tensor:
         """Actions drawn evenly, for as many answers of the policy head [..., A]."""
@@ -246,14 +313,26 @@ def action_count(env: BatchedEnv) -> int:
 def build_agent(config: Config, model: WorldModel, env: BatchedEnv) -> Agent:
     """The planning agent of a configuration; raises UserError if the model does not fit the environment, or lacks what
     the planner's weights ask for."""
-    bounds = {} if isinstance(env.actions, Discrete) else {"low": env.actions.low, "high": env.actions.high}
+    bounds = (
+        {}
+        if isinstance(env.actions, Discrete)
+        else {"low": env.actions.low, "high": env.actions.high}
+    )
     check_fits(model, env.frame_shape, action_count(env))
     planner = config.planner
     if planner.goal and (env.goals() is None or model.distance is None):
-        lacks = "this environment has no goal images" if env.goals() is None else NO_DISTANCE
-        raise UserError(f"planner.goal={planner.goal:g}: {lacks}; or set planner.goal=0")
+        lacks = (
+            "this environment has no goal images"
+            if env.goals() is None
+            else NO_DISTANCE
+        )
+        raise UserError(
+            f"planner.goal={planner.goal:g}: {lacks}; or set planner.goal=0"
+        )
     if planner.novelty and not model.config.loss.surprise:
-        raise UserError(f"planner.novelty={planner.novelty:g}: {NO_SURPRISE}; or set planner.novelty=0")
+        raise UserError(
+            f"planner.novelty={planner.novelty:g}: {NO_SURPRISE}; or set planner.novelty=0"
+        )
     try:
         return Agent(model, config.planner, config.seed, **bounds)
     except ValueError as error:
@@ -270,12 +349,21 @@ class PlanPolicy(TensorDictModuleBase):
     def __init__(self, agent: Agent, batch: int):
         super().__init__()
         self.agent, self.batch = agent, batch
-        self.in_keys = ["pixels", "last_action", "is_first", "agent"]  # and goal, where the environment has one
+        self.in_keys = [
+            "pixels",
+            "last_action",
+            "is_first",
+            "agent",
+        ]  # and goal, where the environment has one
         self.out_keys = ["action", ("next", "agent")]  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         saved = tensordict.get("agent", None)
-        state = self.agent.initial(self.batch) if saved is None else _unpack(saved, self.agent)
+        state = (
+            self.agent.initial(self.batch)
+            if saved is None
+            else _unpack(saved, self.agent)
+        )
         first = tensordict["is_first"][..., 0]
         seen = tensordict["pixels"], tensordict["last_action"], first
         state = self.agent.observe(state, *seen, tensordict.get("goal", None))
@@ -289,13 +377,22 @@ class PlanPolicy(TensorDictModuleBase):
         from torchrl.data import Composite, Unbounded
         from torchrl.envs import TensorDictPrimer
 
-        c, goal = self.agent.config, torch.zeros(self.batch, *self.agent.model.frame_shape, dtype=torch.uint8)
-        _, state = self.agent.act(replace(self.agent.initial(self.batch), goal=goal.to(self.agent.device)))
-        empty = _pack(replace(state, used=torch.full_like(state.used, c.horizon * c.repeat)))
+        c, goal = (
+            self.agent.config,
+            torch.zeros(self.batch, *self.agent.model.frame_shape, dtype=torch.uint8),
+        )
+        _, state = self.agent.act(
+            replace(self.agent.initial(self.batch), goal=goal.to(self.agent.device))
+        )
+        empty = _pack(
+            replace(state, used=torch.full_like(state.used, c.horizon * c.repeat))
+        )
 
         def spec(td: TensorDictBase) -> Composite:
             parts = {
-                k: spec(v) if isinstance(v, TensorDictBase) else Unbounded(v.shape, dtype=v.dtype)
+                k: spec(v)
+                if isinstance(v, TensorDictBase)
+                else Unbounded(v.shape, dtype=v.dtype)
                 for k, v in td.items()
             }
             return Composite(parts, shape=td.shape)
@@ -315,4 +412,10 @@ def _unpack(td: TensorDictBase, agent: Agent) -> AgentState:
     assert isinstance(memory, TensorDictBase) and isinstance(saved, TensorDictBase)
     plan = Plan(**dict(saved.items()))
     policy = torch.zeros(len(td), agent.model.actions)
-    return AgentState(Memory.from_tensordict(memory), policy, plan, td["used"], torch.zeros(len(td), dtype=torch.bool))
+    return AgentState(
+        Memory.from_tensordict(memory),
+        policy,
+        plan,
+        td["used"],
+        torch.zeros(len(td), dtype=torch.bool),
+    )

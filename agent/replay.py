@@ -61,12 +61,20 @@ class Replay:
         Raises OSError if the disk has no room for it: filling a memory map beyond that would kill the process.
         """
         number = int(self.paths[-1].name[-6:]) + 1 if self.paths else 0
-        path, draft = self.folder / f"shard-{number:06d}", self.folder / f"draft-{number:06d}"
+        path, draft = (
+            self.folder / f"shard-{number:06d}",
+            self.folder / f"draft-{number:06d}",
+        )
         data = {key: torch.from_numpy(np.ascontiguousarray(rows[key])) for key in KEYS}
-        if shutil.disk_usage(self.folder).free < sum(part.nbytes for part in data.values()) + MARGIN:
+        if (
+            shutil.disk_usage(self.folder).free
+            < sum(part.nbytes for part in data.values()) + MARGIN
+        ):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
         try:
-            TensorDict(data, batch_size=[len(rows["reward"])]).memmap(str(draft), copy_existing=True)
+            TensorDict(data, batch_size=[len(rows["reward"])]).memmap(
+                str(draft), copy_existing=True
+            )
             os.replace(draft, path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -79,27 +87,46 @@ class Replay:
     def check(self, frame_shape: tuple[int, int, int]) -> None:
         """Raises UserError if there is nothing to train on, or if the frames are of another shape."""
         if len(self) == 0:
-            raise UserError(f"no data in {self.folder}: collect some first (train.collect.frames or `lssvwm collect`)")
+            raise UserError(
+                f"no data in {self.folder}: collect some first (train.collect.frames or `lssvwm collect`)"
+            )
         found = tuple(self.shards[0]["pixels"].shape[1:])
         if found != tuple(frame_shape):
-            raise UserError(f"frames in {self.folder} are {found}, the environment's are {tuple(frame_shape)}")
+            raise UserError(
+                f"frames in {self.folder} are {found}, the environment's are {tuple(frame_shape)}"
+            )
 
-    def sample(self, batch: int, length: int, align: float, rng: np.random.Generator) -> Batch:
+    def sample(
+        self, batch: int, length: int, align: float, rng: np.random.Generator
+    ) -> Batch:
         """`batch` sequences of `length` consecutive rows, which may span episodes (`is_first` marks them).
 
         A share `align` of them starts with an episode, so that what it shows first is in the sequence.
         """
         fits = [i for i, shard in enumerate(self.shards) if len(shard) >= length]
         if not fits:
-            raise UserError(f"no shard in {self.folder} has {length} frames: lower train.length or collect more")
+            raise UserError(
+                f"no shard in {self.folder} has {length} frames: lower train.length or collect more"
+            )
         sizes = np.array([len(self.shards[i]) for i in fits], float)
-        parts = [self._slice(int(i), length, align, rng) for i in rng.choice(fits, batch, p=sizes / sizes.sum())]
-        return Batch(**{key: torch.stack([part[key] for part in parts]) for key in KEYS})
+        parts = [
+            self._slice(int(i), length, align, rng)
+            for i in rng.choice(fits, batch, p=sizes / sizes.sum())
+        ]
+        return Batch(
+            **{key: torch.stack([part[key] for part in parts]) for key in KEYS}
+        )
 
-    def _slice(self, shard: int, length: int, align: float, rng: np.random.Generator) -> TensorDict:
+    def _slice(
+        self, shard: int, length: int, align: float, rng: np.random.Generator
+    ) -> TensorDict:
         last = len(self.shards[shard]) - length
         starts = self.starts[shard]
         usable = int(np.searchsorted(starts, last, side="right"))
         aligned = rng.random() < align and usable > 0
-        begin = int(starts[rng.integers(usable)]) if aligned else int(rng.integers(last + 1))
+        begin = (
+            int(starts[rng.integers(usable)])
+            if aligned
+            else int(rng.integers(last + 1))
+        )
         return self.shards[shard][begin : begin + length]

@@ -11,7 +11,12 @@ import numpy as np
 from lssvwm.envs.base import BatchedEnv
 from lssvwm.envs.counting import CountingConfig
 from lssvwm.envs.gymnasium_env import GymConfig
-from lssvwm.envs.maze.tasks import RecallConfig, ReturnConfig, ScavengeConfig, TMazeConfig
+from lssvwm.envs.maze.tasks import (
+    RecallConfig,
+    ReturnConfig,
+    ScavengeConfig,
+    TMazeConfig,
+)
 from lssvwm.envs.minigrid.env import MiniGridConfig
 from lssvwm.envs.point_maze.env import PointMazeConfig
 
@@ -34,9 +39,13 @@ def make(config: Any, batch: int, seed: int = 0) -> BatchedEnv:
     The first episodes' seeds follow from `seed`. Raises TypeError for anything but such a configuration.
     """
     if not isinstance(config, tuple(ENV_CONFIGS.values())):
-        raise TypeError(f"not an environment configuration: {config!r}; use one of {', '.join(ENV_CONFIGS)}")
+        raise TypeError(
+            f"not an environment configuration: {config!r}; use one of {', '.join(ENV_CONFIGS)}"
+        )
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     env = config.build(batch)
-    env.reset(np.arange(batch), np.random.default_rng([seed, 1]).integers(2**31, size=batch))
+    env.reset(
+        np.arange(batch), np.random.default_rng([seed, 1]).integers(2**31, size=batch)
+    )
     return env

@@ -51,7 +51,9 @@ class BatchedEnv(ABC):
     frame_shape: tuple[int, int, int]  # C, H, W (uint8)
     actions: Discrete | Box
     explorers: tuple[str, ...]  # names that `explorer` accepts
-    episode: np.ndarray  # int64 [B], episodes begun in each slot; explorers notice a reset by it
+    episode: (
+        np.ndarray
+    )  # int64 [B], episodes begun in each slot; explorers notice a reset by it
 
     @abstractmethod
     def reset(self, where: np.ndarray, seeds: np.ndarray) -> None:
@@ -97,13 +99,17 @@ class BatchedEnv(ABC):
 
     def guide(self, seed: int) -> Explorer:
         """Return who walks while the context lasts: the explorer `guide`, or the first one where there is none."""
-        return self.explorer("guide" if "guide" in self.explorers else self.explorers[0], seed)
+        return self.explorer(
+            "guide" if "guide" in self.explorers else self.explorers[0], seed
+        )
 
 
 class Explorer(ABC):
     """Chooses scripted actions for all slots, and may read the environment's ground truth to do so."""
 
-    active: np.ndarray | None = None  # bool [B], slots whose action is used (None: all); skip the others
+    active: np.ndarray | None = (
+        None  # bool [B], slots whose action is used (None: all); skip the others
+    )
 
     @abstractmethod
     def act(self) -> np.ndarray:
@@ -119,7 +125,9 @@ class Mixture(Explorer):
     def __init__(self, env: BatchedEnv, weights: Mapping[str, float], seed: int):
         odds = np.array(list(weights.values()), np.float64)
         if len(odds) == 0 or odds.min() < 0 or odds.sum() <= 0:
-            raise ValueError(f"explorer weights must be positive numbers, at least one; got {dict(weights)}")
+            raise ValueError(
+                f"explorer weights must be positive numbers, at least one; got {dict(weights)}"
+            )
         self.env = env
         self.names = tuple(weights)
         self.odds = odds / odds.sum()
@@ -131,7 +139,9 @@ class Mixture(Explorer):
     def act(self) -> np.ndarray:
         """Return each slot's action by the explorer drawn for its present episode."""
         fresh = self.env.episode != self.episode
-        self.choice[fresh] = self.rng.choice(len(self.names), size=int(fresh.sum()), p=self.odds)
+        self.choice[fresh] = self.rng.choice(
+            len(self.names), size=int(fresh.sum()), p=self.odds
+        )
         self.episode = self.env.episode.copy()
         proposals = [self._propose(index) for index in np.unique(self.choice)]
         action = proposals[0]

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from lssvwm.envs.base import RUNNING, SUCCESS, TIMEOUT, BatchedEnv, Discrete, Explorer, Step
+from lssvwm.envs.base import (
+    RUNNING,
+    SUCCESS,
+    TIMEOUT,
+    BatchedEnv,
+    Discrete,
+    Explorer,
+    Step,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,9 @@ class CountingConfig:
         return CountingEnv(self, batch)
 
 
-def encode(episode: np.ndarray, step: np.ndarray, action: np.ndarray, size: int) -> np.ndarray:
+def encode(
+    episode: np.ndarray, step: np.ndarray, action: np.ndarray, size: int
+) -> np.ndarray:
     """Return frames uint8 [B, 3, size, size] that `decode` reads back exactly; inputs are int64 [B].
 
     Red holds the episode, green the step, blue the action, each as two bytes: the upper half of the frame is
@@ -31,7 +41,9 @@ def encode(episode: np.ndarray, step: np.ndarray, action: np.ndarray, size: int)
     """
     numbers = np.stack([episode, step, action], axis=1)
     if numbers.min() < 0 or numbers.max() > 0xFFFF:
-        raise ValueError(f"a counting frame holds 0 to 65535, got {numbers.min()} to {numbers.max()}")
+        raise ValueError(
+            f"a counting frame holds 0 to 65535, got {numbers.min()} to {numbers.max()}"
+        )
     frames = np.empty((len(numbers), 3, size, size), np.uint8)
     frames[:, :, : size // 2] = (numbers & 0xFF)[:, :, None, None]
     frames[:, :, size // 2 :] = (numbers >> 8)[:, :, None, None]
@@ -72,11 +84,15 @@ class CountingEnv(BatchedEnv):
             ("actions", config.actions, 1),
         ):
             if not least <= value <= 0xFFFF:
-                raise ValueError(f"counting environment: {name} must be from {least} to 65535, got {value}")
+                raise ValueError(
+                    f"counting environment: {name} must be from {least} to 65535, got {value}"
+                )
         self.config = config
         self.batch = batch
         self.frame_shape = (3, config.size, config.size)
-        self.actions = Discrete(config.actions, tuple(f"action {i}" for i in range(config.actions)))
+        self.actions = Discrete(
+            config.actions, tuple(f"action {i}" for i in range(config.actions))
+        )
         self.episode = np.zeros(batch, np.int64)
         self._step = np.zeros(batch, np.int64)
         self._action = np.zeros(batch, np.int64)
@@ -120,14 +136,18 @@ class CountingEnv(BatchedEnv):
             "success": terminated,
             "goal_distance": np.where(self.episode % 2 == 0, left, -1),
             "evidence_age": self._step.copy(),
-            "outcome": np.select([terminated, truncated], [SUCCESS, TIMEOUT], RUNNING).astype(np.int64),
+            "outcome": np.select(
+                [terminated, truncated], [SUCCESS, TIMEOUT], RUNNING
+            ).astype(np.int64),
             "goal": self.episode % 2,
         }
 
     def explorer(self, name: str, seed: int) -> Explorer:
         """Return "random" (uniform actions) or "still" (always action 0)."""
         if name not in self.explorers:
-            raise ValueError(f"counting has no explorer {name!r}; it has {', '.join(self.explorers)}")
+            raise ValueError(
+                f"counting has no explorer {name!r}; it has {', '.join(self.explorers)}"
+            )
         return CountingExplorer(self, seed, moves=name == "random")
 
 

@@ -11,7 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lssvwm.envs.base import RUNNING, SUCCESS, TIMEOUT, WRONG, BatchedEnv, Box, Discrete, Explorer, Step
+from lssvwm.envs.base import (
+    RUNNING,
+    SUCCESS,
+    TIMEOUT,
+    WRONG,
+    BatchedEnv,
+    Box,
+    Discrete,
+    Explorer,
+    Step,
+)
 
 if TYPE_CHECKING:
     import gymnasium
@@ -63,7 +73,11 @@ class GymEnv(BatchedEnv):
         make = _maker(config)
         self.envs = [make() for _ in range(batch)]
         self.name = config.id or config.factory
-        self._find = _rendered if config.render else _image_finder(self.envs[0].observation_space, self.name)
+        self._find = (
+            _rendered
+            if config.render
+            else _image_finder(self.envs[0].observation_space, self.name)
+        )
         self.actions = _actions(self.envs[0], self.name)
         self.episode = np.zeros(batch, np.int64)
         self._steps = np.zeros(batch, np.int64)
@@ -99,7 +113,9 @@ class GymEnv(BatchedEnv):
         space: Any = self.envs[slot].action_space
         choices = _choices(space)
         if choices is not None:
-            chosen = np.array(np.unravel_index(int(action), choices), space.dtype).reshape(space.shape)
+            chosen = np.array(
+                np.unravel_index(int(action), choices), space.dtype
+            ).reshape(space.shape)
             given = chosen + getattr(space, "start", space.dtype.type(0))
         elif isinstance(self.actions, Discrete):
             given = int(action) + int(space.start)
@@ -110,16 +126,23 @@ class GymEnv(BatchedEnv):
         self._show(slot, observation)
         self._steps[slot] += 1
         self._action[slot] = action
-        out_of_time = self.config.max_steps is not None and self._steps[slot] >= self.config.max_steps
+        out_of_time = (
+            self.config.max_steps is not None
+            and self._steps[slot] >= self.config.max_steps
+        )
         self._terminated[slot] = terminated
         self._truncated[slot] = (truncated or out_of_time) and not terminated
-        won = info.get("is_success", info.get("success", terminated and float(reward) > 0))
+        won = info.get(
+            "is_success", info.get("success", terminated and float(reward) > 0)
+        )
         self._success[slot] = bool(won) and bool(terminated or truncated or out_of_time)
         return float(reward)
 
     def _show(self, slot: int, observation: Any) -> None:
         picture = self._find(observation, self.envs[slot])
-        self._frames[slot] = _resized(_rgb(picture), self.config.size).transpose(2, 0, 1)
+        self._frames[slot] = _resized(_rgb(picture), self.config.size).transpose(
+            2, 0, 1
+        )
 
     def frames(self) -> np.ndarray:
         """Return the images, uint8 [B, 3, size, size]."""
@@ -141,14 +164,18 @@ class GymEnv(BatchedEnv):
             "success": self._success.copy(),
             "goal_distance": unknown,
             "evidence_age": unknown.copy(),
-            "outcome": np.select(flags, [SUCCESS, WRONG, TIMEOUT], RUNNING).astype(np.int64),
+            "outcome": np.select(flags, [SUCCESS, WRONG, TIMEOUT], RUNNING).astype(
+                np.int64
+            ),
             "goal": unknown.copy(),
         }
 
     def explorer(self, name: str, seed: int) -> Explorer:
         """Return "random" (uniform actions) or "still" (action 0, or the one nearest to zero)."""
         if name not in self.explorers:
-            raise ValueError(f"{self.name} has no explorer {name!r}; it has {', '.join(self.explorers)}")
+            raise ValueError(
+                f"{self.name} has no explorer {name!r}; it has {', '.join(self.explorers)}"
+            )
         return GymExplorer(self, seed, moves=name == "random")
 
 
@@ -164,28 +191,46 @@ class GymExplorer(Explorer):
         """Return int64 [B] or float32 [B, A]."""
         still, actions = self.env._no_action(), self.env.actions
         if isinstance(actions, Discrete):
-            return self.rng.integers(actions.n, size=self.env.batch) if self.moves else still
+            return (
+                self.rng.integers(actions.n, size=self.env.batch)
+                if self.moves
+                else still
+            )
         if self.moves:
-            return self.rng.uniform(actions.low, actions.high, size=still.shape).astype(np.float32)
-        return np.clip(still, np.array(actions.low, np.float32), np.array(actions.high, np.float32))
+            return self.rng.uniform(actions.low, actions.high, size=still.shape).astype(
+                np.float32
+            )
+        return np.clip(
+            still, np.array(actions.low, np.float32), np.array(actions.high, np.float32)
+        )
 
 
 def _maker(config: GymConfig) -> Callable[[], gymnasium.Env]:
     if (config.id is None) == (config.factory is None):
-        raise ValueError(f"give either id or factory, got id={config.id!r} and factory={config.factory!r}")
+        raise ValueError(
+            f"give either id or factory, got id={config.id!r} and factory={config.factory!r}"
+        )
     if config.size < LEAST_SIDE:
         raise ValueError(f"size must be at least {LEAST_SIDE}, got size={config.size}")
     if config.max_steps is not None and config.max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {config.max_steps}")
-    kwargs = dict(config.kwargs) | ({"render_mode": "rgb_array"} if config.render else {})
-    make = _from_id(config.id) if config.id is not None else _from_factory(config.factory or "")
+    kwargs = dict(config.kwargs) | (
+        {"render_mode": "rgb_array"} if config.render else {}
+    )
+    make = (
+        _from_id(config.id)
+        if config.id is not None
+        else _from_factory(config.factory or "")
+    )
 
     def make_one() -> gymnasium.Env:
         try:
             return make(**kwargs)
         except TypeError as error:
             given = ", ".join(kwargs) or "no arguments"
-            raise ValueError(f"cannot make {config.id or config.factory} with {given}: {error}") from error
+            raise ValueError(
+                f"cannot make {config.id or config.factory} with {given}: {error}"
+            ) from error
 
     return make_one
 
@@ -198,7 +243,11 @@ def _from_id(name: str) -> Callable[..., gymnasium.Env]:
             return gymnasium.make(name, disable_env_checker=True, **kwargs)
         except gymnasium.error.UnregisteredEnv as error:
             near = get_close_matches(name, gymnasium.registry, n=3, cutoff=0.4)
-            hint = f"nearest: {', '.join(near)}" if near else "is the package that registers it imported?"
+            hint = (
+                f"nearest: {', '.join(near)}"
+                if near
+                else "is the package that registers it imported?"
+            )
             raise ValueError(f"unknown environment {name!r}; {hint}") from error
         except gymnasium.error.Error as error:
             raise ValueError(f"cannot make {name}: {error}") from error
@@ -209,25 +258,35 @@ def _from_id(name: str) -> Callable[..., gymnasium.Env]:
 def _from_factory(factory: str) -> Callable[..., gymnasium.Env]:
     module, colon, name = factory.partition(":")
     if not (module and colon and name):
-        raise ValueError(f'factory must read "package.module:callable", got {factory!r}')
+        raise ValueError(
+            f'factory must read "package.module:callable", got {factory!r}'
+        )
     try:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        raise ValueError(f"factory {factory!r}: {error}; is it on the Python path?") from error
+        raise ValueError(
+            f"factory {factory!r}: {error}; is it on the Python path?"
+        ) from error
     except AttributeError as error:
         near = get_close_matches(name, dir(import_module(module)), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"factory {factory!r}: module {module} has no {name!r}{hint}") from error
+        raise ValueError(
+            f"factory {factory!r}: module {module} has no {name!r}{hint}"
+        ) from error
 
 
 def _rendered(observation: Any, env: gymnasium.Env) -> np.ndarray:
     picture = env.render()
     if not isinstance(picture, np.ndarray):
-        raise ValueError(f"{env} renders {type(picture).__name__}, not an array; render=True needs rgb_array")
+        raise ValueError(
+            f"{env} renders {type(picture).__name__}, not an array; render=True needs rgb_array"
+        )
     return picture
 
 
-def _image_finder(space: gymnasium.Space, name: str | None) -> Callable[[Any, gymnasium.Env], np.ndarray]:
+def _image_finder(
+    space: gymnasium.Space, name: str | None
+) -> Callable[[Any, gymnasium.Env], np.ndarray]:
     """Return the function that takes the image out of an observation of `space`."""
     from gymnasium import spaces
 
@@ -251,7 +310,11 @@ def _image_finder(space: gymnasium.Space, name: str | None) -> Callable[[Any, gy
 def _is_image(space: gymnasium.Space) -> bool:
     from gymnasium import spaces
 
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
+    if (
+        not isinstance(space, spaces.Box)
+        or space.dtype != np.uint8
+        or len(space.shape) not in (2, 3)
+    ):
         return False
     sides = space.shape
     if len(sides) == 3:
@@ -282,7 +345,9 @@ def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
         return pixels
     shrinks = min(pixels.shape[:2]) >= size
     method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((size, size), method))
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(pixels)).resize((size, size), method)
+    )
 
 
 def _actions(env: gymnasium.Env, name: str | None) -> Discrete | Box:
@@ -296,9 +361,18 @@ def _actions(env: gymnasium.Env, name: str | None) -> Discrete | Box:
         return Discrete(n, tuple(str(label) for label in names))
     choices = _choices(space)
     if choices is not None and math.prod(choices) <= COMBINATIONS:
-        return Discrete(math.prod(choices), tuple(str(each) for each in itertools.product(*map(range, choices))))
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and space.is_bounded():
-        return Box(tuple(space.low.ravel().tolist()), tuple(space.high.ravel().tolist()))
+        return Discrete(
+            math.prod(choices),
+            tuple(str(each) for each in itertools.product(*map(range, choices))),
+        )
+    if (
+        isinstance(space, spaces.Box)
+        and np.issubdtype(space.dtype, np.floating)
+        and space.is_bounded()
+    ):
+        return Box(
+            tuple(space.low.ravel().tolist()), tuple(space.high.ravel().tolist())
+        )
     raise ValueError(
         f"{name} acts through {space}: only Discrete, MultiDiscrete and MultiBinary (up to {COMBINATIONS} "
         "combinations) and bounded float Box are supported; "
@@ -312,4 +386,8 @@ def _choices(space: gymnasium.Space) -> tuple[int, ...] | None:
 
     if isinstance(space, spaces.MultiBinary):
         return (2,) * math.prod(space.shape)
-    return tuple(space.nvec.ravel().tolist()) if isinstance(space, spaces.MultiDiscrete) else None
+    return (
+        tuple(space.nvec.ravel().tolist())
+        if isinstance(space, spaces.MultiDiscrete)
+        else None
+    )

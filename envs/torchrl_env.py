@@ -32,7 +32,9 @@ class TorchRLEnv(EnvBase):
         """Start episode `seeds[i]` (int64 [B]) in slot i and return the first observations."""
         given = np.asarray(seeds, np.int64)
         if given.shape != (self.env.batch,):
-            raise ValueError(f"reset_tasks needs {self.env.batch} seeds, one per slot; got {given.shape}")
+            raise ValueError(
+                f"reset_tasks needs {self.env.batch} seeds, one per slot; got {given.shape}"
+            )
         self._given = given
         return self.reset()
 
@@ -44,10 +46,18 @@ class TorchRLEnv(EnvBase):
         shape = self.batch_size
         single = torch.Size([*shape, 1])
         self.observation_spec = Composite(
-            pixels=Bounded(0, 255, shape=shape + torch.Size(self.env.frame_shape), dtype=torch.uint8),
+            pixels=Bounded(
+                0,
+                255,
+                shape=shape + torch.Size(self.env.frame_shape),
+                dtype=torch.uint8,
+            ),
             last_action=self._action_space(),
             is_first=Binary(1, shape=single, dtype=torch.bool),
-            truth=Composite({key: _truth_spec(value) for key, value in self._truth().items()}, shape=shape),
+            truth=Composite(
+                {key: _truth_spec(value) for key, value in self._truth().items()},
+                shape=shape,
+            ),
             shape=shape,
         )
         if self.env.goals() is not None:
@@ -55,7 +65,9 @@ class TorchRLEnv(EnvBase):
         self.action_spec = self._action_space()
         self.reward_spec = Unbounded(shape=single, dtype=torch.float32)
         flag = Binary(1, shape=single, dtype=torch.bool)
-        self.done_spec = Composite(done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=shape)
+        self.done_spec = Composite(
+            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=shape
+        )
 
     def _action_space(self) -> Categorical | Bounded:
         actions, shape = self.env.actions, self.batch_size
@@ -63,10 +75,15 @@ class TorchRLEnv(EnvBase):
             return Categorical(actions.n, shape=shape, dtype=torch.int64)
         low, high = torch.tensor(actions.low), torch.tensor(actions.high)
         size = torch.Size([*shape, len(actions.low)])
-        return Bounded(low.expand(size), high.expand(size), shape=size, dtype=torch.float32)
+        return Bounded(
+            low.expand(size), high.expand(size), shape=size, dtype=torch.float32
+        )
 
     def _truth(self) -> dict[str, torch.Tensor]:
-        truth = {key: torch.from_numpy(np.array(value)) for key, value in self.env.truth().items()}
+        truth = {
+            key: torch.from_numpy(np.array(value))
+            for key, value in self.env.truth().items()
+        }
         return truth | {"in_context": torch.from_numpy(np.array(self.env.in_context()))}
 
     def _observe(self, is_first: torch.Tensor) -> TensorDict:
@@ -81,11 +98,19 @@ class TorchRLEnv(EnvBase):
             data["goal"] = torch.from_numpy(goals)
         return TensorDict(data, self.batch_size)
 
-    def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:
+    def _reset(
+        self, tensordict: TensorDictBase | None = None, **_: object
+    ) -> TensorDict:
         chosen = None if tensordict is None else tensordict.get("_reset", None)
-        where = torch.ones(self.env.batch, dtype=torch.bool) if chosen is None else chosen.reshape(-1)
+        where = (
+            torch.ones(self.env.batch, dtype=torch.bool)
+            if chosen is None
+            else chosen.reshape(-1)
+        )
         slots = where.nonzero().squeeze(-1).numpy()
-        seeds = self._draw_seeds(len(slots)) if self._given is None else self._given[slots]
+        seeds = (
+            self._draw_seeds(len(slots)) if self._given is None else self._given[slots]
+        )
         self._given = None
         self.env.reset(slots, seeds)
         return self._observe(where.unsqueeze(-1).clone())

@@ -8,7 +8,15 @@ Reading order: plan (what goes in and out), search (the loop), cem, icem, mppi, 
 proposals (sampling).
 """
 
-from lssvwm.planners.base import Box, Discrete, MultiDiscrete, Plan, Score, Space, returns
+from lssvwm.planners.base import (
+    Box,
+    Discrete,
+    MultiDiscrete,
+    Plan,
+    Score,
+    Space,
+    returns,
+)
 from lssvwm.planners.beam import Beam, BeamConfig
 from lssvwm.planners.cem import CEM, CEMConfig
 from lssvwm.planners.icem import ICEM, ICEMConfig

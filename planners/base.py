@@ -24,7 +24,9 @@ class Discrete:
 
     def __post_init__(self) -> None:
         if self.n < 1:
-            raise ValueError(f"Discrete(n={self.n}): an action space needs at least one action")
+            raise ValueError(
+                f"Discrete(n={self.n}): an action space needs at least one action"
+            )
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class MultiDiscrete:
 
     def __post_init__(self) -> None:
         if not self.n or min(self.n) < 1:
-            raise ValueError(f"MultiDiscrete(n={self.n}): needs a choice, and at least one action in each")
+            raise ValueError(
+                f"MultiDiscrete(n={self.n}): needs a choice, and at least one action in each"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +54,17 @@ class Box:
             shapes = f"{[*self.low.shape]} and {[*self.high.shape]}"
             raise ValueError(f"Box: low and high must both be [A], got {shapes}")
         if not (self.low.is_floating_point() and self.high.is_floating_point()):
-            raise ValueError(f"Box: bounds must be float tensors, got {self.low.dtype} and {self.high.dtype}")
-        if not (torch.isfinite(self.low) & torch.isfinite(self.high) & (self.low < self.high)).all():
-            raise ValueError(f"Box: bounds must be finite with low < high, got {self.low} and {self.high}")
+            raise ValueError(
+                f"Box: bounds must be float tensors, got {self.low.dtype} and {self.high.dtype}"
+            )
+        if not (
+            torch.isfinite(self.low)
+            & torch.isfinite(self.high)
+            & (self.low < self.high)
+        ).all():
+            raise ValueError(
+                f"Box: bounds must be finite with low < high, got {self.low} and {self.high}"
+            )
 
 
 Space = Discrete | MultiDiscrete | Box
@@ -82,11 +94,17 @@ class Plan:
         Shifting by H or more forgets the plan, which is what a new episode needs. Scores stay those of the
         unshifted plan. Raises ValueError for negative steps.
         """
-        gone = torch.as_tensor(steps, device=self.actions.device).expand(self.planned.shape)
+        gone = torch.as_tensor(steps, device=self.actions.device).expand(
+            self.planned.shape
+        )
         if bool((gone < 0).any()):
-            raise ValueError(f"Plan.shift: steps must not be negative, got {gone.tolist()}")
+            raise ValueError(
+                f"Plan.shift: steps must not be negative, got {gone.tolist()}"
+            )
         horizon = self.actions.shape[1]
-        moved = (torch.arange(horizon, device=gone.device) + gone[:, None]).clamp(max=horizon - 1)
+        moved = (torch.arange(horizon, device=gone.device) + gone[:, None]).clamp(
+            max=horizon - 1
+        )
         return replace(
             self,
             actions=pick(self.actions, moved),
@@ -97,12 +115,19 @@ class Plan:
 
     def select(self, index: Tensor) -> Plan:
         """The plans of some environments: index is bool [B] or int64 [M]."""
-        return Plan(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+        return Plan(
+            **{field.name: getattr(self, field.name)[index] for field in fields(self)}
+        )
 
     def put(self, index: Tensor, other: Plan) -> Plan:
         """A copy in which the environments at index, bool [B] or int64 [M], have the M plans of `other`."""
         names = [field.name for field in fields(self)]
-        return Plan(**{name: getattr(self, name).index_put((index,), getattr(other, name)) for name in names})
+        return Plan(
+            **{
+                name: getattr(self, name).index_put((index,), getattr(other, name))
+                for name in names
+            }
+        )
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
@@ -111,7 +136,9 @@ def pick(values: Tensor, index: Tensor) -> Tensor:
     return values[rows, index]
 
 
-def returns(reward: Tensor, cont: Tensor, value: Tensor | None, discount: float) -> Tensor:
+def returns(
+    reward: Tensor, cont: Tensor, value: Tensor | None, discount: float
+) -> Tensor:
     """Discounted return of imagined rollouts, ended by termination, with the final value added: [B, N].
 
     reward [B, N, H] is what step t yields, cont [B, N, H] the probability that the episode goes on after it

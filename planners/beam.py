@@ -64,21 +64,32 @@ class Beam(Search):
         ends = leaves[:, :1].expand(-1, c.keep_elites if warm else 0, -1)
         rivals = resumed(warm, ends) if warm else ends
         if proposals is not None:
-            count = check_proposals(proposals, leaves.new_zeros(batch, c.candidates, c.horizon))
+            count = check_proposals(
+                proposals, leaves.new_zeros(batch, c.candidates, c.horizon)
+            )
             proposals = self.distribution.admit(proposals)
             if judged is None:
                 rivals = torch.cat([proposals, rivals], 1)
             else:
-                known = torch.cat([proposals, leaves], 1), torch.cat([clean(judged, (batch, count)), scores], 1)
+                known = (
+                    torch.cat([proposals, leaves], 1),
+                    torch.cat([clean(judged, (batch, count)), scores], 1),
+                )
         ranked, scores = self._round(score, rivals, known)
         few = torch.arange(c.elites, device=device).clamp(max=ranked.shape[1] - 1)
         elites, elite_scores = ranked[:, few], scores[:, few]
         state = F.one_hot(elites, self.actions).float().mean(1)
         planned = torch.full((batch,), c.horizon, device=device)
-        return Plan(elites[:, 0], elite_scores[:, 0], state, elites, elite_scores, planned)
+        return Plan(
+            elites[:, 0], elite_scores[:, 0], state, elites, elite_scores, planned
+        )
 
     def _grown(self, leaves: Tensor) -> Tensor:
         """Every beginning [B, W, h] with every action after it, [B, W n, h + 1]."""
-        last = torch.arange(self.actions, device=leaves.device).expand(*leaves.shape[:2], -1)[..., None]
-        grown = torch.cat([leaves[:, :, None].expand(-1, -1, self.actions, -1), last], -1)
+        last = torch.arange(self.actions, device=leaves.device).expand(
+            *leaves.shape[:2], -1
+        )[..., None]
+        grown = torch.cat(
+            [leaves[:, :, None].expand(-1, -1, self.actions, -1), last], -1
+        )
         return grown.flatten(1, 2)

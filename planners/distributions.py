@@ -39,15 +39,24 @@ class ProposalConfig:
         for name in ("candidates", "horizon"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         for name in ("sticky", "smoothing", "fresh", "min_prob"):
-            require(0 <= (getattr(self, name) or 0.0) <= 1, self, name, "between 0 and 1")
+            require(
+                0 <= (getattr(self, name) or 0.0) <= 1, self, name, "between 0 and 1"
+            )
         require(self.init_std > 0, self, "init_std", "positive")
-        require(0 <= self.min_std <= self.init_std, self, "min_std", "between 0 and init_std")
+        require(
+            0 <= self.min_std <= self.init_std,
+            self,
+            "min_std",
+            "between 0 and init_std",
+        )
 
 
 def require(condition: bool, config: ProposalConfig, name: str, what: str) -> None:
     """Raises ValueError naming the field, its value and what it must be, unless the condition holds."""
     if not condition:
-        raise ValueError(f"planner {config.kind}: {name} must be {what}, got {getattr(config, name)}")
+        raise ValueError(
+            f"planner {config.kind}: {name} must be {what}, got {getattr(config, name)}"
+        )
 
 
 def or_else(value: float | None, default: float) -> float:
@@ -64,7 +73,9 @@ class Categorical:
     def __init__(self, space: Discrete | MultiDiscrete, config: ProposalConfig) -> None:
         self.sizes, self.config = torch.tensor(space.n), config  # [] or [A]
         self.n = int(self.sizes.max())
-        require(config.min_prob * self.n <= 1, config, "min_prob", f"at most 1 / {self.n}")
+        require(
+            config.min_prob * self.n <= 1, config, "min_prob", f"at most 1 / {self.n}"
+        )
 
     def _exists(self, device: torch.device) -> Tensor:
         """Which actions there are: 1.0 or 0.0, [n] or [A, n]."""
@@ -73,7 +84,9 @@ class Categorical:
     def prior(self, batch: int, device: torch.device) -> Tensor:
         """Every action equally likely at every step: [B, H, ..., n]."""
         exists = self._exists(device)
-        return (exists / exists.sum(-1, keepdim=True)).expand(batch, self.config.horizon, *exists.shape)
+        return (exists / exists.sum(-1, keepdim=True)).expand(
+            batch, self.config.horizon, *exists.shape
+        )
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Sticky uniform draws [N, H, ...]. Holding the draw and not the action repeats actions where the distribution
@@ -82,15 +95,25 @@ class Categorical:
         draw = torch.rand(size, generator=generator, device=generator.device)
         return hold(draw, or_else(self.config.sticky, 0.3), generator)
 
-    def coloured(self, generator: torch.Generator, colour: float | None, count: int) -> Tensor:
+    def coloured(
+        self, generator: torch.Generator, colour: float | None, count: int
+    ) -> Tensor:
         """Uniform draws [count, H, ...] with the spectrum of `coloured` noise before they were made uniform."""
-        normal = coloured((count, *self.sizes.shape, self.config.horizon), or_else(colour, 0.5), generator)
+        normal = coloured(
+            (count, *self.sizes.shape, self.config.horizon),
+            or_else(colour, 0.5),
+            generator,
+        )
         return torch.special.ndtr(normal).movedim(-1, 1)
 
     def sample(self, state: Tensor, draw: Tensor) -> Tensor:
         """Candidates int64 [B, N, H, ...] by inverting cumulative probabilities at draws [N, H, ...]."""
         edges = state.cumsum(-1)[:, None, ..., :-1]
-        return (draw[None, ..., None] >= edges).sum(-1).minimum(self.sizes.to(state.device) - 1)
+        return (
+            (draw[None, ..., None] >= edges)
+            .sum(-1)
+            .minimum(self.sizes.to(state.device) - 1)
+        )
 
     def mode(self, state: Tensor) -> Tensor:
         """The likeliest action at each step: int64 [B, H, ...]."""
@@ -100,7 +123,10 @@ class Categorical:
         """Weighted frequencies of actions [B, M, H, ...], smoothed with the old state, floored at min_prob."""
         chosen = torch.nn.functional.one_hot(actions, self.n).to(state.dtype)
         frequency = torch.einsum("bm,bm...->b...", weights.to(state.dtype), chosen)
-        probs, least = torch.lerp(frequency, state, self.config.smoothing), self.config.min_prob
+        probs, least = (
+            torch.lerp(frequency, state, self.config.smoothing),
+            self.config.min_prob,
+        )
         exists = self._exists(state.device)
         return probs * (1 - exists.sum(-1, keepdim=True) * least) + least * exists
 
@@ -112,10 +138,14 @@ class Categorical:
     def admit(self, actions: Tensor) -> Tensor:
         """Proposals from outside as int64; raises ValueError if an action does not exist."""
         if actions.is_floating_point():
-            raise ValueError(f"planner: proposals for discrete actions must be integers, got {actions.dtype}")
+            raise ValueError(
+                f"planner: proposals for discrete actions must be integers, got {actions.dtype}"
+            )
         if bool(((actions < 0) | (actions >= self.sizes.to(actions.device))).any()):
             found = f"{int(actions.min())} to {int(actions.max())}"
-            raise ValueError(f"planner: proposals must be actions 0 to {(self.sizes - 1).tolist()}, got {found}")
+            raise ValueError(
+                f"planner: proposals must be actions 0 to {(self.sizes - 1).tolist()}, got {found}"
+            )
         return actions.long()
 
 
@@ -134,12 +164,18 @@ class Gaussian:
     def draw(self, generator: torch.Generator) -> Tensor:
         """Sticky normal draws [N, H, A]"""
         size = (self.config.candidates, self.config.horizon, len(self.low))
-        draw = torch.randn(size, generator=generator, device=generator.device, dtype=self.low.dtype)
+        draw = torch.randn(
+            size, generator=generator, device=generator.device, dtype=self.low.dtype
+        )
         return hold(draw, or_else(self.config.sticky, 0.8), generator)
 
-    def coloured(self, generator: torch.Generator, colour: float | None, count: int) -> Tensor:
+    def coloured(
+        self, generator: torch.Generator, colour: float | None, count: int
+    ) -> Tensor:
         """Normal draws [count, H, A] with the spectrum of `coloured` noise."""
-        normal = coloured((count, len(self.low), self.config.horizon), or_else(colour, 2.0), generator)
+        normal = coloured(
+            (count, len(self.low), self.config.horizon), or_else(colour, 2.0), generator
+        )
         return normal.transpose(1, 2).to(self.low.dtype)
 
     def sample(self, state: Tensor, draw: Tensor) -> Tensor:
@@ -155,8 +191,12 @@ class Gaussian:
         """Weighted moments of actions [B, M, H, A], smoothed with the old state, floored at min_std."""
         weights = weights.to(state.dtype)
         mean = torch.einsum("bm,bmha->bha", weights, actions)
-        variance = torch.einsum("bm,bmha->bha", weights, (actions - mean[:, None]).square())
-        fitted = torch.lerp(torch.stack([mean, variance.sqrt()], 2), state, self.config.smoothing)
+        variance = torch.einsum(
+            "bm,bmha->bha", weights, (actions - mean[:, None]).square()
+        )
+        fitted = torch.lerp(
+            torch.stack([mean, variance.sqrt()], 2), state, self.config.smoothing
+        )
         floor = self.config.min_std * (self.high - self.low).to(state) / 2
         return torch.stack([fitted[:, :, 0], fitted[:, :, 1].maximum(floor)], 2)
 
@@ -169,7 +209,9 @@ class Gaussian:
     def admit(self, actions: Tensor) -> Tensor:
         """Proposals from outside, clamped to the box; raises ValueError if they are not finite."""
         if not bool(torch.isfinite(actions).all()):
-            raise ValueError("planner: proposals must be finite, got NaN or infinite actions")
+            raise ValueError(
+                "planner: proposals must be finite, got NaN or infinite actions"
+            )
         return self.clamp(actions.to(self.low.dtype))
 
     def clamp(self, actions: Tensor) -> Tensor:
@@ -183,19 +225,28 @@ Proposals = Categorical | Gaussian
 def hold(draw: Tensor, sticky: float, generator: torch.Generator) -> Tensor:
     """Draws [N, H, ...] in which a step keeps the one before with probability sticky; same marginals."""
     candidates, horizon = draw.shape[:2]
-    renewed = torch.rand(candidates, horizon, generator=generator, device=draw.device) >= sticky
+    renewed = (
+        torch.rand(candidates, horizon, generator=generator, device=draw.device)
+        >= sticky
+    )
     steps = torch.arange(horizon, device=draw.device)
     source = torch.where(renewed, steps, 0).cummax(1).values
     return draw[torch.arange(candidates, device=draw.device)[:, None], source]
 
 
-def coloured(shape: tuple[int, ...], colour: float, generator: torch.Generator) -> Tensor:
+def coloured(
+    shape: tuple[int, ...], colour: float, generator: torch.Generator
+) -> Tensor:
     """Normal noise [..., H] whose power falls with frequency f as 1 / f ** colour, every step having variance 1."""
     length = 2 * shape[-1]  # a filter on a circle would tie the last step to the first
-    white = torch.randn((*shape[:-1], length), generator=generator, device=generator.device)
+    white = torch.randn(
+        (*shape[:-1], length), generator=generator, device=generator.device
+    )
     frequency = torch.fft.fftfreq(length, device=white.device).abs()
     gain = frequency.clamp(min=1 / length) ** (-colour / 2)
-    noise = torch.fft.ifft(torch.fft.fft(white) * (gain / gain.square().mean().sqrt())).real
+    noise = torch.fft.ifft(
+        torch.fft.fft(white) * (gain / gain.square().mean().sqrt())
+    ).real
     return noise[..., : shape[-1]]
 
 
@@ -214,7 +265,9 @@ def edit(parents: Tensor, fresh: Tensor, generator: torch.Generator) -> Tensor:
     new = torch.where(move == 1, source >= horizon, steps == place)
     rows = torch.arange(count, device=device)[:, None]
     edited = parents[:, rows, source.clamp(0, horizon - 1)]
-    return torch.where(new.view(1, count, horizon, *[1] * (parents.ndim - 3)), fresh, edited)
+    return torch.where(
+        new.view(1, count, horizon, *[1] * (parents.ndim - 3)), fresh, edited
+    )
 
 
 def is_planned(state: Tensor, planned: Tensor) -> Tensor:

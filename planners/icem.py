@@ -41,5 +41,7 @@ class ICEM(CEM):
     def draw(self, generator: torch.Generator, iteration: int) -> Tensor:
         """Coloured draws for fewer and fewer candidates."""
         c = self.config
-        count = min(c.candidates, max(2 * c.elites, round(c.candidates / c.decay**iteration)))
+        count = min(
+            c.candidates, max(2 * c.elites, round(c.candidates / c.decay**iteration))
+        )
         return self.distribution.coloured(generator, c.colour, count)

@@ -35,6 +35,15 @@ class MPPI(Search):
     def weights(self, scores: Tensor) -> Tensor:
         """exp((score - best) / (temperature * (best - median))): [B, M], the best one's weight being 1."""
         best = scores[:, :1]
-        median = scores.masked_fill(scores <= WORST, float("nan")).nanmedian(1, keepdim=True).values
-        gap = (best - median).nan_to_num(nan=0.0).clamp(min=1e-30).maximum(1e-6 * best.abs())
+        median = (
+            scores.masked_fill(scores <= WORST, float("nan"))
+            .nanmedian(1, keepdim=True)
+            .values
+        )
+        gap = (
+            (best - median)
+            .nan_to_num(nan=0.0)
+            .clamp(min=1e-30)
+            .maximum(1e-6 * best.abs())
+        )
         return ((scores - best) / (self.config.temperature * gap)).exp()

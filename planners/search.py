@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 import torch
 from lssvwm.planners.base import Box, Plan, Score, Space, pick
-from lssvwm.planners.distributions import Categorical, Gaussian, ProposalConfig, Proposals, edit, require
+from lssvwm.planners.distributions import (
+    Categorical,
+    Gaussian,
+    ProposalConfig,
+    Proposals,
+    edit,
+    require,
+)
 from torch import Tensor
 
 WORST = -1e30
@@ -59,17 +66,47 @@ class SearchConfig(ProposalConfig):
         super().__post_init__()
         require(self.iterations >= 1, self, "iterations", "at least 1")
         candidates, elites, horizon = self.candidates, self.elites, self.horizon
-        require(1 <= elites <= candidates, self, "elites", f"between 1 and candidates = {candidates}")
-        require(1 <= self.keep_elites <= elites, self, "keep_elites", f"between 1 and elites = {elites}")
+        require(
+            1 <= elites <= candidates,
+            self,
+            "elites",
+            f"between 1 and candidates = {candidates}",
+        )
+        require(
+            1 <= self.keep_elites <= elites,
+            self,
+            "keep_elites",
+            f"between 1 and elites = {elites}",
+        )
         require(0 <= self.edits <= 1, self, "edits", "between 0 and 1")
         require(0 <= self.discount <= 1, self, "discount", "between 0 and 1")
         require(0 <= self.bootstrap <= 1, self, "bootstrap", "between 0 and 1")
         require(self.budget >= 0, self, "budget", "at least 0")
         require(self.settled >= 0, self, "settled", "at least 0")
-        require(self.denoise >= 1 and self.repeat >= 1, self, "repeat", "at least 1, and denoise too")
-        require(self.samples == 1 or self.denoise > 1 < self.samples, self, "samples", "1, or more with denoise > 1")
-        require(1 <= self.replan <= horizon, self, "replan", f"between 1 and horizon = {horizon}")
-        require(0 <= self.proposals <= candidates, self, "proposals", f"between 0 and {candidates = }")
+        require(
+            self.denoise >= 1 and self.repeat >= 1,
+            self,
+            "repeat",
+            "at least 1, and denoise too",
+        )
+        require(
+            self.samples == 1 or self.denoise > 1 < self.samples,
+            self,
+            "samples",
+            "1, or more with denoise > 1",
+        )
+        require(
+            1 <= self.replan <= horizon,
+            self,
+            "replan",
+            f"between 1 and horizon = {horizon}",
+        )
+        require(
+            0 <= self.proposals <= candidates,
+            self,
+            "proposals",
+            f"between 0 and {candidates = }",
+        )
 
 
 class Search:
@@ -116,21 +153,38 @@ class Search:
         actions, known = self._first(state, generator, warm, proposals), None
         if judged is not None:
             count = 0 if proposals is None else proposals.shape[1]
-            known, actions = (actions[:, :count], clean(judged, (batch, count))), actions[:, count:]
+            known, actions = (
+                (actions[:, :count], clean(judged, (batch, count))),
+                actions[:, count:],
+            )
         ranked, scores = self._round(score, actions, known)
         state = self.refit(state, ranked, scores)
         for i in range(1, self.config.iterations):
             settled = self._settled(scores)
-            if not clock.allows_another() or (self.config.settled and bool(settled.all())):
+            if not clock.allows_another() or (
+                self.config.settled and bool(settled.all())
+            ):
                 break
-            kept = ranked[:, : self.config.keep_elites], scores[:, : self.config.keep_elites]
-            actions = self._with_edits(self._sample(state, generator, i), kept[0], generator)
+            kept = (
+                ranked[:, : self.config.keep_elites],
+                scores[:, : self.config.keep_elites],
+            )
+            actions = self._with_edits(
+                self._sample(state, generator, i), kept[0], generator
+            )
             found = self._round(score, actions, kept)
             found = *found, self.refit(state, *found)
-            ranked, scores, state = (_unless(settled, *pair) for pair in zip(found, (ranked, scores, state)))
-        elites, elite_scores = ranked[:, : self.config.elites], scores[:, : self.config.elites]
+            ranked, scores, state = (
+                _unless(settled, *pair) for pair in zip(found, (ranked, scores, state))
+            )
+        elites, elite_scores = (
+            ranked[:, : self.config.elites],
+            scores[:, : self.config.elites],
+        )
         planned = torch.full((batch,), self.config.horizon, device=state.device)
-        return Plan(elites[:, 0], elite_scores[:, 0], state, elites, elite_scores, planned)
+        return Plan(
+            elites[:, 0], elite_scores[:, 0], state, elites, elite_scores, planned
+        )
 
     def _settled(self, scores: Tensor) -> Tensor:
         """Which environments need no more iterations, by scores [B, M], best first: bool [B]."""
@@ -143,20 +197,30 @@ class Search:
         if warm is None:
             return prior
         if warm.state.shape != prior.shape:
-            raise ValueError(f"planner: warm has state {[*warm.state.shape]}, expected {[*prior.shape]}")
+            raise ValueError(
+                f"planner: warm has state {[*warm.state.shape]}, expected {[*prior.shape]}"
+            )
         return self.distribution.reuse(warm.state, warm.planned)
 
     def draw(self, generator: torch.Generator, iteration: int) -> Tensor:
         """What candidates are made from, shared by all environments: [N, H, ...]"""
         return self.distribution.draw(generator)
 
-    def _sample(self, state: Tensor, generator: torch.Generator, iteration: int = 0) -> Tensor:
+    def _sample(
+        self, state: Tensor, generator: torch.Generator, iteration: int = 0
+    ) -> Tensor:
         """Candidates [B, N, H, ...], the last of which is the mode."""
         actions = self.distribution.sample(state, self.draw(generator, iteration))
         actions[:, -1] = self.distribution.mode(state)
         return actions
 
-    def _first(self, state: Tensor, generator: torch.Generator, warm: Plan | None, proposals: Tensor | None) -> Tensor:
+    def _first(
+        self,
+        state: Tensor,
+        generator: torch.Generator,
+        warm: Plan | None,
+        proposals: Tensor | None,
+    ) -> Tensor:
         """First candidates: proposals, the last plan's elites with their ends drawn anew, then samples."""
         actions = self._sample(state, generator)
         used = 0
@@ -168,19 +232,30 @@ class Search:
             slots.copy_(resumed(warm, slots))
         return actions
 
-    def _with_edits(self, actions: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
+    def _with_edits(
+        self, actions: Tensor, kept: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Candidates [B, N, H, ...], a share of them edited copies of the kept elites [B, K, H, ...]."""
         count = int(self.config.edits * (actions.shape[1] - 1))
         parents = kept[:, torch.arange(count, device=kept.device) % kept.shape[1]]
         actions[:, :count] = edit(parents, actions[:, :count], generator)
         return actions
 
-    def _round(self, score: Score, actions: Tensor, kept: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def _round(
+        self, score: Score, actions: Tensor, kept: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Scores candidates [B, N, H, ...] and ranks them with the kept ones; ties go to the earlier."""
         shape = actions.shape[:2]
-        scores = clean(score(actions), shape) if shape[1] else torch.zeros(shape, device=actions.device)
+        scores = (
+            clean(score(actions), shape)
+            if shape[1]
+            else torch.zeros(shape, device=actions.device)
+        )
         if kept is not None:
-            actions, scores = torch.cat([kept[0], actions], 1), torch.cat([kept[1], scores], 1)
+            actions, scores = (
+                torch.cat([kept[0], actions], 1),
+                torch.cat([kept[1], scores], 1),
+            )
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         return pick(actions, order), scores
 
@@ -202,13 +277,17 @@ class Clock:
 def _unless(settled: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """`old` for the environments that are settled; in as many candidates as `new` has."""
     old = old[:, : new.shape[1]]
-    return torch.where(settled.view(-1, *[1] * (new.ndim - 1)), old, new[:, : old.shape[1]])
+    return torch.where(
+        settled.view(-1, *[1] * (new.ndim - 1)), old, new[:, : old.shape[1]]
+    )
 
 
 def resumed(warm: Plan, ends: Tensor) -> Tensor:
     """The last plan's best elites, as many as `ends` [B, K, H, ...], whose steps they have where nothing is planned."""
     steps = torch.arange(ends.shape[2], device=ends.device)
-    planned = (steps < warm.planned[:, None]).view(len(ends), 1, -1, *[1] * (ends.ndim - 3))
+    planned = (steps < warm.planned[:, None]).view(
+        len(ends), 1, -1, *[1] * (ends.ndim - 3)
+    )
     return torch.where(planned, warm.elites[:, : ends.shape[1]], ends)
 
 
@@ -218,14 +297,18 @@ def check_proposals(proposals: Tensor, actions: Tensor) -> int:
     count = proposals.shape[1] if proposals.ndim > 1 else 0
     if proposals.shape != (batch, count, *rest) or count > candidates:
         expected = f"[{batch}, P <= {candidates}, {', '.join(map(str, rest))}]"
-        raise ValueError(f"planner: proposals have shape {[*proposals.shape]}, expected {expected}")
+        raise ValueError(
+            f"planner: proposals have shape {[*proposals.shape]}, expected {expected}"
+        )
     return count
 
 
 def clean(scores: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Scores [B, N] without NaN or infinities, at least float32; raises ValueError for any other shape."""
     if scores.shape != shape:
-        raise ValueError(f"planner: score returned shape {[*scores.shape]}, expected [B, N] = {[*shape]}")
+        raise ValueError(
+            f"planner: score returned shape {[*scores.shape]}, expected [B, N] = {[*shape]}"
+        )
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return scores.nan_to_num(nan=WORST).clamp(WORST, -WORST)
 

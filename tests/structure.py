@@ -13,9 +13,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("agent", "envs", "planners", "worldmodel")
-MAY_IMPORT = {"agent": {"agent", "envs", "planners", "worldmodel"}, **{name: {name} for name in PACKAGES[1:]}}
+MAY_IMPORT = {
+    "agent": {"agent", "envs", "planners", "worldmodel"},
+    **{name: {name} for name in PACKAGES[1:]},
+}
 """Packages that each package may import from."""
-CLASS_LINES, FUNCTION_LINES, ARGUMENTS, MANY_ARGUMENTS, NODES_PER_LINE = 300, 50, 7, 5, 11.0
+CLASS_LINES, FUNCTION_LINES, ARGUMENTS, MANY_ARGUMENTS, NODES_PER_LINE = (
+    300,
+    50,
+    7,
+    5,
+    11.0,
+)
 SENTENCE_WORDS, OPENING_WORDS, README_LINES, README_WORDS = 25, 15, 250, 2000
 FORBIDDEN = re.compile(
     r"\b(foreseen|foresees?|nobody|whoever|anew|alike|judged?|judges|meant|asked|told|tells?|beside|dreams?|dreamt)\b"
@@ -30,8 +39,15 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 def sources(*paths: str | Path) -> list[Path]:
     """Return the Python files of the four packages and `lssvwm.py`, or those under `paths`."""
-    folders = [Path(path) for path in paths] or [ROOT / "lssvwm.py", *(ROOT / name for name in PACKAGES)]
-    found = [file for path in folders for file in ([path] if path.suffix == ".py" else sorted(path.rglob("*.py")))]
+    folders = [Path(path) for path in paths] or [
+        ROOT / "lssvwm.py",
+        *(ROOT / name for name in PACKAGES),
+    ]
+    found = [
+        file
+        for path in folders
+        for file in ([path] if path.suffix == ".py" else sorted(path.rglob("*.py")))
+    ]
     return [file.resolve() for file in found]
 
 
@@ -79,7 +95,14 @@ def wide_functions(files: list[Path]) -> list[str]:
         for where, node in definitions(file):
             if isinstance(node, ast.ClassDef):
                 continue
-            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            names = [
+                a.arg
+                for a in (
+                    *node.args.posonlyargs,
+                    *node.args.args,
+                    *node.args.kwonlyargs,
+                )
+            ]
             count = len([name for name in names if name not in ("self", "cls")])
             if count >= ARGUMENTS:
                 found.append(f"{where}: {count} arguments")
@@ -92,9 +115,17 @@ def nodes_per_line(files: list[Path]) -> float:
     for file in files:
         parsed = tree(file)
         nodes += sum(1 for _ in ast.walk(parsed))
-        skipped = {line for part in _docstring_nodes(parsed) for line in range(part.lineno, (part.end_lineno or 0) + 1)}
+        skipped = {
+            line
+            for part in _docstring_nodes(parsed)
+            for line in range(part.lineno, (part.end_lineno or 0) + 1)
+        }
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            code += bool(line.strip()) and not line.strip().startswith("#") and number not in skipped
+            code += (
+                bool(line.strip())
+                and not line.strip().startswith("#")
+                and number not in skipped
+            )
     return nodes / max(1, code)
 
 
@@ -103,7 +134,9 @@ def _docstring_nodes(parsed: ast.Module) -> list[ast.Expr]:
     return [
         node
         for node in ast.walk(parsed)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
     ]
 
 
@@ -111,11 +144,19 @@ def docstrings(files: list[Path]) -> Iterator[tuple[str, str, bool]]:
     """Yield "path:line", text, and whether the text documents a definition, of every docstring."""
     for file in files:
         parsed = tree(file)
-        owners = [node for node in ast.walk(parsed) if isinstance(node, (ast.Module, *Definition.__args__))]
+        owners = [
+            node
+            for node in ast.walk(parsed)
+            if isinstance(node, (ast.Module, *Definition.__args__))
+        ]
         own = {id(node.body[0]) for node in owners if node.body}
         for part in _docstring_nodes(parsed):
             assert isinstance(part.value, ast.Constant)
-            yield f"{file.relative_to(ROOT)}:{part.lineno}", str(part.value.value), id(part) in own
+            yield (
+                f"{file.relative_to(ROOT)}:{part.lineno}",
+                str(part.value.value),
+                id(part) in own,
+            )
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -169,7 +210,10 @@ def private_words(files: list[Path]) -> list[str]:
     found = []
     for file in files:
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            found += [f"{file.relative_to(ROOT)}:{number}: {match.group()}" for match in FORBIDDEN.finditer(line)]
+            found += [
+                f"{file.relative_to(ROOT)}:{number}: {match.group()}"
+                for match in FORBIDDEN.finditer(line)
+            ]
     return found
 
 
@@ -182,18 +226,28 @@ def module_name(file: Path) -> str:
 def imports(files: list[Path]) -> dict[str, set[str]]:
     """Map every module to the modules of `files` that it imports; imports for type checkers only do not count."""
     names = {module_name(file) for file in files}
-    return {module_name(file): set(_imported(tree(file), names)) - {module_name(file)} for file in files}
+    return {
+        module_name(file): set(_imported(tree(file), names)) - {module_name(file)}
+        for file in files
+    }
 
 
 def _imported(parsed: ast.AST, names: set[str]) -> Iterator[str]:
     for node in ast.iter_child_nodes(parsed):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lssvwm":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[0] == "lssvwm"
+        ):
             package = ".".join((node.module or "").split(".")[1:])
             for alias in node.names:
                 below = f"{package}.{alias.name}".strip(".")
-                yield from [name for name in ([below] if below in names else [package]) if name in names]
+                yield from [
+                    name
+                    for name in ([below] if below in names else [package])
+                    if name in names
+                ]
         yield from _imported(node, names)
 
 
@@ -219,7 +273,8 @@ def wrong_directions(graph: dict[str, set[str]]) -> list[str]:
         f"{name} imports {other}"
         for name, others in sorted(graph.items())
         for other in sorted(others)
-        if name.split(".")[0] in MAY_IMPORT and other.split(".")[0] not in MAY_IMPORT[name.split(".")[0]]
+        if name.split(".")[0] in MAY_IMPORT
+        and other.split(".")[0] not in MAY_IMPORT[name.split(".")[0]]
     ]
 
 
@@ -241,7 +296,9 @@ def findings(files: list[Path]) -> dict[str, list[str]]:
 def main(paths: list[str]) -> None:
     """Print the report: numbers for each package, then, with paths, every finding."""
     for package in PACKAGES:
-        print(f"{package:<11} {nodes_per_line(sources(ROOT / package)):5.1f} nodes per line")
+        print(
+            f"{package:<11} {nodes_per_line(sources(ROOT / package)):5.1f} nodes per line"
+        )
     files = sources(*paths)
     print(f"{'these files':<11} {nodes_per_line(files):5.1f} nodes per line")
     for kind, found in findings(files).items():

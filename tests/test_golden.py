@@ -21,7 +21,17 @@ from lssvwm.agent.training.collection import build_env
 from lssvwm.agent.training.loop import resume
 
 FOLDER = Path(__file__).parent / "golden"
-MODELS = ("memory17", "recall7", "recall9", "return9", "scavenge9", "spots", "tmaze", "tmaze_alone", "tworoom")
+MODELS = (
+    "memory17",
+    "recall7",
+    "recall9",
+    "return9",
+    "scavenge9",
+    "spots",
+    "tmaze",
+    "tmaze_alone",
+    "tworoom",
+)
 DECIDED = ("recall7", "tmaze")
 """Models whose decisions on TASKS tasks are compared bit by bit."""
 FRAMES, HORIZON, TASKS = 24, 6, 20
@@ -56,7 +66,11 @@ def walk(env) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         actions.append(np.array(env.last_action()))
     first = torch.zeros(2, FRAMES, dtype=torch.bool)
     first[:, 0] = True
-    return torch.from_numpy(np.stack(frames, 1)), torch.from_numpy(np.stack(actions, 1)), first
+    return (
+        torch.from_numpy(np.stack(frames, 1)),
+        torch.from_numpy(np.stack(actions, 1)),
+        first,
+    )
 
 
 @torch.no_grad()
@@ -67,12 +81,20 @@ def numbers(name: str) -> dict[str, np.ndarray]:
     memory, heads = model.observe(model.initial(2), frames, actions, first)
     candidates = torch.stack((actions[:, -HORIZON:], actions[:, 1 : 1 + HORIZON]), 1)
     rollout = model.imagine(memory, candidates, decode=True)
-    state = dataclasses.replace(agent.initial(2), memory=memory, policy=heads.policy[:, -1])
+    state = dataclasses.replace(
+        agent.initial(2), memory=memory, policy=heads.policy[:, -1]
+    )
     if (goal := env.goals()) is not None:
         state = dataclasses.replace(state, goal=torch.from_numpy(goal))
     _, state = agent.act(state)
-    found = {f"observed_{key}": getattr(heads, key) for key in ("reward", "cont", "value", "policy")}
-    found |= {f"imagined_{key}": getattr(rollout, key) for key in ("reward", "cont", "value", "policy", "frames")}
+    found = {
+        f"observed_{key}": getattr(heads, key)
+        for key in ("reward", "cont", "value", "policy")
+    }
+    found |= {
+        f"imagined_{key}": getattr(rollout, key)
+        for key in ("reward", "cont", "value", "policy", "frames")
+    }
     found |= {"plan_actions": state.plan.actions, "plan_score": state.plan.score}
     return {key: value.numpy() for key, value in found.items()}
 
@@ -91,7 +113,10 @@ def decisions(name: str | Path) -> dict[str, np.ndarray]:
 
     agent.act = recorded
     result = Play(config, env, task_seeds(0, TASKS), "retained", agent).run()
-    outcome = {key: getattr(result, key) for key in ("success", "outcome", "steps", "goal_distance", "evidence_age")}
+    outcome = {
+        key: getattr(result, key)
+        for key in ("success", "outcome", "steps", "goal_distance", "evidence_age")
+    }
     return {"actions": np.stack(made)} | outcome
 
 
@@ -102,9 +127,13 @@ def test_packaged_model_matches_golden_numbers(name):
         assert set(found) == set(golden)
         for key, value in found.items():
             if value.dtype == np.uint8:
-                assert np.abs(value.astype(int) - golden[key].astype(int)).max() <= 1, key
+                assert np.abs(value.astype(int) - golden[key].astype(int)).max() <= 1, (
+                    key
+                )
             else:
-                np.testing.assert_allclose(value, golden[key], rtol=2e-4, atol=2e-4, err_msg=key)
+                np.testing.assert_allclose(
+                    value, golden[key], rtol=2e-4, atol=2e-4, err_msg=key
+                )
 
 
 @pytest.mark.parametrize("name", DECIDED)
@@ -123,7 +152,10 @@ def test_format1_checkpoint_repeats_golden_decisions():
 def test_format1_run_resumes_with_golden_losses(tmp_path):
     shutil.unpack_archive(FOLDER / "run_format1.zip", tmp_path / "run")
     resume(tmp_path / "run", ["train.steps=30"])
-    found = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    found = [
+        json.loads(line)
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     for golden in json.loads((FOLDER / "run_format1.json").read_text()):
         row = next(row for row in found if row["step"] == golden["step"])
         for key, value in golden.items():

@@ -40,24 +40,39 @@ def test_packages_are_imported_inside_lssvwm(name: str, home: Path) -> None:
 
 
 def test_console_script_is_installed() -> None:
-    scripts = importlib.metadata.distribution("lssvwm").entry_points.select(group="console_scripts")
-    assert [(script.name, script.value) for script in scripts] == [("lssvwm", "lssvwm:main")]
+    scripts = importlib.metadata.distribution("lssvwm").entry_points.select(
+        group="console_scripts"
+    )
+    assert [(script.name, script.value) for script in scripts] == [
+        ("lssvwm", "lssvwm:main")
+    ]
 
 
 def test_wheel_holds_every_package_inside_lssvwm(project: dict) -> None:
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["sources"] == {name: f"lssvwm/{name}" for name in (*PACKAGES, "configs")}
+    assert wheel["sources"] == {
+        name: f"lssvwm/{name}" for name in (*PACKAGES, "configs")
+    }
     assert sorted(wheel["only-include"]) == sorted([*PACKAGES, "configs", "lssvwm.py"])
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert found == set(PACKAGES)
 
 
 def test_every_dependency_is_pinned(project: dict) -> None:
-    pins = [line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
-    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["dev"]
+    pins = [
+        line.split("==")[0].lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    ]
+    wanted = (
+        project["project"]["dependencies"]
+        + project["project"]["optional-dependencies"]["dev"]
+    )
     names = {text.split(">")[0].split("=")[0].strip().lower() for text in wanted}
     assert names <= set(pins), f"not in constraints.txt: {names - set(pins)}"
-    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()  # any build: no +cpu, no +cu
+    assert (
+        "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
+    )  # any build: no +cpu, no +cu
 
 
 SINGLE = {
@@ -69,10 +84,18 @@ SINGLE = {
 }
 SEVERAL = {
     "memory": report.memory_grids,
-    **dict.fromkeys(("tworoom", "scavenge", "tmaze_lengths", "tmaze_alone"), report.sweep_grids),
-    **dict.fromkeys(("return_tours", "recall_delays", "memory_sizes"), report.sweep_grids),
-    "tmaze_dreams": lambda found: report.sweep_grids(found)[:1],  # the way is always the same
-    "return_planners": lambda found: report.sweep_grids(found)[:1],  # not the grid of every planner
+    **dict.fromkeys(
+        ("tworoom", "scavenge", "tmaze_lengths", "tmaze_alone"), report.sweep_grids
+    ),
+    **dict.fromkeys(
+        ("return_tours", "recall_delays", "memory_sizes"), report.sweep_grids
+    ),
+    "tmaze_dreams": lambda found: report.sweep_grids(found)[
+        :1
+    ],  # the way is always the same
+    "return_planners": lambda found: report.sweep_grids(found)[
+        :1
+    ],  # not the grid of every planner
 }
 
 
@@ -86,19 +109,32 @@ def test_tables_in_the_readme_are_those_of_the_committed_numbers(name):
         assert grid.markdown() in (ROOT / "README.md").read_text()
 
 
-EVALUATIONS = sorted((ROOT / "docs" / "results" / "pretrained").glob("*/evaluation.json"))
+EVALUATIONS = sorted(
+    (ROOT / "docs" / "results" / "pretrained").glob("*/evaluation.json")
+)
 
 
 @pytest.mark.parametrize("file", EVALUATIONS, ids=lambda file: file.parent.name)
-def test_the_arms_of_packaged_weights_in_the_readme_are_those_of_their_committed_evaluation(file):
-    assert report.arms_grid(json.loads(file.read_text())).markdown() in (ROOT / "README.md").read_text()
+def test_the_arms_of_packaged_weights_in_the_readme_are_those_of_their_committed_evaluation(
+    file,
+):
+    assert (
+        report.arms_grid(json.loads(file.read_text())).markdown()
+        in (ROOT / "README.md").read_text()
+    )
 
 
 def test_the_python_example_in_the_readme_runs(tmp_path, monkeypatch):
     readme = (ROOT / "README.md").read_text()
-    code = readme.partition("## From Python")[2].partition("```python\n")[2].partition("```")[0]
+    code = (
+        readme.partition("## From Python")[2]
+        .partition("```python\n")[2]
+        .partition("```")[0]
+    )
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     told: dict = {}
     exec(code, told)
-    assert told["future"].frames.shape == (1, 256, 16, 3, 64, 64) and told["action"].shape == (1,)
+    assert told["future"].frames.shape == (1, 256, 16, 3, 64, 64) and told[
+        "action"
+    ].shape == (1,)

@@ -39,13 +39,19 @@ class ActionLimits(nn.Module):
         nn.init.constant_(last.bias, 4.0)  # far, until training says otherwise
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        if not any(name.startswith(prefix) for name in state_dict):  # weights from before: as if new
-            state_dict |= {prefix + name: value for name, value in self.state_dict().items()}
+        if not any(
+            name.startswith(prefix) for name in state_dict
+        ):  # weights from before: as if new
+            state_dict |= {
+                prefix + name: value for name, value in self.state_dict().items()
+            }
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Of frames, embedded [..., S, D]: the most that an action can be, downwards and upwards, [..., 2 A]"""
-        return F.softplus(at_least_float(self.tell(tokens.flatten(-2)))) * self.scale.repeat(2)
+        return F.softplus(
+            at_least_float(self.tell(tokens.flatten(-2)))
+        ) * self.scale.repeat(2)
 
 
 def stopped(action: Tensor, reach: Tensor) -> Tensor:
@@ -61,7 +67,12 @@ def shift(model: WorldModel) -> Tensor:
     return torch.stack((right, -ahead)) * model.patches.patch
 
 
-def loss(model: WorldModel, tokens: Tensor, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
+def loss(
+    model: WorldModel,
+    tokens: Tensor,
+    batch: Batch,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """How wrongly `model.reach` tells from embedded frames [B, T, S, D] what was made of the next actions: where
     something stopped them, how far they came; elsewhere, by how much too early it would have stopped them. What embeds
     the frames learns from it as well."""
@@ -69,22 +80,33 @@ def loss(model: WorldModel, tokens: Tensor, batch: Batch, generator: torch.Gener
     going = (~batch.is_first[:, 1:]).nonzero()
     if model.reach is None or not known.any() or not len(going):
         return tokens.new_zeros(())
-    some = going[torch.randperm(len(going), generator=generator, device=going.device)[:PAIRS]]
+    some = going[
+        torch.randperm(len(going), generator=generator, device=going.device)[:PAIRS]
+    ]
     row, at = some.unbind(1)
     action = batch.action[row, at + 1]
     part, clear = made(batch.pixels[row, at], batch.pixels[row, at + 1], action, known)
     down, up = model.reach(tokens[row, at]).chunk(2, -1)
     told, meant = torch.where(action > 0, up, down), action.abs()
-    wrong = torch.where(part < 1, (told - part * meant).abs(), F.relu(meant - told)) / model.reach.scale
+    wrong = (
+        torch.where(part < 1, (told - part * meant).abs(), F.relu(meant - told))
+        / model.reach.scale
+    )
     return (wrong * clear).sum() / clear.sum().clamp(min=1)
 
 
 @torch.no_grad()
-def made(before: Tensor, after: Tensor, action: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+def made(
+    before: Tensor, after: Tensor, action: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
     """Which part of actions [N, A], of which each shifts the view by `shift` [2, A], was made between frames uint8
     [N, C, H, W], and where the frames tell, [N, A] both. Of dimensions that shift nothing they do not, nor of more than
     two that do: the view has two directions to go."""
-    part, clear, known = torch.ones_like(action), torch.zeros_like(action), shift.any(0).nonzero()[:, 0].tolist()
+    part, clear, known = (
+        torch.ones_like(action),
+        torch.zeros_like(action),
+        shift.any(0).nonzero()[:, 0].tolist(),
+    )
     if not 0 < len(known) <= 2:
         return part, clear
     before, after = (F.avg_pool2d(v.to(shift) / 255, POOL) for v in (before, after))
@@ -93,14 +115,27 @@ def made(before: Tensor, after: Tensor, action: Tensor, shift: Tensor) -> tuple[
     options[:, known] = torch.cartesian_prod(*[parts] * len(known)).view(-1, len(known))
     pictures, errors = torch.cat((before, view.expand(len(before), -1, -1, -1)), 1), []
     for option in options:
-        there = shifted(pictures, ((action * option)[:, None] * shift).sum(-1) / POOL, "zeros")
+        there = shifted(
+            pictures, ((action * option)[:, None] * shift).sum(-1) / POOL, "zeros"
+        )
         inside = view * (there[:, -1:] > 0.99)
-        gap, area = ((after - there[:, :-1]).abs().mean(1, keepdim=True) * inside).sum((1, 2, 3)), inside.sum((1, 2, 3))
-        errors.append((gap / area.clamp(min=1)).masked_fill(2 * area < view.sum(), float("inf")))
+        gap, area = (
+            ((after - there[:, :-1]).abs().mean(1, keepdim=True) * inside).sum(
+                (1, 2, 3)
+            ),
+            inside.sum((1, 2, 3)),
+        )
+        errors.append(
+            (gap / area.clamp(min=1)).masked_fill(2 * area < view.sum(), float("inf"))
+        )
     error = torch.stack(errors).unflatten(0, (len(PARTS),) * len(known))
     for k, i in enumerate(known):
         of_part = error if len(known) == 1 else error.amin(1 - k)
         least, best = of_part.min(0)
-        part[:, i] = torch.where(of_part[-1] - least > CLEAR, parts[best], 1.0)  # all of it, unless that is refuted
-        clear[:, i] = (of_part[-1].isfinite() & ((of_part - least).nan_to_num(0, 0) > CLEAR).any(0)).to(action)
+        part[:, i] = torch.where(
+            of_part[-1] - least > CLEAR, parts[best], 1.0
+        )  # all of it, unless that is refuted
+        clear[:, i] = (
+            of_part[-1].isfinite() & ((of_part - least).nan_to_num(0, 0) > CLEAR).any(0)
+        ).to(action)
     return part, clear

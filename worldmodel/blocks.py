@@ -34,7 +34,12 @@ class Mixer(Protocol):
 
     def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]: ...
     def __call__(
-        self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]
+        self,
+        u: Tensor,
+        action: Tensor,
+        writes: Tensor,
+        reset: Tensor,
+        memory: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]: ...
     def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> Any: ...
     def recall(self, u: Tensor, action: Tensor, trace: Any, commit: bool) -> Tensor: ...
@@ -49,16 +54,25 @@ class TokenCache:
         self.state, self.pose, self.used = state, pose[:, None].expand(-1, n, -1, -1), 0
         self.keys = state.new_empty(b, n, g, tokens, size)
         self.values = state.new_empty(b, n, g, h, tokens, p)
-        self.decay = state.new_empty(b, n, g, h, tokens)  # log decay from the fork to each token
+        self.decay = state.new_empty(
+            b, n, g, h, tokens
+        )  # log decay from the fork to each token
         self.total = state.new_zeros(b, n, g, h)  # and to now
 
     def read(self, C: Tensor) -> Tensor:
         """C [B, n, G, s, N] -> [B, n, G, h, s, p]"""
-        Y = torch.einsum("bkgsn,bghpn->bkghsp", C, self.state) * torch.exp(self.total)[..., None, None]
+        Y = (
+            torch.einsum("bkgsn,bghpn->bkghsp", C, self.state)
+            * torch.exp(self.total)[..., None, None]
+        )
         if not self.used:
             return Y
-        fade = torch.exp(self.total[..., None] - self.decay[..., : self.used])  # [B, n, G, h, used]
-        weight = (C @ self.keys[..., : self.used, :].transpose(-1, -2))[..., None, :, :] * fade[..., None, :]
+        fade = torch.exp(
+            self.total[..., None] - self.decay[..., : self.used]
+        )  # [B, n, G, h, used]
+        weight = (C @ self.keys[..., : self.used, :].transpose(-1, -2))[
+            ..., None, :, :
+        ] * fade[..., None, :]
         return Y + weight @ self.values[..., : self.used, :]
 
     def write(self, values: Tensor, B: Tensor, line: Tensor) -> None:
@@ -76,7 +90,10 @@ class TokenCache:
 
     def nbytes(self) -> int:
         """Bytes that all candidates take beside the shared memory."""
-        return sum(v.numel() * v.element_size() for v in (self.keys, self.values, self.decay, self.total))
+        return sum(
+            v.numel() * v.element_size()
+            for v in (self.keys, self.values, self.decay, self.total)
+        )
 
 
 class StateCache:
@@ -100,7 +117,9 @@ class StateCache:
         return Y.unflatten(-1, self.shared.shape[2:4]).transpose(-2, -3)
 
     def write(self, values: Tensor, B: Tensor, line: Tensor) -> None:
-        decay = torch.exp(line[..., -1]).repeat_interleave(values.shape[-1], -1)[..., None]  # [B, n, G, h p, 1]
+        decay = torch.exp(line[..., -1]).repeat_interleave(values.shape[-1], -1)[
+            ..., None
+        ]  # [B, n, G, h p, 1]
         V = values * torch.exp(line[..., -1:] - line)[..., None]
         V = V.transpose(-1, -2).flatten(3, 4)  # [B, n, G, h p, s]
         first = self.state is None
@@ -108,7 +127,9 @@ class StateCache:
         state = state * decay if first or torch.is_grad_enabled() else state.mul_(decay)
         V, B = V.flatten(0, 2), B.flatten(0, 2)
         if torch.is_grad_enabled():
-            self.state = torch.baddbmm(state.flatten(0, 2), V, B).unflatten(0, state.shape[:3])
+            self.state = torch.baddbmm(state.flatten(0, 2), V, B).unflatten(
+                0, state.shape[:3]
+            )
         else:
             state.flatten(0, 2).baddbmm_(V, B)
             self.state = state
@@ -119,13 +140,19 @@ class StateCache:
         self.state = None if self.state is None else pick(self.state, which)
 
     def nbytes(self) -> int:
-        return 0 if self.state is None else self.state.numel() * self.state.element_size()
+        return (
+            0 if self.state is None else self.state.numel() * self.state.element_size()
+        )
 
 
 def pick(x: Tensor, which: Tensor) -> Tensor:
     """Entries which [B, m] of x [B, n, ...]: [B, m, ...]"""
     rows = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
-    return x.flatten(0, 1).index_select(0, (rows + which).flatten()).unflatten(0, which.shape)
+    return (
+        x.flatten(0, 1)
+        .index_select(0, (rows + which).flatten())
+        .unflatten(0, which.shape)
+    )
 
 
 class PathIntegrator(nn.Module):
@@ -143,25 +170,42 @@ class PathIntegrator(nn.Module):
 
     def __init__(self, width: int, actions: int, tile: int, phases: int, walls: bool):
         super().__init__()
-        self.action = nn.Linear(actions, 3, bias=False)  # from the action itself: one-hot, or its numbers
+        self.action = nn.Linear(
+            actions, 3, bias=False
+        )  # from the action itself: one-hot, or its numbers
         self.known: Tensor
         self.register_buffer("known", torch.zeros(actions, dtype=torch.bool))
         self.frame = nn.Linear(width, 1) if walls else None
         nn.init.normal_(self.action.weight, std=0.1)
-        with torch.no_grad():  # where an episode begins, nothing moves: all layers count from there
+        with (
+            torch.no_grad()
+        ):  # where an episode begins, nothing moves: all layers count from there
             self.action.weight[:, -1] = 0.0
             self.known[-1] = True
         if self.frame is not None:
             nn.init.zeros_(self.frame.weight)
-            nn.init.constant_(self.frame.bias, 4.0)  # free, until training says otherwise
-        rows, cols = torch.meshgrid(torch.arange(tile), torch.arange(tile), indexing="ij")
-        place = torch.stack((tile - 1 - rows, cols - (tile - 1) / 2), -1).flatten(0, 1)  # ahead, to the right
+            nn.init.constant_(
+                self.frame.bias, 4.0
+            )  # free, until training says otherwise
+        rows, cols = torch.meshgrid(
+            torch.arange(tile), torch.arange(tile), indexing="ij"
+        )
+        place = torch.stack((tile - 1 - rows, cols - (tile - 1) / 2), -1).flatten(
+            0, 1
+        )  # ahead, to the right
         self.offset = nn.Parameter(place.float())
-        length, direction = math.pi * torch.rand(phases).sqrt(), 2 * math.pi * torch.rand(phases)
-        self.waves = nn.Parameter(torch.stack((length * direction.cos(), length * direction.sin())))
+        length, direction = (
+            math.pi * torch.rand(phases).sqrt(),
+            2 * math.pi * torch.rand(phases),
+        )
+        self.waves = nn.Parameter(
+            torch.stack((length * direction.cos(), length * direction.sin()))
+        )
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        state_dict.setdefault(prefix + "known", torch.zeros_like(self.known))  # weights from before it was kept
+        state_dict.setdefault(
+            prefix + "known", torch.zeros_like(self.known)
+        )  # weights from before it was kept
         if self.frame is None:  # weights from before walls took away from actions
             for name in ("frame.weight", "frame.bias"):
                 state_dict.pop(prefix + name, None)
@@ -190,7 +234,9 @@ class PathIntegrator(nn.Module):
         points = pose[..., None, 1:] + turn(self.offset, pose[..., None, :1])
         return points @ self.waves
 
-    def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, pose: Tensor):
+    def forward(
+        self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, pose: Tensor
+    ):
         """u [B, T, R, G, s, D], action [B, T, A], pose [B, G, 3] -> poses [B, T, R, G, 3], last.
 
         The written copy of a frame moves the agent on, or the action alone where none is written; every copy looks
@@ -205,7 +251,9 @@ class PathIntegrator(nn.Module):
         positions = before[:, :, None] + step[:, :, None] * free
         headings = heading[:, :, None].expand(*positions.shape[:-1], 1)
         final = torch.remainder(heading[:, -1], 2 * math.pi).expand_as(pose[..., :1])
-        return torch.cat((headings, positions), -1), torch.cat((final, (before + kept)[:, -1]), -1)
+        return torch.cat((headings, positions), -1), torch.cat(
+            (final, (before + kept)[:, -1]), -1
+        )
 
 
 def at_least_float(v: Tensor) -> Tensor:
@@ -215,7 +263,9 @@ def at_least_float(v: Tensor) -> Tensor:
 def turn(v: Tensor, angle: Tensor) -> Tensor:
     """Rotate v [..., 2] by angle [..., 1]."""
     a, b = v[..., :1], v[..., 1:]
-    return torch.cat((angle.cos() * a - angle.sin() * b, angle.sin() * a + angle.cos() * b), -1)
+    return torch.cat(
+        (angle.cos() * a - angle.sin() * b, angle.sin() * a + angle.cos() * b), -1
+    )
 
 
 def _sum_before(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
@@ -249,25 +299,38 @@ class TiledSSD(nn.Module):
     ):
         super().__init__()
         if grid[0] % tile or grid[1] % tile:
-            raise ValueError(f"tile {tile} does not divide the token grid {grid[0]} x {grid[1]}")
+            raise ValueError(
+                f"tile {tile} does not divide the token grid {grid[0]} x {grid[1]}"
+            )
         self.grid, self.tile, self.state, self.head = grid, tile, state, head
         self.inner = expand * width
         self.heads = self.inner // head
         self.angles = int(rotary * state) // 2
         self.scan: backends.Scan = ssm.chunked
-        self.project = nn.Linear(width, 2 * self.inner + 2 * state + self.heads, bias=False)
+        self.project = nn.Linear(
+            width, 2 * self.inner + 2 * state + self.heads, bias=False
+        )
         self.odometer = PathIntegrator(width, actions, tile, self.angles, walls)
         self.scale_B = nn.Parameter(torch.ones(state))
         self.scale_C = nn.Parameter(torch.ones(state))
         self.shift_B = nn.Parameter(torch.zeros(state))
         self.shift_C = nn.Parameter(torch.zeros(state))
         self.D = nn.Parameter(torch.ones(self.heads))
-        self.A_log = nn.Parameter(torch.linspace(math.log(0.001), math.log(0.2), self.heads))
+        self.A_log = nn.Parameter(
+            torch.linspace(math.log(0.001), math.log(0.2), self.heads)
+        )
         dt = torch.exp(torch.linspace(math.log(0.3), math.log(0.05), self.heads))
-        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        self.dt_bias = nn.Parameter(
+            dt + torch.log(-torch.expm1(-dt))
+        )  # inverse of softplus
         self.out = nn.Linear(self.inner, width, bias=False)
-        with torch.no_grad():  # at first, a place's key is the place itself, not what is there
-            for scale, shift in ((self.scale_B, self.shift_B), (self.scale_C, self.shift_C)):
+        with (
+            torch.no_grad()
+        ):  # at first, a place's key is the place itself, not what is there
+            for scale, shift in (
+                (self.scale_B, self.shift_B),
+                (self.scale_C, self.shift_C),
+            ):
                 scale[: 2 * self.angles], shift[: self.angles] = 0.2, 1.0
 
     @property
@@ -288,7 +351,9 @@ class TiledSSD(nn.Module):
             return x.unsqueeze(-3)
         lead = x.shape[:-2]
         x = x.reshape(-1, h, w, x.shape[-1])
-        x = rearrange(x, "b (gh th) (gw tw) d -> b (gh gw) (th tw) d", th=self.tile, tw=self.tile)
+        x = rearrange(
+            x, "b (gh th) (gw tw) d -> b (gh gw) (th tw) d", th=self.tile, tw=self.tile
+        )
         return x.reshape(*lead, *x.shape[1:])
 
     def join(self, x: Tensor) -> Tensor:
@@ -323,43 +388,79 @@ class TiledSSD(nn.Module):
         return F.silu(X).unflatten(-1, (self.heads, self.head))
 
     def _normalised(self, C: Tensor) -> Tensor:
-        return F.layer_norm(C, (self.state,), self.scale_C, self.shift_C) / math.sqrt(self.state)
+        return F.layer_norm(C, (self.state,), self.scale_C, self.shift_C) / math.sqrt(
+            self.state
+        )
 
     def finish(self, Y: Tensor, X: Tensor, z: Tensor) -> Tensor:
         """Y, X [..., G, s, h, p], z [..., S, inner] -> [..., S, D]"""
         y = self.join(addcmul(Y, X, self.D[:, None].to(X.dtype)).flatten(-2))
         return self.out(F.layer_norm(y * F.silu(z), (self.inner,)))
 
-    def forward(self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, memory: dict[str, Tensor]):
+    def forward(
+        self,
+        u: Tensor,
+        action: Tensor,
+        writes: Tensor,
+        reset: Tensor,
+        memory: dict[str, Tensor],
+    ):
         *reader, writer = u.unbind(2)  # a slice would cost whole tensors going backward
         z, X, dt, B, C = self.inputs(writer)
         z0, X0, C0 = self.queries(reader[0]) if reader else (z, X, C)
-        with torch.autocast(u.device.type, enabled=False):  # sums over thousands of frames: bf16 would ruin memory
+        with torch.autocast(
+            u.device.type, enabled=False
+        ):  # sums over thousands of frames: bf16 would ruin memory
             dt, B, C, C0 = (at_least_float(v) for v in (dt, B, C, C0))
-            poses, pose = self.odometer(self.cut(u), action, writes, reset, memory["pose"])
+            poses, pose = self.odometer(
+                self.cut(u), action, writes, reset, memory["pose"]
+            )
             *peeking, phase = self.odometer.phases(poses).unbind(2)
             B, C = rotate(B, phase), rotate(C, phase)
-            peek = [rearrange(rotate(C0, v), "b t g s n -> (b g) t s n") for v in peeking]
+            peek = [
+                rearrange(rotate(C0, v), "b t g s n -> (b g) t s n") for v in peeking
+            ]
         dt = dt * writes.to(dt.dtype)[..., None, None, None]
-        values, dt, B, C = (rearrange(v, "b t g s ... -> (b g) (t s) ...") for v in (X, dt, B, C))
-        starts = F.pad(reset[..., None], (0, self.tile**2 - 1)).flatten(1).repeat_interleave(self.tiles, 0)
-        Y, S, *Y0 = self.scan(values, dt, -torch.exp(self.A_log), B, C, memory["state"].flatten(0, 1), starts, *peek)
+        values, dt, B, C = (
+            rearrange(v, "b t g s ... -> (b g) (t s) ...") for v in (X, dt, B, C)
+        )
+        starts = (
+            F.pad(reset[..., None], (0, self.tile**2 - 1))
+            .flatten(1)
+            .repeat_interleave(self.tiles, 0)
+        )
+        Y, S, *Y0 = self.scan(
+            values,
+            dt,
+            -torch.exp(self.A_log),
+            B,
+            C,
+            memory["state"].flatten(0, 1),
+            starts,
+            *peek,
+        )
         read = [(Y0[0], X0, z0)] if reader else []
         b, t = reset.shape
         out = [
-            self.finish(rearrange(y, "(b g) (t s) h p -> b t g s h p", b=b, t=t), x, gate)
+            self.finish(
+                rearrange(y, "(b g) (t s) h p -> b t g s h p", b=b, t=t), x, gate
+            )
             for y, x, gate in (*read, (Y, X, z))
         ]
         return torch.stack(out, 2), {"state": S.unflatten(0, (b, -1)), "pose": pose}
 
-    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> TokenCache | StateCache:
+    def trace(
+        self, memory: dict[str, Tensor], n: int, frames: int
+    ) -> TokenCache | StateCache:
         """Whichever takes less memory by the end of the horizon: the imagined tokens, or a state of one's own."""
         tokens = frames * self.tile**2
         if tokens * (self.state + self.inner + self.heads) < self.inner * self.state:
             return TokenCache(memory["state"], memory["pose"], n, tokens)
         return StateCache(memory["state"], memory["pose"], n)
 
-    def recall(self, u: Tensor, action: Tensor, trace: TokenCache | StateCache, commit: bool) -> Tensor:
+    def recall(
+        self, u: Tensor, action: Tensor, trace: TokenCache | StateCache, commit: bool
+    ) -> Tensor:
         """u [B, n, S, D] -> the same shape; with `commit` the frame becomes part of what the candidate remembers."""
         z, X, *writing, C = self.inputs(u) if commit else self.queries(u)
         with torch.autocast(u.device.type, enabled=False):
@@ -369,11 +470,22 @@ class TiledSSD(nn.Module):
             Y = trace.read(C)
             if commit:
                 dt, B = (at_least_float(v) for v in writing)
-                B, values = rotate(B, phase), (at_least_float(X) * dt[..., None]).transpose(-2, -3)
-                line = (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s] decay in the frame
-                later = torch.ones(X.shape[3], X.shape[3], dtype=torch.bool, device=X.device).triu(1)
-                gap = (line[..., :, None] - line[..., None, :]).masked_fill(later, float("-inf"))
-                own = ((C @ B.transpose(-1, -2))[..., None, :, :] * torch.exp(gap)) @ values
+                B, values = (
+                    rotate(B, phase),
+                    (at_least_float(X) * dt[..., None]).transpose(-2, -3),
+                )
+                line = (
+                    (dt * -torch.exp(self.A_log)).transpose(-1, -2).cumsum(-1)
+                )  # [B, n, G, h, s] decay in the frame
+                later = torch.ones(
+                    X.shape[3], X.shape[3], dtype=torch.bool, device=X.device
+                ).triu(1)
+                gap = (line[..., :, None] - line[..., None, :]).masked_fill(
+                    later, float("-inf")
+                )
+                own = (
+                    (C @ B.transpose(-1, -2))[..., None, :, :] * torch.exp(gap)
+                ) @ values
                 Y = Y * torch.exp(line)[..., None] + own
                 trace.write(values, B, line)
                 trace.pose = pose
@@ -391,7 +503,9 @@ class LocalAttention(nn.Module):
         self.heads, self.window = heads, window
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.bias = nn.Parameter(torch.zeros(heads, tokens, window * tokens))  # last `tokens` keys: the own frame
+        self.bias = nn.Parameter(
+            torch.zeros(heads, tokens, window * tokens)
+        )  # last `tokens` keys: the own frame
 
     def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
         """No frames yet: key and value [B, k-1, h, S, d]."""
@@ -403,17 +517,35 @@ class LocalAttention(nn.Module):
         """u [..., R, S, D] -> q, k, v [..., h, R, S, d]"""
         x = self.qkv(u).unflatten(-1, (3, self.heads, -1))
         n = x.dim()
-        return x.permute(n - 3, *range(n - 5), n - 2, n - 5, n - 4, n - 1).contiguous().unbind(0)
+        return (
+            x.permute(n - 3, *range(n - 5), n - 2, n - 5, n - 4, n - 1)
+            .contiguous()
+            .unbind(0)
+        )
 
-    def attend(self, q: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        own: tuple[Tensor, Tensor],
+        past: tuple[Tensor, Tensor],
+        visible: Tensor,
+    ) -> Tensor:
         """q, own [..., h, R, S, d], past [..., h, (k-1) S, d], visible [..., (k-1) S] -> [..., R, S, D]"""
         r, s = q.shape[-3:-1]
         q = q / math.sqrt(q.shape[-1])
         far = (q.flatten(-3, -2) @ past[0].transpose(-1, -2)).unflatten(-2, (r, s))
         near = q @ own[0].transpose(-1, -2)
-        bias = self.bias[:, None].expand(-1, r, -1, -1)  # by stream, so that its gradient sums over leading sizes only
-        shown = torch.zeros_like(visible, dtype=bias.dtype).masked_fill(~visible, float("-inf"))
-        score = torch.cat((far, near), -1) + bias + F.pad(shown, (0, s))[..., None, None, None, :]
+        bias = self.bias[:, None].expand(
+            -1, r, -1, -1
+        )  # by stream, so that its gradient sums over leading sizes only
+        shown = torch.zeros_like(visible, dtype=bias.dtype).masked_fill(
+            ~visible, float("-inf")
+        )
+        score = (
+            torch.cat((far, near), -1)
+            + bias
+            + F.pad(shown, (0, s))[..., None, None, None, :]
+        )
         weight = torch.softmax(score, -1)
         old, new = weight.split([weight.shape[-1] - s, s], -1)
         y = (old.flatten(-3, -2) @ past[1]).unflatten(-2, (r, s)) + new @ own[1]
@@ -426,19 +558,39 @@ class LocalAttention(nn.Module):
         q, k, v = self.split(u)
         past, carried = [], {}
         for name, own in (("key", k), ("value", v)):
-            line = torch.cat((memory[name].to(own.dtype), own[:, :, :, -1]), 1)  # [B, m + T, h, S, d]
+            line = torch.cat(
+                (memory[name].to(own.dtype), own[:, :, :, -1]), 1
+            )  # [B, m + T, h, S, d]
             carried[name] = line[:, line.shape[1] - m :].to(memory[name].dtype)
-            past.append(torch.cat([line[:, j : j + t] for j in range(m)], -2) if m else line[:, :t, :, :0])
-        return self.attend(q, (k, v), (past[0], past[1]), visible.repeat_interleave(s, -1)), carried
+            past.append(
+                torch.cat([line[:, j : j + t] for j in range(m)], -2)
+                if m
+                else line[:, :t, :, :0]
+            )
+        return self.attend(
+            q, (k, v), (past[0], past[1]), visible.repeat_interleave(s, -1)
+        ), carried
 
-    def recall(self, u: Tensor, trace: dict[str, Tensor], visible: Tensor, commit: bool, read: bool = True) -> Tensor:
+    def recall(
+        self,
+        u: Tensor,
+        trace: dict[str, Tensor],
+        visible: Tensor,
+        commit: bool,
+        read: bool = True,
+    ) -> Tensor:
         """u [B, n, S, D], visible [B, n, k-1]; trace holds key, value [B, n, k-1, h, S, d] of the last frames. Unless
         `read`, what comes out is of no use."""
         q, k, v = self.split(u[:, :, None])
         y = u[:, :, None]
         if read:
-            past = [rearrange(trace[x], "b n k h s d -> b n h (k s) d") for x in ("key", "value")]
-            y = self.attend(q, (k, v), (past[0], past[1]), visible.repeat_interleave(u.shape[2], -1))
+            past = [
+                rearrange(trace[x], "b n k h s d -> b n h (k s) d")
+                for x in ("key", "value")
+            ]
+            y = self.attend(
+                q, (k, v), (past[0], past[1]), visible.repeat_interleave(u.shape[2], -1)
+            )
         if commit:
             trace["key"] = torch.cat((trace["key"], k.movedim(-3, -4)), 2)[:, :, 1:]
             trace["value"] = torch.cat((trace["value"], v.movedim(-3, -4)), 2)[:, :, 1:]
@@ -448,11 +600,15 @@ class LocalAttention(nn.Module):
 class Block(nn.Module):
     """Scan, attention (if any) and MLP, each on a residual path; scale, shift and gate come from the condition."""
 
-    def __init__(self, width: int, mlp: float, scan: Mixer, attention: LocalAttention | None):
+    def __init__(
+        self, width: int, mlp: float, scan: Mixer, attention: LocalAttention | None
+    ):
         super().__init__()
         self.scan, self.attention = scan, attention
         hidden = round(mlp * width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+        )
         self.modulate = nn.Linear(width, 9 * width)
         nn.init.normal_(self.modulate.weight, std=0.3 / math.sqrt(width))
         with torch.no_grad():
@@ -462,16 +618,23 @@ class Block(nn.Module):
     def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
         """What the block remembers at first, on the device and in the type of `like`."""
         memory = self.scan.initial(batch, like)
-        return memory | self.attention.initial(batch, like) if self.attention else memory
+        return (
+            memory | self.attention.initial(batch, like) if self.attention else memory
+        )
 
-    def trace(self, memory: dict[str, Tensor], n: int, frames: int) -> tuple[Any, dict[str, Tensor]]:
+    def trace(
+        self, memory: dict[str, Tensor], n: int, frames: int
+    ) -> tuple[Any, dict[str, Tensor]]:
         """For n candidates that imagine at most `frames` frames: what they remember of their own."""
         local = ("key", "value") if self.attention else ()
         return self.scan.trace(memory, n, frames), {
-            key: memory[key][:, None].expand(-1, n, *memory[key].shape[1:]) for key in local
+            key: memory[key][:, None].expand(-1, n, *memory[key].shape[1:])
+            for key in local
         }
 
-    def select(self, trace: tuple[Any, dict[str, Tensor]], which: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    def select(
+        self, trace: tuple[Any, dict[str, Tensor]], which: Tensor
+    ) -> tuple[Any, dict[str, Tensor]]:
         """The trace of candidates which [B, m]."""
         trace[0].select(which)
         return trace[0], {key: pick(value, which) for key, value in trace[1].items()}
@@ -489,7 +652,9 @@ class Block(nn.Module):
             x = addcmul(x, m[6 + i], layer(u))
         return x
 
-    def forward(self, x, condition, action, writes, reset, visible, memory: dict[str, Tensor]):
+    def forward(
+        self, x, condition, action, writes, reset, visible, memory: dict[str, Tensor]
+    ):
         carried: dict[str, Tensor] = {}
 
         def scan(u):
@@ -503,10 +668,19 @@ class Block(nn.Module):
             carried.update(new)
             return y
 
-        return self.sublayers(x, condition, scan, attention if self.attention else None, self.mlp), carried
+        return self.sublayers(
+            x, condition, scan, attention if self.attention else None, self.mlp
+        ), carried
 
     def recall(
-        self, x, condition, action, visible, trace: tuple[Any, dict[str, Tensor]], commit: bool, read: bool = True
+        self,
+        x,
+        condition,
+        action,
+        visible,
+        trace: tuple[Any, dict[str, Tensor]],
+        commit: bool,
+        read: bool = True,
     ) -> Tensor:
         """One imagined frame x [B, n, S, D]. Unless `read`, nobody looks at what comes out: the last block of a frame
         that is only remembered."""
@@ -519,4 +693,6 @@ class Block(nn.Module):
             return self.attention.recall(u, trace[1], visible, commit, read)
 
         mlp = self.mlp if read else None
-        return self.sublayers(x, condition, scan, attention if self.attention else None, mlp)
+        return self.sublayers(
+            x, condition, scan, attention if self.attention else None, mlp
+        )

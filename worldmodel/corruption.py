@@ -14,7 +14,10 @@ def noise(embed: nn.Linear, like: Tensor, generator) -> Tensor:
     """What `embed` makes of white noise, less its bias, in the shape of `like` [..., D]."""
     root = torch.linalg.qr(embed.weight.T).R  # root^T root: its covariance
     shape = (*like.shape[:-1], len(root))
-    return torch.randn(shape, generator=generator, device=root.device, dtype=root.dtype) @ root
+    return (
+        torch.randn(shape, generator=generator, device=root.device, dtype=root.dtype)
+        @ root
+    )
 
 
 def noised(embed: nn.Linear, clean: Tensor, level: Tensor, generator) -> Tensor:
@@ -23,7 +26,9 @@ def noised(embed: nn.Linear, clean: Tensor, level: Tensor, generator) -> Tensor:
     return level * clean + (1 - level) * (noise(embed, clean, generator) + embed.bias)
 
 
-def equally(embed: nn.Linear, clean: Tensor, share: float, generator) -> tuple[Tensor, Tensor, Tensor]:
+def equally(
+    embed: nn.Linear, clean: Tensor, share: float, generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Diffusion forcing (arXiv 2407.01392): every frame [B, T, S, D] has a noise level of its own, at which it is
     denoised and remembered: copies [B, T, 2, S, D], their levels [B, T, 2], and which frames count [B, T]. In a share
     of the sequences a prefix is remembered clean, and not counted (arXiv 2505.20171)."""

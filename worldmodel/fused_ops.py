@@ -28,7 +28,9 @@ def addcmul(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return cast("Tensor", _AddProduct.apply(a, b, c))
 
 
-def squares(predicted: Tensor, true: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def squares(
+    predicted: Tensor, true: Tensor, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Means [...] over frames [..., S, n] of the squared errors times `weight` (of the same shape, or 1), and of the
     squared errors alone; the second has no gradient, and only `predicted` gets one."""
     return cast("tuple[Tensor, Tensor]", _Squares.apply(predicted, true, weight))
@@ -79,7 +81,11 @@ class _AddProduct(Function):
     def backward(ctx, grad: Tensor):  # autograd itself sums over what was broadcast
         b, c = ctx.saved_tensors
         of_a, of_b, of_c = ctx.needs_input_grad
-        return grad if of_a else None, grad * c if of_b else None, grad * b if of_c else None
+        return (
+            grad if of_a else None,
+            grad * c if of_b else None,
+            grad * b if of_c else None,
+        )
 
 
 class _Squares(Function):
@@ -89,7 +95,10 @@ class _Squares(Function):
         weighted = error if weight is None else error * weight.flatten(-2)
         ctx.save_for_backward(weighted)
         ctx.shape, size = predicted.shape, error.shape[-1]
-        mean, plain = (weighted * error).sum(-1) / size, torch.linalg.vector_norm(error, dim=-1).square() / size
+        mean, plain = (
+            (weighted * error).sum(-1) / size,
+            torch.linalg.vector_norm(error, dim=-1).square() / size,
+        )
         ctx.mark_non_differentiable(plain)
         return mean, plain
 
@@ -117,7 +126,9 @@ class _Carry(Function):
         for i in range(before.shape[1] - 1, -1, -1):
             added[:, i] = grad
             grad = torch.addcmul(each[:, i], rows[:, i], grad)
-        share = torch.linalg.vecdot(*(v.unflatten(2, (kept.shape[-1], -1)).flatten(3) for v in (added, before)))
+        share = torch.linalg.vecdot(
+            *(v.unflatten(2, (kept.shape[-1], -1)).flatten(3) for v in (added, before))
+        )
         return added, share, grad
 
 
@@ -138,8 +149,15 @@ class _Rotation(Function):
     def backward(ctx, grad: Tensor):
         out, cos, sin = ctx.saved_tensors
         r, angle = cos.shape[-1], None
-        if ctx.needs_input_grad[1]:  # a point on a circle moves at a right angle to where it is
-            angle = torch.addcmul(out[..., :r] * grad[..., r : 2 * r], out[..., r : 2 * r], grad[..., :r], value=-1)
+        if ctx.needs_input_grad[
+            1
+        ]:  # a point on a circle moves at a right angle to where it is
+            angle = torch.addcmul(
+                out[..., :r] * grad[..., r : 2 * r],
+                out[..., r : 2 * r],
+                grad[..., :r],
+                value=-1,
+            )
         return _turned(grad, cos, -sin), angle
 
 

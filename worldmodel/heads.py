@@ -36,7 +36,11 @@ class HeadOutputs:
 
     def last(self) -> HeadOutputs:
         """Of frames [B, T], the last ones, [B]: reward, value, continue and policy."""
-        reward, value, cont = self.reward_logits[:, -1], self.value_logits[:, -1], self.continue_logit[:, -1]
+        reward, value, cont = (
+            self.reward_logits[:, -1],
+            self.value_logits[:, -1],
+            self.continue_logit[:, -1],
+        )
         return HeadOutputs(reward, value, cont, self.policy[:, -1], self.bins)
 
     def _mean(self, logits: Tensor) -> Tensor:
@@ -68,7 +72,9 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
     """Spread symlog(x) [...] over the two nearest of equally spaced `bins` [n]: [..., n] (DreamerV3, section 3)."""
     step = bins[1] - bins[0]
     place = ((symlog(x) - bins[0]) / step).clamp(0, len(bins) - 1)
-    return (1 - (place[..., None] - torch.arange(len(bins), device=x.device)).abs()).clamp(min=0)
+    return (
+        1 - (place[..., None] - torch.arange(len(bins), device=x.device)).abs()
+    ).clamp(min=0)
 
 
 class Heads(nn.Module):
@@ -87,7 +93,9 @@ class Heads(nn.Module):
         reach: float = 6.0,
     ):
         super().__init__()
-        self.register_buffer("bins", torch.linspace(-reach, reach, bins), persistent=False)
+        self.register_buffer(
+            "bins", torch.linspace(-reach, reach, bins), persistent=False
+        )
         self.sizes = [bins, bins, 1, actions]
         self.trunk = nn.Linear(tokens * width, hidden)
         self.out = nn.Linear(hidden, sum(self.sizes))
@@ -99,7 +107,9 @@ class Heads(nn.Module):
         hidden = F.gelu(self.trunk(_flat(x)))
         reward, value, cont, policy = self.out(hidden).split(self.sizes, -1)
         expected = None if self.error is None else self.error(hidden)[..., 0]
-        return HeadOutputs(reward, value, cont[..., 0], policy, self.bins, log_error=expected)
+        return HeadOutputs(
+            reward, value, cont[..., 0], policy, self.bins, log_error=expected
+        )
 
 
 class Distance(nn.Module):
@@ -107,10 +117,15 @@ class Distance(nn.Module):
 
     def __init__(self, tokens: int, width: int, hidden: int):
         super().__init__()
-        self.here, self.there = nn.Linear(tokens * width, hidden), nn.Linear(tokens * width, hidden)
+        self.here, self.there = (
+            nn.Linear(tokens * width, hidden),
+            nn.Linear(tokens * width, hidden),
+        )
         last = nn.Linear(hidden, 1)
         self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), last)
-        nn.init.ones_(last.bias)  # some steps to begin with: 0 is the least that is told
+        nn.init.ones_(
+            last.bias
+        )  # some steps to begin with: 0 is the least that is told
 
     def aim(self, goal: Tensor) -> Tensor:
         """What `forward` needs of goals [..., S, D]: [..., hidden]"""
@@ -123,7 +138,16 @@ class Distance(nn.Module):
     def _log(self, here: Tensor, aim: Tensor) -> Tensor:
         return self.out(here + aim)[..., 0].float()
 
-    def loss(self, x: Tensor, seen: Tensor, aims: Tensor, is_first: Tensor, valid: Tensor, optimism: float, generator):
+    def loss(
+        self,
+        x: Tensor,
+        seen: Tensor,
+        aims: Tensor,
+        is_first: Tensor,
+        valid: Tensor,
+        optimism: float,
+        generator,
+    ):
         """Of frames x [B, T, S, D] where `valid` [B, T]: how well the steps to goals, `aims` [B, T, hidden] of the same
         frames (see `aim`), are told.
 
@@ -137,16 +161,27 @@ class Distance(nn.Module):
         here, (b, t) = self.here(_flat(x))[:, :, None], is_first.shape
         rows = torch.arange(b, device=x.device)[:, None, None]
         at = torch.arange(t, device=x.device)[:, None]
-        steps, on = later(is_first, PAIRS, generator), later(is_first, WAYPOINTS, generator)
+        steps, on = (
+            later(is_first, PAIRS, generator),
+            later(is_first, WAYPOINTS, generator),
+        )
         counted = torch.log1p(steps.float()) - self._log(here, aims[rows, at + steps])
         whose = torch.randint(b, steps.shape, generator=generator, device=x.device)
-        whose = torch.where(torch.arange(PAIRS, device=x.device) < PAIRS // 2, rows, whose)
-        goal = aims[whose, torch.randint(t, steps.shape, generator=generator, device=x.device)]
+        whose = torch.where(
+            torch.arange(PAIRS, device=x.device) < PAIRS // 2, rows, whose
+        )
+        goal = aims[
+            whose, torch.randint(t, steps.shape, generator=generator, device=x.device)
+        ]
         with torch.no_grad():
-            there = self.here(_flat(seen))[rows, at + on][:, :, :, None]  # [B, T, WAYPOINTS, 1, hidden]
+            there = self.here(_flat(seen))[rows, at + on][
+                :, :, :, None
+            ]  # [B, T, WAYPOINTS, 1, hidden]
             rest = torch.expm1(self._log(there, goal[:, :, None]).clamp(min=0))
             total = torch.log1p((on[..., None] + rest).amin(2).clamp(max=FARTHEST))
-        error = _expectile(counted, optimism) + _expectile(total - self._log(here, goal), JOINING)
+        error = _expectile(counted, optimism) + _expectile(
+            total - self._log(here, goal), JOINING
+        )
         return (error * valid[..., None]).sum() / valid.sum().clamp(min=1) / PAIRS
 
 
@@ -170,9 +205,13 @@ def later(is_first: Tensor, n: int, generator) -> Tensor:
     """Steps to n frames of the same episode, from each frame of is_first [B, T]: int64 [B, T, n]; 0 where it ends."""
     t = torch.arange(is_first.shape[1], device=is_first.device)
     begins = torch.where(is_first, t, len(t))
-    following = F.pad(begins[:, 1:], (0, 1), value=len(t)).flip(1).cummin(1).values.flip(1)
+    following = (
+        F.pad(begins[:, 1:], (0, 1), value=len(t)).flip(1).cummin(1).values.flip(1)
+    )
     left = (following - 1 - t)[..., None].expand(-1, -1, n)
-    few = torch.where(torch.arange(n, device=t.device) < n // 2, left.clamp(max=CLOSE), left)
+    few = torch.where(
+        torch.arange(n, device=t.device) < n // 2, left.clamp(max=CLOSE), left
+    )
     draw = torch.rand(few.shape, generator=generator, device=t.device)
     return (draw * (few + 1)).long().clamp(max=len(t))
 
@@ -182,7 +221,14 @@ def _flat(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:])
 
 
-def lambda_returns(reward: Tensor, terminated: Tensor, is_first: Tensor, value: Tensor, discount: float, lam: float):
+def lambda_returns(
+    reward: Tensor,
+    terminated: Tensor,
+    is_first: Tensor,
+    value: Tensor,
+    discount: float,
+    lam: float,
+):
     """Targets of the value head by TD(lambda), all [B, T]; frame t's reward is what arriving at t gave.
 
     A terminated episode is worth nothing after its end; at a truncation, and where the sequence ends, the value
@@ -190,7 +236,9 @@ def lambda_returns(reward: Tensor, terminated: Tensor, is_first: Tensor, value: 
     """
     alive = discount * (1 - terminated[:, 1:].to(value.dtype))
     starts = is_first[:, 1:]
-    gained = torch.where(starts, value[:, :-1], reward[:, 1:] + alive * (1 - lam) * value[:, 1:])
+    gained = torch.where(
+        starts, value[:, :-1], reward[:, 1:] + alive * (1 - lam) * value[:, 1:]
+    )
     kept = torch.where(starts, 0.0, alive * lam)
     targets = [value[:, -1]]
     for more, share in zip(reversed(gained.unbind(1)), reversed(kept.unbind(1))):

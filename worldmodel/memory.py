@@ -36,13 +36,20 @@ class Memory(TensorClass):
     def nbytes(self) -> int:
         """Bytes per agent: the same at every age of the episode."""
         tensors = self.to_tensordict().flatten_keys().values()
-        return sum(v.numel() * v.element_size() for v in tensors) // max(1, self.batch_size.numel())
+        return sum(v.numel() * v.element_size() for v in tensors) // max(
+            1, self.batch_size.numel()
+        )
 
     def diff(self, other: Memory) -> Tensor:
         """Largest absolute difference in any state, key or reach, [B]."""
-        a, b = (dict(m.layers.flatten_keys().items()) | {"reach": m.reach} for m in (self, other))
+        a, b = (
+            dict(m.layers.flatten_keys().items()) | {"reach": m.reach}
+            for m in (self, other)
+        )
         pairs = ((v.double(), b[k].double()) for k, v in a.items() if v.numel())
-        gaps = [torch.where(v == w, 0.0, v - w).abs().flatten(1).amax(1) for v, w in pairs]  # reach may be infinite
+        gaps = [
+            torch.where(v == w, 0.0, v - w).abs().flatten(1).amax(1) for v, w in pairs
+        ]  # reach may be infinite
         return torch.stack(gaps).amax(0)
 
     def write(self, path: str | Path) -> None:
@@ -54,7 +61,9 @@ class Memory(TensorClass):
         """Load what `write` saved; raises ValueError for what another version saved."""
         saved = torch.load(path, weights_only=True)
         if missing := {"layers", "seen", "reach", "frames"} - set(saved):
-            raise ValueError(f"{path} holds no memory of this version: {', '.join(sorted(missing))} not in it")
+            raise ValueError(
+                f"{path} holds no memory of this version: {', '.join(sorted(missing))} not in it"
+            )
         batch = saved["frames"].shape
         layers = TensorDict(saved["layers"], batch_size=batch)
         rest = {key: saved[key] for key in ("seen", "reach", "frames")}

@@ -51,7 +51,10 @@ def look(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
     assert fork.seen is not None
     fork.seen = torch.zeros_like(fork.seen)
     action, motion = _stillest(model)
-    before = torch.cat((poses[..., :1] - motion[0], poses[..., 1:] - turn(motion[1:], poses[..., :1])), -1)
+    before = torch.cat(
+        (poses[..., :1] - motion[0], poses[..., 1:] - turn(motion[1:], poses[..., :1])),
+        -1,
+    )
     for i in _odometers(model):
         trace = _trace(fork, i)
         trace.pose = before[:, :, None].expand(-1, -1, trace.pose.shape[2], -1)
@@ -62,25 +65,39 @@ def look(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
 
 
 def survey(
-    model: WorldModel, memory: Memory, trail: Tensor, low: tuple[int, int], high: tuple[int, int], up: float = 0.0
+    model: WorldModel,
+    memory: Memory,
+    trail: Tensor,
+    low: tuple[int, int],
+    high: tuple[int, int],
+    up: float = 0.0,
 ) -> Tensor:
     """The map of the first memory, uint8 [C, rows, columns]: one token for every place from `low` to `high`, both
     included, as seen by an agent that faces `up`, a heading; (ahead, right) as that agent has them. Places that were
     not in view from any of the poses `trail` [T, 3] stay black, as memory can only guess."""
     rows, columns = model.patches.grid
-    row, column = max(0, rows - 2), (columns - 1) // 2  # a token before the agent, which nothing hides
-    offset = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2]).to(model.place)
+    row, column = (
+        max(0, rows - 2),
+        (columns - 1) // 2,
+    )  # a token before the agent, which nothing hides
+    offset = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2]).to(
+        model.place
+    )
     ahead, right = (torch.arange(a, b + 1).to(model.place) for a, b in zip(low, high))
     places = torch.stack(torch.meshgrid(ahead.flip(0), right, indexing="ij"), -1)
     heading = torch.tensor([up]).to(model.place)
     known = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
     for part in trail.to(model.place).split(CHUNK):
-        there = turn(turn(places, heading)[:, :, None] - part[:, 1:], -part[:, :1])  # from the agent, at each pose
+        there = turn(
+            turn(places, heading)[:, :, None] - part[:, 1:], -part[:, :1]
+        )  # from the agent, at each pose
         aside = there[..., 1].abs() < columns / 2
         known |= ((there[..., 0] > -0.5) & (there[..., 0] < rows - 0.5) & aside).any(-1)
     points = turn(places[known] - offset, heading)
     poses = torch.cat((heading.expand(len(points), 1), points), -1)
-    seen = torch.cat([look(model, memory[:1], part[None])[0] for part in poses.split(CHUNK)])
+    seen = torch.cat(
+        [look(model, memory[:1], part[None])[0] for part in poses.split(CHUNK)]
+    )
     size, (left, _, above, _) = model.patches.patch, model.patches.pad
     top, side = row * size - above, column * size - left
     seen = seen[..., max(0, top) : top + size, max(0, side) : side + size]
@@ -91,14 +108,18 @@ def survey(
 
 def _odometers(model: WorldModel) -> list[int]:
     """The layers with an odometer."""
-    return [i for i, block in enumerate(model.layers) if isinstance(block.scan, TiledSSD)]
+    return [
+        i for i, block in enumerate(model.layers) if isinstance(block.scan, TiledSSD)
+    ]
 
 
 def _last(model: WorldModel) -> int:
     """The last layer with an odometer."""
     found = _odometers(model)
     if not found:
-        raise ValueError(f"a model of kind {model.config.kind} carries no odometer: it has no map")
+        raise ValueError(
+            f"a model of kind {model.config.kind} carries no odometer: it has no map"
+        )
     return found[-1]
 
 
@@ -111,7 +132,13 @@ def _stillest(model: WorldModel) -> tuple[Tensor, Tensor]:
     """The action that moves the agent least, and its motion [3]: the map is looked at without going anywhere."""
     odometer = cast("TiledSSD", model.layers[_last(model)].scan).odometer
     if not model.discrete:
-        return torch.zeros(model.actions, device=model.place.device), torch.zeros(3, device=model.place.device)
-    motion = odometer.motion(torch.eye(model.actions + 1, device=model.place.device)[: model.actions])
-    action = (motion[:, 1:].abs().sum(-1) + 0.01 * motion[:, 0].abs()).argmin()  # nothing can stop a turn
+        return torch.zeros(model.actions, device=model.place.device), torch.zeros(
+            3, device=model.place.device
+        )
+    motion = odometer.motion(
+        torch.eye(model.actions + 1, device=model.place.device)[: model.actions]
+    )
+    action = (
+        motion[:, 1:].abs().sum(-1) + 0.01 * motion[:, 0].abs()
+    ).argmin()  # nothing can stop a turn
     return action, motion[action]

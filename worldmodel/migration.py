@@ -28,7 +28,9 @@ REMOVED_SETTINGS: dict[str, str] = {}
 def check_version(version: int, what: str) -> None:
     """Raise ValueError if a file has a newer format than this version of the package reads."""
     if version > FORMAT_VERSION:
-        raise ValueError(f"{what} has format {version}, this version reads formats up to {FORMAT_VERSION}: update it")
+        raise ValueError(
+            f"{what} has format {version}, this version reads formats up to {FORMAT_VERSION}: update it"
+        )
 
 
 def migrate_weights(state: Mapping[str, V], version: int = 1) -> dict[str, V]:
@@ -61,7 +63,11 @@ def _renamed(key: str) -> str:
 def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
     for name in REMOVED_SETTINGS:
         _take(plain, name)
-    moved = {new: _take(plain, old) for old, new in RENAMED_SETTINGS.items() if _has(plain, old)}
+    moved = {
+        new: _take(plain, old)
+        for old, new in RENAMED_SETTINGS.items()
+        if _has(plain, old)
+    }
     for name, value in moved.items():
         _put(plain, name, value)
     return plain

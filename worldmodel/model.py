@@ -17,9 +17,22 @@ from typing import cast
 import torch
 from lssvwm.worldmodel import action_limits as reaching
 from lssvwm.worldmodel import corruption as noise
-from lssvwm.worldmodel.blocks import Block, LocalAttention, Mixer, PathIntegrator, TiledSSD, pick
+from lssvwm.worldmodel.blocks import (
+    Block,
+    LocalAttention,
+    Mixer,
+    PathIntegrator,
+    TiledSSD,
+    pick,
+)
 from lssvwm.worldmodel.fused_ops import squares
-from lssvwm.worldmodel.heads import Distance, HeadOutputs, Heads, lambda_returns, two_hot
+from lssvwm.worldmodel.heads import (
+    Distance,
+    HeadOutputs,
+    Heads,
+    lambda_returns,
+    two_hot,
+)
 from lssvwm.worldmodel.memory import Memory, RolloutState
 from lssvwm.worldmodel.mixers.baselines import GRU, Attention
 from lssvwm.worldmodel.patches import Patches, Rarity
@@ -40,13 +53,17 @@ COARSE = 4
 @dataclass(frozen=True)
 class LossWeights:
     frame: float = 10.0
-    coarse: float = 0.0  # of the frame seen coarsely: small things that move are found sooner
+    coarse: float = (
+        0.0  # of the frame seen coarsely: small things that move are found sooner
+    )
     reward: float = 1.0
     cont: float = 1.0
     value: float = 0.1
     policy: float = 0.1
     distance: float = 0.0  # of the steps to a goal image; 0: there is no such head
-    surprise: float = 0.0  # of the error expected of a foreseen frame; 0: there is no such head
+    surprise: float = (
+        0.0  # of the error expected of a foreseen frame; 0: there is no such head
+    )
     reach: float = 1.0  # of how much of a continuous action walls let through
 
 
@@ -69,32 +86,50 @@ class ModelConfig:
     state: int = 128
     scan_head: int = 32
     expand: int = 2
-    rotary: float = 0.75  # share of the state's keys that stand for places; 0 is plain Mamba-2
+    rotary: float = (
+        0.75  # share of the state's keys that stand for places; 0 is plain Mamba-2
+    )
     window: int = 3  # frames of the frame-local attention; 0: none
     attention_heads: int = 4
     mlp: float = 3.0
     head_hidden: int = 128
-    forcing: str = "teacher"  # or diffusion: what is remembered is as noisy as what is denoised
+    forcing: str = (
+        "teacher"  # or diffusion: what is remembered is as noisy as what is denoised
+    )
     clean_prefix: float = 0.5  # diffusion forcing: share of sequences whose first half or more is remembered clean
     flow: float = 0.125  # share of frames trained at a random noise level; the others are predicted from memory alone
     context_noise: float = 0.1
     imagined: float = 0.0  # share of frames that are remembered as the model foresees them, not as they are
-    imagined_span: int = 8  # how many in a row, at most: the horizon that training prepares for
-    pixel_share: float = 0.25  # share of the pixels, drawn anew every step, that enter the frame loss
+    imagined_span: int = (
+        8  # how many in a row, at most: the horizon that training prepares for
+    )
+    pixel_share: float = (
+        0.25  # share of the pixels, drawn anew every step, that enter the frame loss
+    )
     rarity: float = 0.5
     event_weight: float = 4.0  # weight of frames with a reward or a termination in the reward and continue losses
     discount: float = 0.97
     trace: float = 0.95  # lambda of the value targets
     advantage: float = 0.1  # temperature of the advantage weights of the policy prior
-    optimism: float = 0.1  # expectile of the steps to a goal: low is how the quickest got there
+    optimism: float = (
+        0.1  # expectile of the steps to a goal: low is how the quickest got there
+    )
     loss: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"model.kind={self.kind} is not known; there are {', '.join(KINDS)}")
+            raise ValueError(
+                f"model.kind={self.kind} is not known; there are {', '.join(KINDS)}"
+            )
         if self.forcing not in ("teacher", "diffusion"):
-            raise ValueError(f"model.forcing={self.forcing} is not known; there are teacher, diffusion")
-        if not self.tiles or self.width % self.attention_heads or (self.expand * self.width) % self.scan_head:
+            raise ValueError(
+                f"model.forcing={self.forcing} is not known; there are teacher, diffusion"
+            )
+        if (
+            not self.tiles
+            or self.width % self.attention_heads
+            or (self.expand * self.width) % self.scan_head
+        ):
             raise ValueError(
                 f"model: width={self.width} must be a multiple of attention_heads={self.attention_heads}, "
                 f"expand * width one of scan_head={self.scan_head}, and tiles name at least one layer"
@@ -160,20 +195,43 @@ def _rollout(actions: Tensor, steps: list[Step]) -> Rollout:
     """The futures that these steps make up."""
 
     def along(values: list[Tensor | None]) -> Tensor | None:
-        known = [step.each(value) for step, value in zip(steps, values) if value is not None]
+        known = [
+            step.each(value) for step, value in zip(steps, values) if value is not None
+        ]
         return torch.stack(known, 2) if known else None
 
     answers = [step.readout for step in steps]
-    always = ([getattr(x, name) for x in answers] for name in ("reward", "cont", "value", "policy"))
+    always = (
+        [getattr(x, name) for x in answers]
+        for name in ("reward", "cont", "value", "policy")
+    )
     reward, cont, value, policy = (cast("Tensor", along(values)) for values in always)
-    frames, distance = along([step.frame for step in steps]), along([x.distance for x in answers])
-    return Rollout(actions, reward, cont, value, policy, frames, distance, along([x.surprise for x in answers]))
+    frames, distance = (
+        along([step.frame for step in steps]),
+        along([x.distance for x in answers]),
+    )
+    return Rollout(
+        actions,
+        reward,
+        cont,
+        value,
+        policy,
+        frames,
+        distance,
+        along([x.surprise for x in answers]),
+    )
 
 
 class WorldModel(nn.Module):
     """The model for frames of `frame_shape` (C, H, W) and `actions` discrete actions or action dimensions."""
 
-    def __init__(self, config: ModelConfig, frame_shape: tuple[int, int, int], actions: int, discrete: bool = True):
+    def __init__(
+        self,
+        config: ModelConfig,
+        frame_shape: tuple[int, int, int],
+        actions: int,
+        discrete: bool = True,
+    ):
         super().__init__()
         c = config
         channels, height, width = frame_shape
@@ -185,21 +243,31 @@ class WorldModel(nn.Module):
         self.embed = nn.Linear(self.patches.size, c.width)
         self.place = nn.Parameter(torch.randn(tokens, c.width) * 0.3)
         self.act = nn.Linear(actions + 1, c.width, bias=not discrete)
-        self.level = nn.Sequential(nn.Linear(16, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.level = nn.Sequential(
+            nn.Linear(16, c.width), nn.SiLU(), nn.Linear(c.width, c.width)
+        )
         self.blocks = nn.ModuleList(
             Block(
                 c.width,
                 c.mlp,
                 _mixer(c, grid, tile, actions + 1, walls=discrete),
-                LocalAttention(c.width, tokens, c.local, c.attention_heads) if c.local else None,
+                LocalAttention(c.width, tokens, c.local, c.attention_heads)
+                if c.local
+                else None,
             )
             for tile in c.tiles
         )
         odometers = not discrete and c.kind == "lssvwm"
-        self.reach = reaching.ActionLimits(tokens, c.width, c.head_hidden, actions) if odometers else None
+        self.reach = (
+            reaching.ActionLimits(tokens, c.width, c.head_hidden, actions)
+            if odometers
+            else None
+        )
         self.unembed = nn.Linear(c.width, self.patches.size)
         self.heads = Heads(tokens, c.width, c.head_hidden, actions, c.loss.surprise > 0)
-        self.distance = Distance(tokens, c.width, c.head_hidden) if c.loss.distance else None
+        self.distance = (
+            Distance(tokens, c.width, c.head_hidden) if c.loss.distance else None
+        )
         self.rarity = Rarity(c.rarity)
         if discrete:
             nn.init.normal_(self.act.weight)
@@ -230,12 +298,16 @@ class WorldModel(nn.Module):
     def initial(self, batch: int) -> Memory:
         """The empty memory of `batch` agents."""
         m, like = max(0, self.config.local - 1), self.place
-        layers = {str(i): block.initial(batch, like) for i, block in enumerate(self.layers)}
+        layers = {
+            str(i): block.initial(batch, like) for i, block in enumerate(self.layers)
+        }
         layers = TensorDict(layers, batch_size=[batch])
         frames = torch.zeros(batch, dtype=torch.int64, device=like.device)
         seen = torch.zeros(batch, m, dtype=torch.bool, device=like.device)
         reach = self._unstopped(batch)
-        return Memory(layers=layers, seen=seen, reach=reach, frames=frames, batch_size=[batch])
+        return Memory(
+            layers=layers, seen=seen, reach=reach, frames=frames, batch_size=[batch]
+        )
 
     def observe(
         self,
@@ -276,34 +348,62 @@ class WorldModel(nn.Module):
         reset = is_first if forget is None else is_first | forget
         action = self._plain(action, is_first)
         reach = self._reach(x[:, :, -1], writes) if reach is None else reach
-        before = torch.cat((memory.reach[:, None], reach[:, :-1]), 1).masked_fill(reset[..., None], math.inf)
+        before = torch.cat((memory.reach[:, None], reach[:, :-1]), 1).masked_fill(
+            reset[..., None], math.inf
+        )
         made = self._made(action, before)
         condition = self.act(action)[:, :, None] + self._level(level)
         x = x + self.place + condition[..., None, :]
         visible, seen = _visibility(memory.seen, writes, reset)
         layers = {}
         for i, block in enumerate(self.layers):
-            inputs = x, condition, made, writes, reset, visible, dict(memory.layers[str(i)].items())
+            inputs = (
+                x,
+                condition,
+                made,
+                writes,
+                reset,
+                visible,
+                dict(memory.layers[str(i)].items()),
+            )
             again = self.recompute and torch.is_grad_enabled()
-            x, layers[str(i)] = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
+            x, layers[str(i)] = (
+                checkpoint(block, *inputs, use_reentrant=False)
+                if again
+                else block(*inputs)
+            )
         batch, t = x.shape[:2]
-        latest = (reset * torch.arange(1, t + 1, device=x.device)).amax(1)  # 1 + index of the last reset, or 0
+        latest = (reset * torch.arange(1, t + 1, device=x.device)).amax(
+            1
+        )  # 1 + index of the last reset, or 0
         frames = torch.where(latest > 0, t + 1 - latest, memory.frames + t)
         layers = TensorDict(layers, batch_size=[batch])
-        return x, Memory(layers=layers, seen=seen, reach=reach[:, -1], frames=frames, batch_size=[batch])
+        return x, Memory(
+            layers=layers,
+            seen=seen,
+            reach=reach[:, -1],
+            frames=frames,
+            batch_size=[batch],
+        )
 
     def _embed_frames(self, patches: Tensor) -> Tensor:
         """`embed` of uint8 patches: scaling to [-1, 1] is folded into the weights (bf16 holds the numbers exactly)."""
         if self.patches.standardise:
             return self.embed(self.patches.scaled(patches, self.embed.weight.dtype))
         weight, bias, device = self.embed.weight, self.embed.bias, patches.device.type
-        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        kind = (
+            torch.get_autocast_dtype(device)
+            if torch.is_autocast_enabled(device)
+            else weight.dtype
+        )
         return F.linear(patches.to(kind), weight / 127.5, bias - weight.sum(1))
 
     def _plain(self, action: Tensor, is_first: Tensor) -> Tensor:
         """Actions as numbers [..., A + 1]: one-hot or as they are, and whether there was none."""
         if self.discrete:
-            return F.one_hot(torch.where(is_first, self.actions, action), self.actions + 1).to(self.place.dtype)
+            return F.one_hot(
+                torch.where(is_first, self.actions, action), self.actions + 1
+            ).to(self.place.dtype)
         first = is_first[..., None].to(action.dtype)
         return torch.cat((action * (1 - first), first), -1)
 
@@ -323,34 +423,55 @@ class WorldModel(nn.Module):
         """What is made of plain actions [..., A + 1] from where so much can be."""
         if self.reach is None:
             return action
-        return torch.cat((reaching.stopped(action[..., :-1], reach), action[..., -1:]), -1)
+        return torch.cat(
+            (reaching.stopped(action[..., :-1], reach), action[..., -1:]), -1
+        )
 
     def _level(self, level: Tensor) -> Tensor:
         """Noise level in [0, 1] (1: clean, 0: nothing of the frame) -> [..., D]"""
-        wave = level[..., None] * math.pi * 2.0 ** torch.arange(-1, 7, device=level.device)
+        wave = (
+            level[..., None] * math.pi * 2.0 ** torch.arange(-1, 7, device=level.device)
+        )
         return self.level(torch.cat((wave.sin(), wave.cos()), -1))
 
     # ---- imagination
 
-    def fork(self, memory: Memory, n: int, horizon: int, goal: Tensor | None = None) -> RolloutState:
+    def fork(
+        self, memory: Memory, n: int, horizon: int, goal: Tensor | None = None
+    ) -> RolloutState:
         """n futures of each memory, to be advanced by `step`; the memory itself is never written. With goal images
         uint8 [B, C, H, W], heads tell the steps to them; raises ValueError if the model has not learnt to."""
         fork = memory.fork(n, horizon)
         if goal is not None:
             if self.distance is None:
-                raise ValueError("this model cannot tell steps to a goal image: train it with model.loss.distance > 0")
-            fork.aim = self.distance.aim(self._embed_frames(self.patches.cut(goal)))[:, None]
-        fork.seen, fork.reach = (v[:, None].expand(-1, n, -1) for v in (memory.seen, memory.reach))
+                raise ValueError(
+                    "this model cannot tell steps to a goal image: train it with model.loss.distance > 0"
+                )
+            fork.aim = self.distance.aim(self._embed_frames(self.patches.cut(goal)))[
+                :, None
+            ]
+        fork.seen, fork.reach = (
+            v[:, None].expand(-1, n, -1) for v in (memory.seen, memory.reach)
+        )
         fork.traces = [
-            block.trace(dict(memory.layers[str(i)].items()), n, horizon) for i, block in enumerate(self.layers)
+            block.trace(dict(memory.layers[str(i)].items()), n, horizon)
+            for i, block in enumerate(self.layers)
         ]
         return fork
 
     def select(self, fork: RolloutState, which: Tensor) -> None:
         """Go on with some of the futures, which [B, m], once or more often."""
-        assert fork.traces is not None and fork.seen is not None and fork.reach is not None
-        fork.n, fork.seen, fork.reach = which.shape[1], pick(fork.seen, which), pick(fork.reach, which)
-        fork.traces = [block.select(trace, which) for block, trace in zip(self.layers, fork.traces)]
+        assert (
+            fork.traces is not None and fork.seen is not None and fork.reach is not None
+        )
+        fork.n, fork.seen, fork.reach = (
+            which.shape[1],
+            pick(fork.seen, which),
+            pick(fork.reach, which),
+        )
+        fork.traces = [
+            block.select(trace, which) for block, trace in zip(self.layers, fork.traces)
+        ]
 
     def step(
         self,
@@ -368,18 +489,24 @@ class WorldModel(nn.Module):
         may come: what is not known lowers an expected reward, where reading a blurred frame as if it were seen would
         raise hopes. More steps draw a sample (flow matching), and the heads answer for that sample.
         """
-        not_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
+        not_first = torch.zeros(
+            action.shape[:2], dtype=torch.bool, device=action.device
+        )
         action = self._plain(action, not_first)
         x = self._recall(fork, self._blank(action), 0.0, action, commit=False)
         readout, patches = self._read(x, fork), None
         if denoise > 1:
             shape = (*not_first.shape, self.patches.tokens, self.patches.size)
-            white = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+            white = torch.randn(
+                shape, generator=generator, device=x.device, dtype=x.dtype
+            )
             patches = self._predict(x)
             for i in range(1, denoise):
                 level = i / denoise
                 x = self.embed(level * patches + (1 - level) * white)
-                patches = self._predict(self._recall(fork, x, level, action, commit=False))
+                patches = self._predict(
+                    self._recall(fork, x, level, action, commit=False)
+                )
         elif decode:
             patches = self._predict(x)
         if denoise > 1 or not last:
@@ -389,15 +516,25 @@ class WorldModel(nn.Module):
             readout = readout if denoise == 1 else self._read(x, fork)
         assert fork.seen is not None
         fork.seen = F.pad(fork.seen, (0, 1), value=True)[..., 1:]
-        return readout, self.patches.decode(patches) if decode and patches is not None else None
+        return readout, self.patches.decode(
+            patches
+        ) if decode and patches is not None else None
 
     def advance(self, memory: Memory, action: Tensor) -> tuple[HeadOutputs, Memory]:
         """`step`, for a single future of each memory: the heads of the frame that `action` [B(, A)] leads to, and the
         memory that remembers it. The same numbers as `imagine`; every call copies the memory."""
-        none, action = torch.zeros(len(memory), 1, dtype=torch.bool, device=self.place.device), action[:, None]
+        none, action = (
+            torch.zeros(len(memory), 1, dtype=torch.bool, device=self.place.device),
+            action[:, None],
+        )
         blank = self._blank(self._plain(action, none))[:, :, None]
-        x, _ = self._run(blank, torch.zeros_like(blank[..., 0, 0]), action, none, none, memory)
-        readout, trust = self.heads(x[:, 0, 0]), FORESEEN if self.config.imagined else 1.0
+        x, _ = self._run(
+            blank, torch.zeros_like(blank[..., 0, 0]), action, none, none, memory
+        )
+        readout, trust = (
+            self.heads(x[:, 0, 0]),
+            FORESEEN if self.config.imagined else 1.0,
+        )
         level = torch.full_like(blank[..., 0, 0], trust)
         _, memory = self._run(self._reembed(x), level, action, none, ~none, memory)
         return readout, memory
@@ -426,12 +563,23 @@ class WorldModel(nn.Module):
         """
         n, horizon = actions.shape[1:3]
         if not (share and self.discrete and denoise == 1):
-            return self.dream(memory, n, horizon, lambda h, _: actions[:, :, h], denoise, decode, generator, goal)
+            return self.dream(
+                memory,
+                n,
+                horizon,
+                lambda h, _: actions[:, :, h],
+                denoise,
+                decode,
+                generator,
+                goal,
+            )
         fork, steps = self.fork(memory, 1, horizon, goal), []
         for h, level in enumerate(levels(actions, self.actions)):
             if level.parents is not None:
                 self.select(fork, level.parents)
-            out, frame = self.step(fork, level.action, decode=decode, last=h == horizon - 1)
+            out, frame = self.step(
+                fork, level.action, decode=decode, last=h == horizon - 1
+            )
             steps.append(Step(out, frame, level.of))
         return _rollout(actions, steps)
 
@@ -456,7 +604,9 @@ class WorldModel(nn.Module):
             actions, steps = [], []
             for h in range(horizon):
                 actions.append(choose(h, out).detach())
-                out, frame = self.step(fork, actions[-1], denoise, decode, generator, last=h == horizon - 1)
+                out, frame = self.step(
+                    fork, actions[-1], denoise, decode, generator, last=h == horizon - 1
+                )
                 steps.append(Step(out, frame))
         return _rollout(torch.stack(actions, 2), steps)
 
@@ -467,25 +617,47 @@ class WorldModel(nn.Module):
     def _reembed(self, x: Tensor) -> Tensor:
         """`embed(_predict(x))` without going through pixels."""
         weight = self.embed.weight @ self.unembed.weight
-        return F.linear(F.layer_norm(x, x.shape[-1:]), weight, self.embed(self.unembed.bias))
+        return F.linear(
+            F.layer_norm(x, x.shape[-1:]), weight, self.embed(self.unembed.bias)
+        )
 
     def _predict(self, x: Tensor) -> Tensor:
         """The clean patches [..., S, P] that tokens [..., S, D] stand for."""
         return self.unembed(F.layer_norm(x, x.shape[-1:]))
 
     def _recall(
-        self, fork: RolloutState, x: Tensor, level: float, action: Tensor, commit: bool, read: bool = True
+        self,
+        fork: RolloutState,
+        x: Tensor,
+        level: float,
+        action: Tensor,
+        commit: bool,
+        read: bool = True,
     ) -> Tensor:
         """One imagined frame x [B, n, S, D] at a noise level through all blocks; with `commit` it is remembered, and
         unless `read`, that is all that it is for."""
-        condition = self.act(action) + self._level(torch.full(action.shape[:2], level, device=x.device, dtype=x.dtype))
-        assert fork.traces is not None and fork.seen is not None and fork.reach is not None
+        condition = self.act(action) + self._level(
+            torch.full(action.shape[:2], level, device=x.device, dtype=x.dtype)
+        )
+        assert (
+            fork.traces is not None and fork.seen is not None and fork.reach is not None
+        )
         made = self._made(action, fork.reach)
         if commit:
-            fork.reach = self._reach(x, torch.ones_like(action[..., 0], dtype=torch.bool))
+            fork.reach = self._reach(
+                x, torch.ones_like(action[..., 0], dtype=torch.bool)
+            )
         x = x + self.place + condition[..., None, :]
         for i, (block, trace) in enumerate(zip(self.layers, fork.traces)):
-            x = block.recall(x, condition, made, fork.seen, trace, commit, read or i < len(self.layers) - 1)
+            x = block.recall(
+                x,
+                condition,
+                made,
+                fork.seen,
+                trace,
+                commit,
+                read or i < len(self.layers) - 1,
+            )
         return x
 
     # ---- training
@@ -512,14 +684,27 @@ class WorldModel(nn.Module):
         tokens = x[:, :, 1]
         counted = torch.ones_like(batch.is_first)
         if self.config.forcing == "diffusion":
-            x, level, counted = noise.equally(self.embed, x[:, :, 1], self.config.clean_prefix, generator)
+            x, level, counted = noise.equally(
+                self.embed, x[:, :, 1], self.config.clean_prefix, generator
+            )
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
-        reach = self._reach(tokens, clean)  # of frames remembered as foreseen, too: it was there
+        reach = self._reach(
+            tokens, clean
+        )  # of frames remembered as foreseen, too: it was there
         if self.config.imagined and foresee and self.training:
-            span = noise.spans(batch.is_first, self.config.imagined, self.config.imagined_span, generator)
-            x, level = self._with_foreseen(x, level, span, batch, clean, memory, forget, reach)
+            span = noise.spans(
+                batch.is_first,
+                self.config.imagined,
+                self.config.imagined_span,
+                generator,
+            )
+            x, level = self._with_foreseen(
+                x, level, span, batch, clean, memory, forget, reach
+            )
         tokens = x[:, :, 1] if self.config.forcing == "teacher" else tokens
-        x, memory = self._run(x, level, batch.action, batch.is_first, clean, memory, forget, reach)
+        x, memory = self._run(
+            x, level, batch.action, batch.is_first, clean, memory, forget, reach
+        )
         noisy, remembered = x.unbind(2)
         foreseen, seen = self.heads(noisy), self.heads(remembered)
         target = self._value_target(seen, batch)
@@ -534,7 +719,9 @@ class WorldModel(nn.Module):
             losses["distance"] = self._distance_loss(
                 self.distance, ((noisy, blank), (remembered, true)), *goals, generator
             )
-        losses["frame"], error, of_frames = self._frame_loss(noisy, patches, counted, known, generator)
+        losses["frame"], error, of_frames = self._frame_loss(
+            noisy, patches, counted, known, generator
+        )
         if self.config.loss.coarse:
             losses["coarse"] = self._coarse_loss(noisy, patches, counted)
         metrics |= of_frames
@@ -544,7 +731,10 @@ class WorldModel(nn.Module):
             gap = foreseen.log_error - torch.log(error + 1e-4)
             losses["surprise"] = _mean(gap.square(), known.to(gap.dtype))
         weights = self.config.loss
-        total = sum((getattr(weights, k) * v for k, v in losses.items()), torch.zeros((), device=x.device))
+        total = sum(
+            (getattr(weights, k) * v for k, v in losses.items()),
+            torch.zeros((), device=x.device),
+        )
         metrics |= {f"loss/{k}": v.detach() for k, v in losses.items()}
         return total, metrics | {"loss/total": total.detach()}, memory
 
@@ -556,18 +746,36 @@ class WorldModel(nn.Module):
         its own imperfect frames.
         """
         b, t = patches.shape[:2]
-        make = {"generator": generator, "device": patches.device, "dtype": self.embed.weight.dtype}
+        make = {
+            "generator": generator,
+            "device": patches.device,
+            "dtype": self.embed.weight.dtype,
+        }
         partly = torch.rand(b, t, **make) < self.config.flow
         level = torch.rand(b, t, **make) * partly
         clean, blank = self._embed_frames(patches), self.embed.bias
-        noisy = torch.where(partly[..., None, None], noise.noised(self.embed, clean, level, generator), blank)
+        noisy = torch.where(
+            partly[..., None, None],
+            noise.noised(self.embed, clean, level, generator),
+            blank,
+        )
         if self.config.context_noise and self.training:
             few = max(1, b // 8)
             amount = self.config.context_noise * torch.rand(few, 1, 1, 1, **make)
-            clean = torch.cat((clean[:few] + amount * noise.noise(self.embed, clean[:few], generator), clean[few:]))
-        return torch.stack((noisy, clean), 2), torch.stack((level, torch.ones_like(level)), 2)
+            clean = torch.cat(
+                (
+                    clean[:few]
+                    + amount * noise.noise(self.embed, clean[:few], generator),
+                    clean[few:],
+                )
+            )
+        return torch.stack((noisy, clean), 2), torch.stack(
+            (level, torch.ones_like(level)), 2
+        )
 
-    def _with_foreseen(self, x, level, span, batch: Batch, clean, memory: Memory, forget, reach=None):
+    def _with_foreseen(
+        self, x, level, span, batch: Batch, clean, memory: Memory, forget, reach=None
+    ):
         """The copies, those to be remembered in a `span` [B, T] replaced by what is foreseen from before it.
 
         That is what imagination remembers. A foreseen frame is no evidence: without this, a model that foresees one
@@ -576,25 +784,50 @@ class WorldModel(nn.Module):
         with torch.no_grad():
             blank = torch.stack((self._blank(x[:, :, 1, 0]), x[:, :, 1]), 2)
             levels = torch.stack((torch.zeros_like(level[:, :, 0]), level[:, :, 1]), 2)
-            out, _ = self._run(blank, levels, batch.action, batch.is_first, clean & ~span, memory, forget, reach)
+            out, _ = self._run(
+                blank,
+                levels,
+                batch.action,
+                batch.is_first,
+                clean & ~span,
+                memory,
+                forget,
+                reach,
+            )
             foreseen = self._reembed(out[:, :, 0])
         remembered = torch.where(span[..., None, None], foreseen, x[:, :, 1])
         trust = torch.where(span, FORESEEN, level[:, :, 1])
-        return torch.stack((x[:, :, 0], remembered), 2), torch.stack((level[:, :, 0], trust), 2)
+        return torch.stack((x[:, :, 0], remembered), 2), torch.stack(
+            (level[:, :, 0], trust), 2
+        )
 
-    def _frame_loss(self, x: Tensor, patches: Tensor, counted: Tensor, known: Tensor, generator):
+    def _frame_loss(
+        self, x: Tensor, patches: Tensor, counted: Tensor, known: Tensor, generator
+    ):
         """Squared error of the predicted frames that are `counted` [B, T], on a random share of the pixels, rare
         colours weighing more; the plain error [B, T]; and metrics, of the frames predicted from memory alone (`known`
         [B, T]): PSNR, and `late`, the error in the last quarter of the sequences."""
         channels, pixels = self.frame_shape[0], self.patches.patch**2
-        some = torch.randperm(pixels, generator=generator, device=x.device)[: int(pixels * self.config.pixel_share)]
-        where = (torch.arange(channels, device=x.device)[:, None] * pixels + some).flatten()
-        true = patches.gather(-1, where.expand(*patches.shape[:-1], -1))  # [B, T, S, C m]
+        some = torch.randperm(pixels, generator=generator, device=x.device)[
+            : int(pixels * self.config.pixel_share)
+        ]
+        where = (
+            torch.arange(channels, device=x.device)[:, None] * pixels + some
+        ).flatten()
+        true = patches.gather(
+            -1, where.expand(*patches.shape[:-1], -1)
+        )  # [B, T, S, C m]
         weight, bias = (v[where] for v in self.unembed.parameters())
         predicted = F.linear(F.layer_norm(x, x.shape[-1:]), weight, bias)
         colours = true.unflatten(-1, (channels, -1))
-        rare = self.rarity(colours).expand_as(colours).flatten(-2) if self.config.rarity else None
-        error, plain = squares(predicted, self.patches.scaled(true, x.dtype, some), rare)
+        rare = (
+            self.rarity(colours).expand_as(colours).flatten(-2)
+            if self.config.rarity
+            else None
+        )
+        error, plain = squares(
+            predicted, self.patches.scaled(true, x.dtype, some), rare
+        )
         plain, known = self.patches.squared(plain), known.to(plain.dtype)
         quarter = x.shape[1] * 3 // 4
         metrics = {
@@ -620,17 +853,26 @@ class WorldModel(nn.Module):
         error = (F.linear(F.layer_norm(x, x.shape[-1:]), weight, bias) - true).square()
         return _mean(error.flatten(2).mean(-1), counted.to(error.dtype))
 
-    def _distance_loss(self, head: Distance, streams, goals: Tensor, is_first: Tensor, generator) -> Tensor:
+    def _distance_loss(
+        self, head: Distance, streams, goals: Tensor, is_first: Tensor, generator
+    ) -> Tensor:
         """Of frames foreseen and, last, seen (x [B, T, S, D], valid [B, T]): the steps to other frames."""
         aims, seen = head.aim(goals), streams[-1][0]
-        parts = [head.loss(x, seen, aims, is_first, valid, self.config.optimism, generator) for x, valid in streams]
+        parts = [
+            head.loss(x, seen, aims, is_first, valid, self.config.optimism, generator)
+            for x, valid in streams
+        ]
         return torch.stack(parts).sum()
 
     def _value_target(self, seen: HeadOutputs, batch: Batch) -> Tensor:
         c, value = self.config, seen.value.detach()
-        return lambda_returns(batch.reward, batch.terminated, batch.is_first, value, c.discount, c.trace)
+        return lambda_returns(
+            batch.reward, batch.terminated, batch.is_first, value, c.discount, c.trace
+        )
 
-    def _head_losses(self, out: HeadOutputs, target: Tensor, batch: Batch, valid: Tensor):
+    def _head_losses(
+        self, out: HeadOutputs, target: Tensor, batch: Batch, valid: Tensor
+    ):
         """Cross entropy of reward, continue, value and policy where `valid` [B, T]; first frames have no reward."""
         c = self.config
         arrived = (valid & ~batch.is_first).float()
@@ -638,11 +880,15 @@ class WorldModel(nn.Module):
         weight = arrived * (1 + (c.event_weight - 1) * event.float())
         reward_loss = _cross_entropy(out.reward_logits, two_hot(batch.reward, out.bins))
         alive = (~batch.terminated).float()
-        cont_loss = F.binary_cross_entropy_with_logits(out.continue_logit.float(), alive, reduction="none")
+        cont_loss = F.binary_cross_entropy_with_logits(
+            out.continue_logit.float(), alive, reduction="none"
+        )
         value_loss = _cross_entropy(out.value_logits, two_hot(target, out.bins))
         going = valid & ~batch.terminated & ~batch.truncated
         acts = (going[:, :-1] & ~batch.is_first[:, 1:]).float()
-        better = torch.exp((target - out.value.detach())[:, :-1] / c.advantage).clamp(max=5.0)
+        better = torch.exp((target - out.value.detach())[:, :-1] / c.advantage).clamp(
+            max=5.0
+        )
         policy_loss = self._policy_loss(out.policy[:, :-1], batch.action[:, 1:])
         losses = {
             "reward": _mean(reward_loss, weight),
@@ -651,29 +897,40 @@ class WorldModel(nn.Module):
             "policy": _mean(policy_loss, acts * better),
         }
         hit = ((out.reward - batch.reward).abs() < 0.5).float()
-        metrics = {"event_accuracy": _mean(hit, arrived * event), "events": (arrived * event).sum()}
+        metrics = {
+            "event_accuracy": _mean(hit, arrived * event),
+            "events": (arrived * event).sum(),
+        }
         return losses, {k: v.detach() for k, v in metrics.items()}
 
     def _policy_loss(self, policy: Tensor, action: Tensor) -> Tensor:
         if self.discrete:
-            return F.cross_entropy(policy.flatten(0, 1), action.flatten(), reduction="none").view(action.shape)
+            return F.cross_entropy(
+                policy.flatten(0, 1), action.flatten(), reduction="none"
+            ).view(action.shape)
         return (policy - action).square().sum(-1)
 
 
-def _mixer(c: ModelConfig, grid: tuple[int, int], tile: int, actions: int, walls: bool) -> Mixer:
+def _mixer(
+    c: ModelConfig, grid: tuple[int, int], tile: int, actions: int, walls: bool
+) -> Mixer:
     """What a layer remembers by."""
     tokens = grid[0] * grid[1]
     if c.kind == "attention":
         return Attention(c.width, tokens, c.window, c.attention_heads)
     if c.kind == "attention_odometer":
         if grid[0] != grid[1]:
-            raise ValueError(f"model.kind={c.kind}: needs as many rows of tokens as columns, got {grid[0]} x {grid[1]}")
+            raise ValueError(
+                f"model.kind={c.kind}: needs as many rows of tokens as columns, got {grid[0]} x {grid[1]}"
+            )
         places = c.attention_heads * (int(c.rotary * c.width / c.attention_heads) // 2)
         odometer = PathIntegrator(c.width, actions, grid[0], places, walls)
         return Attention(c.width, tokens, c.window, c.attention_heads, odometer)
     if c.kind == "gru":
         return GRU(c.width, tokens, c.state, actions)
-    return TiledSSD(c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions, walls)
+    return TiledSSD(
+        c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions, walls
+    )
 
 
 def _mean(x: Tensor, weight: Tensor) -> Tensor:
@@ -692,6 +949,9 @@ def _visibility(seen: Tensor, writes: Tensor, reset: Tensor) -> tuple[Tensor, Te
     m, t = seen.shape[1], writes.shape[1]
     flags = torch.cat((seen, writes), 1)
     episode = F.pad(reset.long().cumsum(1), (m, 0))
-    same = [flags[:, j : j + t] & (episode[:, j : j + t] == episode[:, m:]) for j in range(m)]
+    same = [
+        flags[:, j : j + t] & (episode[:, j : j + t] == episode[:, m:])
+        for j in range(m)
+    ]
     visible = torch.stack(same, -1) if m else flags.new_zeros(*writes.shape, 0)
     return visible, (flags & (episode == episode[:, -1:]))[:, t:]

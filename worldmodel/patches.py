@@ -19,7 +19,9 @@ class Patches(nn.Module):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, frame_shape: tuple[int, int, int], patch: int, standardise: bool = False):
+    def __init__(
+        self, frame_shape: tuple[int, int, int], patch: int, standardise: bool = False
+    ):
         super().__init__()
         c, h, w = frame_shape
         self.frame_shape, self.patch = frame_shape, patch
@@ -41,7 +43,9 @@ class Patches(nn.Module):
         x = F.pad(x, self.pad)
         p = self.patch
         lead = x.shape[:-3]
-        x = rearrange(x.reshape(-1, *x.shape[-3:]), "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
+        x = rearrange(
+            x.reshape(-1, *x.shape[-3:]), "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p
+        )
         return x.reshape(*lead, *x.shape[1:])
 
     @torch.no_grad()
@@ -50,9 +54,13 @@ class Patches(nn.Module):
         if self.standardise:
             patches = (self.cut(frames).float() / 127.5 - 1).flatten(0, -3)
             self.centre.copy_(patches.mean(0))
-            self.spread.copy_((patches - self.centre).square().mean().sqrt().clamp(min=1e-3))
+            self.spread.copy_(
+                (patches - self.centre).square().mean().sqrt().clamp(min=1e-3)
+            )
 
-    def scaled(self, patches: Tensor, dtype: torch.dtype, some: Tensor | None = None) -> Tensor:
+    def scaled(
+        self, patches: Tensor, dtype: torch.dtype, some: Tensor | None = None
+    ) -> Tensor:
         """uint8 patches [..., S, C * patch * patch], or `some` of their pixels, [..., S, C * m], as the model sees
         them."""
         x = patches.to(dtype).div_(127.5).sub_(1.0)
@@ -60,7 +68,9 @@ class Patches(nn.Module):
             return x
         centre = self.centre
         if some is not None:
-            centre = centre.unflatten(-1, (self.frame_shape[0], -1))[..., some].flatten(-2)
+            centre = centre.unflatten(-1, (self.frame_shape[0], -1))[..., some].flatten(
+                -2
+            )
         return x.sub_(centre).div_(self.spread)
 
     def squared(self, error: Tensor) -> Tensor:
@@ -77,7 +87,12 @@ class Patches(nn.Module):
         x = rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=self.grid[0], p=p, q=p)
         left, _, above, _ = self.pad
         x = x[..., above : above + h, left : left + w]
-        return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).reshape(*lead, c, h, w)
+        return (
+            ((x.clamp(-1, 1) + 1) * 127.5)
+            .round()
+            .to(torch.uint8)
+            .reshape(*lead, c, h, w)
+        )
 
 
 class Rarity(nn.Module):
@@ -98,7 +113,9 @@ class Rarity(nn.Module):
         """uint8 pixels [..., C, m] -> weights [..., 1, m]"""
         code = (pixels[..., 0, :] >> 5).int()
         if pixels.shape[-2] >= 3:
-            code = (code << 6) | (pixels[..., 1, :] >> 5 << 3 | pixels[..., 2, :] >> 5).int()
+            code = (code << 6) | (
+                pixels[..., 1, :] >> 5 << 3 | pixels[..., 2, :] >> 5
+            ).int()
         if self.training:
             seen = torch.bincount(code.flatten()[::7], minlength=512).float()
             self.counts.lerp_(seen / seen.sum() + 1e-5, 0.05)

@@ -29,14 +29,19 @@ class Level:
 def levels(actions: Tensor, choices: int) -> Iterator[Level]:
     """The tree of candidates int64 [B, N, H] with actions 0 .. choices - 1, step by step."""
     batch, n, horizon = actions.shape
-    rows, each = torch.arange(batch, device=actions.device)[:, None], torch.arange(n, device=actions.device)
+    rows, each = (
+        torch.arange(batch, device=actions.device)[:, None],
+        torch.arange(n, device=actions.device),
+    )
     of, width, apart = actions.new_zeros(batch, n), 1, False
     for h in range(horizon):
         if apart:
             yield Level(None, actions[:, :, h], of)
             continue
         code = of * choices + actions[:, :, h]
-        there = torch.zeros(batch, width * choices, dtype=torch.bool, device=actions.device)
+        there = torch.zeros(
+            batch, width * choices, dtype=torch.bool, device=actions.device
+        )
         there[rows, code] = True
         width = int(there.sum(1).max())
         if width > WORTH * n:

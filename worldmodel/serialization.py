@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lssvwm.worldmodel.migration import FORMAT_VERSION, check_version, migrate_config, migrate_weights
+from lssvwm.worldmodel.migration import (
+    FORMAT_VERSION,
+    check_version,
+    migrate_config,
+    migrate_weights,
+)
 from lssvwm.worldmodel.model import LossWeights, ModelConfig, WorldModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -57,14 +62,19 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
     version = header.get("format_version", 1)
     check_version(version, str(file))
     config = config_from(migrate_config(header["config"], version))
-    model = WorldModel(config, tuple(header["frame_shape"]), header["actions"], header["discrete"])
+    model = WorldModel(
+        config, tuple(header["frame_shape"]), header["actions"], header["discrete"]
+    )
     model.load_state_dict(migrate_weights(weights, version))
     return model.eval().to(device)
 
 
 def config_from(fields: dict[str, Any]) -> ModelConfig:
     """Build a `ModelConfig` from plain data, as JSON or YAML hold it."""
-    return ModelConfig(**fields | {"tiles": tuple(fields["tiles"]), "loss": LossWeights(**fields["loss"])})
+    return ModelConfig(
+        **fields
+        | {"tiles": tuple(fields["tiles"]), "loss": LossWeights(**fields["loss"])}
+    )
 
 
 def _file(path: str | Path) -> Path:
@@ -79,5 +89,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             header = json.loads((saved.metadata() or {})[HEADER])
             weights = {key: saved.get_tensor(key) for key in saved.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is damaged or not a saved world model ({error})") from None
+        raise ValueError(
+            f"{file} is damaged or not a saved world model ({error})"
+        ) from None
     return header, weights

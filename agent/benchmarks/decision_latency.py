@@ -30,8 +30,22 @@ from torchrl.modules import CEMPlanner
 
 from lssvwm import planners
 
-CONTINUOUS = {"candidates": 128, "horizon": 12, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
-DISCRETE = {"candidates": 256, "horizon": 16, "iterations": 3, "elites": 16, "replan": 1, "proposals": 0}
+CONTINUOUS = {
+    "candidates": 128,
+    "horizon": 12,
+    "iterations": 3,
+    "elites": 16,
+    "replan": 1,
+    "proposals": 0,
+}
+DISCRETE = {
+    "candidates": 256,
+    "horizon": 16,
+    "iterations": 3,
+    "elites": 16,
+    "replan": 1,
+    "proposals": 0,
+}
 BEAM = {"width": 32, "horizon": 16, "elites": 16, "replan": 1, "proposals": 0}
 ROUNDS = 5
 PRETRAINED = "return9"
@@ -52,14 +66,30 @@ def decide(config: Config, output: Path) -> Path:
     ages = _walked(trained, AGES)
     ways = {
         ("continuous", "cem"): (CONTINUOUS, _cem(continuous, CONTINUOUS, random)),
-        ("continuous", "torchrl CEMPlanner"): (CONTINUOUS, _torchrl(continuous, CONTINUOUS, random)),
+        ("continuous", "torchrl CEMPlanner"): (
+            CONTINUOUS,
+            _torchrl(continuous, CONTINUOUS, random),
+        ),
         ("discrete", "cem"): (DISCRETE, _cem(trained, DISCRETE, toured)),
-        ("discrete", "cem, nothing shared"): (DISCRETE, _cem(Apart(trained), DISCRETE, toured)),
+        ("discrete", "cem, nothing shared"): (
+            DISCRETE,
+            _cem(Apart(trained), DISCRETE, toured),
+        ),
         ("discrete", f"beam, {BEAM['width']} wide"): (
-            BEAM | {"candidates": BEAM["width"] * trained.actions, "iterations": 1},  # at every step
+            BEAM
+            | {
+                "candidates": BEAM["width"] * trained.actions,
+                "iterations": 1,
+            },  # at every step
             _ours(trained, planners.BeamConfig(**BEAM), toured),  # type: ignore[arg-type]
         ),
-    } | {("discrete", f"cem, at frame {age}"): (DISCRETE, _cem(trained, DISCRETE, memory)) for age, memory in ages}
+    } | {
+        ("discrete", f"cem, at frame {age}"): (
+            DISCRETE,
+            _cem(trained, DISCRETE, memory),
+        )
+        for age, memory in ages
+    }
     taken: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
     progress = Progress("benchmark", ROUNDS * len(ways), "decisions")
     for _, run in ways.values():
@@ -73,9 +103,20 @@ def decide(config: Config, output: Path) -> Path:
     progress.close()
     rows = []
     for (actions, name), (size, run) in ways.items():
-        row = {"actions": actions, "planner": name, "seconds": median(taken[actions, name]), "bytes": peak(run)}
-        rows.append(row | {key: size[key] for key in ("candidates", "horizon", "iterations")})
-    found = {"command": "lssvwm benchmark decide", "threads": torch.get_num_threads(), "rows": rows}
+        row = {
+            "actions": actions,
+            "planner": name,
+            "seconds": median(taken[actions, name]),
+            "bytes": peak(run),
+        }
+        rows.append(
+            row | {key: size[key] for key in ("candidates", "horizon", "iterations")}
+        )
+    found = {
+        "command": "lssvwm benchmark decide",
+        "threads": torch.get_num_threads(),
+        "rows": rows,
+    }
     report.write_json(output / "decide.json", found)
     report.publish([report.decision_grid(found)], output / "decide.md")
     return output / "decide.json"
@@ -100,7 +141,9 @@ def _seen(model: WorldModel) -> Memory:
     pixels = torch.randint(0, 256, (1, 64, *model.frame_shape), dtype=torch.uint8)
     action = torch.rand(1, 64, model.actions)
     with torch.no_grad():
-        return model.observe(model.initial(1), pixels, action, torch.zeros(1, 64, dtype=torch.bool))[0]
+        return model.observe(
+            model.initial(1), pixels, action, torch.zeros(1, 64, dtype=torch.bool)
+        )[0]
 
 
 def _toured(model: WorldModel) -> Memory:
@@ -108,18 +151,24 @@ def _toured(model: WorldModel) -> Memory:
     config = from_checkpoint(checkpoint.read_config(checkpoint.resolve(PRETRAINED)), [])
     env = build_env(config, 1)
     env.reset(np.zeros(1, np.int64), task_seeds(0, 1))
-    return remember(model, *_followed(env, env.guide(0), lambda: bool(env.in_context()[0])))
+    return remember(
+        model, *_followed(env, env.guide(0), lambda: bool(env.in_context()[0]))
+    )
 
 
 def _walked(model: WorldModel, ages: tuple[int, ...]) -> list[tuple[int, Memory]]:
     """The memory after so many frames of one long episode of Scavenge."""
     env = ScavengeConfig(n=9, steps=max(ages)).build(1)
     env.reset(np.zeros(1, np.int64), task_seeds(0, 1))
-    frames, actions = _followed(env, env.explorer("seek", 0), lambda: env.clock[0] < max(ages) - 1)
+    frames, actions = _followed(
+        env, env.explorer("seek", 0), lambda: env.clock[0] < max(ages) - 1
+    )
     return [(age, remember(model, frames[:, :age], actions[:, :age])) for age in ages]
 
 
-def _followed(env: BatchedEnv, explorer: Explorer, on: Callable[[], bool]) -> tuple[Tensor, Tensor]:
+def _followed(
+    env: BatchedEnv, explorer: Explorer, on: Callable[[], bool]
+) -> tuple[Tensor, Tensor]:
     """Frames uint8 [B, T, C, H, W] and the actions [B, T] that led to them, while it goes `on`, and the frame then."""
     seen = [(env.frames().copy(), env.last_action())]
     while on():
@@ -137,15 +186,21 @@ def _cem(model: Any, size: dict[str, int], memory: Memory) -> Callable[[], Any]:
     return _ours(model, planners.CEMConfig(**size), memory)  # type: ignore[arg-type]
 
 
-def _ours(model: Any, config: planners.SearchConfig, memory: Memory) -> Callable[[], Any]:
+def _ours(
+    model: Any, config: planners.SearchConfig, memory: Memory
+) -> Callable[[], Any]:
     agent = Agent(model, config, 0, *_bounds(model))
     state = dataclasses.replace(agent.initial(1), memory=memory)
     return lambda: agent.act(state)
 
 
-def _torchrl(model: WorldModel, size: dict[str, int], memory: Memory) -> Callable[[], Any]:
+def _torchrl(
+    model: WorldModel, size: dict[str, int], memory: Memory
+) -> Callable[[], Any]:
     env = ImaginedEnv(model, *_bounds(model))
-    planner = CEMPlanner(env, size["horizon"], size["iterations"], size["candidates"], size["elites"])
+    planner = CEMPlanner(
+        env, size["horizon"], size["iterations"], size["candidates"], size["elites"]
+    )
     start = env.start(memory)
     return lambda: planner(start.clone())
 
@@ -154,7 +209,9 @@ def peak(run: Callable[[], Any]) -> int | None:
     """Bytes of memory that a call takes at its peak, beyond what was in use before it; None where the system does not
     tell (it is Linux that does)."""
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or memory freed before would be used again unseen
+        ctypes.CDLL("libc.so.6").malloc_trim(
+            0
+        )  # or memory freed before would be used again unseen
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before = _status("VmHWM")
         run()
@@ -164,5 +221,9 @@ def peak(run: Callable[[], Any]) -> int | None:
 
 
 def _status(name: str) -> int:
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    lines = dict(
+        line.split(":", 1)
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if ":" in line
+    )
     return 1024 * int(lines[name].split()[0])

@@ -35,19 +35,39 @@ def probes(config: Config, model: WorldModel) -> list[dict[str, Any]]:
     size = sum(v.numel() for v in features(model.initial(1)))
     if size > MOST or not c.probed:
         return []
-    seeds = task_seeds(config.tasks.seed + 1, c.probed + c.walks)  # not those of the walks that are imagined
+    seeds = task_seeds(
+        config.tasks.seed + 1, c.probed + c.walks
+    )  # not those of the walks that are imagined
     walks = walk(config, "reasoning", c.contexts[0], 1, seeds)
     parts = zip(*(_observed(model, walks, i) for i in range(0, len(seeds), BATCH)))
     kernel = torch.stack([_kernel(torch.cat(part), c.probed) for part in parts]).sum(0)
     truth, rows = targets(walks), []
     for arm, similar in (("retained", kernel), ("erased", torch.zeros_like(kernel))):
-        predicted = {k: _ridge(similar, y.reshape(len(y), -1)).reshape(-1, *y.shape[1:]) for k, y in truth.items()}
-        for name, (right, age) in judge(walks, truth, predicted, slice(c.probed, None)).items():
+        predicted = {
+            k: _ridge(similar, y.reshape(len(y), -1)).reshape(-1, *y.shape[1:])
+            for k, y in truth.items()
+        }
+        for name, (right, age) in judge(
+            walks, truth, predicted, slice(c.probed, None)
+        ).items():
             for low, high in pairwise(AGES):
                 where = (age >= low) & (age < high)
                 if where.any():
-                    row = {"test": "probe", "context": c.contexts[0], "arm": arm, "by": name, "from": low}
-                    rows.append(row | {"to": high - 1, "n": int(where.sum()), "right": float(right[where].mean())})
+                    row = {
+                        "test": "probe",
+                        "context": c.contexts[0],
+                        "arm": arm,
+                        "by": name,
+                        "from": low,
+                    }
+                    rows.append(
+                        row
+                        | {
+                            "to": high - 1,
+                            "n": int(where.sum()),
+                            "right": float(right[where].mean()),
+                        }
+                    )
     return rows
 
 
@@ -56,7 +76,11 @@ def features(memory: Memory) -> list[Tensor]:
     found = []
     for key, v in sorted(memory.layers.flatten_keys().items()):
         if v.numel() and v.dtype.is_floating_point:
-            v = torch.cat((v[..., :1].cos(), v[..., :1].sin(), v[..., 1:]), -1) if key.endswith("pose") else v
+            v = (
+                torch.cat((v[..., :1].cos(), v[..., :1].sin(), v[..., 1:]), -1)
+                if key.endswith("pose")
+                else v
+            )
             found.append(v.flatten(1))
     return found
 
@@ -64,7 +88,9 @@ def features(memory: Memory) -> list[Tensor]:
 def _observed(model: WorldModel, walks: Walks, begin: int) -> list[Tensor]:
     """What is remembered of walks `begin` to `begin + BATCH`, [B, m] each."""
     some, device = slice(begin, begin + BATCH), model.place.device
-    frames, action = (x[some, : walks.context].to(device) for x in (walks.frames, walks.action))
+    frames, action = (
+        x[some, : walks.context].to(device) for x in (walks.frames, walks.action)
+    )
     return [v.cpu() for v in features(remember(model, frames, action))]
 
 
@@ -76,7 +102,9 @@ def targets(walks: Walks) -> dict[str, np.ndarray]:
     objects = np.zeros((n, walks.objects.shape[1], size, size), np.float32)
     heading = np.zeros((n, 4), np.float32)
     last = walks.context - 1
-    position = np.stack([from_start(walks.poses[i, last, 1:], walks.poses[i, 0]) for i in range(n)]).astype(np.float32)
+    position = np.stack(
+        [from_start(walks.poses[i, last, 1:], walks.poses[i, 0]) for i in range(n)]
+    ).astype(np.float32)
     for i in range(n):
         start = walks.poses[i, 0]
         seen = walks.seen[i] != NEVER
@@ -86,7 +114,12 @@ def targets(walks: Walks) -> dict[str, np.ndarray]:
             if walks.seen[i][tuple(ball)] != NEVER:
                 objects[i, k, *(from_start(ball, start) + size // 2)] = 1
         heading[i, (walks.poses[i, last, 0] - start[0]) % 4] = 1
-    return {"walls": walls, "objects": objects, "position": position, "heading": heading}
+    return {
+        "walls": walls,
+        "objects": objects,
+        "position": position,
+        "heading": heading,
+    }
 
 
 def from_start(cell: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -97,7 +130,9 @@ def from_start(cell: np.ndarray, start: np.ndarray) -> np.ndarray:
     return np.stack(turned, -1)
 
 
-def judge(walks: Walks, truth, predicted, held: slice) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def judge(
+    walks: Walks, truth, predicted, held: slice
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of each probe what was right on the held-out walks, and the age of what it was asked, as flat arrays."""
     last, size = walks.context - 1, truth["walls"].shape[-1]
     right: dict[str, list[Any]] = {"walls": [], "objects": []}

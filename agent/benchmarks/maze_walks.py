@@ -47,12 +47,19 @@ class Walks:
     context: int
 
 
-def walk(config: Config, test: str, context: int, horizon: int, seeds: np.ndarray) -> Walks:
+def walk(
+    config: Config, test: str, context: int, horizon: int, seeds: np.ndarray
+) -> Walks:
     """Walks through the mazes of these seeds; raises UserError for an environment without guided tours."""
     if config.env.kind not in ("return", "recall"):
-        raise UserError(f"benchmark memory walks through mazes: env=return or env=recall, not env={config.env.kind}")
+        raise UserError(
+            f"benchmark memory walks through mazes: env=return or env=recall, not env={config.env.kind}"
+        )
     longest = context + horizon + 4 * config.env.n**2  # so that nobody is led home
-    env = build_env(dataclasses.replace(config, env=dataclasses.replace(config.env, tour=longest)), len(seeds))
+    env = build_env(
+        dataclasses.replace(config, env=dataclasses.replace(config.env, tour=longest)),
+        len(seeds),
+    )
     assert isinstance(env, ObjectMaze)
     env.reset(np.arange(env.batch), seeds)
     guide = env.guide(int(seeds[0]) % 2**31)
@@ -71,11 +78,19 @@ def walk(config: Config, test: str, context: int, horizon: int, seeds: np.ndarra
         actions.append(env.last_action())
         poses.append(np.stack((env.heading, env.row, env.col), -1))
         if t == context - 1 and test == "retrieval":
-            back = [_way_back(np.array(actions)[1:, i], np.array(poses)[:, i]) for i in range(env.batch)]
+            back = [
+                _way_back(np.array(actions)[1:, i], np.array(poses)[:, i])
+                for i in range(env.batch)
+            ]
         if t < context - 1 or test == "reasoning":
             action = guide.act()
         else:
-            action = np.array([way[t - context + 1] if t - context + 1 < len(way) else STAY for way in back])
+            action = np.array(
+                [
+                    way[t - context + 1] if t - context + 1 < len(way) else STAY
+                    for way in back
+                ]
+            )
         env.step(action)
     pad = picture.PAD
     return Walks(
@@ -95,7 +110,11 @@ def _way_back(actions: np.ndarray, poses: np.ndarray) -> list[int]:
     """Turn round, then every step and turn in reverse; what led nowhere is left out."""
     moved = (poses[1:] != poses[:-1]).any(1)
     undo = {LEFT: RIGHT, RIGHT: LEFT, AHEAD: AHEAD}
-    return [LEFT, LEFT, *(undo[int(a)] for a, m in zip(actions[::-1], moved[::-1]) if m)]
+    return [
+        LEFT,
+        LEFT,
+        *(undo[int(a)] for a, m in zip(actions[::-1], moved[::-1]) if m),
+    ]
 
 
 @torch.no_grad()

@@ -81,8 +81,22 @@ def _pendulum(x: Tensor, u: Tensor) -> Tensor:
 
 
 PROBLEMS = (
-    Problem("mass", (2.0, 0.0), 1, 40, _pushed, lambda x: -x[:, 0].square() - 0.1 * x[:, 1].square()),
-    Problem("detour", (-0.6, 0.0), 2, 40, _around, lambda x: -(x - torch.tensor([0.6, 0.0])).norm(dim=-1)),
+    Problem(
+        "mass",
+        (2.0, 0.0),
+        1,
+        40,
+        _pushed,
+        lambda x: -x[:, 0].square() - 0.1 * x[:, 1].square(),
+    ),
+    Problem(
+        "detour",
+        (-0.6, 0.0),
+        2,
+        40,
+        _around,
+        lambda x: -(x - torch.tensor([0.6, 0.0])).norm(dim=-1),
+    ),
     Problem(
         "two peaks",  # a broad low one is near, a narrow high one farther away
         (0.0, 0.0),
@@ -104,7 +118,9 @@ class Exact(ModelBasedEnvBase):
     def __init__(self, problem: Problem):
         super().__init__(torch.nn.Identity(), batch_size=torch.Size([]))  # type: ignore[arg-type]
         self.problem, one = problem, torch.Size([1])
-        self.observation_spec = Composite(state=Unbounded(torch.Size([len(problem.start)])))
+        self.observation_spec = Composite(
+            state=Unbounded(torch.Size([len(problem.start)]))
+        )
         self.action_spec = Bounded(-1, 1, shape=torch.Size([problem.actions]))
         self.reward_spec = Unbounded(one)
         flag = Binary(1, shape=one, dtype=torch.bool)
@@ -112,21 +128,41 @@ class Exact(ModelBasedEnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         lead, x, u = tensordict.batch_size, tensordict["state"], tensordict["action"]
-        state = self.problem.move(x.reshape(-1, x.shape[-1]), u.reshape(-1, u.shape[-1]))
+        state = self.problem.move(
+            x.reshape(-1, x.shape[-1]), u.reshape(-1, u.shape[-1])
+        )
         no = torch.zeros(*lead, 1, dtype=torch.bool)
         reward = self.problem.reward(state).reshape(*lead, 1)
-        return TensorDict({"state": state.reshape(x.shape), "reward": reward, "done": no, "terminated": no}, lead)
+        return TensorDict(
+            {
+                "state": state.reshape(x.shape),
+                "reward": reward,
+                "done": no,
+                "terminated": no,
+            },
+            lead,
+        )
 
-    def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
+    def _reset(
+        self, tensordict: TensorDictBase | None = None, **_: Any
+    ) -> TensorDictBase:
         return TensorDict({"state": torch.tensor(self.problem.start)}, [])
 
 
 def _ours(kind: str) -> Callable[[Problem, int], Act]:
     def build(problem: Problem, seed: int) -> Act:
-        size = {"horizon": HORIZON, "candidates": SAMPLES, "elites": ELITES, "iterations": ROUNDS}
+        size = {
+            "horizon": HORIZON,
+            "candidates": SAMPLES,
+            "elites": ELITES,
+            "iterations": ROUNDS,
+        }
         config = planners.PLANNER_CONFIGS[kind](**size, proposals=0)  # type: ignore[call-arg]
         space = planners.Box(-torch.ones(problem.actions), torch.ones(problem.actions))
-        planner, generator = planners.build(config, space), torch.Generator().manual_seed(seed)
+        planner, generator = (
+            planners.build(config, space),
+            torch.Generator().manual_seed(seed),
+        )
         last: list[planners.Plan] = []
 
         def act(x: Tensor) -> Tensor:
@@ -150,7 +186,9 @@ class _Sum(torch.nn.Module):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         reward = tensordict["next", "reward"]
-        return tensordict.set("advantage", reward.sum(-2, keepdim=True).expand_as(reward))
+        return tensordict.set(
+            "advantage", reward.sum(-2, keepdim=True).expand_as(reward)
+        )
 
 
 def _torchrl_mppi(problem: Problem, seed: int) -> Act:
@@ -178,10 +216,14 @@ def _pytorch_icem(problem: Problem, seed: int) -> Act:
     icem = importlib.import_module("pytorch_icem")
     planner = icem.iCEM(
         lambda x, u: problem.move(x, u.clamp(-1, 1)),
-        lambda x, u: -torch.stack([problem.reward(state) for state in x.unbind(-2)], -1).sum(-1),
+        lambda x, u: (
+            -torch.stack([problem.reward(state) for state in x.unbind(-2)], -1).sum(-1)
+        ),
         len(problem.start),
         problem.actions,
-        sigma=torch.full([1] * (problem.actions - 1) + [problem.actions], 0.7),  # it wants A dimensions
+        sigma=torch.full(
+            [1] * (problem.actions - 1) + [problem.actions], 0.7
+        ),  # it wants A dimensions
         num_samples=SAMPLES,
         num_elites=ELITES,
         horizon=HORIZON,
@@ -201,16 +243,26 @@ def _stable_worldmodel(solver: str) -> Callable[[Problem, int], Act]:
             def get_cost(self, info: dict[str, Tensor], candidates: Tensor) -> Tensor:
                 return -problem.score(info["state"][0, 0], candidates[0])[None]
 
-        planner = getattr(module, solver)(Costs(), num_samples=SAMPLES, n_steps=ROUNDS, topk=ELITES, seed=seed)
+        planner = getattr(module, solver)(
+            Costs(), num_samples=SAMPLES, n_steps=ROUNDS, topk=ELITES, seed=seed
+        )
         spaces = importlib.import_module("gymnasium.spaces")
         box = spaces.Box(-1.0, 1.0, (1, problem.actions))
-        settings = type("Settings", (), {"horizon": HORIZON, "receding_horizon": 1, "action_block": 1})
+        settings = type(
+            "Settings",
+            (),
+            {"horizon": HORIZON, "receding_horizon": 1, "action_block": 1},
+        )
         planner.configure(action_space=box, n_envs=1, config=settings)
         last: list[Tensor] = []
 
         def act(x: Tensor) -> Tensor:
-            with contextlib.redirect_stdout(io.StringIO()):  # some say how long they took
-                actions = planner.solve({"state": x[None]}, last.pop()[:, 1:] if last else None)["actions"]
+            with contextlib.redirect_stdout(
+                io.StringIO()
+            ):  # some say how long they took
+                actions = planner.solve(
+                    {"state": x[None]}, last.pop()[:, 1:] if last else None
+                )["actions"]
             last.append(actions)
             return actions[0, 0].clamp(-1, 1)
 
@@ -228,18 +280,36 @@ RIVALS: dict[str, tuple[str | None, Callable[[Problem, int], Act]]] = {
     "torchrl MPPIPlanner": (None, _torchrl_mppi),
     "pytorch-mppi": ("pytorch_mppi", _pytorch_mppi),
     "pytorch-icem": ("pytorch_icem", _pytorch_icem),
-    "stable-worldmodel CEMSolver": ("stable_worldmodel.solver", _stable_worldmodel("CEMSolver")),
-    "stable-worldmodel ICEMSolver": ("stable_worldmodel.solver", _stable_worldmodel("ICEMSolver")),
-    "stable-worldmodel MPPISolver": ("stable_worldmodel.solver", _stable_worldmodel("MPPISolver")),
+    "stable-worldmodel CEMSolver": (
+        "stable_worldmodel.solver",
+        _stable_worldmodel("CEMSolver"),
+    ),
+    "stable-worldmodel ICEMSolver": (
+        "stable_worldmodel.solver",
+        _stable_worldmodel("ICEMSolver"),
+    ),
+    "stable-worldmodel MPPISolver": (
+        "stable_worldmodel.solver",
+        _stable_worldmodel("MPPISolver"),
+    ),
 }
 """Planners by name: the module that must be installed for it (None: it is there), and what makes one."""
 
 
-def planning(config: Config, output: Path, problems: tuple[Problem, ...] = PROBLEMS, seeds: int = SEEDS) -> Path:
+def planning(
+    config: Config,
+    output: Path,
+    problems: tuple[Problem, ...] = PROBLEMS,
+    seeds: int = SEEDS,
+) -> Path:
     """Returns of every planner in every problem, and the time of a decision; those not installed are named and left
     out. Returns the JSON file."""
     torch.set_num_threads(1)
-    present = {name: build for name, (module, build) in RIVALS.items() if module is None or _there(name, module)}
+    present = {
+        name: build
+        for name, (module, build) in RIVALS.items()
+        if module is None or _there(name, module)
+    }
     progress = Progress("benchmark", len(problems) * len(present) * seeds, "episodes")
     rows = []
     for problem in problems:
@@ -250,10 +320,20 @@ def planning(config: Config, output: Path, problems: tuple[Problem, ...] = PROBL
                 found.append(episode(problem, build(problem, seed)))
                 progress.update(progress.done + 1, name)
             returns, seconds = zip(*found)
-            row = {"problem": problem.name, "planner": name, "return": spread(list(returns))}
+            row = {
+                "problem": problem.name,
+                "planner": name,
+                "return": spread(list(returns)),
+            }
             rows.append(row | {"seconds_per_decision": sum(seconds) / len(seconds)})
     progress.close()
-    settings = {"horizon": HORIZON, "candidates": SAMPLES, "rounds": ROUNDS, "elites": ELITES, "seeds": seeds}
+    settings = {
+        "horizon": HORIZON,
+        "candidates": SAMPLES,
+        "rounds": ROUNDS,
+        "elites": ELITES,
+        "seeds": seeds,
+    }
     found = {"command": "lssvwm benchmark planners", "settings": settings, "rows": rows}
     report.write_json(output / "planners.json", found)
     report.publish([report.planner_grid(found)], output / "planners.md")

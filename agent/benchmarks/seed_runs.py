@@ -31,9 +31,13 @@ def check(config: Config, folder: Path) -> bool:
     if not (folder / "config.yaml").exists():
         return False
     plain = configuration.to_dict(config)
-    saved = configuration.to_dict(from_checkpoint(configuration.read(folder / "config.yaml"), []))
+    saved = configuration.to_dict(
+        from_checkpoint(configuration.read(folder / "config.yaml"), [])
+    )
     if other := [key for key in ("env", "model", "train") if saved[key] != plain[key]]:
-        raise UserError(f"{folder} was trained with other settings ({', '.join(other)}): choose another output=")
+        raise UserError(
+            f"{folder} was trained with other settings ({', '.join(other)}): choose another output="
+        )
     return True
 
 
@@ -52,5 +56,9 @@ def spread(values: list[float]) -> dict[str, Any]:
     found = {"mean": mean, "seeds": [round(value, 4) for value in values]}
     if n < 2:
         return found
-    half = STUDENT[min(n - 2, len(STUDENT) - 1)] * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = (
+        STUDENT[min(n - 2, len(STUDENT) - 1)]
+        * float(np.std(values, ddof=1))
+        / math.sqrt(n)
+    )
     return found | {"low": mean - half, "high": mean + half}

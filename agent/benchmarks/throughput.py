@@ -45,9 +45,15 @@ def envs(config: Config, output: Path) -> Path:
             env = environments.make(ENV_CONFIGS[kind](), batch)
             engine = _rate(_engine(env), batch)
             torchrl = _rate(_torchrl(env), batch)
-            rows.append({"env": kind, "batch": batch, "engine": engine, "torchrl": torchrl})
-            print(f"{kind:<10} {batch:>3} environments  engine {engine:>8,.0f} frames/s  TorchRL {torchrl:>8,.0f}")
-    return _write(output / "envs.json", {"command": "lssvwm benchmark envs", "threads": 1}, rows)
+            rows.append(
+                {"env": kind, "batch": batch, "engine": engine, "torchrl": torchrl}
+            )
+            print(
+                f"{kind:<10} {batch:>3} environments  engine {engine:>8,.0f} frames/s  TorchRL {torchrl:>8,.0f}"
+            )
+    return _write(
+        output / "envs.json", {"command": "lssvwm benchmark envs", "threads": 1}, rows
+    )
 
 
 def speed(config: Config, output: Path) -> Path:
@@ -66,16 +72,31 @@ def speed(config: Config, output: Path) -> Path:
     progress.close()
     rows = []
     for case, taken in zip(cases, times):
-        row = {"model": case.model, "operation": case.operation, "context": case.context}
-        rows.append(row | {"seconds_per_frame": median(taken), "memory_bytes": case.memory_bytes})
+        row = {
+            "model": case.model,
+            "operation": case.operation,
+            "context": case.context,
+        }
+        rows.append(
+            row
+            | {"seconds_per_frame": median(taken), "memory_bytes": case.memory_bytes}
+        )
     for row in rows:
-        first = next(r for r in rows if (r["model"], r["operation"]) == (row["model"], row["operation"]))
+        first = next(
+            r
+            for r in rows
+            if (r["model"], r["operation"]) == (row["model"], row["operation"])
+        )
         row["ratio"] = row["seconds_per_frame"] / first["seconds_per_frame"]
         name = f"{row['model']:<10} {row['operation']:<8} {row['context']:>5} frames"
-        took = f"{1e3 * row['seconds_per_frame']:>9.3f} ms a frame  x {row['ratio']:>6.2f}"
+        took = (
+            f"{1e3 * row['seconds_per_frame']:>9.3f} ms a frame  x {row['ratio']:>6.2f}"
+        )
         print(f"{name} {took}  {row['memory_bytes']:>12,} bytes")
     return _write(
-        output / "speed.json", {"command": "lssvwm benchmark speed", "threads": torch.get_num_threads()}, rows
+        output / "speed.json",
+        {"command": "lssvwm benchmark speed", "threads": torch.get_num_threads()},
+        rows,
     )
 
 
@@ -91,7 +112,9 @@ def fork(config: Config, output: Path) -> Path:
             memory, _ = _without_grad(model.observe, model.initial(1), *_frames(1, 64))
             actions = torch.randint(0, ACTIONS, (CANDIDATES, 1, horizon))
             ways = {
-                "fork": partial(_rollout, model, memory, actions.transpose(0, 1), False),
+                "fork": partial(
+                    _rollout, model, memory, actions.transpose(0, 1), False
+                ),
                 "copies": partial(_rollout, model, memory, actions, True),
             }
             taken: dict[str, list[float]] = {way: [] for way in ways}
@@ -103,7 +126,12 @@ def fork(config: Config, output: Path) -> Path:
                     taken[way].append(time.perf_counter() - begun)
                     if way == "fork":
                         chosen = forms
-            row = {"model": name, "horizon": horizon, "candidates": CANDIDATES, "forms": chosen}
+            row = {
+                "model": name,
+                "horizon": horizon,
+                "candidates": CANDIDATES,
+                "forms": chosen,
+            }
             for way in ways:
                 row |= {f"{way}_seconds": median(taken[way]), f"{way}_bytes": kept[way]}
             rows.append(row)
@@ -112,11 +140,17 @@ def fork(config: Config, output: Path) -> Path:
                 f"time x {row['fork_seconds'] / row['copies_seconds']:.2f} of copies, "
                 f"memory x {row['fork_bytes'] / row['copies_bytes']:.2f} ({row['fork_bytes'] / 1e6:,.0f} MB)"
             )
-    return _write(output / "fork.json", {"command": "lssvwm benchmark fork", "threads": torch.get_num_threads()}, rows)
+    return _write(
+        output / "fork.json",
+        {"command": "lssvwm benchmark fork", "threads": torch.get_num_threads()},
+        rows,
+    )
 
 
 @torch.no_grad()
-def _rollout(model: WorldModel, memory: Memory, actions: Tensor, copied: bool) -> tuple[int, list[str]]:
+def _rollout(
+    model: WorldModel, memory: Memory, actions: Tensor, copied: bool
+) -> tuple[int, list[str]]:
     """Imagine actions [B, n, H] from one memory, or from as many copies of it; the bytes that the candidates kept of
     their own, and in which form."""
     if copied:
@@ -131,8 +165,12 @@ def _rollout(model: WorldModel, memory: Memory, actions: Tensor, copied: bool) -
     for h in range(actions.shape[2]):
         model.step(fork, actions[:, :, h])
     scans = [scan for scan, _ in fork.traces]
-    local = sum(x.numel() * x.element_size() for _, trace in fork.traces for x in trace.values())
-    return local + sum(scan.nbytes() for scan in scans), [type(scan).__name__.lower() for scan in scans]
+    local = sum(
+        x.numel() * x.element_size() for _, trace in fork.traces for x in trace.values()
+    )
+    return local + sum(scan.nbytes() for scan in scans), [
+        type(scan).__name__.lower() for scan in scans
+    ]
 
 
 @dataclass
@@ -153,33 +191,60 @@ def _cases(name: str) -> list[_Case]:
         memory = _filled(model, context)
         one, actions = _frames(1, 1), torch.randint(0, ACTIONS, (1, 32, 8))
         size = memory.nbytes()
-        found.append(_Case(name, "observe", context, size, 1, partial(_without_grad, model.observe, memory, *one)))
         found.append(
-            _Case(name, "imagine", context, size, 32 * 8, partial(_without_grad, model.imagine, memory, actions))
+            _Case(
+                name,
+                "observe",
+                context,
+                size,
+                1,
+                partial(_without_grad, model.observe, memory, *one),
+            )
+        )
+        found.append(
+            _Case(
+                name,
+                "imagine",
+                context,
+                size,
+                32 * 8,
+                partial(_without_grad, model.imagine, memory, actions),
+            )
         )
     for length in (n for n in LENGTHS if n <= LONGEST.get(name, n)):
         model = _model(name, length).train()
-        found.append(_Case(name, "train", length, 0, length, partial(_train, model, length)))
+        found.append(
+            _Case(name, "train", length, 0, length, partial(_train, model, length))
+        )
     return found
 
 
 def _model(name: str, reach: int) -> WorldModel:
     """A new model of this preset; full attention reaches over so many frames."""
-    overrides = [f"model={name}", *([f"model.window={reach}"] if name == "attention" else [])]
+    overrides = [
+        f"model={name}",
+        *([f"model.window={reach}"] if name == "attention" else []),
+    ]
     return WorldModel(compose(overrides).model, FRAME, ACTIONS)
 
 
 def _frames(batch: int, t: int) -> tuple[Tensor, Tensor, Tensor]:
     """Random frames, actions, and no episode's beginning."""
     pixels = torch.randint(0, 256, (batch, t, *FRAME), dtype=torch.uint8)
-    return pixels, torch.randint(0, ACTIONS, (batch, t)), torch.zeros(batch, t, dtype=torch.bool)
+    return (
+        pixels,
+        torch.randint(0, ACTIONS, (batch, t)),
+        torch.zeros(batch, t, dtype=torch.bool),
+    )
 
 
 @torch.no_grad()
 def _filled(model: WorldModel, context: int) -> Memory:
     """A memory that holds `context` frames."""
     memory = model.initial(1)
-    if model.config.kind == "attention":  # to observe them one after the other would take long, and cost the same after
+    if (
+        model.config.kind == "attention"
+    ):  # to observe them one after the other would take long, and cost the same after
         for layer in memory.layers.values():
             layer["valid"].fill_(True)
             layer["key"].normal_()
@@ -198,7 +263,9 @@ def _without_grad(function: Callable[..., Any], *arguments: Any) -> Any:
 def _train(model: WorldModel, length: int) -> None:
     """Forward and backward pass of one sequence."""
     pixels, action, none = _frames(1, length)
-    loss, _, _ = model.loss(Batch(pixels, action, torch.zeros(1, length), none, none, none))
+    loss, _, _ = model.loss(
+        Batch(pixels, action, torch.zeros(1, length), none, none, none)
+    )
     model.zero_grad()
     loss.backward()
 

@@ -11,7 +11,16 @@ from lssvwm.agent.checkpoint import pick_backend, pick_device
 from lssvwm.agent.config.settings import Config
 from lssvwm.worldmodel.scan import backends
 
-PACKAGES = ("lssvwm", "torch", "torchrl", "tensordict", "gymnasium", "minigrid", "numpy", "moviepy")
+PACKAGES = (
+    "lssvwm",
+    "torch",
+    "torchrl",
+    "tensordict",
+    "gymnasium",
+    "minigrid",
+    "numpy",
+    "moviepy",
+)
 OPTIONAL = ("triton", "mamba-ssm", "fla-core")
 EXACT = 1e-3
 """Relative error of a float32 scan above which a backend is not to be trusted."""
@@ -24,7 +33,10 @@ def report(config: Config) -> str:
     lines = ["versions", _row("python", platform.python_version())]
     lines += [_row(package, _version(package)) for package in PACKAGES + OPTIONAL]
     lines += ["devices", *(_row(*pair) for pair in _devices())]
-    lines += [f"backends of the scan on {device}", *(_row(*pair) for pair in _backends(device))]
+    lines += [
+        f"backends of the scan on {device}",
+        *(_row(*pair) for pair in _backends(device)),
+    ]
     lines += ["in use", _row("device", str(device)), _row("backend", name)]
     return "\n".join(lines)
 
@@ -45,7 +57,9 @@ def _devices() -> list[tuple[str, str]]:
     found = [("cpu", threads)]
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
-        found.append((f"cuda:{i}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB"))
+        found.append(
+            (f"cuda:{i}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB")
+        )
     if not torch.cuda.is_available():
         built = torch.version.cuda or "none: this torch is built for CPUs"
         found.append(("cuda", f"no GPU found (CUDA of torch: {built})"))
@@ -62,8 +76,12 @@ def _backends(device: torch.device) -> list[tuple[str, str]]:
         if reason is None:
             try:
                 error = backends.error(name, device)
-                reason = f"works, relative error {error:.1e}" + (" - TOO LARGE" if not error < EXACT else "")
-            except Exception as broken:  # a kernel that does not compile may raise anything
+                reason = f"works, relative error {error:.1e}" + (
+                    " - TOO LARGE" if not error < EXACT else ""
+                )
+            except (
+                Exception
+            ) as broken:  # a kernel that does not compile may raise anything
                 reason = f"broken: {backends.in_a_line(broken)}"
         else:
             reason = f"cannot be used: {reason}"

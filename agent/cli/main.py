@@ -73,7 +73,9 @@ def _long(text: str) -> str:
 def _run(command: str, settings: list[str]) -> None:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, 1)
-        meant = f"did you mean {near[0]}?" if near else f"there are: {', '.join(COMMANDS)}"
+        meant = (
+            f"did you mean {near[0]}?" if near else f"there are: {', '.join(COMMANDS)}"
+        )
         raise Stop(f"unknown command {command}; {meant}", USER_ERROR)
     from lssvwm.agent.errors import UserError
 
@@ -97,7 +99,9 @@ def train(settings: list[str]) -> None:
     if show:
         return _show(config)
     if (output / "config.yaml").exists():
-        raise UserError(f"{output} holds a run already: use `lssvwm resume {output}`, or another output=")
+        raise UserError(
+            f"{output} holds a run already: use `lssvwm resume {output}`, or another output="
+        )
     plan = config.train
     print(f"train {config.name} on {_text(config.env)}")
     frames = (
@@ -106,7 +110,9 @@ def train(settings: list[str]) -> None:
         else f"collects {plan.collect.frames:,} frames unless {output}/data has some"
     )
     print(f"{frames},")
-    print(f"then {plan.steps:,} steps of {plan.batch} x {plan.length} frames; all goes to {output}")
+    print(
+        f"then {plan.steps:,} steps of {plan.batch} x {plan.length} frames; all goes to {output}"
+    )
     with _saved(output, resumable=True):
         from lssvwm.agent.training.loop import train as run
 
@@ -124,7 +130,10 @@ def resume(settings: list[str]) -> None:
     folder = Path(settings[0]).expanduser()
     if show:
         return _show(from_checkpoint(read(folder / "config.yaml"), settings[1:]))
-    print(f"resume the run in {folder}" + (f" with {' '.join(settings[1:])}" if settings[1:] else ""))
+    print(
+        f"resume the run in {folder}"
+        + (f" with {' '.join(settings[1:])}" if settings[1:] else "")
+    )
     with _saved(folder, resumable=True):
         from lssvwm.agent.training.loop import resume as run
 
@@ -139,7 +148,9 @@ def evaluate(settings: list[str]) -> None:
         return _show(config)
     output = _output(config, "runs", name, "evaluation")
     tasks = config.tasks
-    print(f"evaluate {config.checkpoint} on {tasks.count:,} tasks (seed {tasks.seed}) of {_text(config.env)}")
+    print(
+        f"evaluate {config.checkpoint} on {tasks.count:,} tasks (seed {tasks.seed}) of {_text(config.env)}"
+    )
     print(f"with planner {_text(config.planner)}; results go to {output}")
     with _saved(output):
         from lssvwm.agent.evaluation.evaluate import evaluate as run
@@ -164,7 +175,9 @@ def record(settings: list[str]) -> None:
 
         _wrote(run(config, output))
         other = "plan" if mode == "open_loop" else "open_loop"
-        print(f"next: watch them, or lssvwm record checkpoint={config.checkpoint} mode={other}")
+        print(
+            f"next: watch them, or lssvwm record checkpoint={config.checkpoint} mode={other}"
+        )
 
 
 def collect(settings: list[str]) -> None:
@@ -180,14 +193,18 @@ def collect(settings: list[str]) -> None:
     if show:
         return _show(config)
     output = _output(config, "data", name)
-    print(f"collect {config.train.collect.frames:,} frames of {_text(config.env)} into {output}")
+    print(
+        f"collect {config.train.collect.frames:,} frames of {_text(config.env)} into {output}"
+    )
     with _saved(output):
         from lssvwm.agent.training.collection import collect as run
 
         run(config, output)
         _wrote([output])
         if output.name == "data":
-            print(f"next: lssvwm train with the same settings and output={output.parent}")
+            print(
+                f"next: lssvwm train with the same settings and output={output.parent}"
+            )
         else:
             print(f"next: lssvwm train data={output}, with the same settings")
 
@@ -201,7 +218,9 @@ def benchmark(settings: list[str]) -> None:
     show, settings = _without_show(settings)
     if not settings or settings[0] not in BENCHMARKS:
         question = meant(settings[0], BENCHMARKS) if settings else ""
-        raise UserError(f"which benchmark? {question}there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs")
+        raise UserError(
+            f"which benchmark? {question}there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs"
+        )
     what, settings = settings[0], settings[1:]
     if what == "planning":
         return _sweep(settings, show)
@@ -212,7 +231,9 @@ def benchmark(settings: list[str]) -> None:
         return _show(config)
     output = _output(config, "runs", "benchmark")
     print(f"benchmark {what}: {BENCHMARKS[what]}; results go to {output}")
-    with _saved(output, anew="run it again to go on" if what in TRAINED else "run it again"):
+    with _saved(
+        output, anew="run it again to go on" if what in TRAINED else "run it again"
+    ):
         if what == "memory":
             from lssvwm.agent.benchmarks.memory_recall import memory
 
@@ -259,7 +280,11 @@ BENCHMARKS = {
     "recall": "planning success by dark frames since the evidence, of models trained alike",
     "strategies": "planning success by training strategy",
 }
-TRAINED = {"memory": "recollect", "recall": "recollect_recall", "strategies": "strategies"}
+TRAINED = {
+    "memory": "recollect",
+    "recall": "recollect_recall",
+    "strategies": "strategies",
+}
 """Benchmarks that train first, and by which experiment."""
 
 
@@ -303,10 +328,14 @@ def _from_checkpoint(command: str, settings: list[str]) -> tuple[Config, str]:
 
     name = given(settings, "checkpoint")
     if name is None:
-        raise UserError(f"which checkpoint? e.g. lssvwm {command} checkpoint=runs/tmaze")
+        raise UserError(
+            f"which checkpoint? e.g. lssvwm {command} checkpoint=runs/tmaze"
+        )
     fixed = [text for text in settings if text.startswith(("model=", "model."))]
     if fixed:
-        raise UserError(f"{fixed[0]} cannot change trained weights; train with it: lssvwm train {fixed[0]}")
+        raise UserError(
+            f"{fixed[0]} cannot change trained weights; train with it: lssvwm train {fixed[0]}"
+        )
     from lssvwm.agent.checkpoint import read_config, resolve
 
     config = from_checkpoint(read_config(resolve(name)), settings)
@@ -322,7 +351,11 @@ def _text(part: Any) -> str:
     import dataclasses
 
     plain = dataclasses.asdict(type(part)())
-    changed = [f"{key}={value}" for key, value in dataclasses.asdict(part).items() if value != plain[key]]
+    changed = [
+        f"{key}={value}"
+        for key, value in dataclasses.asdict(part).items()
+        if value != plain[key]
+    ]
     return " ".join([part.kind, *changed])
 
 
@@ -337,11 +370,17 @@ def _wrote(paths: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _saved(folder: Path, resumable: bool = False, anew: str = "run it again to begin anew") -> Iterator[None]:
+def _saved(
+    folder: Path, resumable: bool = False, anew: str = "run it again to begin anew"
+) -> Iterator[None]:
     """Turn Ctrl-C, a full disk and a folder that cannot be written into one line that says what is left."""
 
     def again(otherwise: str) -> str:
-        return f"continue with `lssvwm resume {folder}`" if resumable and _holds_run(folder) else otherwise
+        return (
+            f"continue with `lssvwm resume {folder}`"
+            if resumable and _holds_run(folder)
+            else otherwise
+        )
 
     try:
         yield
@@ -351,9 +390,14 @@ def _saved(folder: Path, resumable: bool = False, anew: str = "run it again to b
     except Exception as error:
         if _disk_full(error, folder):
             advice = f"free some space, then {again('run it again')}"
-            raise Stop(f"the disk of {folder} is full; what was saved before is whole: {advice}", FAILED) from None
+            raise Stop(
+                f"the disk of {folder} is full; what was saved before is whole: {advice}",
+                FAILED,
+            ) from None
         if isinstance(error, OSError) and error.errno in DENIED:
-            raise Stop(f"cannot write {folder} ({error}); choose another output=", FAILED) from None
+            raise Stop(
+                f"cannot write {folder} ({error}); choose another output=", FAILED
+            ) from None
         raise
 
 
@@ -364,10 +408,15 @@ def _holds_run(folder: Path) -> bool:
 def _disk_full(error: BaseException | None, folder: Path) -> bool:
     """Whether a write failed for want of space; torch says only that it failed."""
     while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        if getattr(error, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ) or "No space left" in str(error):
             return True
         if isinstance(error, RuntimeError):
-            existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            existing = next(
+                path for path in (folder, *folder.absolute().parents) if path.exists()
+            )
             return shutil.disk_usage(existing).free < FULL
         error = error.__cause__ or error.__context__
     return False

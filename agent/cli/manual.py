@@ -275,8 +275,13 @@ def overview() -> str:
 
 def page(command: str) -> str:
     """The page of `lssvwm COMMAND --help`; raises KeyError for an unknown command."""
-    groups = {group: _listing(group) for group in ("env", "model", "planner", "train", "experiment")}
-    return PAGES[command].format(**groups, common=COMMON.strip("\n"), pretrained=_pretrained(31))
+    groups = {
+        group: _listing(group)
+        for group in ("env", "model", "planner", "train", "experiment")
+    }
+    return PAGES[command].format(
+        **groups, common=COMMON.strip("\n"), pretrained=_pretrained(31)
+    )
 
 
 def _listing(group: str) -> str:

@@ -45,18 +45,26 @@ def migrate(saved: dict[str, Any]) -> dict[str, Any]:
     plain = deepcopy(saved)
     version = plain.pop("format_version", 1)
     if version > FORMAT_VERSION:
-        raise UserError(f"the configuration has format {version}, this version reads up to {FORMAT_VERSION}: update")
+        raise UserError(
+            f"the configuration has format {version}, this version reads up to {FORMAT_VERSION}: update"
+        )
     return _from_format1(plain) if version == 1 else plain
 
 
 def renamed_settings() -> dict[str, str]:
     """Return RENAMED with the settings of the model, as in `model.imagined` -> `model.self_forcing_prob`."""
-    return RENAMED | {f"model.{old}": f"model.{new}" for old, new in model_migration.RENAMED_SETTINGS.items()}
+    return RENAMED | {
+        f"model.{old}": f"model.{new}"
+        for old, new in model_migration.RENAMED_SETTINGS.items()
+    }
 
 
 def removed_settings() -> dict[str, str]:
     """Return REMOVED with the settings of the model."""
-    return REMOVED | {f"model.{old}": reason for old, reason in model_migration.REMOVED_SETTINGS.items()}
+    return REMOVED | {
+        f"model.{old}": reason
+        for old, reason in model_migration.REMOVED_SETTINGS.items()
+    }
 
 
 def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:

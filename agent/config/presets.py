@@ -20,15 +20,25 @@ def config_dir() -> Path:
 
 def options(group: str) -> dict[str, str]:
     """The presets of a group of `GROUPS`, each with what the first line of its file says about it."""
-    return {path.stem: _headline(path) for path in sorted((config_dir() / group).glob("*.yaml"))}
+    return {
+        path.stem: _headline(path)
+        for path in sorted((config_dir() / group).glob("*.yaml"))
+    }
 
 
 def pretrained() -> list[str]:
     """The names of the models that come with the package."""
-    return sorted(path.parent.name for path in config_dir().glob("pretrained/*/weights.safetensors"))
+    return sorted(
+        path.parent.name
+        for path in config_dir().glob("pretrained/*/weights.safetensors")
+    )
 
 
 def _headline(path: Path) -> str:
     lines = path.read_text(encoding="utf-8").splitlines()
-    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
+    comments = [
+        line.lstrip("# ")
+        for line in lines
+        if line.startswith("#") and "@package" not in line
+    ]
     return comments[0] if comments else ""

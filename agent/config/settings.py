@@ -84,7 +84,9 @@ class TrainConfig:
     else).
     """
 
-    init: str | None = None  # start from the weights of this checkpoint (a name or folder) instead of new ones
+    init: str | None = (
+        None  # start from the weights of this checkpoint (a name or folder) instead of new ones
+    )
     steps: int = 400
     batch: int = 8
     length: int = 96
@@ -97,22 +99,30 @@ class TrainConfig:
     hide_span: int = 4
     hide_ramp: float = 0.0
     forget: float = 0.0
-    harder_after: float = 0.0  # share of the training after which `burn_in` and `model.imagined` come in
+    harder_after: float = (
+        0.0  # share of the training after which `burn_in` and `model.imagined` come in
+    )
     learning_rate: float = 2e-3
     warmup: int = 30
-    final_learning_rate: float = 0.1  # as a share of `learning_rate`, reached along a cosine
+    final_learning_rate: float = (
+        0.1  # as a share of `learning_rate`, reached along a cosine
+    )
     weight_decay: float = 0.01
     clip: float = 1.0
     ema: float = 0.99
     log_every: int = 10
     save_every: int = 100
-    evaluate_every: int = 0  # steps between evaluations on held-out tasks; 0: none while training
+    evaluate_every: int = (
+        0  # steps between evaluations on held-out tasks; 0: none while training
+    )
     evaluate_tasks: int = 64
     dreams: int = 0
     dream_steps: int = 16
     dream_entropy: float = 0.01
     dream_weight: float = 0.1
-    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies in it
+    precision: Literal["auto", "float32", "bf16"] = (
+        "auto"  # auto: bf16 where the hardware multiplies in it
+    )
     compile: bool = False
     recompute: bool = False  # blocks run again in the backward pass (activation checkpointing): less memory, more time
     collect: CollectConfig = field(default_factory=CollectConfig)
@@ -135,7 +145,9 @@ class TrainConfig:
         _require("train", self, least)
         for name in ("align", "hide", "hide_ramp", "forget", "harder_after"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"train.{name}={getattr(self, name)} must be a share, between 0 and 1")
+                raise ValueError(
+                    f"train.{name}={getattr(self, name)} must be a share, between 0 and 1"
+                )
 
 
 @dataclass(frozen=True)
@@ -171,7 +183,9 @@ class RecordConfig:
     episodes: int = 2
     context: int = 0  # frames observed before imagining; 0: the environment's context phase, or half
     horizon: int = 32  # frames imagined in open loop
-    plans: int = 3  # in mode branches, 2 to 8: of one memory, each imagined and carried out
+    plans: int = (
+        3  # in mode branches, 2 to 8: of one memory, each imagined and carried out
+    )
     denoise: int = 1
     fps: int = 6
     scale: int = 4
@@ -224,9 +238,22 @@ class BenchmarkConfig:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        several = self.models, self.seeds, self.contexts, self.delays, self.strategies, self.lengths
-        if not all(several) or min(*self.contexts, self.walks, self.horizon) < 2 or self.processes < 1:
-            raise ValueError("benchmark: every list needs an entry; walks, contexts, horizon from 2, processes from 1")
+        several = (
+            self.models,
+            self.seeds,
+            self.contexts,
+            self.delays,
+            self.strategies,
+            self.lengths,
+        )
+        if (
+            not all(several)
+            or min(*self.contexts, self.walks, self.horizon) < 2
+            or self.processes < 1
+        ):
+            raise ValueError(
+                "benchmark: every list needs an entry; walks, contexts, horizon from 2, processes from 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -242,7 +269,9 @@ class Config:
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     name: str = ""  # of the run; default: the experiment's or the environment's
     output: str | None = None  # folder for results; default runs/NAME/...
-    data: str | None = None  # folder of frames that `collect` wrote, to train on; default: the run gathers its own
+    data: str | None = (
+        None  # folder of frames that `collect` wrote, to train on; default: the run gathers its own
+    )
     checkpoint: str | None = None  # a name in configs/pretrained or a folder
     seed: int = 0
     threads: int = 0  # CPU threads; 0: all cores
@@ -281,7 +310,9 @@ def compose(overrides: Sequence[str]) -> Config:
     choices = _choices(settings)
     plain = _with(_presets(choices), settings)
     config = _checked(plain)
-    return dataclasses.replace(config, name=config.name or choices.get("experiment") or config.env.kind)
+    return dataclasses.replace(
+        config, name=config.name or choices.get("experiment") or config.env.kind
+    )
 
 
 def from_checkpoint(saved: dict[str, Any], overrides: Sequence[str]) -> Config:
@@ -293,11 +324,18 @@ def from_checkpoint(saved: dict[str, Any], overrides: Sequence[str]) -> Config:
     settings = [_parse(text) for text in overrides]
     choices = _choices(settings)
     if "experiment" in choices:
-        raise UserError(f"experiment={choices['experiment']} starts a new run; a checkpoint has its own settings")
+        raise UserError(
+            f"experiment={choices['experiment']} starts a new run; a checkpoint has its own settings"
+        )
     try:
-        plain: dict[str, Any] = to_dict(_checked(saved)) | {"output": None, "checkpoint": None}
+        plain: dict[str, Any] = to_dict(_checked(saved)) | {
+            "output": None,
+            "checkpoint": None,
+        }
     except UserError as error:
-        raise UserError(f"the checkpoint's configuration does not fit this version: {error}") from None
+        raise UserError(
+            f"the checkpoint's configuration does not fit this version: {error}"
+        ) from None
     for group, option in choices.items():
         chosen = _presets({group: option})[group]
         plain[group] = _shared(plain[group], chosen) if group == "planner" else chosen
@@ -320,7 +358,10 @@ def save(config: Config, path: str | Path) -> None:
     draft = path.with_suffix(".tmp")
     try:
         draft.write_text(
-            yaml.safe_dump({"format_version": FORMAT_VERSION} | to_dict(config), sort_keys=False), encoding="utf-8"
+            yaml.safe_dump(
+                {"format_version": FORMAT_VERSION} | to_dict(config), sort_keys=False
+            ),
+            encoding="utf-8",
         )
         os.replace(draft, path)
     finally:
@@ -332,7 +373,9 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         saved = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no configuration at {path}: is this the folder of a run?") from None
+        raise UserError(
+            f"no configuration at {path}: is this the folder of a run?"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError):
         saved = None
     if not isinstance(saved, dict):
@@ -347,12 +390,22 @@ def _parse(text: str) -> Setting:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
-        more = f"; did you mean checkpoint={text}?" if text in pretrained() else ", e.g. train.steps=100"
-        raise UserError(f"cannot read {text!r}: settings are given as key=value{more}") from None
+        more = (
+            f"; did you mean checkpoint={text}?"
+            if text in pretrained()
+            else ", e.g. train.steps=100"
+        )
+        raise UserError(
+            f"cannot read {text!r}: settings are given as key=value{more}"
+        ) from None
     if override.is_sweep_override():
-        raise UserError(f"{text} gives several values: give one, or a list as {key}=[{value}]")
+        raise UserError(
+            f"{text} gives several values: give one, or a list as {key}=[{value}]"
+        )
     if override.type is OverrideType.DEL or override.package is not None:
-        raise UserError(f"cannot read {text!r}: a setting can be changed, not deleted or moved")
+        raise UserError(
+            f"cannot read {text!r}: a setting can be changed, not deleted or moved"
+        )
     return Setting(override.key_or_group, override.value())
 
 
@@ -365,7 +418,9 @@ def _choices(settings: list[Setting]) -> dict[str, str]:
         known = options(setting.key)
         if str(setting.value) not in known:
             question = meant(str(setting.value), known, f"{setting.key}=")
-            raise UserError(f"unknown {setting}; {question}there are: {', '.join(known)}")
+            raise UserError(
+                f"unknown {setting}; {question}there are: {', '.join(known)}"
+            )
         choices[setting.key] = str(setting.value)
     return choices
 
@@ -373,7 +428,9 @@ def _choices(settings: list[Setting]) -> dict[str, str]:
 def _presets(choices: dict[str, str]) -> dict[str, Any]:
     """What Hydra composes from the presets, as plain data."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        composed = hydra_compose("config", [f"{group}={option}" for group, option in choices.items()])
+        composed = hydra_compose(
+            "config", [f"{group}={option}" for group, option in choices.items()]
+        )
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -408,4 +465,8 @@ def _checked(plain: dict[str, Any]) -> Config:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+    return (
+        [_plain(inner) for inner in value]
+        if isinstance(value, (list, tuple))
+        else value
+    )

@@ -14,7 +14,13 @@ T = TypeVar("T")
 Kinds = Mapping[str, Mapping[str, type]]
 """Per top-level key that may hold several classes: the class of each `kind`."""
 
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    NoneType: "null",
+}
 
 
 LAST = ("env.", "benchmark.")
@@ -27,7 +33,9 @@ def build(cls: type[T], plain: Mapping[str, Any], kinds: Kinds) -> T:
     Lists become tuples where the class says so. Raises UserError for an unknown key (naming the
     nearest valid one), for a value of another type, and for one that a class refuses.
     """
-    hints = get_type_hints(cls) | {key: _kind(key, plain.get(key), classes) for key, classes in kinds.items()}
+    hints = get_type_hints(cls) | {
+        key: _kind(key, plain.get(key), classes) for key, classes in kinds.items()
+    }
     return _build(cls, hints, plain, "", tuple(_keys(cls, hints)))
 
 
@@ -37,7 +45,9 @@ def nearest(key: str, names: Iterable[str]) -> str | None:
     group, _, last = key.rpartition(".")
     beside = [name for name in names if group and name.rpartition(".")[0] == group]
     pool = beside or names
-    found = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in pool}, 1)
+    found = difflib.get_close_matches(
+        last, {name.rpartition(".")[2] for name in pool}, 1
+    )
     alike = [name for name in pool if found and name.rpartition(".")[2] == found[0]]
     alike = [name for name in alike if group or not name.startswith(LAST)] or alike
     return difflib.get_close_matches(key, alike, 1, 0.0)[0] if alike else None
@@ -55,7 +65,9 @@ def _kind(key: str, values: Any, classes: Mapping[str, type]) -> type:
     if isinstance(kind, str) and kind in classes:
         return classes[kind]
     question = meant(str(kind), classes, f"{key}.kind=")
-    raise UserError(f"unknown {key}.kind={_show(kind)}; {question}there are: {', '.join(classes)}")
+    raise UserError(
+        f"unknown {key}.kind={_show(kind)}; {question}there are: {', '.join(classes)}"
+    )
 
 
 def _keys(cls: type, hints: Mapping[str, Any], above: str = "") -> Iterable[str]:
@@ -68,10 +80,18 @@ def _keys(cls: type, hints: Mapping[str, Any], above: str = "") -> Iterable[str]
             yield above + field.name
 
 
-def _build(cls: type[T], hints: Mapping[str, Any], plain: Any, above: str, names: tuple[str, ...]) -> T:
+def _build(
+    cls: type[T],
+    hints: Mapping[str, Any],
+    plain: Any,
+    above: str,
+    names: tuple[str, ...],
+) -> T:
     if not isinstance(plain, Mapping):
         one = next(name for name in names if name.startswith(above))
-        raise UserError(f"{above[:-1]}={_show(plain)}: this is a group of settings, set one, e.g. {one}=...")
+        raise UserError(
+            f"{above[:-1]}={_show(plain)}: this is a group of settings, set one, e.g. {one}=..."
+        )
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values = {}
     for name, value in plain.items():
@@ -96,16 +116,26 @@ def _unknown(key: str, value: Any, names: tuple[str, ...]) -> str:
     hint = nearest(key, names)
     group = key.rpartition(".")[0]
     beside = [name for name in names if group and name.rpartition(".")[0] == group]
-    there_are = f"there are: {', '.join(beside)}" if beside else "see `lssvwm train --help`"
-    return f"unknown setting {key}={_show(value)}; " + (f"did you mean {hint}?" if hint else there_are)
+    there_are = (
+        f"there are: {', '.join(beside)}" if beside else "see `lssvwm train --help`"
+    )
+    return f"unknown setting {key}={_show(value)}; " + (
+        f"did you mean {hint}?" if hint else there_are
+    )
 
 
 def _value(hint: Any, value: Any, key: str, field: dataclasses.Field) -> Any:
     try:
         return _convert(hint, value)
     except TypeError:
-        default = "" if field.default is dataclasses.MISSING else f" (default {_show(field.default)})"
-        raise UserError(f"{key}={_show(value)} is wrong: it must be {_words(hint)}{default}") from None
+        default = (
+            ""
+            if field.default is dataclasses.MISSING
+            else f" (default {_show(field.default)})"
+        )
+        raise UserError(
+            f"{key}={_show(value)} is wrong: it must be {_words(hint)}{default}"
+        ) from None
 
 
 def _convert(hint: Any, value: Any) -> Any:
@@ -114,11 +144,16 @@ def _convert(hint: Any, value: Any) -> Any:
     if hint is Any or (origin is Literal and value in inner):
         return value
     if origin in (Union, UnionType):
-        return None if value is None and NoneType in inner else _convert(inner[0], value)
+        return (
+            None if value is None and NoneType in inner else _convert(inner[0], value)
+        )
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(inner[0], item) for item in value)
     if origin is dict and isinstance(value, Mapping):
-        return {_convert(inner[0], name): _convert(inner[1], item) for name, item in value.items()}
+        return {
+            _convert(inner[0], name): _convert(inner[1], item)
+            for name, item in value.items()
+        }
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is bool and isinstance(value, bool):
         return value
@@ -148,5 +183,13 @@ def _show(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {_show(inner)}" for name, inner in value.items()) + "}"
-    return "[" + ",".join(map(_show, value)) + "]" if isinstance(value, (list, tuple)) else str(value)
+        return (
+            "{"
+            + ", ".join(f"{name}: {_show(inner)}" for name, inner in value.items())
+            + "}"
+        )
+    return (
+        "[" + ",".join(map(_show, value)) + "]"
+        if isinstance(value, (list, tuple))
+        else str(value)
+    )

@@ -35,10 +35,25 @@ from lssvwm.worldmodel import Memory, WorldModel
 from torch import Tensor
 
 MEMORY_ARMS = ("retained", "erased", "swapped", "window", "short", "prior")
-FLOORS = ("random", "still", "seek", "wall", "forage", "oracle")  # left out where an environment has no such explorer
+FLOORS = (
+    "random",
+    "still",
+    "seek",
+    "wall",
+    "forage",
+    "oracle",
+)  # left out where an environment has no such explorer
 
 
-ARRAYS = ("success", "outcome", "steps", "total_reward", "goal_distance", "evidence_age", "goal")
+ARRAYS = (
+    "success",
+    "outcome",
+    "steps",
+    "total_reward",
+    "goal_distance",
+    "evidence_age",
+    "goal",
+)
 """What is told of every task."""
 
 
@@ -56,7 +71,9 @@ class Outcome:
     seconds: float = 0.0  # spent deciding, all tasks together
     decisions: int = 0
     memory_bytes: int = 0
-    memories: list[Memory] = field(default_factory=list)  # as they were when planning started, [1] each
+    memories: list[Memory] = field(
+        default_factory=list
+    )  # as they were when planning started, [1] each
 
     def counted(self) -> Outcome:
         """Without the tasks that were solved before anybody moved, which say nothing."""
@@ -67,7 +84,10 @@ class Outcome:
     def cat(parts: list[Outcome]) -> Outcome:
         """The tasks of all parts, one after the other."""
         return Outcome(
-            **{key: np.concatenate([getattr(part, key) for part in parts]) for key in ARRAYS},
+            **{
+                key: np.concatenate([getattr(part, key) for part in parts])
+                for key in ARRAYS
+            },
             seconds=sum(p.seconds for p in parts),
             decisions=sum(p.decisions for p in parts),
             memory_bytes=max(p.memory_bytes for p in parts),
@@ -89,7 +109,14 @@ def tasks_hash(config: Config, seeds: np.ndarray) -> str:
 class Play:
     """One arm on one batch of tasks, all slots stepped together until every task has ended."""
 
-    def __init__(self, config: Config, env: BatchedEnv, seeds: np.ndarray, arm: str, agent: Agent | None):
+    def __init__(
+        self,
+        config: Config,
+        env: BatchedEnv,
+        seeds: np.ndarray,
+        arm: str,
+        agent: Agent | None,
+    ):
         self.config, self.env, self.arm, self.agent = config, env, arm, agent
         env.reset(np.arange(env.batch), seeds)
         n = env.batch
@@ -99,7 +126,13 @@ class Play:
         self.recent: list[tuple[Tensor, Tensor, Tensor]] = []
         zeros = np.zeros(n, np.int64)
         self.result = Outcome(
-            np.zeros(n, bool), zeros.copy(), zeros.copy(), np.zeros(n), zeros - 1, zeros - 1, zeros.copy()
+            np.zeros(n, bool),
+            zeros.copy(),
+            zeros.copy(),
+            np.zeros(n),
+            zeros - 1,
+            zeros - 1,
+            zeros.copy(),
         )
         self.result.memories = [None] * n  # type: ignore[list-item]
         self.state = agent.initial(n) if agent else None
@@ -137,10 +170,14 @@ class Play:
         self.recent = [*self.recent, frame][-self.config.tasks.window :]
         if self.arm in ("retained", "prior") or (self.control | starts).any():
             goals = self.env.goals()
-            state = agent.observe(state, *frame, goal=None if goals is None else torch.from_numpy(goals))
+            state = agent.observe(
+                state, *frame, goal=None if goals is None else torch.from_numpy(goals)
+            )
         self.state = state
 
-    def _intervene(self, state: AgentState, starts: Tensor, others: Memory | None) -> AgentState:
+    def _intervene(
+        self, state: AgentState, starts: Tensor, others: Memory | None
+    ) -> AgentState:
         """Set the memory of the slots whose planning starts, as the arm wants it."""
         agent = self.agent
         assert agent is not None
@@ -170,7 +207,10 @@ class Play:
         memory = self.agent.model.initial(len(where))
         before = self.config.tasks.window - 1
         for frames, action, first in self.recent[-before:] if before else []:
-            x = (v[where][:, None].to(memory.frames.device) for v in (frames, action, first))
+            x = (
+                v[where][:, None].to(memory.frames.device)
+                for v in (frames, action, first)
+            )
             memory, _ = self.agent.model.observe(memory, *x)
         return memory
 
@@ -188,7 +228,9 @@ class Play:
             if self.arm == "prior":
                 decided = self.agent.sample(self.state.policy)
             else:
-                decided, self.state = self.agent.act(self.state, torch.from_numpy(chosen))
+                decided, self.state = self.agent.act(
+                    self.state, torch.from_numpy(chosen)
+                )
             own = decided.cpu().numpy()
         self.result.seconds += time.perf_counter() - began
         self.result.decisions += int(chosen.sum())
@@ -208,13 +250,24 @@ class Play:
         self.running &= ~ended
 
 
-def play(config: Config, arm: str, seeds: np.ndarray, agent: Agent | None, others: Memory | None, progress) -> Outcome:
+def play(
+    config: Config,
+    arm: str,
+    seeds: np.ndarray,
+    agent: Agent | None,
+    others: Memory | None,
+    progress,
+) -> Outcome:
     """One arm on all tasks, in batches of `tasks.batch`."""
     parts, size = [], config.tasks.batch
     for i in range(0, len(seeds), size):
         some = seeds[i : i + size]
         env = build_env(config, len(some))
-        parts.append(Play(config, env, some, arm, agent).run(None if others is None else others[i : i + size]))
+        parts.append(
+            Play(config, env, some, arm, agent).run(
+                None if others is None else others[i : i + size]
+            )
+        )
         progress.update(progress.done + len(some), arm)
     return Outcome.cat(parts)
 
@@ -223,7 +276,12 @@ def swap_partners(goal: np.ndarray) -> np.ndarray:
     """For every task the next one (cyclically) whose goal differs, or simply the next if none does."""
     n = len(goal)
     order = [(np.arange(1, n) + i) % n for i in range(n)]
-    return np.array([next((j for j in o if goal[j] != goal[i]), (i + 1) % n) for i, o in enumerate(order)])
+    return np.array(
+        [
+            next((j for j in o if goal[j] != goal[i]), (i + 1) % n)
+            for i, o in enumerate(order)
+        ]
+    )
 
 
 def offered(env: BatchedEnv, arms: tuple[str, ...]) -> tuple[str, ...]:
@@ -255,7 +313,9 @@ def measure(
         others = None
         if arm == "swapped":
             kept = results["retained"]
-            others = Memory.cat(kept.memories)[torch.from_numpy(swap_partners(kept.goal))]
+            others = Memory.cat(kept.memories)[
+                torch.from_numpy(swap_partners(kept.goal))
+            ]
         results[arm] = play(config, arm, seeds, agent, others, progress)
         finished(results)
     progress.close()
@@ -266,7 +326,11 @@ def quick_success(config: Config, model: WorldModel) -> float:
     """Success of `retained` on a few validation tasks (other seeds than any test list), for use while training."""
     seeds = task_seeds(2**20 + config.seed, config.train.evaluate_tasks)
     env = build_env(config, len(seeds))
-    return float(Play(config, env, seeds, "retained", build_agent(config, model, env)).run().success.mean())
+    return float(
+        Play(config, env, seeds, "retained", build_agent(config, model, env))
+        .run()
+        .success.mean()
+    )
 
 
 def wilson(successes: float, n: int, z: float = 1.96) -> dict[str, float]:
@@ -274,7 +338,10 @@ def wilson(successes: float, n: int, z: float = 1.96) -> dict[str, float]:
     if n == 0:
         return {"mean": math.nan, "low": 0.0, "high": 1.0}
     p = successes / n
-    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    middle, spread = (
+        p + z * z / (2 * n),
+        z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
+    )
     low, high = (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)
     return {"mean": p, "low": min(p, max(0.0, low)), "high": max(p, min(1.0, high))}
 
@@ -283,24 +350,45 @@ def difference(a: np.ndarray, b: np.ndarray, z: float = 1.96) -> dict[str, float
     """Mean of the paired differences a - b of successes, its 95 % interval (Agresti and Min 2005: half a pair is added
     to each of the four outcomes), and the p-value of McNemar's exact test."""
     n, won, lost = len(a), int((a & ~b).sum()), int((b & ~a).sum())
-    gap, spread = (won - lost) / (n + 2), math.sqrt(won + lost + 1 - (won - lost) ** 2 / (n + 2)) / (n + 2)
-    tail = sum(math.comb(won + lost, k) for k in range(min(won, lost) + 1)) / 2 ** (won + lost)
+    gap, spread = (
+        (won - lost) / (n + 2),
+        math.sqrt(won + lost + 1 - (won - lost) ** 2 / (n + 2)) / (n + 2),
+    )
+    tail = sum(math.comb(won + lost, k) for k in range(min(won, lost) + 1)) / 2 ** (
+        won + lost
+    )
     bounds = {"low": max(-1.0, gap - z * spread), "high": min(1.0, gap + z * spread)}
-    return {"mean": (won - lost) / n if n else math.nan} | bounds | {"p": min(1.0, 2 * tail)}
+    return (
+        {"mean": (won - lost) / n if n else math.nan}
+        | bounds
+        | {"p": min(1.0, 2 * tail)}
+    )
 
 
 def gain(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """Mean of the paired differences a - b of rewards with its 95 % interval (normal), and the share of tasks in which
     a is more."""
     gap, n = a - b, len(a)
-    mean, half = float(gap.mean()), 1.96 * float(gap.std(ddof=int(n > 1))) / math.sqrt(max(1, n))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "more": float((gap > 0).mean())}
+    mean, half = (
+        float(gap.mean()),
+        1.96 * float(gap.std(ddof=int(n > 1))) / math.sqrt(max(1, n)),
+    )
+    return {
+        "mean": mean,
+        "low": mean - half,
+        "high": mean + half,
+        "more": float((gap > 0).mean()),
+    }
 
 
 def summary(config: Config, results: dict[str, Outcome]) -> dict[str, Any]:
     """What `evaluation.json` holds."""
     seeds = task_seeds(config.tasks.seed, config.tasks.count)
-    tasks: dict[str, Any] = {"seed": config.tasks.seed, "count": len(seeds), "hash": tasks_hash(config, seeds)}
+    tasks: dict[str, Any] = {
+        "seed": config.tasks.seed,
+        "count": len(seeds),
+        "hash": tasks_hash(config, seeds),
+    }
     out: dict[str, Any] = {
         "tasks": tasks,
         "arms": {},
@@ -309,17 +397,30 @@ def summary(config: Config, results: dict[str, Outcome]) -> dict[str, Any]:
     results = {arm: result.counted() for arm, result in results.items()}
     for arm, result in results.items():
         tasks["solved_at_start"] = len(seeds) - len(result.success)
-        row: dict[str, Any] = {"n": len(result.success), "success": wilson(result.success.sum(), len(result.success))}
+        row: dict[str, Any] = {
+            "n": len(result.success),
+            "success": wilson(result.success.sum(), len(result.success)),
+        }
         row["wrong"] = float((result.outcome == 2).mean())
         row["timeout"] = float((result.outcome == 3).mean())
         row["reward"] = float(result.total_reward.mean())
-        row["reward_error"] = float(result.total_reward.std() / math.sqrt(max(1, len(result.success))))
+        row["reward_error"] = float(
+            result.total_reward.std() / math.sqrt(max(1, len(result.success)))
+        )
         row["steps"] = float(result.steps.mean())
         row["seconds_per_decision"] = result.seconds / max(1, result.decisions)
-        row["memory_bytes"] = results["retained"].memory_bytes if arm in MEMORY_ARMS and "retained" in results else 0
+        row["memory_bytes"] = (
+            results["retained"].memory_bytes
+            if arm in MEMORY_ARMS and "retained" in results
+            else 0
+        )
         if arm != "retained" and "retained" in results:
-            row["retained_minus_this"] = difference(results["retained"].success, result.success)
-            row["retained_minus_this_reward"] = gain(results["retained"].total_reward, result.total_reward)
+            row["retained_minus_this"] = difference(
+                results["retained"].success, result.success
+            )
+            row["retained_minus_this_reward"] = gain(
+                results["retained"].total_reward, result.total_reward
+            )
         row["by_goal_distance"] = grouped(result.success, result.goal_distance)
         row["by_evidence_age"] = grouped(result.success, result.evidence_age)
         row["by_both"] = crossed(result)
@@ -343,7 +444,9 @@ def ranges(by: np.ndarray, groups: int = 4) -> list[np.ndarray]:
     return [some for some in inside if some.any()]
 
 
-def grouped(success: np.ndarray, by: np.ndarray, groups: int = 4) -> list[dict[str, Any]]:
+def grouped(
+    success: np.ndarray, by: np.ndarray, groups: int = 4
+) -> list[dict[str, Any]]:
     """Success in ranges of `by`."""
     return [
         {"from": int(by[some].min()), "to": int(by[some].max()), "n": int(some.sum())}
@@ -357,11 +460,25 @@ def crossed(result: Outcome, groups: int = 3) -> list[dict[str, Any]]:
     cells = []
     for far in ranges(result.goal_distance, groups):
         for old in ranges(result.evidence_age, groups):
-            both, distance, age = far & old, result.goal_distance[far], result.evidence_age[old]
+            both, distance, age = (
+                far & old,
+                result.goal_distance[far],
+                result.evidence_age[old],
+            )
             if both.any():
-                cell = {"distance": int(distance.min()), "to_distance": int(distance.max())}
-                cell |= {"age": int(age.min()), "to_age": int(age.max()), "n": int(both.sum())}
-                cells.append(cell | {"success": wilson(result.success[both].sum(), int(both.sum()))})
+                cell = {
+                    "distance": int(distance.min()),
+                    "to_distance": int(distance.max()),
+                }
+                cell |= {
+                    "age": int(age.min()),
+                    "to_age": int(age.max()),
+                    "n": int(both.sum()),
+                }
+                cells.append(
+                    cell
+                    | {"success": wilson(result.success[both].sum(), int(both.sum()))}
+                )
     return cells
 
 
@@ -389,7 +506,9 @@ def evaluate(config: Config, output: Path) -> dict[str, Any]:
     try:
         measure(config, model, config.tasks.arms, keep)
     except KeyboardInterrupt:
-        kept = f", {', '.join(found['arms'])} saved in {output}" if found["arms"] else ""
+        kept = (
+            f", {', '.join(found['arms'])} saved in {output}" if found["arms"] else ""
+        )
         raise KeyboardInterrupt(f"evaluating{kept}") from None
     plot(found, output / "success.png")
     publish(evaluation_grids(found), output / "evaluation.md")

@@ -35,35 +35,60 @@ class Walker(Choice):
 
 
 def dream(
-    agent: Agent, memory: Memory, now: HeadOutputs, ended: Tensor, n: int, horizon: int, entropy: float
+    agent: Agent,
+    memory: Memory,
+    now: HeadOutputs,
+    ended: Tensor,
+    n: int,
+    horizon: int,
+    entropy: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and metrics of n dreams of each memory, to whose last frame the heads answered `now` [B]; those whose
     episode has `ended`, bool [B], do not count."""
     model, c = agent.model, agent.model.config
     walker = Walker(agent, now.policy.detach()[:, None].expand(-1, n, -1))
     future = model.dream(memory, n, horizon, walker, learn=True)
-    reward, cont, value = (x.detach() for x in (future.reward, future.cont, future.value))
+    reward, cont, value = (
+        x.detach() for x in (future.reward, future.cont, future.value)
+    )
     target = returns(reward, cont, value, c.discount, c.trace)
 
-    def before(name: str) -> Tensor:  # what a head answered to the frame before each action, [B, n, H, ...]
-        here = getattr(now, name)[:, None].expand(-1, n, *[-1] * (getattr(now, name).dim() - 1))
-        return torch.stack([here, *(getattr(answer, name) for answer in walker.answers)], 2)
+    def before(
+        name: str,
+    ) -> Tensor:  # what a head answered to the frame before each action, [B, n, H, ...]
+        here = getattr(now, name)[:, None].expand(
+            -1, n, *[-1] * (getattr(now, name).dim() - 1)
+        )
+        return torch.stack(
+            [here, *(getattr(answer, name) for answer in walker.answers)], 2
+        )
 
     reach = F.pad(cont.cumprod(2)[:, :, :-1], (1, 0), value=1.0) * ~ended[:, None, None]
-    decided = reach * (torch.arange(horizon, device=reach.device) % agent.config.repeat == 0)
+    decided = reach * (
+        torch.arange(horizon, device=reach.device) % agent.config.repeat == 0
+    )
     low, high = torch.quantile(target, torch.tensor(RANGE, device=target.device))
     gain = (target - before("value").detach()) / (high - low).clamp(min=1.0)
     likely, spread = agent.chances(before("policy"), future.actions)
     reinforced = _mean(-gain * likely - entropy * spread, decided)
-    foretold = -(two_hot(target, model.heads.bins) * F.log_softmax(before("value_logits"), -1)).sum(-1)
-    metrics = {"dream/return": target[:, :, 0].mean(), "dream/entropy": spread.detach().mean()}
+    foretold = -(
+        two_hot(target, model.heads.bins) * F.log_softmax(before("value_logits"), -1)
+    ).sum(-1)
+    metrics = {
+        "dream/return": target[:, :, 0].mean(),
+        "dream/entropy": spread.detach().mean(),
+    }
     return reinforced + _mean(foretold, reach), metrics
 
 
-def returns(reward: Tensor, cont: Tensor, value: Tensor, discount: float, trace: float) -> Tensor:
+def returns(
+    reward: Tensor, cont: Tensor, value: Tensor, discount: float, trace: float
+) -> Tensor:
     """TD(lambda) returns of each step's action, all [B, n, H]: its reward and what follows, discounted by the chance
     that something does; the last value stands for what follows the dream."""
-    gamma, value, reward = ((x.flatten(0, 1)[..., None]) for x in (discount * cont, value, reward))
+    gamma, value, reward = (
+        (x.flatten(0, 1)[..., None]) for x in (discount * cont, value, reward)
+    )
     never = torch.zeros_like(reward, dtype=torch.bool)
     done = never.clone()
     done[:, -1] = True  # the dream ends, the episode goes on

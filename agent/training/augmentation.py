@@ -22,9 +22,17 @@ class Lengths:
 
     def __init__(self, config: TrainConfig):
         self.config = config
-        shortest = config.length if config.augment == "none" else min(config.min_length, config.length)
-        self.choices = np.unique(np.linspace(shortest, config.length, BUCKETS).round().astype(int)).tolist()
-        self.error: list[float | None] = [None] * len(self.choices)  # of late frames, by length; None: not drawn yet
+        shortest = (
+            config.length
+            if config.augment == "none"
+            else min(config.min_length, config.length)
+        )
+        self.choices = np.unique(
+            np.linspace(shortest, config.length, BUCKETS).round().astype(int)
+        ).tolist()
+        self.error: list[float | None] = [None] * len(
+            self.choices
+        )  # of late frames, by length; None: not drawn yet
 
     def odds(self) -> np.ndarray:
         """Odds of every length, [K]"""
@@ -32,7 +40,9 @@ class Lengths:
         known = [error for error in self.error if error is not None]
         if self.config.augment != "adversarial" or not known:
             return even
-        error = np.array([max(known) if error is None else error for error in self.error])
+        error = np.array(
+            [max(known) if error is None else error for error in self.error]
+        )
         weight = np.exp(SHARPNESS * (error / max(error.max(), 1e-12) - 1))
         return EVEN * even + (1 - EVEN) * weight / weight.sum()
 
@@ -55,10 +65,15 @@ class Lengths:
         """The odds, for the log."""
         if self.config.augment != "adversarial":
             return {}
-        return {f"odds/{length}": torch.tensor(p) for length, p in zip(self.choices, self.odds())}
+        return {
+            f"odds/{length}": torch.tensor(p)
+            for length, p in zip(self.choices, self.odds())
+        }
 
 
-def draw_hidden(config: TrainConfig, at: int, is_first: Tensor, rng: np.random.Generator) -> Tensor | None:
+def draw_hidden(
+    config: TrainConfig, at: int, is_first: Tensor, rng: np.random.Generator
+) -> Tensor | None:
     """Temporal masking: which frames [B, T] leave no trace at this step; a first frame is never hidden."""
     share = config.hide * min(1.0, (at + 1) / max(1.0, config.hide_ramp * config.steps))
     if not share:
@@ -70,8 +85,12 @@ def draw_hidden(config: TrainConfig, at: int, is_first: Tensor, rng: np.random.G
     return torch.from_numpy(np.arange(t) < last).to(is_first.device) & ~is_first
 
 
-def draw_forget(config: TrainConfig, is_first: Tensor, rng: np.random.Generator) -> Tensor | None:
+def draw_forget(
+    config: TrainConfig, is_first: Tensor, rng: np.random.Generator
+) -> Tensor | None:
     """Before which frames [B, T] memory is erased, so that the model knows what it is to have none."""
     if not config.forget:
         return None
-    return torch.from_numpy(rng.random(tuple(is_first.shape)) < config.forget).to(is_first.device)
+    return torch.from_numpy(rng.random(tuple(is_first.shape)) < config.forget).to(
+        is_first.device
+    )

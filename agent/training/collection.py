@@ -50,7 +50,11 @@ class AgentPolicy(TensorDictModuleBase):
         self.in_keys, self.out_keys = ["pixels", "last_action", "is_first"], ["action"]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        seen = (tensordict["pixels"], tensordict["last_action"], tensordict["is_first"][..., 0])
+        seen = (
+            tensordict["pixels"],
+            tensordict["last_action"],
+            tensordict["is_first"][..., 0],
+        )
         state = self.agent.observe(self.state, *seen, tensordict.get("goal", None))
         context = np.array(self.env.in_context())
         if self.plans:
@@ -58,7 +62,9 @@ class AgentPolicy(TensorDictModuleBase):
         else:
             action = self.agent.sample(state.policy)
         self.state = state
-        action = np.where(beside(context, action), self.guide.act(), action.cpu().numpy())
+        action = np.where(
+            beside(context, action), self.guide.act(), action.cpu().numpy()
+        )
         return tensordict.set("action", torch.from_numpy(action))
 
 
@@ -80,7 +86,9 @@ class Episodes:
         """`steps` [B, T] as a TorchRL collector returns them."""
         here = _rows(steps)
         after = _rows(steps, "next")
-        flags = {k: _array(steps, ("next", k))[..., 0] for k in ("terminated", "truncated")}
+        flags = {
+            k: _array(steps, ("next", k))[..., 0] for k in ("terminated", "truncated")
+        }
         reward = _array(steps, ("next", "reward"))[..., 0].astype(np.float32)
         slots, length = reward.shape
         for b in range(slots):
@@ -89,12 +97,21 @@ class Episodes:
                 ends = flags["terminated"][b, t] or flags["truncated"][b, t]
                 self.arrived["reward"][b] = reward[b, t]
                 if ends:
-                    self._append(b, after, t, reward[b, t], flags["terminated"][b, t], flags["truncated"][b, t])
+                    self._append(
+                        b,
+                        after,
+                        t,
+                        reward[b, t],
+                        flags["terminated"][b, t],
+                        flags["truncated"][b, t],
+                    )
                     self.frames += len(self.open[b])
                     self.done.append(self.open[b])
                     self.open[b], self.arrived["reward"][b] = [], 0.0
 
-    def _append(self, b: int, rows: dict[str, np.ndarray], t: int, reward, terminated, truncated) -> None:
+    def _append(
+        self, b: int, rows: dict[str, np.ndarray], t: int, reward, terminated, truncated
+    ) -> None:
         first = not self.open[b]
         self.open[b].append(
             {
@@ -111,7 +128,9 @@ class Episodes:
         """The finished episodes back to back, and forget them."""
         rows = [row for episode in self.done for row in episode]
         self.done, self.frames = [], 0
-        return {key: np.stack([row[key] for row in rows]) for key in KEYS} if rows else {}
+        return (
+            {key: np.stack([row[key] for row in rows]) for key in KEYS} if rows else {}
+        )
 
 
 def _array(steps: TensorDictBase, key: tuple[str, ...]) -> np.ndarray:
@@ -138,10 +157,14 @@ def variants(config: Config) -> list[Config]:
     names = [field.name for field in dataclasses.fields(config.env)]
     for name in vary:
         if name not in names or name == "kind":
-            raise UserError(f"train.collect.vary: env={config.env.kind} has no setting {name!r}; it has {names[1:]}")
+            raise UserError(
+                f"train.collect.vary: env={config.env.kind} has no setting {name!r}; it has {names[1:]}"
+            )
     try:
         return [
-            dataclasses.replace(config, env=dataclasses.replace(config.env, **dict(zip(vary, values))))
+            dataclasses.replace(
+                config, env=dataclasses.replace(config.env, **dict(zip(vary, values)))
+            )
             for values in itertools.product(*vary.values())
         ]
     except (ValueError, TypeError) as error:
@@ -152,14 +175,24 @@ def check(config: Config) -> None:
     """Raises UserError for a mistake in `train.collect`, before anything is written."""
     mix = config.train.collect.mix
     if not any(share > 0 for share in mix.values()):
-        raise UserError("train.collect.mix has no policy to collect with, e.g. train.collect.mix={random: 1}")
+        raise UserError(
+            "train.collect.mix has no policy to collect with, e.g. train.collect.mix={random: 1}"
+        )
     for variant in variants(config):
         known = (*build_env(variant, 1).explorers, *AGENT)
         if unknown := [name for name in mix if name not in known]:
-            raise UserError(f"train.collect.mix: no explorer {unknown[0]!r} here; there are {', '.join(known)}")
+            raise UserError(
+                f"train.collect.mix: no explorer {unknown[0]!r} here; there are {', '.join(known)}"
+            )
 
 
-def gather(config: Config, replay: Replay, frames: int, seed: int, model: WorldModel | None = None) -> None:
+def gather(
+    config: Config,
+    replay: Replay,
+    frames: int,
+    seed: int,
+    model: WorldModel | None = None,
+) -> None:
     """Add at least `frames` frames of whole episodes: the policies of `train.collect.mix` take their shares, the
     variants of the environment (`train.collect.vary`) equal ones.
 
@@ -170,12 +203,17 @@ def gather(config: Config, replay: Replay, frames: int, seed: int, model: WorldM
     own = {name: mix.pop(name) for name in AGENT if name in mix}
     shares = (own if model else {}) | ({"scripted": sum(mix.values())} if mix else {})
     if not shares:
-        raise UserError(f"train.collect.mix: {', '.join(own)} need a trained agent; add an explorer, or checkpoint=")
+        raise UserError(
+            f"train.collect.mix: {', '.join(own)} need a trained agent; add an explorer, or checkpoint="
+        )
     progress = Progress("collect", frames, "frames")
     kinds = variants(config)
     for i, variant in enumerate(kinds):
         for k, (name, share) in enumerate(shares.items()):
-            env, begin = build_env(variant, config.train.collect.envs), seed + i * len(shares) + k
+            env, begin = (
+                build_env(variant, config.train.collect.envs),
+                seed + i * len(shares) + k,
+            )
             if name in AGENT and model:
                 agent = build_agent(dataclasses.replace(config, seed=begin), model, env)
                 policy = AgentPolicy(agent, env, AGENT[name], begin)
@@ -193,7 +231,9 @@ def fill(config: Config, replay: Replay) -> None:
         gather(config, replay, missing, config.seed + len(replay.paths))
 
 
-def _walk(env: BatchedEnv, policy, replay: Replay, frames: int, seed: int, progress: Progress) -> None:
+def _walk(
+    env: BatchedEnv, policy, replay: Replay, frames: int, seed: int, progress: Progress
+) -> None:
     world = TorchRLEnv(env)
     world.set_seed(seed * 2 + TRAINING)
     collector = Collector(
@@ -223,6 +263,16 @@ def collect(config: Config, output: Path) -> None:
     replay = Replay(output, config.train.collect.keep)
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = checkpoint.load(config.checkpoint, config.device, config.backend) if config.checkpoint else None
-    gather(config, replay, config.train.collect.frames, config.seed + len(replay.paths), model)
+    model = (
+        checkpoint.load(config.checkpoint, config.device, config.backend)
+        if config.checkpoint
+        else None
+    )
+    gather(
+        config,
+        replay,
+        config.train.collect.frames,
+        config.seed + len(replay.paths),
+        model,
+    )
     print(f"{len(replay):,} frames in {replay.episodes:,} episodes in {output}")

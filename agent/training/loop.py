@@ -69,7 +69,12 @@ def build_model(config: Config, env: BatchedEnv) -> WorldModel:
     those weights lack begin anew. Raises UserError if they are of another model."""
     torch.manual_seed(config.seed)
     try:
-        model = WorldModel(config.model, env.frame_shape, action_count(env), isinstance(env.actions, Discrete))
+        model = WorldModel(
+            config.model,
+            env.frame_shape,
+            action_count(env),
+            isinstance(env.actions, Discrete),
+        )
     except (ValueError, RuntimeError) as error:
         raise UserError(f"model: {str(error).splitlines()[0]}") from None
     if config.train.init:
@@ -80,10 +85,20 @@ def build_model(config: Config, env: BatchedEnv) -> WorldModel:
 def _fitting(init: str, own: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of `init` for a model that has `own`; raises UserError where they do not fit."""
     given = checkpoint.load(init, "cpu").state_dict()
-    given = {key: value for key, value in given.items() if key in own or not key.startswith(ADDED)}
-    given |= {key: value for key, value in own.items() if key.startswith(ADDED) and key not in given}
+    given = {
+        key: value
+        for key, value in given.items()
+        if key in own or not key.startswith(ADDED)
+    }
+    given |= {
+        key: value
+        for key, value in own.items()
+        if key.startswith(ADDED) and key not in given
+    }
     for key in sorted(given.keys() | own.keys()):
-        there, here = ([*state[key].shape] if key in state else "missing" for state in (given, own))
+        there, here = (
+            [*state[key].shape] if key in state else "missing" for state in (given, own)
+        )
         if there != here:
             differs = f"{key} is {there}, here {here}"
             raise UserError(
@@ -99,10 +114,19 @@ def prepare(config: Config, folder: Path) -> Run:
     keep_freed_memory()
     device = checkpoint.pick_device(config.device)
     checkpoint.pick_backend(config.backend, device)
-    model = build_model(config, build_env(config, 1)).to(device).train().use(config.backend)
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.train), betas=(0.9, 0.98))
-    replay = Replay(Path(config.data) if config.data else folder / "data", config.train.collect.keep)
-    rng, generator = np.random.default_rng([config.seed, 7]), torch.Generator(device).manual_seed(config.seed)
+    model = (
+        build_model(config, build_env(config, 1)).to(device).train().use(config.backend)
+    )
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.train), betas=(0.9, 0.98)
+    )
+    replay = Replay(
+        Path(config.data) if config.data else folder / "data", config.train.collect.keep
+    )
+    rng, generator = (
+        np.random.default_rng([config.seed, 7]),
+        torch.Generator(device).manual_seed(config.seed),
+    )
     ema, lengths = copy.deepcopy(model).eval(), Lengths(config.train)
     run = Run(config, folder, model, ema, optimizer, replay, rng, generator, lengths)
     if config.train.dreams:
@@ -137,7 +161,13 @@ def parameter_groups(model: WorldModel, config: TrainConfig) -> list[dict[str, A
         )
     }
     for name, p in model.named_parameters():
-        kind = "odometers" if "odometer" in name and "frame" not in name else "weights" if p.dim() > 1 else "rest"
+        kind = (
+            "odometers"
+            if "odometer" in name and "frame" not in name
+            else "weights"
+            if p.dim() > 1
+            else "rest"
+        )
         groups[kind]["params"].append(p)
     return list(groups.values())
 
@@ -145,7 +175,9 @@ def parameter_groups(model: WorldModel, config: TrainConfig) -> list[dict[str, A
 def train(config: Config, output: Path) -> Path:
     """`lssvwm train`: a new run in the folder `output`; returns it."""
     if (output / "config.yaml").exists():
-        raise UserError(f"{output} holds a run already: continue it with `lssvwm resume {output}`, or set output=")
+        raise UserError(
+            f"{output} holds a run already: continue it with `lssvwm resume {output}`, or set output="
+        )
     if not config.data:
         check(config)
     output.mkdir(parents=True, exist_ok=True)
@@ -162,11 +194,20 @@ def begin(run: Run) -> None:
         fill(run.config, run.replay)
     run.replay.check(run.model.frame_shape)
     if not run.config.train.init:
-        batch = run.replay.sample(16, min(run.config.train.length, 96), 0.5, np.random.default_rng(run.config.seed))
+        batch = run.replay.sample(
+            16,
+            min(run.config.train.length, 96),
+            0.5,
+            np.random.default_rng(run.config.seed),
+        )
         batch = batch.to(run.model.place.device)
         run.model.patches.fit(batch.pixels)
         motions = calibrate(run.model, batch)
-        moves = [f"{a} turns by {m[0]:g}, steps by ({m[1]:g}, {m[2]:g})" for a, m in motions.items() if any(m)]
+        moves = [
+            f"{a} turns by {m[0]:g}, steps by ({m[1]:g}, {m[2]:g})"
+            for a, m in motions.items()
+            if any(m)
+        ]
         print("how actions move the view: " + ("; ".join(moves) or "no rule found"))
         run.ema.load_state_dict(run.model.state_dict())
     save(run)
@@ -175,8 +216,12 @@ def begin(run: Run) -> None:
 def resume(folder: Path, overrides: list[str]) -> Path:
     """`lssvwm resume`: go on with a run from its last checkpoint, exactly as if it had not stopped."""
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"no run in {folder}: there is no config.yaml; start one with `lssvwm train output={folder}`")
-    config = configuration.from_checkpoint(configuration.read(folder / "config.yaml"), overrides)
+        raise UserError(
+            f"no run in {folder}: there is no config.yaml; start one with `lssvwm train output={folder}`"
+        )
+    config = configuration.from_checkpoint(
+        configuration.read(folder / "config.yaml"), overrides
+    )
     run = prepare(config, folder)
     if not run.last.is_file():
         begin(run)
@@ -211,7 +256,13 @@ def housekeeping(run: Run, logger: Logger) -> None:
     """What happens between steps: collect more, evaluate, save."""
     config, at = run.config.train, run.step
     if config.collect.every and at % config.collect.every == 0 and at < config.steps:
-        gather(run.config, run.replay, config.collect.more, run.config.seed + 1000 + at, run.ema)
+        gather(
+            run.config,
+            run.replay,
+            config.collect.more,
+            run.config.seed + 1000 + at,
+            run.ema,
+        )
     if config.evaluate_every and at % config.evaluate_every == 0:
         success = quick_success(run.config, run.ema)
         logger.write(at, {"evaluate/success": success})
@@ -238,7 +289,9 @@ def step(run: Run) -> dict[str, Tensor]:
     length, batch = run.lengths.draw(run.rng)
     harder = run.step >= config.harder_after * config.steps
     burn_in = config.burn_in if harder else 0
-    sequences = run.replay.sample(batch, burn_in + length, config.align, run.rng).to(run.model.place.device)
+    sequences = run.replay.sample(batch, burn_in + length, config.align, run.rng).to(
+        run.model.place.device
+    )
     rate = learning_rate(config, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
@@ -252,30 +305,49 @@ def step(run: Run) -> dict[str, Tensor]:
     run.optimizer.step()
     update_ema(run.ema, run.model, min(config.ema, (1 + run.step) / (10 + run.step)))
     run.lengths.learn(length, metrics["late"])
-    metrics |= {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "length": torch.tensor(length)}
+    metrics |= {
+        "gradient_norm": norm.detach(),
+        "learning_rate": torch.tensor(rate),
+        "length": torch.tensor(length),
+    }
     return metrics | run.lengths.metrics()
 
 
-def gradient(run: Run, sequences: Batch, burn_in: int = 0, foresee: bool = True) -> dict[str, Tensor]:
+def gradient(
+    run: Run, sequences: Batch, burn_in: int = 0, foresee: bool = True
+) -> dict[str, Tensor]:
     """Add up the gradient of sequences, after `burn_in` frames, segment by segment with the memory carried on; the
     metrics' means."""
     config, model = run.config.train, run.model
     hidden = draw_hidden(config, run.step, sequences.is_first, run.rng)
     forget = draw_forget(config, sequences.is_first, run.rng)
-    device, frames, memory, found = model.place.device, sequences.is_first.shape[1], None, []
+    device, frames, memory, found = (
+        model.place.device,
+        sequences.is_first.shape[1],
+        None,
+        [],
+    )
     if burn_in:
         old = sequences[:burn_in]
         with torch.no_grad():
-            memory, _ = model.observe(model.initial(len(old.pixels)), old.pixels, old.action, old.is_first)
+            memory, _ = model.observe(
+                model.initial(len(old.pixels)), old.pixels, old.action, old.is_first
+            )
     size = config.segment or frames
     parts = [slice(at, min(at + size, frames)) for at in range(burn_in, frames, size)]
     for part in parts:
         masks = [None if mask is None else mask[:, part] for mask in (hidden, forget)]
-        with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(config.precision, device)):
-            loss, metrics, memory = model.loss(sequences[part], memory, masks[0], run.generator, masks[1], foresee)
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=in_bf16(config.precision, device)
+        ):
+            loss, metrics, memory = model.loss(
+                sequences[part], memory, masks[0], run.generator, masks[1], foresee
+            )
         (loss / len(parts)).backward()
         found.append(metrics)
-    metrics = {key: torch.stack([metrics[key] for metrics in found]).mean() for key in found[0]}
+    metrics = {
+        key: torch.stack([metrics[key] for metrics in found]).mean() for key in found[0]
+    }
     return metrics | (dreams(run, run.dreamer, sequences) if run.dreamer else {})
 
 
@@ -283,11 +355,23 @@ def dreams(run: Run, dreamer: Agent, sequences: Batch) -> dict[str, Tensor]:
     """Add up the gradient of dreams that begin somewhere in the sequences; their metrics."""
     config, device = run.config.train, run.model.place.device
     part = sequences[: int(run.rng.integers(1, sequences.is_first.shape[1] + 1))]
-    with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(config.precision, device)):
+    with torch.autocast(
+        device.type, torch.bfloat16, enabled=in_bf16(config.precision, device)
+    ):
         empty = run.model.initial(len(part.pixels))
-        memory, told = run.model.observe(empty, part.pixels, part.action, part.is_first, learn=True)
+        memory, told = run.model.observe(
+            empty, part.pixels, part.action, part.is_first, learn=True
+        )
         now, ended = told.last(), (part.terminated | part.truncated)[:, -1]
-        loss, metrics = dream(dreamer, memory, now, ended, config.dreams, config.dream_steps, config.dream_entropy)
+        loss, metrics = dream(
+            dreamer,
+            memory,
+            now,
+            ended,
+            config.dreams,
+            config.dream_steps,
+            config.dream_entropy,
+        )
     (config.dream_weight * loss).backward()
     return metrics
 
@@ -298,14 +382,18 @@ def in_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    able = (
+        getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    )
     return able.get("avx512_bf16", False) or able.get("amx_bf16", False)
 
 
 def learning_rate(config: TrainConfig, at: int) -> float:
     """Linear warm-up, then a cosine down to the final share."""
     share = config.final_learning_rate
-    cosine = share + (1 - share) * 0.5 * (1 + math.cos(math.pi * min(1.0, at / max(1, config.steps))))
+    cosine = share + (1 - share) * 0.5 * (
+        1 + math.cos(math.pi * min(1.0, at / max(1, config.steps)))
+    )
     return config.learning_rate * min(1.0, (at + 1) / max(1, config.warmup)) * cosine
 
 
@@ -346,7 +434,9 @@ def save(run: Run) -> None:
 def restore(run: Run) -> None:
     """Everything back as it was at the last checkpoint; data collected after it is dropped and collected again."""
     try:
-        state = torch.load(run.last, weights_only=False, map_location=run.model.place.device)
+        state = torch.load(
+            run.last, weights_only=False, map_location=run.model.place.device
+        )
     except Exception as error:
         raise UserError(
             f"{run.last} is damaged ({type(error).__name__}); start anew in another output= folder"
@@ -356,7 +446,10 @@ def restore(run: Run) -> None:
         run.model.load_state_dict(migrate_weights(state["model"], version))
         run.ema.load_state_dict(migrate_weights(state["ema"], version))
         run.optimizer.load_state_dict(state["optimizer"])
-        alike = all(moments["exp_avg"].shape == p.shape for p, moments in run.optimizer.state.items())
+        alike = all(
+            moments["exp_avg"].shape == p.shape
+            for p, moments in run.optimizer.state.items()
+        )
     except (RuntimeError, ValueError):
         alike = False
     if not alike:
@@ -382,7 +475,11 @@ class Logger:
     def __init__(self, folder: Path, at: int):
         self.file = folder / "metrics.jsonl"
         self.file.touch()  # a run shorter than `log_every` has an empty log, not none
-        kept = [line for line in self.file.read_text().splitlines() if line and json.loads(line)["step"] <= at]
+        kept = [
+            line
+            for line in self.file.read_text().splitlines()
+            if line and json.loads(line)["step"] <= at
+        ]
         self.file.write_text("".join(line + "\n" for line in kept))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=at + 1)
         self.sums: dict[str, list[Tensor]] = {}
@@ -394,14 +491,19 @@ class Logger:
 
     def flush(self, at: int) -> str:
         """Write the means; returns a short line for the progress bar."""
-        means = {key: float(torch.stack([v.float().cpu() for v in values]).mean()) for key, values in self.sums.items()}
+        means = {
+            key: float(torch.stack([v.float().cpu() for v in values]).mean())
+            for key, values in self.sums.items()
+        }
         self.sums = {}
         self.write(at, means)
         return f"loss {means['loss/total']:.3f}  frame {means['psnr']:.1f} dB"
 
     def write(self, at: int, values: dict[str, Any]) -> None:
         with self.file.open("a") as file:
-            file.write(json.dumps({"step": at, "time": round(time.time(), 1)} | values) + "\n")
+            file.write(
+                json.dumps({"step": at, "time": round(time.time(), 1)} | values) + "\n"
+            )
         for key, value in values.items():
             self.board.add_scalar(key, value, at)
 

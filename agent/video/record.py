@@ -26,7 +26,13 @@ from lssvwm.agent.mpc import Agent, build_agent
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.training.collection import build_env
 from lssvwm.agent.video import rendering as film
-from lssvwm.agent.video.counterfactuals import Branch, BranchPainter, Sketch, branches, sketch
+from lssvwm.agent.video.counterfactuals import (
+    Branch,
+    BranchPainter,
+    Sketch,
+    branches,
+    sketch,
+)
 from lssvwm.agent.video.rendering import CONTEXT, IMAGINED, Painter, Scene, Strip
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.worldmodel import Rollout
@@ -34,8 +40,18 @@ from lssvwm.worldmodel import memory_map as belief
 from torch import Tensor
 
 MODES = ("open_loop", "plan", "branches")
-OUTCOMES = ("running", "success", "wrong", "timeout")  # by the number that `truth()["outcome"]` gives
-FOLLOWED = ("oracle", "cells", "momentum", "random")  # whose actions open loop follows: the first offered
+OUTCOMES = (
+    "running",
+    "success",
+    "wrong",
+    "timeout",
+)  # by the number that `truth()["outcome"]` gives
+FOLLOWED = (
+    "oracle",
+    "cells",
+    "momentum",
+    "random",
+)  # whose actions open loop follows: the first offered
 LIMIT = 1000  # frames filmed where an environment has neither context phase nor end
 
 
@@ -59,16 +75,34 @@ class Stage:
     def __init__(self, env: BatchedEnv, seed: int, walk_seed: int):
         self.env, self.step, self.reward, self.ended = env, 0, 0.0, False
         env.reset(np.zeros(1, np.int64), np.array([seed]))
-        followed = next(name for name in (*FOLLOWED, *env.explorers) if name in env.explorers)
-        self.guide, self.followed = env.guide(walk_seed), env.explorer(followed, walk_seed)
+        followed = next(
+            name for name in (*FOLLOWED, *env.explorers) if name in env.explorers
+        )
+        self.guide, self.followed = (
+            env.guide(walk_seed),
+            env.explorer(followed, walk_seed),
+        )
 
     def now(self) -> Moment:
         """The present moment."""
         env = self.env
         draw = getattr(env, "top_view", None)
-        pixels, action, guided = env.frames()[0].copy(), env.last_action()[0], bool(env.in_context()[0])
+        pixels, action, guided = (
+            env.frames()[0].copy(),
+            env.last_action()[0],
+            bool(env.in_context()[0]),
+        )
         drawn = draw(0) if draw else None
-        return Moment(self.step, pixels, action, self.reward, guided, self.ended, drawn, env.bearing(0))
+        return Moment(
+            self.step,
+            pixels,
+            action,
+            self.reward,
+            guided,
+            self.ended,
+            drawn,
+            env.bearing(0),
+        )
 
     def scripted(self) -> np.ndarray:
         """What the guide does in the context, and the followed explorer after it: actions [1, ...]."""
@@ -106,7 +140,9 @@ class Prediction:
     def of(cls, future: Rollout, known_to: int) -> Prediction:
         """The only future of the only memory in `future`."""
         assert future.frames is not None
-        frames, reward, cont = (v[0, 0].cpu().numpy() for v in (future.frames, future.reward, future.cont))
+        frames, reward, cont = (
+            v[0, 0].cpu().numpy() for v in (future.frames, future.reward, future.cont)
+        )
         return cls(known_to, frames, reward, cont)
 
 
@@ -155,9 +191,15 @@ class Director:
     def _context(self, moments: list[Moment]) -> int:
         """How many moments are observed: as configured, or up to the first in which the agent may act."""
         guided = sum(moment.guided for moment in moments)
-        known = self.config.context or (guided + 1 if guided else (len(moments) + 1) // 2)
+        known = self.config.context or (
+            guided + 1 if guided else (len(moments) + 1) // 2
+        )
         if known >= len(moments):
-            setting = f"record.context={self.config.context}" if self.config.context else "the context"
+            setting = (
+                f"record.context={self.config.context}"
+                if self.config.context
+                else "the context"
+            )
             raise UserError(
                 f"{setting} leaves nothing to imagine: an episode ended after {len(moments)} frames; "
                 f"set record.context below {len(moments)}"
@@ -181,13 +223,21 @@ class Director:
             moment = self.stage.act(action.cpu().numpy())
             self._watch(moment)
         if moment.ended:
-            raise UserError(f"record.context={self.config.context}: an episode ended before; set it lower")
+            raise UserError(
+                f"record.context={self.config.context}: an episode ended before; set it lower"
+            )
         fresh = replace(self.state, plan=None)
         _, state = self.agent.act(fresh)
         self.start = moment
         self.branches = branches(self.agent, state, self.stage, self.config.plans)
         if moment.bearing is not None:
-            self.sketch = sketch(self.agent.model, state.memory, self.trail, self.branches, moment.bearing)
+            self.sketch = sketch(
+                self.agent.model,
+                state.memory,
+                self.trail,
+                self.branches,
+                moment.bearing,
+            )
 
     def plan(self) -> None:
         """Observe the context, then let the agent plan and act until the episode ends."""
@@ -220,14 +270,20 @@ class Director:
                 "predicted_continue": _rounded(future.cont),
             }
         )
-        return replace(future, strip=Strip(future.frames, names, tuple(future.reward.tolist())))
+        return replace(
+            future, strip=Strip(future.frames, names, tuple(future.reward.tolist()))
+        )
 
     def _imagine(self, actions: Tensor, known_to: int) -> Prediction:
         """What actions [n, ...] lead to from the present memory."""
         actions = actions.to(self.agent.device)[None, None]
         with torch.no_grad():
             future = self.agent.model.imagine(
-                self.state.memory, actions, self.config.denoise, decode=True, generator=self.generator
+                self.state.memory,
+                actions,
+                self.config.denoise,
+                decode=True,
+                generator=self.generator,
             )
         return Prediction.of(future, known_to)
 
@@ -235,13 +291,18 @@ class Director:
         """Show the agent a frame of the context; what it expected one step before is kept beside it."""
         future = None
         if moment.step:
-            future = self._imagine(torch.from_numpy(moment.action[None]), moment.step - 1)
+            future = self._imagine(
+                torch.from_numpy(moment.action[None]), moment.step - 1
+            )
         self._add(moment, CONTEXT, future)
         self._tell(moment)
 
     def _tell(self, moment: Moment) -> None:
         first = torch.tensor([moment.step == 0])
-        frame, action = torch.from_numpy(moment.pixels[None]), torch.from_numpy(moment.action[None])
+        frame, action = (
+            torch.from_numpy(moment.pixels[None]),
+            torch.from_numpy(moment.action[None]),
+        )
         goals = self.stage.env.goals()
         goal = None if goals is None else torch.from_numpy(goals)
         self.state = self.agent.observe(self.state, frame, action, first, goal)
@@ -277,7 +338,11 @@ class Director:
 def film_episode(config: Config, agent: Agent, stage: Stage) -> Director:
     """Film one episode in `record.mode`; the result has its scenes and decisions."""
     director = Director(config.record, agent, stage, config.seed)
-    {"open_loop": director.open_loop, "plan": director.plan, "branches": director.branch}[config.record.mode]()
+    {
+        "open_loop": director.open_loop,
+        "plan": director.plan,
+        "branches": director.branch,
+    }[config.record.mode]()
     return director
 
 
@@ -310,13 +375,26 @@ def check(config: RecordConfig) -> None:
     """Raises UserError for settings that cannot be filmed."""
     if config.mode not in MODES:
         near = difflib.get_close_matches(config.mode, MODES, 1, 0.3)
-        hint = f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(MODES)}"
+        hint = (
+            f"; did you mean {near[0]}?"
+            if near
+            else f"; choose one of {', '.join(MODES)}"
+        )
         raise UserError(f"unknown record.mode={config.mode}{hint}")
-    ranges = {"episodes": (1, 10_000), "context": (0, 100_000), "horizon": (1, 10_000), "denoise": (1, 1000)}
-    for name, (low, high) in (ranges | {"fps": (1, 120), "scale": (1, 16), "plans": (2, 8)}).items():
+    ranges = {
+        "episodes": (1, 10_000),
+        "context": (0, 100_000),
+        "horizon": (1, 10_000),
+        "denoise": (1, 1000),
+    }
+    for name, (low, high) in (
+        ranges | {"fps": (1, 120), "scale": (1, 16), "plans": (2, 8)}
+    ).items():
         value = getattr(config, name)
         if not low <= value <= high:
-            raise UserError(f"record.{name}={value} cannot be filmed: choose a number from {low} to {high}")
+            raise UserError(
+                f"record.{name}={value} cannot be filmed: choose a number from {low} to {high}"
+            )
 
 
 def _make_folder(output: Path) -> None:
@@ -327,17 +405,23 @@ def _make_folder(output: Path) -> None:
         raise UserError(f"cannot write videos into {output}: {reason}") from None
 
 
-def save(config: Config, director: Director, index: int, seed: int, output: Path) -> list[Path]:
+def save(
+    config: Config, director: Director, index: int, seed: int, output: Path
+) -> list[Path]:
     """Write what was filmed as `output/<mode>-<index>` with .mp4, .json, .png and, if asked for, .gif."""
     shown, scenes = config.record, director.scenes
     title = f"{shown.mode.replace('_', ' ')}   {config.env.kind}   task {index}"
     if director.start:
-        painter = BranchPainter(director.start, director.branches, shown.scale, title, director.sketch)
+        painter = BranchPainter(
+            director.start, director.branches, shown.scale, title, director.sketch
+        )
         at = painter.steps
     else:
         painter, at = Painter(scenes, shown.scale, title), middle(scenes)
     base = output / f"{shown.mode}-{index}"
-    video, data, still = (base.with_name(f"{base.name}.{kind}") for kind in ("mp4", "json", "png"))
+    video, data, still = (
+        base.with_name(f"{base.name}.{kind}") for kind in ("mp4", "json", "png")
+    )
     film.write_mp4(video, painter.pictures(), painter.size, shown.fps)
     film.write_png(still, painter.draw(at))
     written = [video, data, still]
@@ -356,7 +440,9 @@ def middle(scenes: Sequence[Scene]) -> int:
     return imagined[len(imagined) // 2] if imagined else len(scenes) // 2
 
 
-def describe(config: Config, director: Director, index: int, seed: int) -> dict[str, Any]:
+def describe(
+    config: Config, director: Director, index: int, seed: int
+) -> dict[str, Any]:
     """Everything that a video shows, as plain data."""
     stage, scenes = director.stage, director.scenes
     actions = stage.env.actions
@@ -380,7 +466,9 @@ def describe(config: Config, director: Director, index: int, seed: int) -> dict[
 
 def mean_psnr(scenes: Sequence[Scene], kind: str) -> float | None:
     """Mean PSNR in dB of the predicted frames of one kind; None without any."""
-    values = [scene.psnr for scene in scenes if scene.kind == kind and scene.psnr is not None]
+    values = [
+        scene.psnr for scene in scenes if scene.kind == kind and scene.psnr is not None
+    ]
     return round(sum(values) / len(values), 3) if values else None
 
 
@@ -392,8 +480,12 @@ def _row(scene: Scene) -> dict[str, Any]:
         "action": scene.taken,
         "action_name": scene.action,
         "reward": scene.reward,
-        "predicted_reward": None if scene.predicted is None else round(scene.predicted, 5),
-        "predicted_continue": None if scene.goes_on is None else round(scene.goes_on, 5),
+        "predicted_reward": None
+        if scene.predicted is None
+        else round(scene.predicted, 5),
+        "predicted_continue": None
+        if scene.goes_on is None
+        else round(scene.goes_on, 5),
         "psnr": None if quality is None else round(quality, 3),
         "predicted_from_step": scene.known_to,
     }

@@ -83,7 +83,9 @@ def heat(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
     """The largest error of any channel as a colour from black (0) to pale yellow (255): uint8 [3, H, W]."""
     error = np.abs(real.astype(np.float32) - imagined).max(0) / 255
     stops = np.linspace(0, 1, len(HEAT))
-    return np.stack([np.interp(error, stops, HEAT[:, c]) for c in range(3)]).astype(np.uint8)
+    return np.stack([np.interp(error, stops, HEAT[:, c]) for c in range(3)]).astype(
+        np.uint8
+    )
 
 
 def as_image(frame: np.ndarray) -> Image.Image:
@@ -108,8 +110,12 @@ class Layout:
     def of(cls, scenes: Sequence[Scene], scale: int) -> Layout:
         """The layout that fits all scenes."""
         maps = [scene.map.shape[1:] for scene in scenes if scene.map is not None]
-        plan = max((len(scene.plan.frames) for scene in scenes if scene.plan), default=0)
-        return cls(scale, _two(scenes[0].real.shape[1:]), _two(maps[0]) if maps else None, plan)
+        plan = max(
+            (len(scene.plan.frames) for scene in scenes if scene.plan), default=0
+        )
+        return cls(
+            scale, _two(scenes[0].real.shape[1:]), _two(maps[0]) if maps else None, plan
+        )
 
     @property
     def text(self) -> int:
@@ -210,7 +216,9 @@ class Painter:
         self._bar(index)
         return np.asarray(self.canvas)
 
-    def _say(self, x: float, y: float, words: str, ink=INK, anchor: str = "la", font=None) -> int:
+    def _say(
+        self, x: float, y: float, words: str, ink=INK, anchor: str = "la", font=None
+    ) -> int:
         """Write words at (x, y); returns the x where they end."""
         font = font or self.font
         self.pen.text((x, y), words, ink, font, anchor)
@@ -218,15 +226,28 @@ class Painter:
 
     def _fitting(self, columns: int, *choices: str) -> str:
         """The first of the choices that fits into so many columns, or the last."""
-        return next((words for words in choices if self.pen.textlength(words, self.font) <= columns), choices[-1])
+        return next(
+            (
+                words
+                for words in choices
+                if self.pen.textlength(words, self.font) <= columns
+            ),
+            choices[-1],
+        )
 
     def _head(self, scene: Scene) -> None:
         """Phase on its colour, step, action, and the title at the right."""
         lay, name = self.layout, scene.kind.upper()
         end = lay.gap + int(self.pen.textlength("IMAGINED", self.font)) + 16
-        self.pen.rounded_rectangle((lay.gap, 8, end, 8 + lay.line), 4, TINTS[scene.kind])
+        self.pen.rounded_rectangle(
+            (lay.gap, 8, end, 8 + lay.line), 4, TINTS[scene.kind]
+        )
         self._say((lay.gap + end) / 2, 8 + lay.line / 2, name, GROUND, "mm")
-        action = "first frame" if scene.action is None else f"action  {scene.action.removeprefix('action ')}"
+        action = (
+            "first frame"
+            if scene.action is None
+            else f"action  {scene.action.removeprefix('action ')}"
+        )
         x = self._say(end + 16, 8 + lay.line / 2, f"step {scene.step:>3}", anchor="lm")
         self._say(x + 20, 8 + lay.line / 2, action, anchor="lm")
         self._say(lay.width - lay.gap, 8 + lay.line / 2, self.title, DIM, "rm")
@@ -235,19 +256,32 @@ class Painter:
         lay = self.layout
         error = None if scene.imagined is None else heat(scene.real, scene.imagined)
         names = ("real", _prediction(scene), "absolute error")
-        for place, (name, frame) in enumerate(zip(names, (scene.real, scene.imagined, error))):
+        for place, (name, frame) in enumerate(
+            zip(names, (scene.real, scene.imagined, error))
+        ):
             left = lay.gap + place * (lay.panel[1] + lay.gap)
             self._panel(left, lay.panel, name, frame, TINTS[scene.kind])
         if lay.map is not None:
             left = lay.gap + 3 * (lay.panel[1] + lay.gap)
-            self._panel(left, lay.map_panel, "map (not shown to the agent)", scene.map, EMPTY)
+            self._panel(
+                left, lay.map_panel, "map (not shown to the agent)", scene.map, EMPTY
+            )
 
-    def _panel(self, left: int, size: tuple[int, int], name: str, frame: np.ndarray | None, tint) -> None:
+    def _panel(
+        self,
+        left: int,
+        size: tuple[int, int],
+        name: str,
+        frame: np.ndarray | None,
+        tint,
+    ) -> None:
         """A framed picture under its name; dimmed and empty without one."""
         top, (rows, columns) = self.layout.panels_top, size
         name = self._fitting(columns, name, name.split(" (")[0], name.split(" ")[0])
         self._say(left, top - 8, name, DIM if frame is None else INK, "ls")
-        self.pen.rectangle((left - 4, top - 4, left + columns + 3, top + rows + 3), tint)
+        self.pen.rectangle(
+            (left - 4, top - 4, left + columns + 3, top + rows + 3), tint
+        )
         self.pen.rectangle((left, top, left + columns - 1, top + rows - 1), EMPTY)
         if frame is None:
             words = self._fitting(columns, "nothing predicted yet", "none yet")
@@ -255,20 +289,40 @@ class Painter:
         else:
             exact = rows % frame.shape[1] == 0
             method = Image.Resampling.NEAREST if exact else Image.Resampling.BOX
-            self.canvas.paste(as_image(frame).resize((columns, rows), method), (left, top))
+            self.canvas.paste(
+                as_image(frame).resize((columns, rows), method), (left, top)
+            )
 
     def _numbers(self, scene: Scene) -> None:
         """Under each panel its number: real reward, predicted reward, PSNR; and the outcome once known."""
         lay = self.layout
-        numbers = [("real reward", _decimal(scene.reward)), ("predicted reward", "-"), ("PSNR", "-")]
+        numbers = [
+            ("real reward", _decimal(scene.reward)),
+            ("predicted reward", "-"),
+            ("PSNR", "-"),
+        ]
         if scene.predicted is not None and scene.psnr is not None:
-            numbers[1:] = [("predicted reward", _decimal(scene.predicted)), ("PSNR", f"{scene.psnr:.1f} dB")]
+            numbers[1:] = [
+                ("predicted reward", _decimal(scene.predicted)),
+                ("PSNR", f"{scene.psnr:.1f} dB"),
+            ]
         for place, (name, value) in enumerate(numbers):
-            words = self._fitting(lay.panel[1], f"{name}  {value}", f"{name.split(' ')[0]}  {value}", value)
-            self._say(lay.gap + place * (lay.panel[1] + lay.gap), lay.numbers_top, words)
+            words = self._fitting(
+                lay.panel[1],
+                f"{name}  {value}",
+                f"{name.split(' ')[0]}  {value}",
+                value,
+            )
+            self._say(
+                lay.gap + place * (lay.panel[1] + lay.gap), lay.numbers_top, words
+            )
         if scene.outcome:
-            ink = {"success": GOOD, "wrong": BAD, "timeout": BAD}.get(scene.outcome, DIM)
-            self._say(lay.width - lay.gap, lay.numbers_top, scene.outcome.upper(), ink, "ra")
+            ink = {"success": GOOD, "wrong": BAD, "timeout": BAD}.get(
+                scene.outcome, DIM
+            )
+            self._say(
+                lay.width - lay.gap, lay.numbers_top, scene.outcome.upper(), ink, "ra"
+            )
 
     def _strip(self, scene: Scene) -> None:
         """The plan being followed, as it was imagined when it was made; the present step is framed."""
@@ -278,7 +332,11 @@ class Painter:
             self._say(lay.gap, top, "no plan yet: the agent only observes", DIM)
             return
         known = scene.known_to
-        self._say(lay.gap, top, f"the whole plan, as imagined at step {known} (framed: what happened by now)")
+        self._say(
+            lay.gap,
+            top,
+            f"the whole plan, as imagined at step {known} (framed: what happened by now)",
+        )
         top += lay.line + 4
         for i, frame in enumerate(plan.frames):
             left = lay.gap + i * (lay.thumb[1] + 6)
@@ -286,19 +344,34 @@ class Painter:
             ink = INK if i + 1 == scene.ahead else DIM
             self._caption(left, top + lay.thumb[0] + 5, plan.actions[i], ink)
             if abs(plan.rewards[i]) >= 0.05:
-                self._caption(left, top + lay.thumb[0] + 5 + lay.text, f"{plan.rewards[i]:+.2f}", GOOD)
+                self._caption(
+                    left,
+                    top + lay.thumb[0] + 5 + lay.text,
+                    f"{plan.rewards[i]:+.2f}",
+                    GOOD,
+                )
 
     def _thumb(self, left: int, top: int, frame: np.ndarray, after: int) -> None:
         """A picture of the strip, `after` steps from the present one; framed if it is present or past."""
         rows, columns = self.layout.thumb
         if after <= 0:
             edge = 3 if after == 0 else 1
-            box = (left - edge, top - edge, left + columns + edge - 1, top + rows + edge - 1)
+            box = (
+                left - edge,
+                top - edge,
+                left + columns + edge - 1,
+                top + rows + edge - 1,
+            )
             self.pen.rectangle(box, TINTS[IMAGINED])
-        self.canvas.paste(as_image(frame).resize((columns, rows), Image.Resampling.BOX), (left, top))
+        self.canvas.paste(
+            as_image(frame).resize((columns, rows), Image.Resampling.BOX), (left, top)
+        )
 
     def _caption(self, left: int, top: int, words: str, ink) -> None:
-        while len(words) > 1 and self.pen.textlength(words, self.small) > self.layout.thumb[1] + 4:
+        while (
+            len(words) > 1
+            and self.pen.textlength(words, self.small) > self.layout.thumb[1] + 4
+        ):
             words = words[:-1]
         self._say(left + self.layout.thumb[1] / 2, top, words, ink, "ma", self.small)
 
@@ -309,7 +382,9 @@ class Painter:
         for i, scene in enumerate(self.scenes):
             tint = TINTS[scene.kind]
             colour = tint if i <= index else tuple(c // 4 for c in tint)
-            self.pen.rectangle((length * i / count, top, length * (i + 1) / count, lay.height), colour)
+            self.pen.rectangle(
+                (length * i / count, top, length * (i + 1) / count, lay.height), colour
+            )
 
 
 def _decimal(value: float) -> str:
@@ -335,7 +410,9 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_mp4(path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], fps: int) -> int:
+def write_mp4(
+    path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], fps: int
+) -> int:
     """Write pictures uint8 [R, S, 3] (`size` is (S, R), both even) as H.264, and return how many.
 
     The file is read back, and appears under its name only if all pictures are in it; else raises OSError.
@@ -344,11 +421,15 @@ def write_mp4(path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int],
         written = _encode(part, pictures, size, fps)
         found = count_frames(part)
         if found != written:
-            raise OSError(f"{path} should hold {written} frames, {found} can be read back; is the disk full?")
+            raise OSError(
+                f"{path} should hold {written} frames, {found} can be read back; is the disk full?"
+            )
     return written
 
 
-def _encode(path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], fps: int) -> int:
+def _encode(
+    path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], fps: int
+) -> int:
     options = ["-crf", "18", "-movflags", "+faststart"]
     writer = FFMPEG_VideoWriter(str(path), size, fps, ffmpeg_params=options, threads=1)
     process: subprocess.Popen[bytes] = writer.proc  # type: ignore[assignment]
@@ -357,7 +438,9 @@ def _encode(path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], f
         for picture in pictures:
             writer.write_frame(picture)
             written += 1
-        _, complaint = process.communicate()  # closes the pipe; unlike `close`, tells how it ended
+        _, complaint = (
+            process.communicate()
+        )  # closes the pipe; unlike `close`, tells how it ended
         if process.returncode:
             raise OSError(complaint.decode(errors="replace"))
     except OSError as error:
@@ -392,7 +475,10 @@ def count_frames(path: Path) -> int:
 
 def write_gif(path: Path, pictures: Iterable[np.ndarray], fps: int) -> None:
     """Write an endless GIF; players round the time of a frame to 10 ms."""
-    images = (Image.fromarray(picture).quantize(128, dither=Image.Dither.NONE) for picture in pictures)
+    images = (
+        Image.fromarray(picture).quantize(128, dither=Image.Dither.NONE)
+        for picture in pictures
+    )
     timing = {"duration": round(1000 / fps), "loop": 0}
     with replacing(path) as part:
         next(images).save(part, "GIF", save_all=True, append_images=images, **timing)

@@ -7,7 +7,16 @@ A task overrides `_begin` (lay out one slot's episode) and `_rules` (what a step
 from __future__ import annotations
 
 import numpy as np
-from lssvwm.envs.base import RUNNING, SUCCESS, TIMEOUT, WRONG, BatchedEnv, Discrete, Explorer, Step
+from lssvwm.envs.base import (
+    RUNNING,
+    SUCCESS,
+    TIMEOUT,
+    WRONG,
+    BatchedEnv,
+    Discrete,
+    Explorer,
+    Step,
+)
 from lssvwm.envs.maze import rendering as picture
 from lssvwm.envs.maze.layout import FAR, FORWARD, distance_field
 
@@ -29,13 +38,17 @@ class GridMaze(BatchedEnv):
     def __init__(self, batch: int, rows: int, cols: int, labels: int):
         self.batch, self.rows, self.cols, self.labels = batch, rows, cols, labels
         self.width = cols + 2 * picture.PAD
-        self.tiles = np.full((batch, rows + 2 * picture.PAD, self.width), picture.WALL, np.uint8)
+        self.tiles = np.full(
+            (batch, rows + 2 * picture.PAD, self.width), picture.WALL, np.uint8
+        )
         self.floor = np.zeros((batch, rows, cols), bool)
         self.row, self.col, self.heading = (np.zeros(batch, np.int64) for _ in range(3))
         self.slots = np.arange(batch)
         self.episode = np.zeros(batch, np.int64)
         self.seeds = np.zeros(batch, np.int64)
-        self.phase = np.zeros(batch, np.int64)  # changes whenever a plan made before is void
+        self.phase = np.zeros(
+            batch, np.int64
+        )  # changes whenever a plan made before is void
         self.clock = np.zeros(batch, np.int64)  # frames since the reset
         self.dark = np.zeros(batch, np.int64)  # dark frames left, this one included
         self.cue = np.zeros(batch, np.int64)
@@ -44,7 +57,9 @@ class GridMaze(BatchedEnv):
         self.outcome = np.zeros(batch, np.int64)
         self.rewarded = np.zeros(batch, bool)
         self.goal_field = np.full((batch, 4, rows, cols), FAR, np.int16)
-        self.seen_at = np.full((batch, labels), -1, np.int64)  # clock when evidence k was last in view
+        self.seen_at = np.full(
+            (batch, labels), -1, np.int64
+        )  # clock when evidence k was last in view
         self._terminated, self._truncated = np.zeros(batch, bool), np.zeros(batch, bool)
         self._action = np.zeros(batch, np.int64)
         self._fields: list[dict] = [{} for _ in range(batch)]
@@ -91,7 +106,14 @@ class GridMaze(BatchedEnv):
     def reset(self, where: np.ndarray, seeds: np.ndarray) -> None:
         """Start episode `seeds[i]` in slot `where[i]`; both int64 [M]."""
         where, seeds = np.asarray(where, np.int64), np.asarray(seeds, np.int64)
-        for array in (self.clock, self.dark, self.border, self.disguise, self.outcome, self.rewarded):
+        for array in (
+            self.clock,
+            self.dark,
+            self.border,
+            self.disguise,
+            self.outcome,
+            self.rewarded,
+        ):
             array[where] = 0
         for array in (self._terminated, self._truncated, self._action):
             array[where] = 0
@@ -108,7 +130,9 @@ class GridMaze(BatchedEnv):
         """Advance every running slot by `action`, int64 [B]."""
         action = np.asarray(action)
         if action.shape != (self.batch,) or action.min() < 0 or action.max() > STAY:
-            raise ValueError(f"actions must be {self.batch} integers from 0 to 3, got {action!r}")
+            raise ValueError(
+                f"actions must be {self.batch} integers from 0 to 3, got {action!r}"
+            )
         running = ~(self._terminated | self._truncated)
         executed = np.where(running, self._executed(action), STAY)
         self._action = np.where(running, executed, self._action)
@@ -158,7 +182,9 @@ class GridMaze(BatchedEnv):
 
     def at(self, cells: np.ndarray) -> np.ndarray:
         """Return where the agents stand on `cells` (int [B, ..., 2]), bool [B, ...]."""
-        here = np.stack([self.row, self.col], -1).reshape(self.batch, *[1] * (cells.ndim - 2), 2)
+        here = np.stack([self.row, self.col], -1).reshape(
+            self.batch, *[1] * (cells.ndim - 2), 2
+        )
         return (cells == here).all(-1)
 
     def field(self, slot: int, cell: tuple[int, int]) -> np.ndarray:
@@ -178,7 +204,9 @@ class GridMaze(BatchedEnv):
         [B, 9]."""
         at = self._base + self.row * self.width + self.col
         lit = self.view() != picture.UNSEEN
-        return at[:, None] + self._offsets[self.heading], lit & (self.dark == 0)[:, None]
+        return at[:, None] + self._offsets[self.heading], lit & (self.dark == 0)[
+            :, None
+        ]
 
     def view(self) -> np.ndarray:
         """Return the tiles of the view as they are drawn, int64 [B, 9]."""
@@ -200,7 +228,9 @@ class GridMaze(BatchedEnv):
         """Give `slot` the map `floor`, bool [R, C]."""
         pad = picture.PAD
         self.floor[slot] = floor
-        self.tiles[slot, pad:-pad, pad:-pad] = np.where(floor, picture.FLOOR, picture.WALL)
+        self.tiles[slot, pad:-pad, pad:-pad] = np.where(
+            floor, picture.FLOOR, picture.WALL
+        )
 
     def put_tile(self, slot: int, cell: tuple[int, int], tile: int) -> None:
         """Show `tile` at `cell` of `slot`."""
@@ -220,10 +250,15 @@ class GridMaze(BatchedEnv):
     def _success(self) -> np.ndarray:
         return self.outcome == SUCCESS
 
-    def next_pose(self, action: int | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def next_pose(
+        self, action: int | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return heading, row and column after `action`, int64 [B] each."""
         heading = (self.heading + _TURN[action]) % 4
-        forward = FORWARD[heading] * (np.broadcast_to(action, heading.shape) == AHEAD)[:, None]
+        forward = (
+            FORWARD[heading]
+            * (np.broadcast_to(action, heading.shape) == AHEAD)[:, None]
+        )
         row, col = self.row + forward[:, 0], self.col + forward[:, 1]
         free = self.floor[self.slots, row, col]
         return heading, np.where(free, row, self.row), np.where(free, col, self.col)
@@ -233,7 +268,11 @@ class GridMaze(BatchedEnv):
         at = self._base + self.row * self.width + self.col
         view = self.tiles.reshape(-1)[at[:, None] + self._offsets[self.heading]]
         if self.disguise.any():
-            ball = (view >= picture.OBJECT) & (view < picture.PANEL) & self.disguise[:, None]
+            ball = (
+                (view >= picture.OBJECT)
+                & (view < picture.PANEL)
+                & self.disguise[:, None]
+            )
             view = np.where(ball, picture.GREY, view)
         self._view = picture.hide_occluded(view)
         flat = self._view.reshape(self.batch, -1)

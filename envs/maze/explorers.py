@@ -37,7 +37,9 @@ RECIPES = {
     "cells": Recipe("cells", "cells", 0.15, 0.15),
     "seek": Recipe("cells", "seek", 0.15, 0.10),
     "look": Recipe("look", "look"),
-    "stumble": Recipe("cells", "seek", 0.40, 0.40),  # shows what comes of actions that lead nowhere
+    "stumble": Recipe(
+        "cells", "seek", 0.40, 0.40
+    ),  # shows what comes of actions that lead nowhere
     "momentum": Recipe("momentum", "momentum"),
     "wall": Recipe("wall", "wall", 0.05, 0.05),  # the noise frees it from islands
     "forage": Recipe("wall", "forage", 0.05, 0.05),
@@ -52,7 +54,9 @@ class MazeExplorer(Explorer):
 
     def __init__(self, env: GridMaze, name: str, seed: int):
         if name not in env.explorers:
-            raise ValueError(f"unknown explorer {name!r}: choose one of {', '.join(env.explorers)}")
+            raise ValueError(
+                f"unknown explorer {name!r}: choose one of {', '.join(env.explorers)}"
+            )
         self.env, self.recipe, self.seed = env, RECIPES[name], seed
         self.episode = np.full(env.batch, -1, np.int64)
         self.phase = np.full(env.batch, -1, np.int64)
@@ -62,7 +66,9 @@ class MazeExplorer(Explorer):
         self.field = np.full((env.batch, 4, env.rows, env.cols), FAR, np.int16)
         self.pending: list[list[tuple[int, int]]] = [[] for _ in range(env.batch)]
         self.hand = np.ones(env.batch, np.int64)  # wall side: 1 right, -1 left
-        self.turned = np.zeros(env.batch, bool)  # towards the wall side, in the step before
+        self.turned = np.zeros(
+            env.batch, bool
+        )  # towards the wall side, in the step before
 
     def act(self) -> np.ndarray:
         """Return one action per slot, int64 [B]."""
@@ -71,7 +77,10 @@ class MazeExplorer(Explorer):
         draws = self._draw()
         context = self.env.in_context()
         action = np.full(self.env.batch, STAY)
-        for mode, where in ((self.recipe.context, context), (self.recipe.after, ~context)):
+        for mode, where in (
+            (self.recipe.context, context),
+            (self.recipe.after, ~context),
+        ):
             where = where if self.active is None else where & self.active
             if where.any():
                 action = np.where(where, self._mode(mode, where, draws), action)
@@ -81,7 +90,9 @@ class MazeExplorer(Explorer):
     def _begin(self, slot: int) -> None:
         self.episode[slot] = self.env.episode[slot]
         self.phase[slot] = -1
-        self.rngs[slot] = np.random.default_rng([self.seed, int(self.env.seeds[slot]), 3])
+        self.rngs[slot] = np.random.default_rng(
+            [self.seed, int(self.env.seeds[slot]), 3]
+        )
         self.count[slot] = 0
         self.hand[slot] = self.rngs[slot].choice([-1, 1])
         self.turned[slot] = False
@@ -107,8 +118,14 @@ class MazeExplorer(Explorer):
             case "goal":
                 return self._descend(self.env.goal_field, draws)
             case "forage":
-                in_view = self.env.seen_at[self.env.slots, self.env.cue] == self.env.clock
-                return np.where(in_view, self._descend(self.env.goal_field, draws), self._follow_wall(where))
+                in_view = (
+                    self.env.seen_at[self.env.slots, self.env.cue] == self.env.clock
+                )
+                return np.where(
+                    in_view,
+                    self._descend(self.env.goal_field, draws),
+                    self._follow_wall(where),
+                )
             case _:
                 self._plan(mode, where)
                 return self._descend(self.field, draws)
@@ -122,7 +139,11 @@ class MazeExplorer(Explorer):
         """Keep one hand on the wall; only slots `where` (bool [B]) take the step."""
         beside, ahead = self.env.free(self.hand), self.env.free(0)
         turn_in = beside & ~self.turned
-        action = np.where(turn_in, np.where(self.hand > 0, RIGHT, LEFT), np.where(self.hand > 0, LEFT, RIGHT))
+        action = np.where(
+            turn_in,
+            np.where(self.hand > 0, RIGHT, LEFT),
+            np.where(self.hand > 0, LEFT, RIGHT),
+        )
         action = np.where(~turn_in & ahead, AHEAD, action)
         self.turned = np.where(where, turn_in, self.turned)
         return action
@@ -133,8 +154,12 @@ class MazeExplorer(Explorer):
         ahead = FORWARD[env.heading]
         left = field[slots, (env.heading - 1) % 4, env.row, env.col]
         right = field[slots, (env.heading + 1) % 4, env.row, env.col]
-        forward = field[slots, env.heading, env.row + ahead[:, 0], env.col + ahead[:, 1]]
-        turn = np.where((left < right) | ((left == right) & (draws[:, 2] < 0.5)), LEFT, RIGHT)
+        forward = field[
+            slots, env.heading, env.row + ahead[:, 0], env.col + ahead[:, 1]
+        ]
+        turn = np.where(
+            (left < right) | ((left == right) & (draws[:, 2] < 0.5)), LEFT, RIGHT
+        )
         action = np.where(forward <= np.minimum(left, right), AHEAD, turn)
         return np.where(env.distance(field) == 0, STAY, action)
 
@@ -144,7 +169,9 @@ class MazeExplorer(Explorer):
         for slot in np.flatnonzero(void).tolist():
             self.phase[slot] = self.env.phase[slot]
             self.pending[slot] = self._itinerary(mode, slot)
-        for slot in np.flatnonzero(void | (where & (self.env.distance(self.field) == 0))).tolist():
+        for slot in np.flatnonzero(
+            void | (where & (self.env.distance(self.field) == 0))
+        ).tolist():
             self.field[slot] = self.env.field(slot, self._next(mode, slot))
 
     def _itinerary(self, mode: str, slot: int) -> list[tuple[int, int]]:
@@ -152,7 +179,9 @@ class MazeExplorer(Explorer):
             return []
         if mode == "look":
             return self.env.look_cells(slot)[::-1]
-        cells = self.env.choice_cells(slot) if mode == "seek" else self.env.tour_cells(slot)
+        cells = (
+            self.env.choice_cells(slot) if mode == "seek" else self.env.tour_cells(slot)
+        )
         return [cells[i] for i in self.rngs[slot].permutation(len(cells))]
 
     def _next(self, mode: str, slot: int) -> tuple[int, int]:

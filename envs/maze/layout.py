@@ -38,7 +38,9 @@ def _spanning_tree(floor: np.ndarray, rng: np.random.Generator) -> None:
     while stack:
         row, col = stack[-1]
         near = [(row - 2, col), (row, col + 2), (row + 2, col), (row, col - 2)]
-        near = [(r, c) for r, c in near if 0 < r < n and 0 < c < n and (r, c) not in seen]
+        near = [
+            (r, c) for r, c in near if 0 < r < n and 0 < c < n and (r, c) not in seen
+        ]
         if not near:
             stack.pop()
             continue
@@ -54,7 +56,9 @@ def _knock_out(floor: np.ndarray, loops: float, rng: np.random.Generator) -> Non
     floor[2:-2:2, 1:-1:2] |= chance[2:-2:2, 1:-1:2]
 
 
-def reachable(floor: np.ndarray, start: tuple[int, int], cells: list[tuple[int, int]]) -> bool:
+def reachable(
+    floor: np.ndarray, start: tuple[int, int], cells: list[tuple[int, int]]
+) -> bool:
     """Return whether from `start` a way leads to each of `cells` that touches no other of them."""
     cols = floor.shape[1]
     targets = [1 << (row * cols + col) for row, col in cells]
@@ -71,10 +75,14 @@ def _spread(bits: int, cols: int) -> int:
 
 
 def _as_bits(floor: np.ndarray) -> int:
-    return int.from_bytes(np.packbits(floor.ravel(), bitorder="little").tobytes(), "little")
+    return int.from_bytes(
+        np.packbits(floor.ravel(), bitorder="little").tobytes(), "little"
+    )
 
 
-def distance_field(floor: np.ndarray, target: tuple[int, int], heading: int | None = None) -> np.ndarray:
+def distance_field(
+    floor: np.ndarray, target: tuple[int, int], heading: int | None = None
+) -> np.ndarray:
     """Return the least number of actions (turns included) from every pose to cell `target`, int16 [4, R, C].
 
     `floor` is bool [R, C]; the field is indexed by heading, row, column and is `FAR` where no way leads.
@@ -91,9 +99,18 @@ def distance_field(floor: np.ndarray, target: tuple[int, int], heading: int | No
     while before != (up, right, down, left):
         before = (up, right, down, left)
         levels.append(b"".join([bits.to_bytes(size, "little") for bits in before]))
-        sides, ends = up | down, right | left  # a turn leads from one pair of headings to the other
-        up, down = up | ends | (up << cols & open_bits), down | ends | (down >> cols & open_bits)
-        right, left = right | sides | (right >> 1 & open_bits), left | sides | (left << 1 & open_bits)
+        sides, ends = (
+            up | down,
+            right | left,
+        )  # a turn leads from one pair of headings to the other
+        up, down = (
+            up | ends | (up << cols & open_bits),
+            down | ends | (down >> cols & open_bits),
+        )
+        right, left = (
+            right | sides | (right >> 1 & open_bits),
+            left | sides | (left << 1 & open_bits),
+        )
     return _count_levels(levels, rows, cols)
 
 
@@ -101,4 +118,8 @@ def _count_levels(levels: list[bytes], rows: int, cols: int) -> np.ndarray:
     packed = np.frombuffer(b"".join(levels), np.uint8).reshape(len(levels), 4, -1)
     reached = np.unpackbits(packed, axis=2, count=rows * cols, bitorder="little")
     times = reached.sum(axis=0, dtype=np.int16)
-    return np.where(times > 0, len(levels) - times, FAR).astype(np.int16).reshape(4, rows, cols)
+    return (
+        np.where(times > 0, len(levels) - times, FAR)
+        .astype(np.int16)
+        .reshape(4, rows, cols)
+    )

@@ -15,7 +15,15 @@ PANEL = 10  # tile PANEL + k: a wall panel of colour k
 TILES = 16
 
 COLOURS = np.array(
-    [(235, 45, 40), (40, 205, 70), (60, 95, 255), (225, 60, 225), (50, 215, 225), (255, 130, 20)], np.uint8
+    [
+        (235, 45, 40),
+        (40, 205, 70),
+        (60, 95, 255),
+        (225, 60, 225),
+        (50, 215, 225),
+        (255, 130, 20),
+    ],
+    np.uint8,
 )
 """Red, green, blue, magenta, cyan, orange: RGB of cue k, ball k and panel k."""
 NO_BORDER, CUE_BORDER = 0, 1  # CUE_BORDER + k: colour k
@@ -72,7 +80,9 @@ def _draw_atlas() -> np.ndarray:
 
 ATLAS = _draw_atlas()
 """Tile pictures, uint8 [2 * TILES, 20, 20, 3]: the second half with the agent on them."""
-_STRIP = np.dtype(("V", TILE))  # one pixel row of one tile and one channel, moved as a unit
+_STRIP = np.dtype(
+    ("V", TILE)
+)  # one pixel row of one tile and one channel, moved as a unit
 _STRIPS = np.ascontiguousarray(ATLAS.transpose(0, 3, 1, 2)).view(_STRIP)[..., 0]
 
 
@@ -97,7 +107,10 @@ def _light_tables() -> tuple[np.ndarray, np.ndarray]:
     for lit in range(size):
         for clear in range(size):
             mask, front = lit, 0
-            for i, side in [*((i, 1) for i in range(last)), *((i, -1) for i in range(last, 0, -1))]:
+            for i, side in [
+                *((i, 1) for i in range(last)),
+                *((i, -1) for i in range(last, 0, -1)),
+            ]:
                 if mask >> i & clear >> i & 1:
                     mask |= 1 << (i + side)
                     front |= 1 << i | 1 << (i + side)
@@ -137,7 +150,9 @@ def _as_strips(frames: np.ndarray) -> np.ndarray:
     """View the inside of frames as tile strips, [B, 3, 3, 20, 3], each of 20 bytes."""
     shape = (len(frames), 3, VIEW, TILE, VIEW)
     strides = (3 * SIDE * SIDE, SIDE * SIDE, SIDE * TILE, SIDE, TILE)
-    return np.ndarray(shape, _STRIP, frames, offset=MARGIN * SIDE + MARGIN, strides=strides)
+    return np.ndarray(
+        shape, _STRIP, frames, offset=MARGIN * SIDE + MARGIN, strides=strides
+    )
 
 
 def draw_map(tiles: np.ndarray, pose: tuple[int, int, int]) -> np.ndarray:
@@ -147,4 +162,6 @@ def draw_map(tiles: np.ndarray, pose: tuple[int, int, int]) -> np.ndarray:
     marked = np.rot90(ATLAS[TILES + tiles[row, col]], -heading)
     picture[row, col] = marked
     rows, cols = tiles.shape
-    return np.ascontiguousarray(picture.transpose(4, 0, 2, 1, 3).reshape(3, rows * TILE, cols * TILE))
+    return np.ascontiguousarray(
+        picture.transpose(4, 0, 2, 1, 3).reshape(3, rows * TILE, cols * TILE)
+    )

@@ -11,7 +11,10 @@ from lssvwm.envs.maze import rendering as picture
 from lssvwm.envs.maze.engine import AHEAD, LEFT, RIGHT, STAY, GridMaze
 from lssvwm.envs.maze.layout import carve, distance_field, reachable
 
-LEFT_END, RIGHT_END = 3, 4  # colours of the walls at the ends of the arms: magenta and cyan
+LEFT_END, RIGHT_END = (
+    3,
+    4,
+)  # colours of the walls at the ends of the arms: magenta and cyan
 
 
 @dataclass(frozen=True)
@@ -47,23 +50,45 @@ class TMazeEnv(GridMaze):
     `budget` or `steps`.
     """
 
-    explorers = ("oracle", "guide", "look", "tour", "cells", "seek", "stumble", "momentum", "wall", "random", "still")
+    explorers = (
+        "oracle",
+        "guide",
+        "look",
+        "tour",
+        "cells",
+        "seek",
+        "stumble",
+        "momentum",
+        "wall",
+        "random",
+        "still",
+    )
     first_evidence = picture.PANEL
 
     def __init__(self, config: TMazeConfig, batch: int):
         if config.length < 4 or config.arm < 1 or config.delay < 0:
-            raise ValueError(f"a T-maze needs length >= 4, arm >= 1, delay >= 0; got {config}")
+            raise ValueError(
+                f"a T-maze needs length >= 4, arm >= 1, delay >= 0; got {config}"
+            )
         if config.autonomous and config.length < 7:
-            raise ValueError(f"an autonomous T-maze needs length >= 7, got length={config.length}")
+            raise ValueError(
+                f"an autonomous T-maze needs length >= 7, got length={config.length}"
+            )
         super().__init__(batch, config.length + 3, 2 * config.arm + 3, labels=2)
         self.config = config
-        self.steps = config.steps if config.steps is not None else 4 * config.length + 32 + config.delay
+        self.steps = (
+            config.steps
+            if config.steps is not None
+            else 4 * config.length + 32 + config.delay
+        )
         self.middle = config.arm + 1
         self.ends = np.array([(1, 1), (1, self.cols - 2)])
         self.left_at = np.full(batch, -1, np.int64)  # clock when the context ended
         self.delayed = np.zeros(batch, bool)
         self._plan = self._floor_plan()
-        self._end_fields = [distance_field(self._plan, (int(r), int(c))) for r, c in self.ends]
+        self._end_fields = [
+            distance_field(self._plan, (int(r), int(c))) for r, c in self.ends
+        ]
 
     def _floor_plan(self) -> np.ndarray:
         floor = np.zeros((self.rows, self.cols), bool)
@@ -75,19 +100,32 @@ class TMazeEnv(GridMaze):
         cue = int(rng.integers(2))
         self.lay(slot, self._plan)
         for side in (-1, 1):
-            self.put_tile(slot, (self.rows - 3, self.middle + side), picture.PANEL + cue)
+            self.put_tile(
+                slot, (self.rows - 3, self.middle + side), picture.PANEL + cue
+            )
         self.put_tile(slot, (1, 0), picture.PANEL + LEFT_END)
         self.put_tile(slot, (1, self.cols - 1), picture.PANEL + RIGHT_END)
-        start = int(rng.integers(3, self.rows - 6)) if self.config.autonomous else self.rows - 2
+        start = (
+            int(rng.integers(3, self.rows - 6))
+            if self.config.autonomous
+            else self.rows - 2
+        )
         self.put_agent(slot, start, self.middle, 0)
         self.cue[slot] = cue
-        self.border[slot] = picture.CUE_BORDER + cue if self.config.cue_always else picture.NO_BORDER
+        self.border[slot] = (
+            picture.CUE_BORDER + cue if self.config.cue_always else picture.NO_BORDER
+        )
         self.goal_field[slot] = self._end_fields[cue]
         self.left_at[slot], self.delayed[slot] = -1, self.config.delay == 0
 
     def _rules(self, running: np.ndarray) -> np.ndarray:
         self.dark = np.maximum(self.dark - running, 0)
-        enters = running & ~self.delayed & (self.row <= self.rows - 4) & (self.seen_at[self.slots, self.cue] >= 0)
+        enters = (
+            running
+            & ~self.delayed
+            & (self.row <= self.rows - 4)
+            & (self.seen_at[self.slots, self.cue] >= 0)
+        )
         self.dark[enters], self.delayed[enters] = self.config.delay, True
         leaves = self.in_context() & (self.row <= 2) & (self.dark == 0)
         self.left_at[leaves] = self.clock[leaves]
@@ -126,7 +164,9 @@ class TMazeEnv(GridMaze):
         rows = np.arange(2, self.rows - 1)
         corridor = np.stack([rows, np.full_like(rows, self.middle)], -1)
         if self.left_at[slot] < 0:
-            return np.concatenate([corridor, np.repeat(corridor[:1], len(rows), axis=0)])
+            return np.concatenate(
+                [corridor, np.repeat(corridor[:1], len(rows), axis=0)]
+            )
         return np.concatenate([self.ends, self.ends, corridor[:1]])
 
 
@@ -196,15 +236,33 @@ class ScavengeConfig:
 class ObjectMaze(GridMaze):
     """What Return, Recall and Scavenge share: a random maze with balls of different colours, and a cue."""
 
-    explorers = ("oracle", "guide", "tour", "cells", "seek", "stumble", "forage", "momentum", "wall", "random", "still")
+    explorers = (
+        "oracle",
+        "guide",
+        "tour",
+        "cells",
+        "seek",
+        "stumble",
+        "forage",
+        "momentum",
+        "wall",
+        "random",
+        "still",
+    )
     spacing = 1  # start and objects lie on any floor (1), or only on the cells at odd coordinates (2)
 
-    def __init__(self, config: ReturnConfig | RecallConfig | ScavengeConfig, batch: int):
+    def __init__(
+        self, config: ReturnConfig | RecallConfig | ScavengeConfig, batch: int
+    ):
         if not 2 <= config.objects <= len(picture.COLOURS):
-            raise ValueError(f"objects must be 2 to {len(picture.COLOURS)}, got objects={config.objects}")
+            raise ValueError(
+                f"objects must be 2 to {len(picture.COLOURS)}, got objects={config.objects}"
+            )
         cells = (config.n // 2) ** 2
         if cells <= config.objects:
-            raise ValueError(f"n={config.n} is too small for objects={config.objects}: it has {cells} cells")
+            raise ValueError(
+                f"n={config.n} is too small for objects={config.objects}: it has {cells} cells"
+            )
         super().__init__(batch, config.n, config.n, labels=config.objects)
         self.n, self.loops = config.n, config.loops
         self.objects = np.zeros((batch, config.objects, 2), np.int64)
@@ -231,9 +289,13 @@ class ObjectMaze(GridMaze):
             spots = self._place(floor, cells[0], cells[1:])
             if len(spots) == 1 + self.labels:
                 return floor, spots
-        raise ValueError(f"n={self.n} is too small for {self.labels} objects: they block one another")
+        raise ValueError(
+            f"n={self.n} is too small for {self.labels} objects: they block one another"
+        )
 
-    def _place(self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    def _place(
+        self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray
+    ) -> np.ndarray:
         """Return the start and the K first of `cells` that will do, int64 [1 + K or fewer, 2]."""
         return np.concatenate([start[None], cells[: self.labels]])
 
@@ -271,11 +333,19 @@ class TourMaze(ObjectMaze):
 
     def __init__(self, config: ReturnConfig | RecallConfig, batch: int, delay: int):
         if config.tour < 1 or delay < 0:
-            raise ValueError(f"needs tour >= 1 and delay >= 0, got tour={config.tour}, delay={delay}")
+            raise ValueError(
+                f"needs tour >= 1 and delay >= 0, got tour={config.tour}, delay={delay}"
+            )
         super().__init__(config, batch)
-        self.tour, self.delay, self.look_alike = config.tour, delay, not config.coloured_query
+        self.tour, self.delay, self.look_alike = (
+            config.tour,
+            delay,
+            not config.coloured_query,
+        )
         self.budget = np.zeros(batch, np.int64)
-        self.home = np.zeros((batch, 3), np.int64)  # pose in which the query finds the agent
+        self.home = np.zeros(
+            (batch, 3), np.int64
+        )  # pose in which the query finds the agent
         self.home_field = np.zeros((batch, 4, config.n, config.n), np.int16)
 
     def _prepare(self, slot: int, rng: np.random.Generator) -> None:
@@ -288,15 +358,27 @@ class TourMaze(ObjectMaze):
 
     def _executed(self, action: np.ndarray) -> np.ndarray:
         """Whoever would not be back in time is led home; in the dark, nothing happens."""
-        late = self.home_field[(self.slots, *self.next_pose(action))] >= self.tour - self.clock
+        late = (
+            self.home_field[(self.slots, *self.next_pose(action))]
+            >= self.tour - self.clock
+        )
         if not (late & (self.clock < self.tour)).any():
             return super()._executed(action)
-        steps = [self.home_field[(self.slots, *self.next_pose(way))] for way in (LEFT, RIGHT, AHEAD, STAY)]
-        return super()._executed(np.where(late & (self.clock < self.tour), np.argmin(steps, 0), action))
+        steps = [
+            self.home_field[(self.slots, *self.next_pose(way))]
+            for way in (LEFT, RIGHT, AHEAD, STAY)
+        ]
+        return super()._executed(
+            np.where(late & (self.clock < self.tour), np.argmin(steps, 0), action)
+        )
 
     def _rules(self, running: np.ndarray) -> np.ndarray:
         asked_at = self.tour + self.delay
-        self.dark = np.where((self.clock >= self.tour) & (self.clock < asked_at), asked_at - self.clock, 0)
+        self.dark = np.where(
+            (self.clock >= self.tour) & (self.clock < asked_at),
+            asked_at - self.clock,
+            0,
+        )
         for slot in np.flatnonzero(running & (self.clock == asked_at)).tolist():
             self._ask(slot)
         asked = running & (self.clock > asked_at)
@@ -311,7 +393,9 @@ class TourMaze(ObjectMaze):
         """Apply what touching an object other than the cued one does."""
 
     def _ask(self, slot: int) -> None:
-        self.put_agent(slot, *self.home[slot])  # moves those whose tour was too short to turn in
+        self.put_agent(
+            slot, *self.home[slot]
+        )  # moves those whose tour was too short to turn in
         self.border[slot] = picture.CUE_BORDER + self.cue[slot]
         self.disguise[slot] = self.look_alike
         self.phase[slot] += 1
@@ -333,20 +417,28 @@ class ReturnEnv(TourMaze):
 
     def __init__(self, config: ReturnConfig, batch: int):
         if config.slack < 1:
-            raise ValueError(f"slack must be at least 1, or nobody can arrive; got slack={config.slack}")
+            raise ValueError(
+                f"slack must be at least 1, or nobody can arrive; got slack={config.slack}"
+            )
         super().__init__(config, batch, delay=0)
         self.slack, self.min_distance = config.slack, config.min_distance
 
-    def _place(self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    def _place(
+        self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray
+    ) -> np.ndarray:
         """Leave out cells near the start."""
-        steps = distance_field(floor, (int(start[0]), int(start[1]))).min(0)  # over headings: no turn counted twice
+        steps = distance_field(floor, (int(start[0]), int(start[1]))).min(
+            0
+        )  # over headings: no turn counted twice
         far = steps[cells[:, 0], cells[:, 1]] >= self.min_distance
         return super()._place(floor, start, cells[far])
 
     def _aim(self, slot: int) -> None:
         super()._aim(slot)
         row, col, heading = self.home[slot]
-        self.budget[slot] = math.ceil(self.slack * int(self.goal_field[slot, heading, row, col]))
+        self.budget[slot] = math.ceil(
+            self.slack * int(self.goal_field[slot, heading, row, col])
+        )
 
 
 class RecallEnv(TourMaze):
@@ -361,11 +453,15 @@ class RecallEnv(TourMaze):
         super().__init__(config, batch, delay=config.delay)
         self.budget[:] = config.budget
 
-    def _place(self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    def _place(
+        self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray
+    ) -> np.ndarray:
         """Leave out cells where an object would block the way to another, or be blocked."""
         placed: list[tuple[int, int]] = []
         for row, col in cells.tolist():
-            if len(placed) < self.labels and reachable(floor, (start[0], start[1]), [*placed, (row, col)]):
+            if len(placed) < self.labels and reachable(
+                floor, (start[0], start[1]), [*placed, (row, col)]
+            ):
                 placed.append((row, col))
         return np.array([tuple(start), *placed])
 
@@ -400,7 +496,9 @@ class ScavengeEnv(ObjectMaze):
     def __init__(self, config: ScavengeConfig, batch: int):
         super().__init__(config, batch)
         self.steps = config.steps
-        self.hops = np.zeros((batch, config.steps + 1), np.int64)  # steps from cue to next cue
+        self.hops = np.zeros(
+            (batch, config.steps + 1), np.int64
+        )  # steps from cue to next cue
         self.reached = np.zeros(batch, np.int64)
 
     def _prepare(self, slot: int, rng: np.random.Generator) -> None:
@@ -411,7 +509,9 @@ class ScavengeEnv(ObjectMaze):
     def _rules(self, running: np.ndarray) -> np.ndarray:
         reached = self.touched()[self.slots, self.cue] & running
         for slot in np.flatnonzero(reached).tolist():
-            self.cue[slot] = (self.cue[slot] + self.hops[slot, self.reached[slot]]) % self.labels
+            self.cue[slot] = (
+                self.cue[slot] + self.hops[slot, self.reached[slot]]
+            ) % self.labels
             self.reached[slot] += 1
             self.border[slot] = picture.CUE_BORDER + self.cue[slot]
             self.phase[slot] += 1

@@ -8,7 +8,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lssvwm.envs.base import RUNNING, SUCCESS, TIMEOUT, WRONG, BatchedEnv, Discrete, Explorer, Step
+from lssvwm.envs.base import (
+    RUNNING,
+    SUCCESS,
+    TIMEOUT,
+    WRONG,
+    BatchedEnv,
+    Discrete,
+    Explorer,
+    Step,
+)
 from lssvwm.envs.maze.layout import FAR, distance_field
 
 if TYPE_CHECKING:
@@ -88,17 +97,25 @@ class MiniGridEnv(BatchedEnv):
         self.frame_shape = (3, config.frame, config.frame)
         self.actions = Discrete(config.actions, NAMES[: config.actions])
         self.envs = [_make(config) for _ in range(batch)]
-        self._view = TileView(batch, self.envs[0].width, self.envs[0].height, config.view, config.tile)
-        self._see_through = np.array([env.see_through_walls for env in self.envs])[:, None, None]
+        self._view = TileView(
+            batch, self.envs[0].width, self.envs[0].height, config.view, config.tile
+        )
+        self._see_through = np.array([env.see_through_walls for env in self.envs])[
+            :, None, None
+        ]
         self._start_blank()
         self._probe()
 
     def _start_blank(self) -> None:
         self.episode = np.zeros(self.batch, np.int64)
-        self.x, self.y, self.heading, self.steps, self._action = np.zeros((5, self.batch), np.int64)
+        self.x, self.y, self.heading, self.steps, self._action = np.zeros(
+            (5, self.batch), np.int64
+        )
         self._age, self._forked_at = np.full((2, self.batch), -1, np.int64)
         self._budget = np.full(self.batch, self.config.budget or 0)
-        self._terminated, self._truncated, self._success, self._context = np.zeros((4, self.batch), bool)
+        self._terminated, self._truncated, self._success, self._context = np.zeros(
+            (4, self.batch), bool
+        )
         self._fixed = np.zeros(self.batch, bool)
         self._codes = self._visible = self._frames = None
         self.places = [Places()] * self.batch
@@ -110,7 +127,9 @@ class MiniGridEnv(BatchedEnv):
         self._begin(0, 0)
         places = self.places[0]
         if self.config.budget is not None and places.fork is None:
-            raise ValueError(f"budget is for Memory ids only; give {self.config.id} max_steps instead")
+            raise ValueError(
+                f"budget is for Memory ids only; give {self.config.id} max_steps instead"
+            )
         self.explorers = ("random", "still", "momentum")
         if places.fork is not None:
             self.explorers += ("guide", "oracle", "seek", "cells", "stumble")
@@ -138,7 +157,9 @@ class MiniGridEnv(BatchedEnv):
 
     def _settle(self, slot: int, places: Places) -> None:
         self.places[slot] = places
-        self._floor[slot] = _floor(self._view.atlas.walkable[self._view.maps[slot]], places).tobytes()
+        self._floor[slot] = _floor(
+            self._view.atlas.walkable[self._view.maps[slot]], places
+        ).tobytes()
         self._evidence[:, slot] = places.evidence or -FAR
         self._fork[:, slot] = places.fork or -FAR
         self._context[slot] = places.fork is not None
@@ -152,7 +173,9 @@ class MiniGridEnv(BatchedEnv):
         running = np.flatnonzero(~(self._terminated | self._truncated))
         action = np.asarray(action)[running]
         if len(action) and not 0 <= action.min() <= action.max() < self.config.actions:
-            raise ValueError(f"actions must be from 0 to {self.config.actions - 1}, got {action.tolist()}")
+            raise ValueError(
+                f"actions must be from 0 to {self.config.actions - 1}, got {action.tolist()}"
+            )
         reward = np.zeros(self.batch, np.float32)
         if len(running):
             reward[running] = self._move(running, action)
@@ -169,7 +192,9 @@ class MiniGridEnv(BatchedEnv):
         poses = [(*env.agent_pos, env.agent_dir) for env in envs]
         for slot in running[~self._fixed[running]]:
             self._view.load(slot, self.envs[slot].grid)
-        self.x[running], self.y[running], self.heading[running] = np.array(poses, np.int64).T
+        self.x[running], self.y[running], self.heading[running] = np.array(
+            poses, np.int64
+        ).T
         reward, terminated, truncated = (np.array(column) for column in zip(*results))
         self._terminated[running] = terminated
         self._truncated[running] = truncated & ~terminated
@@ -182,7 +207,9 @@ class MiniGridEnv(BatchedEnv):
         self._visible = self._view.visible(self._codes) | self._see_through
         self._frames = None
         self._age[self._sees_evidence()] = 0
-        at_fork = (self._fork[0] == self.x) & (self._fork[1] == self.y) & (self.heading == 0)
+        at_fork = (
+            (self._fork[0] == self.x) & (self._fork[1] == self.y) & (self.heading == 0)
+        )
         arrived = self._context & at_fork & (self._age >= 0)
         self._context[arrived] = False
         self._forked_at[arrived] = self.steps[arrived]
@@ -195,7 +222,9 @@ class MiniGridEnv(BatchedEnv):
         ux, uy = np.array(AHEAD)[self.heading].T
         ahead, aside = dx * ux + dy * uy, dy * ux - dx * uy
         half = self.config.view // 2
-        inside = np.flatnonzero((ahead >= 0) & (ahead < self.config.view) & (abs(aside) <= half))
+        inside = np.flatnonzero(
+            (ahead >= 0) & (ahead < self.config.view) & (abs(aside) <= half)
+        )
         sees = np.zeros(self.batch, bool)
         sees[inside] = self._visible[inside, -1 - ahead[inside], half + aside[inside]]
         return sees
@@ -205,8 +234,12 @@ class MiniGridEnv(BatchedEnv):
         if self._frames is None:
             if self._codes is None or self._visible is None:
                 raise RuntimeError("reset the environment before asking for frames")
-            carried = np.array([self._view.atlas.code(env.carrying) for env in self.envs])
-            self._frames = self._view.draw(self._codes, self._visible, carried, self.config.frame)
+            carried = np.array(
+                [self._view.atlas.code(env.carrying) for env in self.envs]
+            )
+            self._frames = self._view.draw(
+                self._codes, self._visible, carried, self.config.frame
+            )
         return self._frames.copy()
 
     def last_action(self) -> np.ndarray:
@@ -244,18 +277,28 @@ class MiniGridEnv(BatchedEnv):
         lost = self._terminated & ~self._success
         flags = [self._success, lost, self._truncated]
         goals = [places.goal for places in self.places]
-        distance = [-1 if goal is None else self.distance(slot, goal) for slot, goal in enumerate(goals)]
+        distance = [
+            -1 if goal is None else self.distance(slot, goal)
+            for slot, goal in enumerate(goals)
+        ]
         return {
             "success": self._success.copy(),
             "goal_distance": np.array(distance, np.int64),
             "evidence_age": self._age.copy(),
-            "outcome": np.select(flags, [SUCCESS, WRONG, TIMEOUT], RUNNING).astype(np.int64),
+            "outcome": np.select(flags, [SUCCESS, WRONG, TIMEOUT], RUNNING).astype(
+                np.int64
+            ),
             "goal": np.array([places.label for places in self.places], np.int64),
         }
 
     def top_view(self, slot: int, tile: int = 16) -> np.ndarray:
         """Return MiniGrid's picture of the whole map with the agent, uint8 [3, H * tile, W * tile]."""
-        return self.envs[slot].get_full_render(highlight=True, tile_size=tile).transpose(2, 0, 1).copy()
+        return (
+            self.envs[slot]
+            .get_full_render(highlight=True, tile_size=tile)
+            .transpose(2, 0, 1)
+            .copy()
+        )
 
     def bearing(self, slot: int) -> float:
         """Return which way the agent of `slot` faces on its map, in radians clockwise from up."""
@@ -266,8 +309,14 @@ class MiniGridEnv(BatchedEnv):
         from lssvwm.envs.minigrid.explorers import MiniGridExplorer, Momentum
 
         if name not in self.explorers:
-            raise ValueError(f"{self.config.id} has no explorer {name!r}; it has {', '.join(self.explorers)}")
-        return Momentum(self, seed) if name == "momentum" else MiniGridExplorer(self, name, seed)
+            raise ValueError(
+                f"{self.config.id} has no explorer {name!r}; it has {', '.join(self.explorers)}"
+            )
+        return (
+            Momentum(self, seed)
+            if name == "momentum"
+            else MiniGridExplorer(self, name, seed)
+        )
 
 
 def _check(config: MiniGridConfig) -> None:
@@ -275,13 +324,23 @@ def _check(config: MiniGridConfig) -> None:
         raise ValueError(f"view must be 3, 5, 7 or 9 tiles, got view={config.view}")
     if config.tile < 1 or config.view * config.tile > config.frame:
         pixels = f"{config.view} tiles of {config.tile} pixels"
-        raise ValueError(f"{pixels} do not fit a frame of {config.frame}: lower tile or raise frame")
+        raise ValueError(
+            f"{pixels} do not fit a frame of {config.frame}: lower tile or raise frame"
+        )
     if not 1 <= config.actions <= len(NAMES):
-        raise ValueError(f"actions must be from 1 to {len(NAMES)}, got {config.actions}")
+        raise ValueError(
+            f"actions must be from 1 to {len(NAMES)}, got {config.actions}"
+        )
     if config.budget is not None and config.budget < 1:
         raise ValueError(f"budget must be at least 1, got {config.budget}")
-    if "Memory" in config.id and config.size is not None and (config.size % 2 == 0 or config.size < 7):
-        raise ValueError(f"size of a Memory maze must be odd and at least 7, got size={config.size}")
+    if (
+        "Memory" in config.id
+        and config.size is not None
+        and (config.size % 2 == 0 or config.size < 7)
+    ):
+        raise ValueError(
+            f"size of a Memory maze must be odd and at least 7, got size={config.size}"
+        )
 
 
 def _make(config: MiniGridConfig) -> OneMiniGrid:
@@ -290,25 +349,42 @@ def _make(config: MiniGridConfig) -> OneMiniGrid:
     from minigrid.minigrid_env import MiniGridEnv as OneMiniGrid
 
     if config.id not in gymnasium.registry:
-        ours = [name for name in gymnasium.registry if name.startswith(("MiniGrid-", "BabyAI-"))]
+        ours = [
+            name
+            for name in gymnasium.registry
+            if name.startswith(("MiniGrid-", "BabyAI-"))
+        ]
         near = get_close_matches(config.id, ours, n=3, cutoff=0.3)
-        raise ValueError(f"unknown MiniGrid id {config.id!r}; nearest: {', '.join(near) or 'none'}")
+        raise ValueError(
+            f"unknown MiniGrid id {config.id!r}; nearest: {', '.join(near) or 'none'}"
+        )
     given = {"size": config.size, "max_steps": config.max_steps}
-    kwargs = {name: value for name, value in given.items() if value is not None} | dict(config.kwargs)
+    kwargs = {name: value for name, value in given.items() if value is not None} | dict(
+        config.kwargs
+    )
     try:
-        made = gymnasium.make(config.id, disable_env_checker=True, agent_view_size=config.view, **kwargs)
+        made = gymnasium.make(
+            config.id, disable_env_checker=True, agent_view_size=config.view, **kwargs
+        )
     except TypeError as error:
         raise ValueError(f"cannot make {config.id}: {error}") from error
     env = made.unwrapped
-    if not isinstance(env, OneMiniGrid) or type(env).get_pov_render is not OneMiniGrid.get_pov_render:
-        raise ValueError(f"{config.id} has no egocentric view of MiniGrid's; use env=gym with render=True")
+    if (
+        not isinstance(env, OneMiniGrid)
+        or type(env).get_pov_render is not OneMiniGrid.get_pov_render
+    ):
+        raise ValueError(
+            f"{config.id} has no egocentric view of MiniGrid's; use env=gym with render=True"
+        )
     env.gen_obs = dict  # type: ignore[method-assign]  # the symbolic view costs more than the move itself
     return env
 
 
 def _default_budget(fork: Cell, view: int) -> int:
     """Return 12 decision steps, or one fewer than a look back at the cue and then the choice would take."""
-    turns = 1 if fork[0] - 1 <= view // 2 else 2  # close by, the cue at x = 1 shows at the side of the view
+    turns = (
+        1 if fork[0] - 1 <= view // 2 else 2
+    )  # close by, the cue at x = 1 shows at the side of the view
     there_and_back = 2 * turns + 2 * max(0, fork[0] - view)
     return min(12, there_and_back + DECISION - 1)
 
@@ -320,7 +396,13 @@ def _is_fixed(env: OneMiniGrid, kinds: set[str]) -> bool:
 
     if type(env).step is MemoryEnv.step:
         return True
-    return type(env).step is OneMiniGrid.step and kinds <= {"empty", "wall", "floor", "goal", "lava"}
+    return type(env).step is OneMiniGrid.step and kinds <= {
+        "empty",
+        "wall",
+        "floor",
+        "goal",
+        "lava",
+    }
 
 
 def _places(env: OneMiniGrid, codes: np.ndarray, kinds: list[str]) -> Places:
@@ -330,7 +412,9 @@ def _places(env: OneMiniGrid, codes: np.ndarray, kinds: list[str]) -> Places:
         middle = env.height // 2
         goal, wrong = _cell(env.success_pos), _cell(env.failure_pos)
         label = ("ball", "key").index(kinds[codes[middle - 1, 1]])
-        return Places(goal, wrong, (1, middle - 1), (2, middle), (goal[0] - 1, middle), label)
+        return Places(
+            goal, wrong, (1, middle - 1), (2, middle), (goal[0] - 1, middle), label
+        )
     y, x = np.nonzero(np.array(kinds)[codes] == "goal")
     if len(x) != 1:
         return Places()
@@ -353,4 +437,6 @@ def _floor(walkable: np.ndarray, places: Places) -> np.ndarray:
 
 @lru_cache(maxsize=512)
 def _cached_field(floor: bytes, shape: tuple[int, int], target: Cell) -> np.ndarray:
-    return distance_field(np.frombuffer(floor, bool).reshape(shape), (target[1], target[0]))
+    return distance_field(
+        np.frombuffer(floor, bool).reshape(shape), (target[1], target[0])
+    )

@@ -38,7 +38,9 @@ class MiniGridExplorer(Explorer):
         self.looked = np.zeros(env.batch, bool)
         self.right_side = np.ones(env.batch, bool)
         self.pause = np.zeros(env.batch, np.int64)
-        self.stroll: list[list[Cell]] = [[] for _ in range(env.batch)]  # cells that "cells" has yet to visit
+        self.stroll: list[list[Cell]] = [
+            [] for _ in range(env.batch)
+        ]  # cells that "cells" has yet to visit
 
     def act(self) -> np.ndarray:
         """Return int64 [B]."""
@@ -50,7 +52,9 @@ class MiniGridExplorer(Explorer):
         if self.name == "still":
             return action
         context = self.env.in_context()
-        for slot in np.flatnonzero(np.ones(self.env.batch) if self.active is None else self.active).tolist():
+        for slot in np.flatnonzero(
+            np.ones(self.env.batch) if self.active is None else self.active
+        ).tolist():
             action[slot] = self._towards(slot, self._target(slot, context[slot]))
         return self._disturb(action, random) if self.name in NOISE else action
 
@@ -84,7 +88,11 @@ class MiniGridExplorer(Explorer):
     def _draw_stroll(self, slot: int) -> list[Cell]:
         """Return up to four cells of the hallway, each followed by the one beside the cue; last first."""
         places, cells = self.env.places[slot], []
-        if places.fork is None or places.lookout is None or places.lookout[0] + 2 >= places.fork[0]:
+        if (
+            places.fork is None
+            or places.lookout is None
+            or places.lookout[0] + 2 >= places.fork[0]
+        ):
             return cells  # no hallway to speak of
         for _ in range(self.rng.integers(3)):
             x = int(self.rng.integers(places.lookout[0] + 2, places.fork[0]))
@@ -96,18 +104,28 @@ class MiniGridExplorer(Explorer):
         table = None if target is None else self.env.field(slot, target)
         if table is None:
             return LEFT
-        x, y, heading = int(self.env.x[slot]), int(self.env.y[slot]), int(self.env.heading[slot])
+        x, y, heading = (
+            int(self.env.x[slot]),
+            int(self.env.y[slot]),
+            int(self.env.heading[slot]),
+        )
         if (x, y) == target:
             return LEFT
         dx, dy = AHEAD[heading]
         up = heading + 1
-        options = [table[(up - 1) % 4, y, x], table[(up + 1) % 4, y, x], table[up % 4, y + dy, x + dx]]
+        options = [
+            table[(up - 1) % 4, y, x],
+            table[(up + 1) % 4, y, x],
+            table[up % 4, y + dy, x + dx],
+        ]
         return int(np.argmin(options))
 
     def _disturb(self, action: np.ndarray, random: np.ndarray) -> np.ndarray:
         draw = self.rng.random((2, self.env.batch))
         starts = (self.pause == 0) & (draw[0] < DWELL)
-        self.pause[starts] = self.rng.integers(1, DWELL_STEPS + 1, size=int(starts.sum()))
+        self.pause[starts] = self.rng.integers(
+            1, DWELL_STEPS + 1, size=int(starts.sum())
+        )
         pausing = self.pause > 0
         self.pause[pausing] -= 1
         action = np.where(draw[1] < NOISE[self.name], random, action)
@@ -128,7 +146,9 @@ class Momentum(Explorer):
         turn = self.rng.random(batch) < TURN
         self.side = np.where(turn, self.rng.integers(2, size=batch), self.side)
         blocked = np.array([self._blocked(slot) for slot in range(batch)])
-        action = np.where(turn | blocked, np.where(self.side == 0, LEFT, RIGHT), FORWARD)
+        action = np.where(
+            turn | blocked, np.where(self.side == 0, LEFT, RIGHT), FORWARD
+        )
         tries = blocked & (self.rng.random(batch) < 0.5) & (n > FORWARD + 1)
         return np.where(tries, self.rng.integers(n, size=batch), action)
 

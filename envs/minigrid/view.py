@@ -31,7 +31,9 @@ class TileAtlas:
         self.kinds = ["unseen", "empty"]
         self.clear = np.array([False, True])
         self.walkable = np.array([False, True])
-        self.tiles = np.stack([unseen, unseen, self._draw(None), self._draw(None, agent=True)])
+        self.tiles = np.stack(
+            [unseen, unseen, self._draw(None), self._draw(None, agent=True)]
+        )
         self._codes: dict[tuple, int] = {}
 
     def code(self, thing: WorldObj | None) -> int:
@@ -48,10 +50,14 @@ class TileAtlas:
         self.clear = np.append(self.clear, thing.see_behind())
         goes_on = thing.can_overlap() and thing.type not in ("goal", "lava")
         self.walkable = np.append(self.walkable, goes_on)
-        self.tiles = np.concatenate([self.tiles, [self._draw(thing), self._draw(thing, agent=True)]])
+        self.tiles = np.concatenate(
+            [self.tiles, [self._draw(thing), self._draw(thing, agent=True)]]
+        )
         return code
 
-    def _draw(self, thing: WorldObj | None, agent: bool = False, lit: bool = True) -> np.ndarray:
+    def _draw(
+        self, thing: WorldObj | None, agent: bool = False, lit: bool = True
+    ) -> np.ndarray:
         picture = Grid.render_tile(thing, 3 if agent else None, lit, self.tile)  # type: ignore[arg-type]
         return picture.astype(np.uint8).transpose(2, 0, 1)
 
@@ -67,9 +73,13 @@ class TileView:
         self.atlas = TileAtlas(tile)
         shape = (batch, height + 2 * self.edge, width + 2 * self.edge)
         self._codes = np.full(shape, self.atlas.code(Wall()), np.int64)
-        self.maps = self._codes[:, self.edge : self.edge + height, self.edge : self.edge + width]
+        self.maps = self._codes[
+            :, self.edge : self.edge + height, self.edge : self.edge + width
+        ]
         self._offsets = _view_offsets(view, stride=shape[2])
-        self._starts = np.arange(batch) * shape[1] * shape[2] + self.edge * (shape[2] + 1)
+        self._starts = np.arange(batch) * shape[1] * shape[2] + self.edge * (
+            shape[2] + 1
+        )
 
     def load(self, slot: int, grid: Grid) -> None:
         """Read the whole of `grid` into `slot`; call it again when something in the grid has changed."""
@@ -79,7 +89,10 @@ class TileView:
 
     def kinds(self, slot: int) -> set[str]:
         """Return MiniGrid's names of the types of object in the map of `slot`."""
-        return {self.atlas.kinds[code] for code in np.flatnonzero(np.bincount(self.maps[slot].ravel()))}
+        return {
+            self.atlas.kinds[code]
+            for code in np.flatnonzero(np.bincount(self.maps[slot].ravel()))
+        }
 
     def look(self, x: np.ndarray, y: np.ndarray, heading: np.ndarray) -> np.ndarray:
         """Return the codes in front of each agent, int64 [B, v, v], hidden ones too; inputs int64 [B]."""
@@ -98,17 +111,24 @@ class TileView:
             mask = ahead[mask, clear[:, row]]
         return (rows[:, :, None] >> columns & 1).astype(bool)
 
-    def draw(self, codes: np.ndarray, visible: np.ndarray, carried: np.ndarray, side: int) -> np.ndarray:
+    def draw(
+        self, codes: np.ndarray, visible: np.ndarray, carried: np.ndarray, side: int
+    ) -> np.ndarray:
         """Return frames uint8 [B, 3, side, side], black to the right and below; `carried`: codes [B]."""
         index = 2 * np.where(visible, codes, UNSEEN)
         index[:, -1, self.view // 2] = 2 * carried + 1
         tile = self.atlas.tile
         frames = np.zeros((len(codes), 3, side, side), np.uint8)
-        strip = np.dtype(("V", tile))  # one pixel row of one channel of a tile, moved as a unit
+        strip = np.dtype(
+            ("V", tile)
+        )  # one pixel row of one channel of a tile, moved as a unit
         strips = self.atlas.tiles.view(strip)[..., 0][index]
         shape = (len(codes), 3, self.view, tile, self.view)
         strides = (3 * side * side, side * side, side * tile, side, tile)
-        np.copyto(np.ndarray(shape, strip, frames, strides=strides), strips.transpose(0, 3, 1, 4, 2))
+        np.copyto(
+            np.ndarray(shape, strip, frames, strides=strides),
+            strips.transpose(0, 3, 1, 4, 2),
+        )
         return frames
 
 
@@ -116,7 +136,12 @@ def _view_offsets(view: int, stride: int) -> np.ndarray:
     """Return int64 [4, v, v]: by heading, where a tile of the view lies in a flat map, from the agent."""
     ahead, aside = np.mgrid[view - 1 : -1 : -1, -(view // 2) : view // 2 + 1]
     headings = [(int(dx), int(dy)) for dx, dy in DIR_TO_VEC]
-    return np.stack([(dy * ahead + dx * aside) * stride + dx * ahead - dy * aside for dx, dy in headings])
+    return np.stack(
+        [
+            (dy * ahead + dx * aside) * stride + dx * ahead - dy * aside
+            for dx, dy in headings
+        ]
+    )
 
 
 @cache

@@ -20,7 +20,10 @@ RADIUS = 2.0  # of the agent
 SPOT = 3.0  # radius of a spot
 SHIFT = 0.1  # how far random walls lie from where they would be, at most, in sides of a room
 NEAR = 4.5  # this close to a goal, it is reached
-FAR, WANDER = 25, 3.0  # goals by image: steps to what is walked to, and the noise of that walk, as published
+FAR, WANDER = (
+    25,
+    3.0,
+)  # goals by image: steps to what is walked to, and the noise of that walk, as published
 GAP = 1e-6  # between an agent and the wall that stopped it
 NOISE = 0.7  # of the explorers `walk` and `seek`
 AGENT, SPOTS = COLOURS[0], COLOURS[1:]
@@ -78,18 +81,33 @@ class PointMaze(BatchedEnv):
         self.config, self.batch, self.slots = c, batch, np.arange(batch)
         self.rooms, self.labels = c.rows * c.cols, c.objects if c.goal == "spot" else 1
         self.edges = _neighbours(c.rows, c.cols)
-        self.walls = np.zeros((batch, 4 + 2 * len(self.edges), 4))  # x, y of two corners, grown by RADIUS
-        self.lines = [np.zeros((batch, c.cols - 1)), np.zeros((batch, c.rows - 1))]  # where inner walls lie: x; y
-        self.gates = np.zeros((batch, self.rooms, self.rooms, 2))  # middle of the door between neighbours
-        self.onward = np.zeros((batch, self.rooms, self.rooms), np.int64)  # next room on the way from one to another
+        self.walls = np.zeros(
+            (batch, 4 + 2 * len(self.edges), 4)
+        )  # x, y of two corners, grown by RADIUS
+        self.lines = [
+            np.zeros((batch, c.cols - 1)),
+            np.zeros((batch, c.rows - 1)),
+        ]  # where inner walls lie: x; y
+        self.gates = np.zeros(
+            (batch, self.rooms, self.rooms, 2)
+        )  # middle of the door between neighbours
+        self.onward = np.zeros(
+            (batch, self.rooms, self.rooms), np.int64
+        )  # next room on the way from one to another
         self.position, self.start, self.goal = (np.zeros((batch, 2)) for _ in range(3))
         self.spots = np.zeros((batch, self.labels, 2))
-        self.cue, self.clock, self.outcome, self.episode, self.seeds, self.budget = np.zeros((6, batch), np.int64)
+        self.cue, self.clock, self.outcome, self.episode, self.seeds, self.budget = (
+            np.zeros((6, batch), np.int64)
+        )
         self.seen_at = np.full((batch, self.labels), -1, np.int64)
         self._action = np.zeros((batch, 2), np.float32)
-        self.scale = SIDE / c.size if c.view == "above" else (SIDE - 2 * MARGIN) / c.window
+        self.scale = (
+            SIDE / c.size if c.view == "above" else (SIDE - 2 * MARGIN) / c.window
+        )
         self._goals: np.ndarray | None = None
-        self.margin = 0.0 if c.view == "above" else c.window / 2  # of wall around the picture
+        self.margin = (
+            0.0 if c.view == "above" else c.window / 2
+        )  # of wall around the picture
         side = round((c.size + 2 * self.margin) * self.scale)
         self.picture = np.zeros((batch, 3, side, side), np.uint8)
 
@@ -105,7 +123,9 @@ class PointMaze(BatchedEnv):
         rngs = [np.random.default_rng([seed]) for seed in seeds.tolist()]
         for slot, rng in zip(where.tolist(), rngs):
             self._build(slot, rng)
-            self.start[slot] = self.position[slot] = self.goal[slot] = self.place(slot, rng)
+            self.start[slot] = self.position[slot] = self.goal[slot] = self.place(
+                slot, rng
+            )
         if self.config.goal == "image":
             self.goal[where] = self._after_a_walk(where, rngs)
             self.budget[where] = 2 * self.config.offset
@@ -118,7 +138,9 @@ class PointMaze(BatchedEnv):
             self.budget[where] = self.config.steps
         for slot in where.tolist():
             self._draw(slot)
-        if self.config.goal == "image":  # a new array: what was handed out before stays as it is
+        if (
+            self.config.goal == "image"
+        ):  # a new array: what was handed out before stays as it is
             self._goals = self._seen(self.goal, np.zeros((self.batch, 3)))
         self._look()
 
@@ -126,19 +148,29 @@ class PointMaze(BatchedEnv):
         """Advance every running slot by `action`, float [B, 2]; numbers beyond the bounds are moved to them."""
         action = np.asarray(action, np.float32)
         if action.shape != (self.batch, 2) or not np.isfinite(action).all():
-            raise ValueError(f"actions must be {self.batch} pairs of finite numbers, got {action!r}")
+            raise ValueError(
+                f"actions must be {self.batch} pairs of finite numbers, got {action!r}"
+            )
         running = self.outcome == RUNNING
         executed = np.where(running[:, None], self._executed(action.clip(-1, 1)), 0)
-        self._action = np.where(running[:, None], executed, self._action).astype(np.float32)
+        self._action = np.where(running[:, None], executed, self._action).astype(
+            np.float32
+        )
         self.position = self.move(self.position, executed, self.slots)
         self.clock += running
         asked = running & (self.clock > self.context)
         reached = asked & self.reached(self.goal) & (self.config.goal != "none")
         self.outcome[reached] = SUCCESS
-        spent = running & (self.outcome == RUNNING) & (self.clock - self.context >= self.budget)
+        spent = (
+            running
+            & (self.outcome == RUNNING)
+            & (self.clock - self.context >= self.budget)
+        )
         self.outcome[spent] = TIMEOUT
         self._look()
-        return Step(reached.astype(np.float32), self.outcome == SUCCESS, self.outcome == TIMEOUT)
+        return Step(
+            reached.astype(np.float32), self.outcome == SUCCESS, self.outcome == TIMEOUT
+        )
 
     def frames(self) -> np.ndarray:
         """Return the current frames, uint8 [B, 3, 64, 64]."""
@@ -164,12 +196,18 @@ class PointMaze(BatchedEnv):
 
     def truth(self) -> dict[str, np.ndarray]:
         """Return success, goal_distance, evidence_age, outcome and goal as `BatchedEnv.truth` says."""
-        away = np.where(self.reached(self.goal), 0, self.distance(self.position, self.goal, self.slots))
+        away = np.where(
+            self.reached(self.goal),
+            0,
+            self.distance(self.position, self.goal, self.slots),
+        )
         seen = self.seen_at[self.slots, self.cue]
         known = (self.config.goal == "spot") & (seen >= 0)
         return {
             "success": self.outcome == SUCCESS,
-            "goal_distance": np.full(self.batch, -1) if self.config.goal == "none" else away,
+            "goal_distance": np.full(self.batch, -1)
+            if self.config.goal == "none"
+            else away,
             "evidence_age": np.where(known, self.clock - seen, -1),
             "outcome": self.outcome.copy(),
             "goal": self.cue.copy(),
@@ -183,8 +221,14 @@ class PointMaze(BatchedEnv):
         """Draw the maze of `slot` with its agent, and a ring around the goal, uint8 [3, H, W]; for people."""
         picture, scale = self.picture[slot].copy(), self.scale
         y, x = np.indices(picture.shape[1:])
-        for place, colour, inner in ((self.position[slot], AGENT, 0.0), (self.goal[slot], SPOTS[0], RADIUS)):
-            away = np.hypot(x + 0.5 - self._at(place[0]), y + 0.5 - self._at(place[1])) / scale
+        for place, colour, inner in (
+            (self.position[slot], AGENT, 0.0),
+            (self.goal[slot], SPOTS[0], RADIUS),
+        ):
+            away = (
+                np.hypot(x + 0.5 - self._at(place[0]), y + 0.5 - self._at(place[1]))
+                / scale
+            )
             shown = (away <= RADIUS + (inner > 0)) & (away >= inner)
             if inner == 0 or self.config.goal != "none":
                 picture[:, shown] = colour[:, None]
@@ -192,14 +236,18 @@ class PointMaze(BatchedEnv):
 
     # Moving.
 
-    def move(self, position: np.ndarray, action: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    def move(
+        self, position: np.ndarray, action: np.ndarray, slots: np.ndarray
+    ) -> np.ndarray:
         """Return where `action` [M, 2] leads from `position` [M, 2]: first along x, then along y, up to the walls."""
         position, walls = position.copy(), self.walls[slots]
         low, high = walls[..., :2], walls[..., 2:]
         for axis in (0, 1):
             step = self.config.speed * action[:, axis]
             position[:, axis] += step
-            inside = np.all((position[:, None] > low) & (position[:, None] < high), axis=-1)
+            inside = np.all(
+                (position[:, None] > low) & (position[:, None] < high), axis=-1
+            )
             before = np.where(inside, low[..., axis] - GAP, np.inf).min(1)
             after = np.where(inside, high[..., axis] + GAP, -np.inf).max(1)
             stopped = np.where(step > 0, before, after)
@@ -211,29 +259,52 @@ class PointMaze(BatchedEnv):
         if not self.context or self.clock.min() >= self.context:
             return action
         left = self.context - self.clock
-        home = self.distance(self.move(self.position, action, self.slots), self.start, self.slots)
-        late = (1.1 * home + 8 >= left) & (left > 0)  # doors take some steps more than the distance says
-        return np.where(late[:, None], self.steer(self.position, self.start, self.slots), action)
+        home = self.distance(
+            self.move(self.position, action, self.slots), self.start, self.slots
+        )
+        late = (1.1 * home + 8 >= left) & (
+            left > 0
+        )  # doors take some steps more than the distance says
+        return np.where(
+            late[:, None], self.steer(self.position, self.start, self.slots), action
+        )
 
     def room(self, position: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """Return the rooms of positions [M, 2], int64 [M]."""
-        col, row = ((position[:, i, None] > self.lines[i][slots]).sum(1) for i in (0, 1))
+        col, row = (
+            (position[:, i, None] > self.lines[i][slots]).sum(1) for i in (0, 1)
+        )
         return row * self.config.cols + col
 
-    def steer(self, position: np.ndarray, target: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    def steer(
+        self, position: np.ndarray, target: np.ndarray, slots: np.ndarray
+    ) -> np.ndarray:
         """Return the action that leads from `position` towards `target`, both [M, 2], through doors."""
         here, there = self.room(position, slots), self.room(target, slots)
         following = self.onward[slots, here, there]
         gate = self.gates[slots, here, following]
-        axis = (np.abs(following - here) != 1).astype(np.int64)  # the wall is crossed along x, or along y
+        axis = (np.abs(following - here) != 1).astype(
+            np.int64
+        )  # the wall is crossed along x, or along y
         rows = np.arange(len(slots))
         forth = np.sign(following - here) * (WALL / 2 + RADIUS + 0.5)
-        aligned = np.abs((position - gate)[rows, 1 - axis]) < self.config.door - RADIUS - 0.25
+        aligned = (
+            np.abs((position - gate)[rows, 1 - axis]) < self.config.door - RADIUS - 0.25
+        )
         gate[rows, axis] += np.where(aligned, forth, -forth)
-        away = np.where((here == there)[:, None], self._out_of_door(position, target, slots), gate) - position
+        away = (
+            np.where(
+                (here == there)[:, None],
+                self._out_of_door(position, target, slots),
+                gate,
+            )
+            - position
+        )
         return away / np.maximum(np.abs(away).max(1), self.config.speed)[:, None]
 
-    def _out_of_door(self, position: np.ndarray, target: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    def _out_of_door(
+        self, position: np.ndarray, target: np.ndarray, slots: np.ndarray
+    ) -> np.ndarray:
         """The target, or for those in a doorway that it does not lie in: the end of the doorway, [M, 2]."""
         stop = target.copy()
         for axis in (0, 1):
@@ -242,18 +313,24 @@ class PointMaze(BatchedEnv):
             inside = np.abs(off) < WALL / 2 + RADIUS
             both = inside & (np.abs(target[:, axis, None] - lines) < WALL / 2 + RADIUS)
             leave = inside.any(1) & ~both.any(1)
-            end = np.where(inside, lines + np.where(off > 0, 1, -1) * (WALL / 2 + RADIUS + 0.5), 0).sum(1)
+            end = np.where(
+                inside, lines + np.where(off > 0, 1, -1) * (WALL / 2 + RADIUS + 0.5), 0
+            ).sum(1)
             stop[leave] = position[leave]
             stop[leave, axis] = end[leave]
         return stop
 
-    def distance(self, position: np.ndarray, target: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    def distance(
+        self, position: np.ndarray, target: np.ndarray, slots: np.ndarray
+    ) -> np.ndarray:
         """Return the steps of about the shortest way from `position` to `target`, both [M, 2], int64 [M]."""
         here, there = self.room(position, slots), self.room(target, slots)
         total = np.zeros(len(slots))
         for _ in range(self.rooms):
             onward = self.onward[slots, here, there]
-            stop = np.where((here == there)[:, None], target, self.gates[slots, here, onward])
+            stop = np.where(
+                (here == there)[:, None], target, self.gates[slots, here, onward]
+            )
             total += np.abs(stop - position).max(1)
             position, here = stop, onward
             if (here == there).all() and (position == target).all():
@@ -269,7 +346,9 @@ class PointMaze(BatchedEnv):
     def place(self, slot: int, rng: np.random.Generator) -> np.ndarray:
         """Draw a free position, [2]."""
         while True:
-            at = rng.uniform(BORDER + RADIUS, self.config.size - BORDER - RADIUS, size=2)
+            at = rng.uniform(
+                BORDER + RADIUS, self.config.size - BORDER - RADIUS, size=2
+            )
             walls = self.walls[slot]
             if not ((at > walls[:, :2]) & (at < walls[:, 2:])).all(1).any():
                 return at
@@ -279,17 +358,30 @@ class PointMaze(BatchedEnv):
         c = self.config
         for lines, count in zip(self.lines, (c.cols, c.rows)):
             even = np.linspace(BORDER, c.size - BORDER, count + 1)
-            shift = rng.uniform(-SHIFT, SHIFT, size=count - 1) * (even[1] - even[0]) * c.random
+            shift = (
+                rng.uniform(-SHIFT, SHIFT, size=count - 1)
+                * (even[1] - even[0])
+                * c.random
+            )
             lines[slot] = even[1:-1] + shift
         opened = _passages(self.edges, self.rooms, rng) if c.random else self.edges
         s, b = float(c.size), BORDER
-        walls = [(-b, -b, s + b, b), (-b, s - b, s + b, s + b), (-b, -b, b, s + b), (s - b, -b, s + b, s + b)]
+        walls = [
+            (-b, -b, s + b, b),
+            (-b, s - b, s + b, s + b),
+            (-b, -b, b, s + b),
+            (s - b, -b, s + b, s + b),
+        ]
         for edge in self.edges:
             walls += self._wall(slot, edge, edge in opened, rng)
-        self.walls[slot] = np.array(walls) + np.array([-RADIUS, -RADIUS, RADIUS, RADIUS])
+        self.walls[slot] = np.array(walls) + np.array(
+            [-RADIUS, -RADIUS, RADIUS, RADIUS]
+        )
         self.onward[slot] = _routes(opened, self.rooms)
 
-    def _wall(self, slot: int, edge: tuple[int, int], opened: bool, rng: np.random.Generator) -> list[tuple]:
+    def _wall(
+        self, slot: int, edge: tuple[int, int], opened: bool, rng: np.random.Generator
+    ) -> list[tuple]:
         """The two parts of the wall between neighbours, a door between them; where there is none, they overlap."""
         c, (a, b) = self.config, edge
         axis = 0 if b - a == 1 and c.cols > 1 else 1
@@ -299,8 +391,12 @@ class PointMaze(BatchedEnv):
         k = row if axis == 0 else col
         low, high = ends[k] - WALL / 2, ends[k + 1] + WALL / 2
         room = c.door + WALL + RADIUS
-        gate = rng.uniform(low + room, high - room) if c.random else low + (high - low) / 4
-        self.gates[slot, a, b] = self.gates[slot, b, a] = (at, gate) if axis == 0 else (gate, at)
+        gate = (
+            rng.uniform(low + room, high - room) if c.random else low + (high - low) / 4
+        )
+        self.gates[slot, a, b] = self.gates[slot, b, a] = (
+            (at, gate) if axis == 0 else (gate, at)
+        )
         width = c.door if opened else -1.0
         spans = (low, gate - width), (gate + width, high)
         boxes = [(at - WALL / 2, f, at + WALL / 2, t) for f, t in spans]
@@ -318,16 +414,25 @@ class PointMaze(BatchedEnv):
             if len(placed) == self.labels:
                 break
         else:
-            raise ValueError(f"size={self.config.size} is too small for {self.labels} objects")
+            raise ValueError(
+                f"size={self.config.size} is too small for {self.labels} objects"
+            )
         self.spots[slot] = placed
         self.cue[slot] = rng.integers(self.labels)
         self.goal[slot] = self.spots[slot, self.cue[slot]]
 
-    def _after_a_walk(self, slots: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
+    def _after_a_walk(
+        self, slots: np.ndarray, rngs: list[np.random.Generator]
+    ) -> np.ndarray:
         """Where a very noisy walk to places at least `FAR` steps away leads in `offset` steps, [M, 2]."""
-        position, noise = self.start[slots], [rng.normal(size=(self.config.offset, 2)) for rng in rngs]
+        position, noise = (
+            self.start[slots],
+            [rng.normal(size=(self.config.offset, 2)) for rng in rngs],
+        )
         noise = WANDER * np.stack(noise)
-        target = np.stack([self._far(*each) for each in zip(slots.tolist(), position, rngs)])
+        target = np.stack(
+            [self._far(*each) for each in zip(slots.tolist(), position, rngs)]
+        )
         for t in range(self.config.offset):
             action = self.steer(position, target, slots) + noise[:, t]
             position = self.move(position, action.clip(-1, 1), slots)
@@ -335,10 +440,14 @@ class PointMaze(BatchedEnv):
                 target[i] = self._far(int(slots[i]), position[i], rngs[i])
         return position
 
-    def _far(self, slot: int, position: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _far(
+        self, slot: int, position: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         """A place at least `FAR` steps from `position` [2], or the farthest of some."""
         places = np.stack([self.place(slot, rng) for _ in range(10)])
-        steps = self.distance(np.broadcast_to(position, places.shape), places, np.full(len(places), slot))
+        steps = self.distance(
+            np.broadcast_to(position, places.shape), places, np.full(len(places), slot)
+        )
         return places[np.argmax(np.where(steps >= FAR, FAR + 1, steps))]
 
     # Looking.
@@ -353,7 +462,9 @@ class PointMaze(BatchedEnv):
         centre = (np.arange(picture.shape[-1]) + 0.5) / self.scale - self.margin
         x, y = centre[None, :], centre[:, None]
         picture[:] = 255
-        for spot, colour in zip(self.spots[slot], SPOTS) if self.config.goal == "spot" else ():
+        for spot, colour in (
+            zip(self.spots[slot], SPOTS) if self.config.goal == "spot" else ()
+        ):
             picture[:, np.hypot(x - spot[0], y - spot[1]) <= SPOT] = colour[:, None]
         grown = self.walls[slot] + np.array([RADIUS, RADIUS, -RADIUS, -RADIUS])
         for x0, y0, x1, y1 in grown.tolist():
@@ -373,12 +484,22 @@ class PointMaze(BatchedEnv):
             rows, cols = (corner[:, i, None] + np.arange(inside) for i in (1, 0))
             frames = np.empty((self.batch, 3, SIDE, SIDE), np.uint8)
             frames[:] = border[:, :, None, None]
-            part = self.picture[self.slots[:, None, None], :, rows[:, :, None], cols[:, None, :]]
+            part = self.picture[
+                self.slots[:, None, None], :, rows[:, :, None], cols[:, None, :]
+            ]
             frames[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN] = part.transpose(0, 3, 1, 2)
-            corner, centre = np.full((self.batch, 2), SIDE // 2), np.full((self.batch, 2), SIDE / 2)
-            cut = np.arange(-math.ceil(RADIUS * self.scale) - 1, math.ceil(RADIUS * self.scale) + 2)
+            corner, centre = (
+                np.full((self.batch, 2), SIDE // 2),
+                np.full((self.batch, 2), SIDE / 2),
+            )
+            cut = np.arange(
+                -math.ceil(RADIUS * self.scale) - 1, math.ceil(RADIUS * self.scale) + 2
+            )
         x, y = (corner[:, i, None] + cut for i in (0, 1))
-        away = np.hypot(x[:, None, :] + 0.5 - centre[:, 0, None, None], y[:, :, None] + 0.5 - centre[:, 1, None, None])
+        away = np.hypot(
+            x[:, None, :] + 0.5 - centre[:, 0, None, None],
+            y[:, :, None] + 0.5 - centre[:, 1, None, None],
+        )
         cover = (RADIUS * self.scale + 0.5 - away).clip(0, 1)[..., None]
         at = self.slots[:, None, None], slice(None), y[:, :, None], x[:, None, :]
         frames[at] = np.round(frames[at] * (1 - cover) + AGENT * cover).astype(np.uint8)
@@ -388,7 +509,9 @@ class PointMaze(BatchedEnv):
         """Note which spots are in view."""
         if self.config.goal == "spot":
             away = np.abs(self.spots - self.position[:, None]).max(-1)
-            shown = (away < self.config.window / 2 + SPOT / 2) | (self.config.view == "above")
+            shown = (away < self.config.window / 2 + SPOT / 2) | (
+                self.config.view == "above"
+            )
             self.seen_at = np.where(shown, self.clock[:, None], self.seen_at)
 
 
@@ -402,7 +525,9 @@ class PointExplorer(Explorer):
 
     def __init__(self, env: PointMaze, name: str, seed: int):
         if name not in env.explorers:
-            raise ValueError(f"unknown explorer {name!r}: choose one of {', '.join(env.explorers)}")
+            raise ValueError(
+                f"unknown explorer {name!r}: choose one of {', '.join(env.explorers)}"
+            )
         self.env, self.name, self.seed = env, name, seed
         self.episode = np.full(env.batch, -1, np.int64)
         self.asked = np.zeros(env.batch, bool)
@@ -415,7 +540,9 @@ class PointExplorer(Explorer):
         env = self.env
         for slot in np.flatnonzero(env.episode != self.episode).tolist():
             self.episode[slot] = env.episode[slot]
-            self.rngs[slot] = np.random.default_rng([self.seed, int(env.seeds[slot]), 3])
+            self.rngs[slot] = np.random.default_rng(
+                [self.seed, int(env.seeds[slot]), 3]
+            )
             self._plan(slot, asked=False)
         for slot in np.flatnonzero(~env.in_context() & ~self.asked).tolist():
             self._plan(slot, asked=True)
@@ -428,7 +555,9 @@ class PointExplorer(Explorer):
             case "momentum":
                 turn = np.abs(noise).max(1) > 2.0
                 self.way[turn] = noise[turn]
-                return (self.way / np.abs(self.way).max(1, keepdims=True).clip(min=1e-6)).astype(np.float32)
+                return (
+                    self.way / np.abs(self.way).max(1, keepdims=True).clip(min=1e-6)
+                ).astype(np.float32)
         for slot in np.flatnonzero(env.reached(self.target)).tolist():
             self.target[slot] = self._next(slot)
         action = env.steer(env.position, self.target, env.slots)
@@ -440,7 +569,11 @@ class PointExplorer(Explorer):
         env, rng = self.env, self.rngs[slot]
         self.asked[slot], self.way[slot] = asked, rng.normal(size=2)
         spots = list(env.spots[slot]) if env.config.goal == "spot" else []
-        self.pending[slot] = [spots[i] for i in rng.permutation(len(spots))] if self._visits(asked) else []
+        self.pending[slot] = (
+            [spots[i] for i in rng.permutation(len(spots))]
+            if self._visits(asked)
+            else []
+        )
         self.target[slot] = self._next(slot)
 
     def _visits(self, asked: bool) -> bool:
@@ -450,30 +583,49 @@ class PointExplorer(Explorer):
         env = self.env
         if self.name == "oracle" and self.asked[slot] and env.config.goal != "none":
             return env.goal[slot]
-        return self.pending[slot].pop() if self.pending[slot] else env.place(slot, self.rngs[slot])
+        return (
+            self.pending[slot].pop()
+            if self.pending[slot]
+            else env.place(slot, self.rngs[slot])
+        )
 
 
 def _check(c: PointMazeConfig) -> None:
-    for name, value, least in (("rows", c.rows, 1), ("cols", c.cols, 1), ("offset", c.offset, 1), ("tour", c.tour, 1)):
+    for name, value, least in (
+        ("rows", c.rows, 1),
+        ("cols", c.cols, 1),
+        ("offset", c.offset, 1),
+        ("tour", c.tour, 1),
+    ):
         if value < least:
             raise ValueError(f"point maze: {name}={value} must be at least {least}")
     if not c.door > RADIUS or not 0 < c.speed <= WALL:
-        raise ValueError(f"point maze: needs door > {RADIUS} and 0 < speed <= {WALL}; got {c.door} and {c.speed}")
+        raise ValueError(
+            f"point maze: needs door > {RADIUS} and 0 < speed <= {WALL}; got {c.door} and {c.speed}"
+        )
     side = (c.size - 2 * BORDER) / max(c.rows, c.cols) * (1 - 2 * SHIFT)
     if side < 2 * (c.door + WALL + RADIUS):
-        raise ValueError(f"point maze: size={c.size} is too small for {c.rows} x {c.cols} rooms with door={c.door}")
+        raise ValueError(
+            f"point maze: size={c.size} is too small for {c.rows} x {c.cols} rooms with door={c.door}"
+        )
     if c.goal == "spot" and not 2 <= c.objects <= len(SPOTS):
-        raise ValueError(f"point maze: objects must be 2 to {len(SPOTS)}, got {c.objects}")
+        raise ValueError(
+            f"point maze: objects must be 2 to {len(SPOTS)}, got {c.objects}"
+        )
 
 
 def _neighbours(rows: int, cols: int) -> list[tuple[int, int]]:
     """Pairs of rooms that share a wall."""
     cells = list(itertools.product(range(rows), range(cols)))
     right = [(r * cols + k, r * cols + k + 1) for r, k in cells if k + 1 < cols]
-    return right + [(r * cols + k, (r + 1) * cols + k) for r, k in cells if r + 1 < rows]
+    return right + [
+        (r * cols + k, (r + 1) * cols + k) for r, k in cells if r + 1 < rows
+    ]
 
 
-def _passages(edges: list[tuple[int, int]], rooms: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+def _passages(
+    edges: list[tuple[int, int]], rooms: int, rng: np.random.Generator
+) -> list[tuple[int, int]]:
     """Edges that join all rooms (Kruskal's algorithm in random order), and half of the others."""
     group, opened = list(range(rooms)), []
     for i in rng.permutation(len(edges)):

@@ -22,8 +22,24 @@ KINDS = {
 
 def world(discrete=True, **changes) -> WorldModel:
     torch.manual_seed(0)
-    fields = {"width": 32, "patch": 8, "tiles": (1, 3), "state": 16, "scan_head": 16, "attention_heads": 2}
-    model = WorldModel(ModelConfig(**fields | {"head_hidden": 32} | changes), (3, 24, 24), 3, discrete).double().eval()
+    fields = {
+        "width": 32,
+        "patch": 8,
+        "tiles": (1, 3),
+        "state": 16,
+        "scan_head": 16,
+        "attention_heads": 2,
+    }
+    model = (
+        WorldModel(
+            ModelConfig(**fields | {"head_hidden": 32} | changes),
+            (3, 24, 24),
+            3,
+            discrete,
+        )
+        .double()
+        .eval()
+    )
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p) if p.dim() > 1 else 0)
@@ -32,9 +48,15 @@ def world(discrete=True, **changes) -> WorldModel:
 
 def remembered(model, batch=2, frames=7):
     g = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (batch, frames, 3, 24, 24), dtype=torch.uint8, generator=g)
+    pixels = torch.randint(
+        0, 256, (batch, frames, 3, 24, 24), dtype=torch.uint8, generator=g
+    )
     action = torch.randint(0, 3, (batch, frames), generator=g)
-    action = action if model.discrete else torch.rand(batch, frames, 3, generator=g, dtype=model.place.dtype)
+    action = (
+        action
+        if model.discrete
+        else torch.rand(batch, frames, 3, generator=g, dtype=model.place.dtype)
+    )
     first = torch.zeros(batch, frames, dtype=torch.bool)
     first[:, 0] = True
     with torch.no_grad():
@@ -56,9 +78,15 @@ def test_stepping_in_it_gives_the_numbers_of_imagination(changes):
     td = env.start(memory)[:, None].expand(2, 5).to_tensordict()
     for h in range(6):
         td = env.step(td.set("action", actions[:, :, h]))
-        torch.testing.assert_close(td["next", "reward"][..., 0], whole.reward[:, :, h], rtol=0, atol=1e-9)
-        torch.testing.assert_close(td["next", "value"][..., 0], whole.value[:, :, h], rtol=0, atol=1e-9)
-        torch.testing.assert_close(td["next", "policy"], whole.policy[:, :, h], rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            td["next", "reward"][..., 0], whole.reward[:, :, h], rtol=0, atol=1e-9
+        )
+        torch.testing.assert_close(
+            td["next", "value"][..., 0], whole.value[:, :, h], rtol=0, atol=1e-9
+        )
+        torch.testing.assert_close(
+            td["next", "policy"], whole.policy[:, :, h], rtol=0, atol=1e-9
+        )
         assert torch.equal(td["next", "terminated"][..., 0], whole.cont[:, :, h] < 0.5)
         td = td["next"].exclude("reward")
     assert memory.diff(before).max() == 0 and (td["memory", "frames"] == 13).all()
@@ -78,31 +106,54 @@ def test_an_expected_end_does_not_begin_a_new_episode():
         4, lambda td: td.set("action", torch.zeros(2, dtype=torch.int64)), auto_reset=False,
         tensordict=env.start(remembered(model)), break_when_any_done=False,
     )  # fmt: skip
-    assert out["next", "done"].all() and out["next", "memory", "frames"].tolist() == [[8, 9, 10, 11]] * 2
+    assert (
+        out["next", "done"].all()
+        and out["next", "memory", "frames"].tolist() == [[8, 9, 10, 11]] * 2
+    )
 
 
 def test_torchrls_planners_plan_in_it():
     env = continuous(world(discrete=False))
     start = env.start(remembered(env.model))
     cem = CEMPlanner(env, planning_horizon=3, optim_steps=2, num_candidates=8, top_k=3)
-    value = ValueOperator(torch.nn.Linear(1, 1), in_keys=["value"], out_keys=["state_value"])
+    value = ValueOperator(
+        torch.nn.Linear(1, 1), in_keys=["value"], out_keys=["state_value"]
+    )
     estimator = TDLambdaEstimator(gamma=0.99, lmbda=0.95, value_network=value)
-    mppi = MPPIPlanner(env, estimator, 1.0, planning_horizon=3, optim_steps=2, num_candidates=8, top_k=3)
+    mppi = MPPIPlanner(
+        env,
+        estimator,
+        1.0,
+        planning_horizon=3,
+        optim_steps=2,
+        num_candidates=8,
+        top_k=3,
+    )
     for planner in (cem, mppi):
         action = planner(start.clone())["action"]
-        assert action.shape == (2, 3) and torch.isfinite(action).all() and action.abs().max() <= 1
+        assert (
+            action.shape == (2, 3)
+            and torch.isfinite(action).all()
+            and action.abs().max() <= 1
+        )
 
 
 @pytest.mark.parametrize("discrete", [True, False])
 def test_our_planners_are_torchrl_planners(discrete):
     model = world(discrete=discrete).float()
     env = ImaginedEnv(model) if discrete else continuous(model)
-    config = planners.CEMConfig(horizon=4, candidates=16, elites=4, proposals=4, iterations=2)
+    config = planners.CEMConfig(
+        horizon=4, candidates=16, elites=4, proposals=4, iterations=2
+    )
     planner = ImaginationPlanner(env, config, seed=3)
     start = env.start(model.initial(2))
     action = planner(start.clone())["action"]
-    assert action.shape == ((2,) if discrete else (2, 3)) and isinstance(start, TensorDict)
+    assert action.shape == ((2,) if discrete else (2, 3)) and isinstance(
+        start, TensorDict
+    )
     again = ImaginationPlanner(env, config, seed=3)(start.clone())["action"]
     assert torch.equal(action, again)
-    out = env.rollout(3, planner, auto_reset=False, tensordict=start, break_when_any_done=False)
+    out = env.rollout(
+        3, planner, auto_reset=False, tensordict=start, break_when_any_done=False
+    )
     assert out["action"].shape[:2] == (2, 3)

@@ -23,7 +23,9 @@ from torchrl.envs.utils import check_env_specs
 class PictureEnv(gymnasium.Env):
     """Shows its step count as a flat picture in a layout of choice; ends after 4 steps with reward 1."""
 
-    def __init__(self, layout: str = "hwc", box: bool = False, side: int = 32, space=None):
+    def __init__(
+        self, layout: str = "hwc", box: bool = False, side: int = 32, space=None
+    ):
         hwc, chw, grey = (side, side, 3), (3, side, side), (side, side)
         shape = {"hwc": hwc, "chw": chw, "grey": grey, "dict": (side, side, 1)}
         self.layout = layout
@@ -31,13 +33,19 @@ class PictureEnv(gymnasium.Env):
         words = spaces.Box(0, 255, (5,), np.uint8)
         self.observation_space = self.picture
         if layout == "dict":
-            self.observation_space = spaces.Dict({"words": words, "camera": self.picture})
+            self.observation_space = spaces.Dict(
+                {"words": words, "camera": self.picture}
+            )
         default = spaces.Box(-1.0, 2.0, (2,)) if box else spaces.Discrete(3, start=-1)
         self.action_space = default if space is None else space
 
     def _observe(self):
         picture = np.full(self.picture.shape, 10 * self.count + self.shade, np.uint8)
-        return {"words": np.zeros(5, np.uint8), "camera": picture} if self.layout == "dict" else picture
+        return (
+            {"words": np.zeros(5, np.uint8), "camera": picture}
+            if self.layout == "dict"
+            else picture
+        )
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -52,7 +60,9 @@ class PictureEnv(gymnasium.Env):
 
 
 def picture_env(**kwargs) -> GymConfig:
-    return GymConfig(factory=f"{__name__}:PictureEnv", size=kwargs.pop("size", 32), kwargs=kwargs)
+    return GymConfig(
+        factory=f"{__name__}:PictureEnv", size=kwargs.pop("size", 32), kwargs=kwargs
+    )
 
 
 def start(env: BatchedEnv, first: int = 0) -> BatchedEnv:
@@ -78,7 +88,9 @@ def test_an_ended_slot_stays_as_it_is_until_it_is_reset(config):
     frames, action = env.frames(), env.last_action()
     again = env.step(random.act())
     assert (again.reward == 0).all()
-    assert (again.terminated == step.terminated).all() and (again.truncated == step.truncated).all()
+    assert (again.terminated == step.terminated).all() and (
+        again.truncated == step.truncated
+    ).all()
     assert (env.frames() == frames).all() and (env.last_action() == action).all()
     env.reset(np.array([1]), np.array([5]))
     after = env.step(np.zeros(2, np.int64))
@@ -115,13 +127,19 @@ def test_counting_frames_tell_episode_step_and_action():
         last = np.zeros(2, np.int64)
         for step in range(4):
             seen = decode(env.frames())
-            assert [part.tolist() for part in seen] == [[episode] * 2, [step] * 2, last.tolist()]
+            assert [part.tolist() for part in seen] == [
+                [episode] * 2,
+                [step] * 2,
+                last.tolist(),
+            ]
             assert env.last_action().tolist() == last.tolist()
             if step < 3:
                 last = random.act()
                 result = env.step(last)
                 assert result.reward == pytest.approx(0.01 * (step + 1))
-        assert result.terminated.all() == (episode == 2) and result.truncated.all() == (episode == 1)
+        assert result.terminated.all() == (episode == 2) and result.truncated.all() == (
+            episode == 1
+        )
 
 
 def test_decoding_is_exact_and_refuses_altered_frames():
@@ -152,8 +170,12 @@ LOOKS = [
 
 def twin(config: MiniGridConfig) -> gymnasium.Env:
     """Return the environment as MiniGrid alone makes and draws it."""
-    kwargs = dict(config.kwargs) | ({} if config.size is None else {"size": config.size})
-    env = gymnasium.make(config.id, agent_view_size=config.view, disable_env_checker=True, **kwargs)
+    kwargs = dict(config.kwargs) | (
+        {} if config.size is None else {"size": config.size}
+    )
+    env = gymnasium.make(
+        config.id, agent_view_size=config.view, disable_env_checker=True, **kwargs
+    )
     return RGBImgPartialObsWrapper(env.unwrapped, tile_size=config.tile)
 
 
@@ -165,7 +187,9 @@ def test_minigrid_equals_minigrid_bit_for_bit(config):
     expected, _ = other.reset(seed=11)
     for _ in range(60):
         frame = env.frames()[1]
-        assert (frame[:, :pixels, :pixels] == expected["image"].transpose(2, 0, 1)).all()
+        assert (
+            frame[:, :pixels, :pixels] == expected["image"].transpose(2, 0, 1)
+        ).all()
         assert not frame[:, pixels:].any() and not frame[:, :, pixels:].any()
         action = explorer.act()
         step = env.step(action)
@@ -180,18 +204,29 @@ def run(env: BatchedEnv, name: str, limit: int = 200) -> list[dict[str, np.ndarr
     """Let explorer `name` play one episode in every slot; return the truth (and the flags) of every step."""
     explorer, rows = env.explorer(name, 0), []
     for _ in range(limit):
-        rows.append(env.truth() | {"context": env.in_context(), "done": np.zeros(env.batch, bool)})
+        rows.append(
+            env.truth()
+            | {"context": env.in_context(), "done": np.zeros(env.batch, bool)}
+        )
         step = env.step(explorer.act())
         if (step.terminated | step.truncated).all():
             break
-    return [*rows, env.truth() | {"context": env.in_context(), "done": step.terminated | step.truncated}]
+    return [
+        *rows,
+        env.truth()
+        | {"context": env.in_context(), "done": step.terminated | step.truncated},
+    ]
 
 
 @pytest.mark.parametrize("size", [7, 17, 33])
 def test_memory_oracle_always_wins_and_a_blind_choice_does_half_the_time(size):
     env = MiniGridConfig(size=size).build(64)
     last = run(start(env), "oracle")[-1]
-    assert (last["outcome"] == SUCCESS).all() and last["success"].all() and (last["goal_distance"] == 0).all()
+    assert (
+        (last["outcome"] == SUCCESS).all()
+        and last["success"].all()
+        and (last["goal_distance"] == 0).all()
+    )
     assert last["evidence_age"].min() >= size - 2
     blind = run(start(env), "seek")[-1]
     assert set(blind["outcome"].tolist()) == {SUCCESS, WRONG}
@@ -238,7 +273,10 @@ def test_memory_context_ends_at_the_fork_and_the_budget_truncates():
 
 @pytest.mark.parametrize("size", [7, 9, 11, 13, 17])
 def test_memory_default_budget_is_too_short_to_look_back(size):
-    env, patient = at_the_fork(MiniGridConfig(size=size)), at_the_fork(MiniGridConfig(size=size, budget=100))
+    env, patient = (
+        at_the_fork(MiniGridConfig(size=size)),
+        at_the_fork(MiniGridConfig(size=size, budget=100)),
+    )
     started = patient.steps[0]
     for action in [0, 0] + [2] * size:
         patient.step(np.array([action]))
@@ -261,7 +299,8 @@ def at_the_fork(config: MiniGridConfig) -> MiniGridEnv:
 
 
 @pytest.mark.parametrize(
-    ("size", "name", "limit", "shown"), [(7, "cells", 300, 1.0), (17, "cells", 300, 1.0), (17, "stumble", 900, 0.95)]
+    ("size", "name", "limit", "shown"),
+    [(7, "cells", 300, 1.0), (17, "cells", 300, 1.0), (17, "stumble", 900, 0.95)],
 )
 def test_noisy_memory_explorers_show_the_cue_and_end(size, name, limit, shown):
     env = start(MiniGridConfig(size=size).build(64))
@@ -299,13 +338,22 @@ def test_minigrid_keeps_its_own_reward_and_time_limit_when_told():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (MiniGridConfig(id="MiniGrid-MemoryS8-v0"), "unknown .* 'MiniGrid-MemoryS8-v0'; nearest: MiniGrid-M"),
+        (
+            MiniGridConfig(id="MiniGrid-MemoryS8-v0"),
+            "unknown .* 'MiniGrid-MemoryS8-v0'; nearest: MiniGrid-M",
+        ),
         (MiniGridConfig(size=8), "must be odd and at least 7, got size=8"),
         (MiniGridConfig(tile=10), "do not fit a frame of 64"),
         (MiniGridConfig(view=4), "got view=4"),
         (MiniGridConfig(actions=8), "actions must be from 1 to 7, got 8"),
-        (MiniGridConfig(id="MiniGrid-Empty-5x5-v0", budget=4), "budget is for Memory ids only"),
-        (MiniGridConfig(kwargs={"colour": 1}), "cannot make MiniGrid-MemoryS7-v0: .*colour"),
+        (
+            MiniGridConfig(id="MiniGrid-Empty-5x5-v0", budget=4),
+            "budget is for Memory ids only",
+        ),
+        (
+            MiniGridConfig(kwargs={"colour": 1}),
+            "cannot make MiniGrid-MemoryS7-v0: .*colour",
+        ),
     ],
 )
 def test_minigrid_mistakes_are_named(config, message):
@@ -357,7 +405,9 @@ def test_gym_episode_ends_with_success_and_discrete_actions_are_shifted():
 
 
 def test_gym_takes_continuous_actions_and_its_own_time_limit():
-    config = GymConfig(factory=f"{__name__}:PictureEnv", kwargs={"box": True}, max_steps=2)
+    config = GymConfig(
+        factory=f"{__name__}:PictureEnv", kwargs={"box": True}, max_steps=2
+    )
     env = start(config.build(2))
     assert env.actions == Box((-1.0, -1.0), (2.0, 2.0))
     random = env.explorer("random", 0)
@@ -380,7 +430,9 @@ def test_gym_takes_continuous_actions_and_its_own_time_limit():
 )
 def test_gym_numbers_the_combinations_of_several_choices(space, combinations, last):
     env = start(picture_env(space=space).build(1))
-    assert isinstance(env.actions, Discrete) and env.actions.n == combinations == len(set(env.actions.names))
+    assert isinstance(env.actions, Discrete) and env.actions.n == combinations == len(
+        set(env.actions.names)
+    )
     for action in (0, combinations - 1):
         env.step(np.array([action]))
     assert env.envs[0].taken[-1].tolist() == last
@@ -392,7 +444,10 @@ def test_the_robots_point_maze_is_seen_through_its_camera(monkeypatch):
         monkeypatch.setenv("MUJOCO_GL", "egl")  # read when it is imported
     pytest.importorskip("gymnasium_robotics")
     config = GymConfig(
-        id="gymnasium_robotics:PointMaze_UMaze-v3", kwargs={"continuing_task": False}, render=True, max_steps=20
+        id="gymnasium_robotics:PointMaze_UMaze-v3",
+        kwargs={"continuing_task": False},
+        render=True,
+        max_steps=20,
     )
     env = start(config.build(1))
     assert env.actions == Box((-1.0, -1.0), (1.0, 1.0))
@@ -415,10 +470,19 @@ def test_gym_renders_when_there_is_no_image():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (GymConfig(id="CartPool-v1"), "unknown environment 'CartPool-v1'; nearest: CartPole-v1"),
-        (GymConfig(id="CartPole-v1"), "CartPole-v1 observes Box.*no image.*render=True"),
+        (
+            GymConfig(id="CartPool-v1"),
+            "unknown environment 'CartPool-v1'; nearest: CartPole-v1",
+        ),
+        (
+            GymConfig(id="CartPole-v1"),
+            "CartPole-v1 observes Box.*no image.*render=True",
+        ),
         (GymConfig(id="MiniGrid-Empty-5x5-v0"), "no image"),
-        (GymConfig(id="Pendulum-v1", kwargs={"colour": 1}), "cannot make Pendulum-v1 with colour"),
+        (
+            GymConfig(id="Pendulum-v1", kwargs={"colour": 1}),
+            "cannot make Pendulum-v1 with colour",
+        ),
         (GymConfig(), "give either id or factory"),
         (GymConfig(factory="json"), '"package.module:callable"'),
         (GymConfig(factory="jsonn:loads"), "No module named 'jsonn'"),

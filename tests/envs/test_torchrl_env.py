@@ -24,7 +24,10 @@ class Slider(BatchedEnv):
 
     def __init__(self, batch):
         self.batch, self.episode = batch, np.zeros(batch, np.int64)
-        self.clock, self.last = np.zeros(batch, np.int64), np.zeros((batch, 2), np.float32)
+        self.clock, self.last = (
+            np.zeros(batch, np.int64),
+            np.zeros((batch, 2), np.float32),
+        )
 
     def reset(self, where, seeds):
         self.clock[where], self.last[where] = 0, 0
@@ -36,7 +39,9 @@ class Slider(BatchedEnv):
         return Step(self.last.sum(1), np.zeros(self.batch, bool), self.clock >= 3)
 
     def frames(self):
-        return np.broadcast_to(self.clock[:, None, None, None], (self.batch, 3, 4, 4)).astype(np.uint8)
+        return np.broadcast_to(
+            self.clock[:, None, None, None], (self.batch, 3, 4, 4)
+        ).astype(np.uint8)
 
     def last_action(self):
         return self.last
@@ -69,7 +74,9 @@ def test_continuous_actions_become_a_bounded_spec():
     rollout = env.rollout(7, break_when_any_done=False)
     assert env.action_spec.shape == (2, 2) and rollout["action"].dtype == torch.float32
     torch.testing.assert_close(rollout["next", "last_action"], rollout["action"])
-    torch.testing.assert_close(rollout["next", "reward"], rollout["action"].sum(-1, keepdim=True))
+    torch.testing.assert_close(
+        rollout["next", "reward"], rollout["action"].sum(-1, keepdim=True)
+    )
 
 
 def test_rollout_aligns_frames_actions_and_resets():
@@ -82,15 +89,24 @@ def test_rollout_aligns_frames_actions_and_resets():
     going_on = ~done.squeeze(-1)
     after, before = rollout["next", "pixels"][:, :-1], rollout["pixels"][:, 1:]
     assert torch.equal(after[going_on], before[going_on])
-    assert torch.equal(rollout["next", "last_action"], rollout["action"])  # nothing is forced without delay
+    assert torch.equal(
+        rollout["next", "last_action"], rollout["action"]
+    )  # nothing is forced without delay
     assert not rollout["last_action"][first.squeeze(-1)].any()
-    assert torch.equal(rollout["next", "done"], rollout["next", "terminated"] | rollout["next", "truncated"])
+    assert torch.equal(
+        rollout["next", "done"],
+        rollout["next", "terminated"] | rollout["next", "truncated"],
+    )
 
 
 def test_forced_actions_are_reported_as_executed():
     env = TorchRLEnv(make(RecallConfig(n=7, objects=2, tour=3, delay=4), 2))
-    rollout = env.rollout(7, policy=lambda td: td.set("action", torch.zeros(2, dtype=torch.int64)))
-    done = rollout["next", "last_action"]  # all wanted to turn left: they are led home, then wait in the dark
+    rollout = env.rollout(
+        7, policy=lambda td: td.set("action", torch.zeros(2, dtype=torch.int64))
+    )
+    done = rollout[
+        "next", "last_action"
+    ]  # all wanted to turn left: they are led home, then wait in the dark
     assert (done[:, 3:] == 3).all() and (done[:, :3] != 0).any(1).all()
     assert rollout["next", "truth", "in_context"].tolist() == [[True] * 6 + [False]] * 2
 
@@ -110,10 +126,16 @@ def test_same_seed_same_episodes():
     def frames(seed):
         env = TorchRLEnv(make(ReturnConfig(), 2))
         env.set_seed(seed)
-        return env.rollout(150, policy=lambda td: td.set("action", torch.full((2,), 2)), break_when_any_done=False)
+        return env.rollout(
+            150,
+            policy=lambda td: td.set("action", torch.full((2,), 2)),
+            break_when_any_done=False,
+        )
 
     one, same, other = frames(4), frames(4), frames(5)
-    assert torch.equal(one["pixels"], same["pixels"]) and not torch.equal(one["pixels"], other["pixels"])
+    assert torch.equal(one["pixels"], same["pixels"]) and not torch.equal(
+        one["pixels"], other["pixels"]
+    )
 
 
 def test_reset_tasks_starts_the_given_episodes():
@@ -129,7 +151,9 @@ def test_reset_tasks_starts_the_given_episodes():
 
 def test_collector_drives_it_through_episode_ends():
     env = TorchRLEnv(make(TMazeConfig(length=4, steps=9), 4))
-    collector = Collector(env, RandomPolicy(env.action_spec), frames_per_batch=4 * 25, total_frames=4 * 50)
+    collector = Collector(
+        env, RandomPolicy(env.action_spec), frames_per_batch=4 * 25, total_frames=4 * 50
+    )
     batches = [batch.clone() for batch in collector]
     collector.shutdown()
     data = torch.cat(batches, dim=1)

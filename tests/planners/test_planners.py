@@ -27,7 +27,9 @@ from torch import Tensor
 BOX = Box(torch.tensor([-10.0]), torch.tensor([10.0]))
 SEVERAL = MultiDiscrete((3, 1, 5))
 OPTIMISERS = [CEMConfig, ICEMConfig, MPPIConfig]
-KINDS = [kind for kind in PLANNER_CONFIGS.values() if kind is not BeamConfig]  # those that draw candidates
+KINDS = [
+    kind for kind in PLANNER_CONFIGS.values() if kind is not BeamConfig
+]  # those that draw candidates
 SEARCHERS = [*OPTIMISERS, BeamConfig]
 INF, NAN = float("inf"), float("nan")
 
@@ -38,7 +40,9 @@ def seed(value: int = 0) -> torch.Generator:
 
 def assert_same(one: Plan, other: Plan) -> None:
     for field in fields(Plan):
-        torch.testing.assert_close(getattr(one, field.name), getattr(other, field.name), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            getattr(one, field.name), getattr(other, field.name), rtol=1e-5, atol=1e-6
+        )
 
 
 def matches(target: Tensor):
@@ -48,7 +52,13 @@ def matches(target: Tensor):
 
 def prefix(target: Tensor):
     """A score in [0, H]: the actions before the first mistake; one sequence of n ** H is right."""
-    return lambda actions: (actions == target[:, None, : actions.shape[-1]]).long().cumprod(-1).sum(-1).float()
+    return lambda actions: (
+        (actions == target[:, None, : actions.shape[-1]])
+        .long()
+        .cumprod(-1)
+        .sum(-1)
+        .float()
+    )
 
 
 class LinearQuadratic:
@@ -65,14 +75,18 @@ class LinearQuadratic:
         state = self.start[:, None].expand(-1, actions.shape[1], -1)
         cost = torch.zeros(actions.shape[:2], dtype=torch.float64)
         for action in actions.double().unbind(2):
-            cost += ((state @ self.Q) * state).sum(-1) + ((action @ self.R) * action).sum(-1)
+            cost += ((state @ self.Q) * state).sum(-1) + (
+                (action @ self.R) * action
+            ).sum(-1)
             state = state @ self.A.T + action @ self.B.T
         return -(cost + self.last * ((state @ self.Q) * state).sum(-1))
 
     def optimum(self) -> Tensor:
         P = self.last * self.Q
         for _ in range(self.horizon):
-            gain = torch.linalg.solve(self.R + self.B.T @ P @ self.B, self.B.T @ P @ self.A)
+            gain = torch.linalg.solve(
+                self.R + self.B.T @ P @ self.B, self.B.T @ P @ self.A
+            )
             P = self.Q + self.A.T @ P @ (self.A - self.B @ gain)
         return -torch.einsum("bi,ij,bj->b", self.start, P, self.start)
 
@@ -91,8 +105,12 @@ def test_linear_quadratic_optimum(config):
 def test_search_beats_random_shooting(config):
     problem = LinearQuadratic()
     size = {"horizon": problem.horizon, "candidates": 128}
-    searched = build(config(**size, iterations=16), BOX).plan(problem.score, batch=3, generator=seed())
-    shot = build(ShootingConfig(**size, iterations=16), BOX).plan(problem.score, batch=3, generator=seed())
+    searched = build(config(**size, iterations=16), BOX).plan(
+        problem.score, batch=3, generator=seed()
+    )
+    shot = build(ShootingConfig(**size, iterations=16), BOX).plan(
+        problem.score, batch=3, generator=seed()
+    )
     assert (searched.score > shot.score).all()
 
 
@@ -106,7 +124,9 @@ def tree_score(rewards: Tensor, ends: Tensor):
             node = 2 * node + 1 + action
             path.append(node)
         nodes = torch.stack(path, -1)
-        return returns(rewards[nodes], 1 - ends[nodes], torch.full(node.shape, 3.0), 0.9)
+        return returns(
+            rewards[nodes], 1 - ends[nodes], torch.full(node.shape, 3.0), 0.9
+        )
 
     return score
 
@@ -116,11 +136,15 @@ def test_discrete_tree_with_early_termination(config):
     depth, noise = 8, seed(3)
     size = 2 ** (depth + 1)
     ends = (torch.rand(size, generator=noise) < 0.1).float()
-    rewards = torch.randn(size, generator=noise) + 4 * ends * (torch.rand(size, generator=noise) < 0.5)
+    rewards = torch.randn(size, generator=noise) + 4 * ends * (
+        torch.rand(size, generator=noise) < 0.5
+    )
     score = tree_score(rewards, ends)
     every = torch.tensor(list(itertools.product(range(2), repeat=depth)))
     best = score(every[None]).max()
-    plan = build(config(horizon=depth, iterations=6, candidates=64), Discrete(2)).plan(score, batch=1, generator=seed())
+    plan = build(config(horizon=depth, iterations=6, candidates=64), Discrete(2)).plan(
+        score, batch=1, generator=seed()
+    )
     torch.testing.assert_close(plan.score, best[None])
     torch.testing.assert_close(score(plan.actions[:, None])[:, 0], best[None])
 
@@ -129,7 +153,9 @@ def test_discrete_tree_with_early_termination(config):
 @pytest.mark.parametrize(("steps", "iterations"), [(8, 8), (20, 30)])
 def test_goal_that_needs_an_exact_sequence(config, steps, iterations):
     target = torch.randint(4, (6, steps), generator=seed(1))
-    planner = build(config(horizon=steps, candidates=256, iterations=iterations), Discrete(4))
+    planner = build(
+        config(horizon=steps, candidates=256, iterations=iterations), Discrete(4)
+    )
     plan = planner.plan(prefix(target), batch=6, generator=seed())
     assert torch.equal(plan.actions, target)
 
@@ -158,10 +184,15 @@ def test_corridor_with_bootstrapped_value(config):
     """Wasting one early step is a local optimum here, which only edited elites leave."""
 
     def solved(edits: float) -> int:
-        planner = build(config(horizon=8, candidates=256, iterations=8, edits=edits), Discrete(4))
+        planner = build(
+            config(horizon=8, candidates=256, iterations=8, edits=edits), Discrete(4)
+        )
         plans = [planner.plan(corridor, batch=1, generator=seed(s)) for s in range(10)]
         best = torch.tensor([0.97**7])
-        return sum(torch.equal(p.actions[0], CORRIDOR) and torch.allclose(p.score, best) for p in plans)
+        return sum(
+            torch.equal(p.actions[0], CORRIDOR) and torch.allclose(p.score, best)
+            for p in plans
+        )
 
     assert solved(edits=0.25) >= 9
     assert solved(edits=0.0) < 9
@@ -179,7 +210,9 @@ def test_edits_remove_replace_or_insert_one_step():
 
 
 @pytest.mark.parametrize("config", KINDS)
-@pytest.mark.parametrize("space", [Discrete(4), SEVERAL, BOX], ids=["discrete", "several", "box"])
+@pytest.mark.parametrize(
+    "space", [Discrete(4), SEVERAL, BOX], ids=["discrete", "several", "box"]
+)
 @pytest.mark.parametrize("settled", [0.0, 0.7])
 def test_batch_elements_are_independent(config, space, settled):
     goal = torch.tensor([1.0, -3.0, 2.0, 0.5])
@@ -189,7 +222,9 @@ def test_batch_elements_are_independent(config, space, settled):
         return -(values - goal[rows, None, None]).square().sum(-1)
 
     planner = build(config(horizon=6, candidates=64, settled=settled), space)
-    warm = planner.plan(score, batch=4, generator=seed()).shift(torch.tensor([1, 6, 2, 0]))
+    warm = planner.plan(score, batch=4, generator=seed()).shift(
+        torch.tensor([1, 6, 2, 0])
+    )
     together = planner.plan(score, batch=4, generator=seed(1), warm=warm)
     for b in range(4):
         row = slice(b, b + 1)
@@ -205,22 +240,32 @@ def test_batch_elements_are_independent(config, space, settled):
 @pytest.mark.parametrize("config", KINDS)
 def test_same_seed_same_plan(config):
     planner = build(config(horizon=6), BOX)
-    plans = [planner.plan(LinearQuadratic().score, batch=3, generator=seed(s)) for s in (5, 5, 6)]
+    plans = [
+        planner.plan(LinearQuadratic().score, batch=3, generator=seed(s))
+        for s in (5, 5, 6)
+    ]
     assert_same(plans[0], plans[1])
     assert not torch.equal(plans[0].actions, plans[2].actions)
 
 
 @pytest.mark.parametrize("config", KINDS)
-@pytest.mark.parametrize("space", [Discrete(3), SEVERAL, BOX], ids=["discrete", "several", "box"])
+@pytest.mark.parametrize(
+    "space", [Discrete(3), SEVERAL, BOX], ids=["discrete", "several", "box"]
+)
 @pytest.mark.parametrize("constant", [NAN, -INF, INF, 0.0, 1e30, -7.0])
 def test_equal_scores_survive(config, space, constant):
     planner = build(config(horizon=5, candidates=32), space)
     plan = None
     for call in range(3):
         plan = planner.plan(
-            lambda actions: torch.full(actions.shape[:2], constant), batch=2, generator=seed(call), warm=plan
+            lambda actions: torch.full(actions.shape[:2], constant),
+            batch=2,
+            generator=seed(call),
+            warm=plan,
         )
-        assert all(torch.isfinite(getattr(plan, field.name)).all() for field in fields(plan))
+        assert all(
+            torch.isfinite(getattr(plan, field.name)).all() for field in fields(plan)
+        )
 
 
 @pytest.mark.parametrize("config", SEARCHERS)
@@ -242,7 +287,9 @@ def test_bad_scores_are_avoided(config, bad):
 @pytest.mark.parametrize("config", OPTIMISERS)
 def test_infinite_score_is_best_and_finite(config):
     def score(actions: Tensor) -> Tensor:
-        return matches(torch.zeros(1, 4))(actions).masked_fill((actions == 1).all(-1), INF)
+        return matches(torch.zeros(1, 4))(actions).masked_fill(
+            (actions == 1).all(-1), INF
+        )
 
     plan = build(config(horizon=4), Discrete(2)).plan(score, batch=1, generator=seed())
     assert (plan.actions == 1).all()
@@ -256,7 +303,13 @@ def test_bad_candidates_have_no_weight(config):
     def score(actions: Tensor) -> Tensor:
         return torch.zeros(actions.shape[:2]).masked_fill(actions[..., 0] != 2, NAN)
 
-    size = {"candidates": 64, "elites": 64, "smoothing": 0.0, "min_prob": 0.0, "iterations": 1}
+    size = {
+        "candidates": 64,
+        "elites": 64,
+        "smoothing": 0.0,
+        "min_prob": 0.0,
+        "iterations": 1,
+    }
     plan = build(config(**size), Discrete(4)).plan(score, batch=1, generator=seed())
     torch.testing.assert_close(plan.state[0, 0], torch.tensor([0.0, 0.0, 1.0, 0.0]))
 
@@ -283,7 +336,9 @@ def test_the_mode_is_among_the_candidates(config, space):
         seen.append(actions)
         return -(actions.float() - 2).square().flatten(2).sum(-1)
 
-    state = build(config(iterations=1), space).plan(score, batch=2, generator=seed()).state
+    state = (
+        build(config(iterations=1), space).plan(score, batch=2, generator=seed()).state
+    )
     build(config(iterations=2), space).plan(score, batch=2, generator=seed())
     mode = state[:, :, 0] if isinstance(space, Box) else state.argmax(-1)
     torch.testing.assert_close(seen[-1][:, -1], mode)
@@ -294,7 +349,9 @@ def test_mppi_does_not_depend_on_the_scale_of_rewards(scale):
     target = torch.randint(3, (2, 8), generator=seed(2))
     planner = build(MPPIConfig(horizon=8), Discrete(3))
     base = planner.plan(matches(target), batch=2, generator=seed())
-    scaled = planner.plan(lambda actions: matches(target)(actions) * scale, batch=2, generator=seed())
+    scaled = planner.plan(
+        lambda actions: matches(target)(actions) * scale, batch=2, generator=seed()
+    )
     torch.testing.assert_close(base.state, scaled.state, rtol=1e-4, atol=1e-5)
 
 
@@ -325,7 +382,9 @@ def test_proposals_come_first_and_a_perfect_one_wins(config):
         seen.append(actions)
         return matches(target)(actions)
 
-    plan = build(config(), Discrete(4)).plan(score, batch=3, generator=seed(), proposals=proposals)
+    plan = build(config(), Discrete(4)).plan(
+        score, batch=3, generator=seed(), proposals=proposals
+    )
     assert torch.equal(seen[0][:, :2], proposals)
     assert torch.equal(plan.actions, target)
 
@@ -334,7 +393,10 @@ def test_proposals_come_first_and_a_perfect_one_wins(config):
 @pytest.mark.parametrize("count", [3, 64])
 def test_scores_known_already_change_nothing(config, count):
     target = torch.randint(4, (2, 8), generator=seed(4))
-    score, planner = matches(target), build(config(horizon=8, candidates=64), Discrete(4))
+    score, planner = (
+        matches(target),
+        build(config(horizon=8, candidates=64), Discrete(4)),
+    )
     proposals, asked = torch.randint(4, (2, count, 8), generator=seed(5)), []
 
     def counted(actions: Tensor) -> Tensor:
@@ -342,11 +404,21 @@ def test_scores_known_already_change_nothing(config, count):
         return score(actions)
 
     plain = planner.plan(score, batch=2, generator=seed(), proposals=proposals)
-    known = planner.plan(counted, batch=2, generator=seed(), proposals=proposals, judged=score(proposals))
-    assert torch.equal(plain.actions, known.actions) and torch.equal(plain.elite_scores, known.elite_scores)
+    known = planner.plan(
+        counted, batch=2, generator=seed(), proposals=proposals, judged=score(proposals)
+    )
+    assert torch.equal(plain.actions, known.actions) and torch.equal(
+        plain.elite_scores, known.elite_scores
+    )
     assert sum(asked) == 64 * planner.config.iterations - count
     with pytest.raises(ValueError, match="expected"):
-        planner.plan(score, batch=2, generator=seed(), proposals=proposals, judged=torch.zeros(2, count + 1))
+        planner.plan(
+            score,
+            batch=2,
+            generator=seed(),
+            proposals=proposals,
+            judged=torch.zeros(2, count + 1),
+        )
 
 
 @pytest.mark.parametrize("config", KINDS)
@@ -359,9 +431,13 @@ def test_the_best_candidate_is_never_lost(config):
         return scores
 
     noise = seed(9)
-    plan = build(config(iterations=6, keep_elites=1), Discrete(4)).plan(score, batch=1, generator=seed())
+    plan = build(config(iterations=6, keep_elites=1), Discrete(4)).plan(
+        score, batch=1, generator=seed()
+    )
     assert torch.equal(plan.score, best)
-    assert torch.equal(plan.elite_scores, plan.elite_scores.sort(descending=True).values)
+    assert torch.equal(
+        plan.elite_scores, plan.elite_scores.sort(descending=True).values
+    )
     assert torch.equal(plan.elites[:, 0], plan.actions)
 
 
@@ -371,7 +447,9 @@ def test_warm_start_helps(config):
     planner = build(config(horizon=16, candidates=64, iterations=2), Discrete(4))
     first = planner.plan(matches(target[:, :16]), batch=8, generator=seed())
     cold = planner.plan(matches(target[:, 4:]), batch=8, generator=seed(1))
-    warm = planner.plan(matches(target[:, 4:]), batch=8, generator=seed(1), warm=first.shift(4))
+    warm = planner.plan(
+        matches(target[:, 4:]), batch=8, generator=seed(1), warm=first.shift(4)
+    )
     assert warm.score.mean() > cold.score.mean() + 0.5
     kept = (first.shift(4).actions[:, :12] == target[:, 4:16]).sum(-1)
     assert (warm.score >= kept).all(), "the shifted plan must be among the candidates"
@@ -432,7 +510,9 @@ def test_returns_by_hand():
     value = torch.tensor([[8.0, 8.0, 8.0]])
     expected = torch.tensor([[1 + 1 + 1 + 1, 1 + 1, 1 + 0.5 + 0.5]])
     torch.testing.assert_close(returns(reward, cont, value, 0.5), expected)
-    torch.testing.assert_close(returns(reward, cont, None, 0.5), torch.tensor([[3.0, 2.0, 2.0]]))
+    torch.testing.assert_close(
+        returns(reward, cont, None, 0.5), torch.tensor([[3.0, 2.0, 2.0]])
+    )
 
 
 def test_sticky_repeats_actions_without_changing_their_odds():
@@ -496,7 +576,9 @@ def test_call_mistakes_are_one_clear_line():
     def plan(score=lambda actions: torch.zeros(actions.shape[:2]), **given) -> Plan:
         return planner.plan(score, batch=2, generator=seed(), **given)
 
-    with pytest.raises(ValueError, match=r"score returned shape \[2\], expected \[B, N\] = \[2, 128\]"):
+    with pytest.raises(
+        ValueError, match=r"score returned shape \[2\], expected \[B, N\] = \[2, 128\]"
+    ):
         plan(lambda actions: torch.zeros(2))
     with pytest.raises(ValueError, match=r"expected \[2, P <= 128, 16\]"):
         plan(proposals=torch.zeros(2, 5, 8, dtype=torch.long))
@@ -524,7 +606,9 @@ def test_coloured_noise_has_its_spectrum_and_variance_one_at_every_step(colour):
     noise = coloured((20000, 32), colour, seed())
     assert ((noise.square().mean(0) - 1).abs() < 0.05).all()
     power = torch.fft.rfft(noise * torch.hann_window(32)).abs().square().mean(0)
-    slope = torch.log(power[8] / power[2]) / torch.log(torch.tensor(4.0))  # eight and two turns in the window
+    slope = torch.log(power[8] / power[2]) / torch.log(
+        torch.tensor(4.0)
+    )  # eight and two turns in the window
     assert abs(slope + colour) < 0.25
 
 
@@ -548,13 +632,26 @@ def test_icem_draws_fewer_candidates_and_keeps_the_odds_of_every_step():
 
 def test_a_wide_beam_is_exhaustive_and_a_narrow_one_follows_the_value():
     depth, noise = 6, seed(5)
-    rewards, ends = torch.randn(2 ** (depth + 1), generator=noise), torch.zeros(2 ** (depth + 1))
+    rewards, ends = (
+        torch.randn(2 ** (depth + 1), generator=noise),
+        torch.zeros(2 ** (depth + 1)),
+    )
     score = tree_score(rewards, ends)
     every = torch.tensor(list(itertools.product(range(2), repeat=depth)))
-    size = {"horizon": depth, "candidates": 8, "elites": 4, "keep_elites": 2, "proposals": 4}
-    plan = build(BeamConfig(**size, width=2**depth), Discrete(2)).plan(score, batch=1, generator=seed())
+    size = {
+        "horizon": depth,
+        "candidates": 8,
+        "elites": 4,
+        "keep_elites": 2,
+        "proposals": 4,
+    }
+    plan = build(BeamConfig(**size, width=2**depth), Discrete(2)).plan(
+        score, batch=1, generator=seed()
+    )
     torch.testing.assert_close(plan.score, score(every[None]).max()[None])
-    plan = build(BeamConfig(**size | {"horizon": 8}, width=1), Discrete(4)).plan(corridor, batch=1, generator=seed())
+    plan = build(BeamConfig(**size | {"horizon": 8}, width=1), Discrete(4)).plan(
+        corridor, batch=1, generator=seed()
+    )
     assert torch.equal(plan.actions[0], CORRIDOR)
     assert plan.elites.shape == (1, 4, 8) and plan.state.shape == (1, 8, 4)
 
@@ -565,31 +662,54 @@ def test_a_beam_counts_proposals_and_the_last_plan():
 
     def score(actions: Tensor) -> Tensor:
         whole = actions.shape[-1] == 8
-        return (actions == target[:, None]).all(-1).float() if whole else torch.zeros(actions.shape[:2])
+        return (
+            (actions == target[:, None]).all(-1).float()
+            if whole
+            else torch.zeros(actions.shape[:2])
+        )
 
     planner = build(BeamConfig(horizon=8, width=4), Discrete(4))
     assert (planner.plan(score, batch=2, generator=seed()).score == 0).all()
     proposals = torch.stack([torch.zeros_like(target), target], 1)
     for judged in (None, score(proposals)):
-        plan = planner.plan(score, batch=2, generator=seed(), proposals=proposals, judged=judged)
+        plan = planner.plan(
+            score, batch=2, generator=seed(), proposals=proposals, judged=judged
+        )
         assert torch.equal(plan.actions, target)
-    assert torch.equal(planner.plan(score, batch=2, generator=seed(), warm=plan).actions, target)
+    assert torch.equal(
+        planner.plan(score, batch=2, generator=seed(), warm=plan).actions, target
+    )
     first = torch.tensor([0])
-    alone = planner.plan(lambda a: score(a.expand(2, -1, -1))[:1], batch=1, generator=seed(), warm=plan.select(first))
-    assert_same(alone, planner.plan(score, batch=2, generator=seed(), warm=plan).select(first))
+    alone = planner.plan(
+        lambda a: score(a.expand(2, -1, -1))[:1],
+        batch=1,
+        generator=seed(),
+        warm=plan.select(first),
+    )
+    assert_same(
+        alone, planner.plan(score, batch=2, generator=seed(), warm=plan).select(first)
+    )
     with pytest.raises(ValueError, match="needs discrete actions"):
         build(BeamConfig(), BOX)
 
 
 @pytest.mark.parametrize("config", OPTIMISERS)
 def test_several_choices_at_once_are_found_and_each_stays_within_its_own_number(config):
-    target = torch.stack([torch.randint(n, (2, 6), generator=seed(n)) for n in SEVERAL.n], -1)
+    target = torch.stack(
+        [torch.randint(n, (2, 6), generator=seed(n)) for n in SEVERAL.n], -1
+    )
 
     def score(actions: Tensor) -> Tensor:
-        assert actions.dtype == torch.int64 and (actions >= 0).all() and (actions < torch.tensor(SEVERAL.n)).all()
+        assert (
+            actions.dtype == torch.int64
+            and (actions >= 0).all()
+            and (actions < torch.tensor(SEVERAL.n)).all()
+        )
         return (actions == target[:, None]).float().sum((-1, -2))
 
-    plan = build(config(horizon=6, candidates=128, iterations=10), SEVERAL).plan(score, batch=2, generator=seed())
+    plan = build(config(horizon=6, candidates=128, iterations=10), SEVERAL).plan(
+        score, batch=2, generator=seed()
+    )
     assert torch.equal(plan.actions, target)
     assert plan.state.shape == (2, 6, 3, 5)
     torch.testing.assert_close(plan.state.sum(-1), torch.ones(2, 6, 3))
@@ -600,13 +720,17 @@ def test_mistakes_with_several_choices_are_one_clear_line():
     with pytest.raises(ValueError, match="needs a choice"):
         MultiDiscrete(())
     with pytest.raises(ValueError, match=r"actions 0 to \[2, 0, 4\], got 0 to 1"):
-        build(CEMConfig(horizon=4), SEVERAL).distribution.admit(torch.tensor([[[[0, 1, 0], [0, 0, 0]]]]))
+        build(CEMConfig(horizon=4), SEVERAL).distribution.admit(
+            torch.tensor([[[[0, 1, 0], [0, 0, 0]]]])
+        )
     with pytest.raises(ValueError, match="needs discrete actions"):
         build(BeamConfig(), SEVERAL)
 
 
 @pytest.mark.parametrize("config", OPTIMISERS)
-def test_a_time_budget_leaves_out_the_iterations_that_would_exceed_it(config, monkeypatch):
+def test_a_time_budget_leaves_out_the_iterations_that_would_exceed_it(
+    config, monkeypatch
+):
     now = [0.0]
     monkeypatch.setattr("lssvwm.planners.search.time.perf_counter", lambda: now[0])
 
@@ -618,10 +742,17 @@ def test_a_time_budget_leaves_out_the_iterations_that_would_exceed_it(config, mo
             calls.append(actions.shape)
             return actions.float().sum((-1, -2))
 
-        build(config(iterations=9, **settings), BOX).plan(score, batch=1, generator=seed())
+        build(config(iterations=9, **settings), BOX).plan(
+            score, batch=1, generator=seed()
+        )
         return len(calls)
 
-    assert [rounds(), rounds(budget=0.1), rounds(budget=3.5), rounds(budget=100.0)] == [9, 1, 3, 9]
+    assert [rounds(), rounds(budget=0.1), rounds(budget=3.5), rounds(budget=100.0)] == [
+        9,
+        1,
+        3,
+        9,
+    ]
 
 
 def test_the_clock_expects_another_round_to_take_as_long_as_the_longest(monkeypatch):
@@ -639,12 +770,18 @@ def test_search_stops_when_the_elites_of_all_environments_agree():
 
     def score(actions: Tensor) -> Tensor:
         calls.append(len(actions))
-        return -(actions - torch.tensor([1.0, -5.0])[:, None, None, None]).square().sum((-1, -2))
+        return (
+            -(actions - torch.tensor([1.0, -5.0])[:, None, None, None])
+            .square()
+            .sum((-1, -2))
+        )
 
     plans = []
     for settled in (0.0, 0.5):
         calls.clear()
-        planner = build(CEMConfig(horizon=4, iterations=30, candidates=128, settled=settled), BOX)
+        planner = build(
+            CEMConfig(horizon=4, iterations=30, candidates=128, settled=settled), BOX
+        )
         plans.append((planner.plan(score, batch=2, generator=seed()), len(calls)))
     (thorough, many), (quick, few) = plans
     assert many == 30 and 2 < few < 20

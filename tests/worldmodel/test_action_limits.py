@@ -29,13 +29,20 @@ def walks(explorer: str, seed: int, slots=16, length=80) -> tuple[Batch, torch.T
         env.step(walker.act())
     first = torch.zeros(slots, length, dtype=torch.bool)
     first[:, 0] = True
-    pixels, action, part = (torch.from_numpy(np.stack(v, 1)) for v in (frames, actions, parts))
-    return Batch(pixels, action, torch.zeros(slots, length), first & False, first & False, first), part
+    pixels, action, part = (
+        torch.from_numpy(np.stack(v, 1)) for v in (frames, actions, parts)
+    )
+    return Batch(
+        pixels, action, torch.zeros(slots, length), first & False, first & False, first
+    ), part
 
 
 def small(**changes) -> WorldModel:
     torch.manual_seed(0)
-    config = ModelConfig(**{"width": 16, "patch": 16, "tiles": (4, 1), "state": 16, "scan_head": 8} | changes)
+    config = ModelConfig(
+        **{"width": 16, "patch": 16, "tiles": (4, 1), "state": 16, "scan_head": 8}
+        | changes
+    )
     return WorldModel(config, (3, 64, 64), 2, discrete=False)
 
 
@@ -43,18 +50,33 @@ def test_which_part_of_an_action_was_made_is_measured_from_frames():
     model, known = small(), walks("walk", 0)[0]
     calibrate(model, known)
     batch, true = walks("momentum", 1)
-    before, after, action = batch.pixels[:, :-1], batch.pixels[:, 1:], batch.action[:, 1:]
-    part, clear = reach.made(*(v.flatten(0, 1) for v in (before, after, action)), reach.shift(model))
+    before, after, action = (
+        batch.pixels[:, :-1],
+        batch.pixels[:, 1:],
+        batch.action[:, 1:],
+    )
+    part, clear = reach.made(
+        *(v.flatten(0, 1) for v in (before, after, action)), reach.shift(model)
+    )
     action, true = action.flatten(0, 1).abs(), true[:, 1:].flatten(0, 1)
     told, free, held = clear > 0, true > 0.99, true < 0.9
-    assert told[action > 0.3].float().mean() > 0.5 and 0.2 < held[told].float().mean() < 0.8
+    assert (
+        told[action > 0.3].float().mean() > 0.5
+        and 0.2 < held[told].float().mean() < 0.8
+    )
     assert ((part - true).abs() * action)[told & held].mean() < 0.02
     assert (part[told & free & (action > 0.05)] < 1).float().mean() < 0.08
-    few = slice(0, 50)  # one dimension, of which the other is none; and three, which two directions cannot tell apart
-    only, _ = reach.made(before[0, few], after[0, few], action[few, :1], reach.shift(model)[:, :1])
+    few = slice(
+        0, 50
+    )  # one dimension, of which the other is none; and three, which two directions cannot tell apart
+    only, _ = reach.made(
+        before[0, few], after[0, few], action[few, :1], reach.shift(model)[:, :1]
+    )
     assert only.shape == (50, 1)
     three = torch.rand(50, 3)
-    assert not reach.made(before[0, few], after[0, few], three, torch.ones(2, 3))[1].any()
+    assert not reach.made(before[0, few], after[0, few], three, torch.ones(2, 3))[
+        1
+    ].any()
 
 
 def test_it_is_learnt_to_be_told_from_the_frame_before():
@@ -70,22 +92,34 @@ def test_it_is_learnt_to_be_told_from_the_frame_before():
         reach.loss(model, tokens, batch, torch.Generator().manual_seed(seed)).backward()
         optimizer.step()
     with torch.no_grad():
-        limits = model.reach(model._embed_frames(model.patches.cut(held_out.pixels)))[:, :-1]
+        limits = model.reach(model._embed_frames(model.patches.cut(held_out.pixels)))[
+            :, :-1
+        ]
     action, part = held_out.action[:, 1:], part[:, 1:]
     wrong = (reach.stopped(action, limits) - part * action).abs()
     free, held = part > 0.99, part < 0.9
-    assert wrong[free].mean() < 0.08 and wrong[held].mean() < 0.15 and action[held].abs().mean() > 0.5
+    assert (
+        wrong[free].mean() < 0.08
+        and wrong[held].mean() < 0.15
+        and action[held].abs().mean() > 0.5
+    )
 
 
 def test_where_nothing_is_known_nothing_stops_and_nothing_is_learnt():
     model, (batch, _) = small(), walks("momentum", 0, slots=2, length=6)
     tokens = model._embed_frames(model.patches.cut(batch.pixels))
     assert float(reach.loss(model, tokens, batch)) == 0
-    memory, _ = model.observe(model.initial(2), batch.pixels, batch.action, batch.is_first)
+    memory, _ = model.observe(
+        model.initial(2), batch.pixels, batch.action, batch.is_first
+    )
     assert memory.reach.isinf().all()
     calibrate(model, walks("walk", 0)[0])
-    memory, _ = model.observe(model.initial(2), batch.pixels, batch.action, batch.is_first)
-    assert torch.isfinite(memory.reach).all() and (memory.reach > 3).all()  # far, until training says otherwise
+    memory, _ = model.observe(
+        model.initial(2), batch.pixels, batch.action, batch.is_first
+    )
+    assert (
+        torch.isfinite(memory.reach).all() and (memory.reach > 3).all()
+    )  # far, until training says otherwise
 
 
 @pytest.fixture
@@ -97,7 +131,9 @@ def walled() -> WorldModel:
             p.add_(0.1 * torch.randn_like(p) if p.dim() > 1 else 0)
         for block in model.layers:
             odometer = block.scan.odometer
-            odometer.action.weight[:, :2] = torch.tensor([[0.0, 0.0], [0.0, -0.4], [0.4, 0.0]])
+            odometer.action.weight[:, :2] = torch.tensor(
+                [[0.0, 0.0], [0.0, -0.4], [0.4, 0.0]]
+            )
             odometer.known[:2] = True
         model.reach.tell[-1].bias.fill_(-0.5)
     return model
@@ -105,8 +141,14 @@ def walled() -> WorldModel:
 
 def test_walls_stop_each_way_along_each_axis():
     limits = torch.tensor([0.3, 5.0, 0.2, 0.7])  # down along x and y, up along x and y
-    for action, led in (((0.5, 0.5), (0.2, 0.5)), ((-0.5, 0.9), (-0.3, 0.7)), ((0.1, -1.0), (0.1, -1.0))):
-        assert torch.equal(reach.stopped(torch.tensor(action), limits), torch.tensor(led))
+    for action, led in (
+        ((0.5, 0.5), (0.2, 0.5)),
+        ((-0.5, 0.9), (-0.3, 0.7)),
+        ((0.1, -1.0), (0.1, -1.0)),
+    ):
+        assert torch.equal(
+            reach.stopped(torch.tensor(action), limits), torch.tensor(led)
+        )
 
 
 def test_what_walls_take_away_is_the_same_in_every_way_of_computing(walled, tmp_path):
@@ -118,7 +160,9 @@ def test_what_walls_take_away_is_the_same_in_every_way_of_computing(walled, tmp_
         memory, _ = walled.observe(memory, *piece)
     assert whole.diff(memory).max() < 1e-9 and (whole.reach < 1).any()
     pose = belief.pose(walled, whole)
-    assert (pose[:, 1:].abs() < 0.4 * action.abs().sum(1).flip(-1) - 0.1).any()  # something was taken away
+    assert (
+        pose[:, 1:].abs() < 0.4 * action.abs().sum(1).flip(-1) - 0.1
+    ).any()  # something was taken away
     memory.write(tmp_path / "memory.pt")
     memory = Memory.read(tmp_path / "memory.pt")
     assert whole.diff(memory).max() < 1e-9
@@ -127,7 +171,11 @@ def test_what_walls_take_away_is_the_same_in_every_way_of_computing(walled, tmp_
     for h in range(5):
         readout, memory = walled.advance(memory, future[:, 0, h])
         assert torch.allclose(readout.reward, imagined.reward[:, 0, h], atol=1e-9)
-    assert torch.allclose(belief.routes(walled, whole, future)[:, 0, -1], belief.pose(walled, memory), atol=1e-9)
+    assert torch.allclose(
+        belief.routes(walled, whole, future)[:, 0, -1],
+        belief.pose(walled, memory),
+        atol=1e-9,
+    )
 
 
 def test_hidden_frames_tell_of_no_walls(walled):
@@ -137,7 +185,9 @@ def test_hidden_frames_tell_of_no_walls(walled):
     other = batch.pixels.clone()
     other[:, 3:5] = 255 - other[:, 3:5]
     first, second = (
-        walled.observe(walled.initial(2), frames, batch.action.double(), batch.is_first, hidden)[0]
+        walled.observe(
+            walled.initial(2), frames, batch.action.double(), batch.is_first, hidden
+        )[0]
         for frames in (batch.pixels, other)
     )
     assert torch.equal(first.reach, second.reach)
@@ -151,35 +201,58 @@ def test_every_way_of_training_minds_walls(walled):
         model.config = dataclasses.replace(model.config, forcing=forcing, imagined=0.3)
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            total, metrics, memory = model.loss(batch[:12], None, hidden[:, :12], None, forget[:, :12])
-            more, _, memory = model.loss(batch[12:], memory, hidden[:, 12:], None, forget[:, 12:])
+            total, metrics, memory = model.loss(
+                batch[:12], None, hidden[:, :12], None, forget[:, :12]
+            )
+            more, _, memory = model.loss(
+                batch[12:], memory, hidden[:, 12:], None, forget[:, 12:]
+            )
         (total + more).backward()
         assert metrics["loss/reach"] > 0 and memory.reach.shape == (4, 4)
-        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+        assert all(
+            torch.isfinite(p.grad).all()
+            for p in model.parameters()
+            if p.grad is not None
+        )
         assert model.reach.tell[0].weight.grad.abs().sum() > 0
 
 
 def test_futures_that_are_gone_on_with_keep_their_walls(walled):
     batch, _ = walks("momentum", 0, slots=2, length=6)
-    memory, _ = walled.observe(walled.initial(2), batch.pixels, batch.action.double(), batch.is_first)
+    memory, _ = walled.observe(
+        walled.initial(2), batch.pixels, batch.action.double(), batch.is_first
+    )
     fork, which = walled.fork(memory, 3, 2), torch.tensor([[2, 0], [1, 1]])
     first, second = torch.rand(2, 2, 3, 2, dtype=torch.float64) * 2 - 1
     walled.step(fork, first, denoise=2, generator=torch.Generator().manual_seed(0))
     left = fork.reach
     walled.select(fork, which)
-    assert torch.equal(fork.reach, torch.stack([left[i, w] for i, w in enumerate(which)]))
+    assert torch.equal(
+        fork.reach, torch.stack([left[i, w] for i, w in enumerate(which)])
+    )
     assert torch.isfinite(walled.step(fork, second[:, :2])[0].reward).all()
 
 
 def test_weights_from_before_walls_were_told_load_as_if_new():
     model = small()
-    state = {name: value for name, value in model.state_dict().items() if not name.startswith("reach")}
+    state = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith("reach")
+    }
     for i, tile in enumerate((4, 1)):
         state[f"blocks.{i}.scan.odometer.frame.weight"] = torch.zeros(4, 16 * tile**2)
         state[f"blocks.{i}.scan.odometer.frame.bias"] = torch.zeros(4)
     other = small()
     other.load_state_dict(state)
-    assert all(torch.equal(a, b) for a, b in zip(model.reach.parameters(), other.reach.parameters()))
-    half = {name: value for name, value in model.state_dict().items() if name != "reach.tell.0.bias"}
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.reach.parameters(), other.reach.parameters())
+    )
+    half = {
+        name: value
+        for name, value in model.state_dict().items()
+        if name != "reach.tell.0.bias"
+    }
     with pytest.raises(RuntimeError, match="tell"):
         other.load_state_dict(half)

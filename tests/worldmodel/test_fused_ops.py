@@ -7,7 +7,10 @@ from lssvwm.worldmodel import fused_ops as gradients
 
 def drawn(*shapes):
     g = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    return [
+        torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True)
+        for shape in shapes
+    ]
 
 
 def test_products():
@@ -20,12 +23,25 @@ def test_products():
 
 
 def test_gradients_of_products_lie_in_memory_as_the_factors_do():
-    for f, shapes in ((gradients.inner, ((2, 3, 5), (2, 4, 5))), (gradients.outer, ((2, 5, 3), (2, 5, 4)))):
+    for f, shapes in (
+        (gradients.inner, ((2, 3, 5), (2, 4, 5))),
+        (gradients.outer, ((2, 5, 3), (2, 5, 4))),
+    ):
         A, B = drawn(*shapes)
-        assert all(grad.is_contiguous() for grad in torch.autograd.grad(f(A, B).sin().sum(), (A, B)))
+        assert all(
+            grad.is_contiguous()
+            for grad in torch.autograd.grad(f(A, B).sin().sum(), (A, B))
+        )
 
 
-@pytest.mark.parametrize("shapes", [[(2, 3, 4)] * 3, [(2, 1, 4), (2, 3, 4), (2, 1, 4)], [(2, 3, 4), (3, 1), (2, 3, 4)]])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(2, 3, 4)] * 3,
+        [(2, 1, 4), (2, 3, 4), (2, 1, 4)],
+        [(2, 3, 4), (3, 1), (2, 3, 4)],
+    ],
+)
 def test_sum_and_product(shapes):
     a, b, c = drawn(*shapes)
     assert torch.equal(gradients.addcmul(a, b, c), torch.addcmul(a, b, c))
@@ -39,8 +55,12 @@ def test_squares(weighted):
     mean, plain = gradients.squares(predicted, true, weight)
     error = (predicted - true).square()
     assert torch.allclose(plain, error.mean((-1, -2))) and not plain.requires_grad
-    assert torch.allclose(mean, (error * (1 if weight is None else weight)).mean((-1, -2)))
-    assert torch.autograd.gradcheck(lambda x: gradients.squares(x, true, weight)[0], (predicted,))
+    assert torch.allclose(
+        mean, (error * (1 if weight is None else weight)).mean((-1, -2))
+    )
+    assert torch.autograd.gradcheck(
+        lambda x: gradients.squares(x, true, weight)[0], (predicted,)
+    )
 
 
 def test_squares_are_summed_up_in_float32_under_autocast():

@@ -16,7 +16,9 @@ LEFT, RIGHT, AHEAD, STAY = range(4)
 
 def known(**changes) -> WorldModel:
     """A small model whose odometers know four actions, and that nothing stops."""
-    model = WorldModel(ModelConfig(width=16, state=32, patch=8, **changes), (3, 24, 24), 4).eval()
+    model = WorldModel(
+        ModelConfig(width=16, state=32, patch=8, **changes), (3, 24, 24), 4
+    ).eval()
     for block in model.layers:
         odometer = block.scan.odometer
         with torch.no_grad():
@@ -28,18 +30,32 @@ def known(**changes) -> WorldModel:
 
 
 def observed(model: WorldModel, actions: list[int]):
-    frames = torch.randint(0, 256, (1, len(actions), 3, 24, 24), dtype=torch.uint8, generator=torch.manual_seed(0))
+    frames = torch.randint(
+        0,
+        256,
+        (1, len(actions), 3, 24, 24),
+        dtype=torch.uint8,
+        generator=torch.manual_seed(0),
+    )
     first = torch.tensor([[True] + [False] * (len(actions) - 1)])
     with torch.no_grad():
-        return model.observe(model.initial(1), frames, torch.tensor([actions]), first)[0]
+        return model.observe(model.initial(1), frames, torch.tensor([actions]), first)[
+            0
+        ]
 
 
 def test_poses_and_routes_follow_the_odometer():
     model = known()
     memory = observed(model, [STAY, AHEAD, RIGHT, AHEAD])
-    assert torch.allclose(belief.pose(model, memory), torch.tensor([[math.pi / 2, 1, 1]]), atol=1e-5)
-    route = belief.routes(model, memory, torch.tensor([[[AHEAD, LEFT, AHEAD], [STAY, STAY, AHEAD]]]))
-    assert torch.allclose(route[0, 0, :, 1:], torch.tensor([[1.0, 2], [1, 2], [2, 2]]), atol=1e-5)
+    assert torch.allclose(
+        belief.pose(model, memory), torch.tensor([[math.pi / 2, 1, 1]]), atol=1e-5
+    )
+    route = belief.routes(
+        model, memory, torch.tensor([[[AHEAD, LEFT, AHEAD], [STAY, STAY, AHEAD]]])
+    )
+    assert torch.allclose(
+        route[0, 0, :, 1:], torch.tensor([[1.0, 2], [1, 2], [2, 2]]), atol=1e-5
+    )
     assert torch.allclose(route[0, 1, -1], torch.tensor([math.pi / 2, 1, 2]), atol=1e-5)
 
 
@@ -50,7 +66,9 @@ def test_a_place_looks_as_it_does_to_who_goes_there():
     actions = torch.tensor([[[STAY]]])
     here = model.imagine(memory, actions, decode=True).frames[:, 0]
     asked = belief.look(model, memory, belief.pose(model, memory)[:, None])
-    assert torch.equal(asked, here) and not torch.equal(asked, belief.look(model, memory, torch.zeros(1, 1, 3)))
+    assert torch.equal(asked, here) and not torch.equal(
+        asked, belief.look(model, memory, torch.zeros(1, 1, 3))
+    )
 
 
 def test_whoever_cannot_stand_still_is_put_back():
@@ -75,11 +93,15 @@ def test_the_map_shows_what_was_in_view_and_turns_with_up(up, at):
     tiles = drawn.view(3, 6, 8, 7, 8)
     assert drawn.shape == (3, 48, 56) and drawn.dtype == torch.uint8
     seen = (tiles.amax((0, 2, 4)) > 0).nonzero().tolist()
-    assert seen == [[row, column] for row in (1, 2, 3) for column in (2, 3, 4)]  # 3 ahead is up
+    assert seen == [
+        [row, column] for row in (1, 2, 3) for column in (2, 3, 4)
+    ]  # 3 ahead is up
     before = (at[0] - math.cos(up), at[1] - math.sin(up))
     frame = belief.look(model, memory, torch.tensor([[[up, *before]]]))[0, 0]
     assert (tiles[:, 1, :, 4].int() - frame[:, 8:16, 8:16].int()).abs().max() <= 1
-    other = belief.survey(model, memory, trail, (-2, -3), (3, 3), up + math.pi / 2)  # ahead is on the left of it now
+    other = belief.survey(
+        model, memory, trail, (-2, -3), (3, 3), up + math.pi / 2
+    )  # ahead is on the left of it now
     seen = (other.view(3, 6, 8, 7, 8).amax((0, 2, 4)) > 0).nonzero().tolist()
     assert seen == [[row, column] for row in (2, 3, 4) for column in (1, 2, 3)]
 
@@ -93,12 +115,18 @@ def test_a_long_walk_is_drawn_around_the_agent():
     high, wide = drawn.picture.shape[1:]
     assert 0 < row < high <= 8 * 64 and 0 < column < wide and drawn.past[0][0] > high
     assert drawn.routes[0].tolist() == [[row - 8, column], [row - 16, column]]
-    turned = sketch(model, observed(model, [STAY]), trail, [branch], math.pi / 2)  # to the right on the map
+    turned = sketch(
+        model, observed(model, [STAY]), trail, [branch], math.pi / 2
+    )  # to the right on the map
     row, column = turned.past[-1]
-    assert turned.routes[0] == pytest.approx(np.array([[row, column + 8], [row, column + 16]]), abs=1e-3)
+    assert turned.routes[0] == pytest.approx(
+        np.array([[row, column + 8], [row, column + 16]]), abs=1e-3
+    )
 
 
-@pytest.mark.parametrize("config", [ReturnConfig(n=9, tour=100), MiniGridConfig(id="MiniGrid-Empty-8x8-v0")])
+@pytest.mark.parametrize(
+    "config", [ReturnConfig(n=9, tour=100), MiniGridConfig(id="MiniGrid-Empty-8x8-v0")]
+)
 def test_whoever_steps_ahead_moves_along_its_bearing(config):
     env, steps = make(config, 1, 0), 0
 
@@ -111,7 +139,9 @@ def test_whoever_steps_ahead_moves_along_its_bearing(config):
         before, bearing = place(), env.bearing(0)
         env.step(np.array([AHEAD]))
         step = place() - before
-        assert not step.any() or step == pytest.approx([math.sin(bearing), -math.cos(bearing)])
+        assert not step.any() or step == pytest.approx(
+            [math.sin(bearing), -math.cos(bearing)]
+        )
         steps += step.any()
         env.step(np.array([RIGHT]))
         assert (env.bearing(0) - bearing) % (2 * math.pi) == pytest.approx(math.pi / 2)
@@ -120,7 +150,9 @@ def test_whoever_steps_ahead_moves_along_its_bearing(config):
 
 @pytest.mark.parametrize("kind", ["gru", "attention"])
 def test_a_model_without_odometer_has_no_map(kind):
-    model = WorldModel(ModelConfig(kind=kind, width=16, state=64, patch=8), (3, 24, 24), 4).eval()
+    model = WorldModel(
+        ModelConfig(kind=kind, width=16, state=64, patch=8), (3, 24, 24), 4
+    ).eval()
     assert not belief.has_map(model)
     with pytest.raises(ValueError, match="carries no odometer"):
         belief.pose(model, model.initial(1))

@@ -12,7 +12,13 @@ from lssvwm.worldmodel.motion_calibration import calibrate
 
 def walks(config, explorer="cells", slots=32, length=40):
     env = make(config, slots, 0)
-    walker, frames, actions, first, fresh = env.explorer(explorer, 0), [], [], [], np.ones(slots, bool)
+    walker, frames, actions, first, fresh = (
+        env.explorer(explorer, 0),
+        [],
+        [],
+        [],
+        np.ones(slots, bool),
+    )
     for t in range(length):
         frames.append(env.frames().copy())
         actions.append(env.last_action())
@@ -21,7 +27,9 @@ def walks(config, explorer="cells", slots=32, length=40):
         fresh = step.terminated | step.truncated
         env.reset(np.flatnonzero(fresh), np.flatnonzero(fresh) + slots * (t + 1))
     zeros = torch.zeros(slots, length)
-    pixels, action, is_first = (torch.from_numpy(np.stack(v, 1)) for v in (frames, actions, first))
+    pixels, action, is_first = (
+        torch.from_numpy(np.stack(v, 1)) for v in (frames, actions, first)
+    )
     return Batch(pixels, action, zeros, is_first & False, is_first & False, is_first)
 
 
@@ -35,17 +43,28 @@ def walks(config, explorer="cells", slots=32, length=40):
 )
 def test_frames_tell_how_actions_move_the_view(config, actions, patch):
     batch = walks(config)
-    model = WorldModel(ModelConfig(patch=patch, width=16), tuple(batch.pixels.shape[2:]), actions)
+    model = WorldModel(
+        ModelConfig(patch=patch, width=16), tuple(batch.pixels.shape[2:]), actions
+    )
     motions = calibrate(model, batch)
-    assert motions[0] == (-90, 0, 0) and motions[1] == (90, 0, 0) and motions[2] == (0, 1, 0)
+    assert (
+        motions[0] == (-90, 0, 0)
+        and motions[1] == (90, 0, 0)
+        and motions[2] == (0, 1, 0)
+    )
     turns = model.layers[0].scan.odometer.action.weight[0]
     assert torch.allclose(turns[:3], torch.tensor([-math.pi / 2, math.pi / 2, 0.0]))
     assert all(block.scan.odometer.known[:3].all() for block in model.layers)
-    for odometer in (block.scan.odometer for block in model.layers):  # where an episode begins, nothing moves
+    for odometer in (
+        block.scan.odometer for block in model.layers
+    ):  # where an episode begins, nothing moves
         assert odometer.known[-1] and not odometer.action.weight[:, -1].any()
 
 
-@pytest.mark.parametrize(("view", "explorer"), [("around", "walk"), ("around", "momentum"), ("above", "walk")])
+@pytest.mark.parametrize(
+    ("view", "explorer"),
+    [("around", "walk"), ("around", "momentum"), ("above", "walk")],
+)
 def test_pictures_tell_how_continuous_actions_move_the_view(view, explorer):
     """Seen from above, it is the dot that moves, not the view; a border that is coloured in the end does not, either,
     nor does a walker who runs into walls."""
@@ -71,11 +90,17 @@ def test_pictures_too_small_to_tell_are_no_mistake():
 def test_standing_still_is_a_motion_too():
     batch = walks(ReturnConfig(tour=100), "stumble")
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
-    assert calibrate(model, batch)[3] == (0, 0, 0) and model.layers[0].scan.odometer.known[3]
+    assert (
+        calibrate(model, batch)[3] == (0, 0, 0)
+        and model.layers[0].scan.odometer.known[3]
+    )
 
 
 def test_what_is_known_is_not_trained_and_the_rest_is():
-    model, batch = WorldModel(ModelConfig(width=16), (3, 64, 64), 4).train(), walks(ReturnConfig(tour=100), slots=4)
+    model, batch = (
+        WorldModel(ModelConfig(width=16), (3, 64, 64), 4).train(),
+        walks(ReturnConfig(tour=100), slots=4),
+    )
     odometer = model.layers[0].scan.odometer
     odometer.known[:2] = True
     model.loss(batch)[0].backward()
@@ -85,19 +110,27 @@ def test_what_is_known_is_not_trained_and_the_rest_is():
     del state["blocks.0.scan.odometer.known"]  # weights from before it was kept
     other = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
     other.load_state_dict(state)
-    assert not other.layers[0].scan.odometer.known.any() and "blocks.0.scan.odometer.known" not in state
+    assert (
+        not other.layers[0].scan.odometer.known.any()
+        and "blocks.0.scan.odometer.known" not in state
+    )
 
 
 def test_noise_tells_nothing():
     batch = walks(ReturnConfig())
     batch.pixels = torch.randint(0, 255, batch.pixels.shape, dtype=torch.uint8)
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
-    assert calibrate(model, batch) == {} and not model.layers[0].scan.odometer.known[:-1].any()
+    assert (
+        calibrate(model, batch) == {}
+        and not model.layers[0].scan.odometer.known[:-1].any()
+    )
 
 
 def test_pictures_that_actions_do_not_move_tell_nothing():
     """Noise; and an action that comes along with others that do."""
-    batch = walks(PointMazeConfig(view="around", goal="none"), "walk", slots=4, length=30)
+    batch = walks(
+        PointMazeConfig(view="around", goal="none"), "walk", slots=4, length=30
+    )
     moving, batch.action = batch.action, torch.rand(*batch.action.shape[:2], 3) * 2 - 1
     batch.action[..., :2] = moving
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 3, discrete=False)
@@ -119,8 +152,15 @@ def test_a_walk_in_a_circle_comes_back_to_the_same_phases():
     walk = torch.tensor([[0, 2, 0, 2, 0, 2, 0, 2]])
     action = torch.nn.functional.one_hot(walk, 5).float()
     u, write = torch.zeros(1, 8, 1, 1, 1, 16), torch.ones(1, 8, dtype=torch.bool)
-    poses, last = odometer(u, action, write, torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1, 1, 3))
-    assert torch.allclose(torch.cos(last - 0.0)[..., 0], torch.ones(1)) and last[..., 1:].abs().max() < 1e-5
+    poses, last = odometer(
+        u, action, write, torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1, 1, 3)
+    )
+    assert (
+        torch.allclose(torch.cos(last - 0.0)[..., 0], torch.ones(1))
+        and last[..., 1:].abs().max() < 1e-5
+    )
     home = odometer.phases(torch.zeros(1, 1, 3))
     assert torch.allclose(odometer.phases(last).cos(), home.cos(), atol=1e-4)
-    assert not torch.allclose(odometer.phases(poses[:, 3, 0]).cos(), home.cos(), atol=0.1)
+    assert not torch.allclose(
+        odometer.phases(poses[:, 3, 0]).cos(), home.cos(), atol=0.1
+    )

@@ -29,7 +29,14 @@ STRONG = 60.0
 
 
 def reference(
-    X: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, S: Tensor, reset=None, peek: Tensor | None = None
+    X: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    reset=None,
+    peek: Tensor | None = None,
 ):
     """The recurrence, token by token: slow, obviously right, the oracle of the tests."""
     Y, before = [], []
@@ -37,12 +44,18 @@ def reference(
         if reset is not None:
             S = torch.where(reset[:, t, None, None, None], torch.zeros_like(S), S)
         if peek is not None and t % peek.shape[2] == 0:
-            before.append(torch.einsum("bhpn,bsn->bshp", S, peek[:, t // peek.shape[2]]))
+            before.append(
+                torch.einsum("bhpn,bsn->bshp", S, peek[:, t // peek.shape[2]])
+            )
         decay = torch.exp(dt[:, t] * A)
         write = torch.einsum("bhp,bn->bhpn", dt[:, t, :, None] * X[:, t], B[:, t])
         S = decay[:, :, None, None] * S + write
         Y.append(torch.einsum("bhpn,bn->bhp", S, C[:, t]))
-    return (torch.stack(Y, 1), S) if peek is None else (torch.stack(Y, 1), S, torch.cat(before, 1))
+    return (
+        (torch.stack(Y, 1), S)
+        if peek is None
+        else (torch.stack(Y, 1), S, torch.cat(before, 1))
+    )
 
 
 def chunked(
@@ -68,25 +81,44 @@ def chunked(
     queries = [C] if peek is None else [C, peek.flatten(1, 2)]
     reset = torch.zeros_like(dt[..., 0], dtype=torch.bool) if reset is None else reset
     device = X.device.type
-    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dt.dtype
+    low = (
+        torch.get_autocast_dtype(device)
+        if torch.is_autocast_enabled(device)
+        else dt.dtype
+    )
     X, B, *queries = (v.to(low) for v in (X, B, *queries))
     pad = -length % c
     if pad:
-        X, dt, B, *queries = (F.pad(v, (0, 0) * (v.dim() - 2) + (0, pad)) for v in (X, dt, B, *queries))
+        X, dt, B, *queries = (
+            F.pad(v, (0, 0) * (v.dim() - 2) + (0, pad)) for v in (X, dt, B, *queries)
+        )
         reset = F.pad(reset, (0, pad))
     k = X.shape[1] // c
     X, dt, B, *queries = (v.unflatten(1, (k, c)) for v in (X, dt, B, *queries))
-    cum = (dt * A).cumsum(2)  # log decay from the chunk's start to each token [b, k, c, h]
+    cum = (dt * A).cumsum(
+        2
+    )  # log decay from the chunk's start to each token [b, k, c, h]
     at = torch.arange(c, device=X.device)
-    looks = [(cum, at[:, None] >= at)]  # log decay to where each query reads, and which tokens it may see
+    looks = [
+        (cum, at[:, None] >= at)
+    ]  # log decay to where each query reads, and which tokens it may see
     if peek is not None:
-        ends = F.pad(cum[:, :, s - 1 :: s], (0, 0, 1, 0))[:, :, :-1]  # to the end of the frame before
+        ends = F.pad(cum[:, :, s - 1 :: s], (0, 0, 1, 0))[
+            :, :, :-1
+        ]  # to the end of the frame before
         looks.append((ends.repeat_interleave(s, 2), at[:, None] // s > at // s))
     segment = reset.unflatten(1, (k, c)).cumsum(-1)
     alike = segment[..., :, None] == segment[..., None, :]
-    late = (segment > 0)[..., None]  # queries that no longer see the state before the chunk
-    last = (segment == segment[..., -1:])[..., None]  # tokens that reach the state after it
-    to_end, through = torch.exp(cum[:, :, -1:] - cum) * last, torch.exp(cum[:, :, -1]).masked_fill(late[:, :, -1], 0.0)
+    late = (segment > 0)[
+        ..., None
+    ]  # queries that no longer see the state before the chunk
+    last = (segment == segment[..., -1:])[
+        ..., None
+    ]  # tokens that reach the state after it
+    to_end, through = (
+        torch.exp(cum[:, :, -1:] - cum) * last,
+        torch.exp(cum[:, :, -1]).masked_fill(late[:, :, -1], 0.0),
+    )
     # 1. what each chunk adds to the state, which is carried from chunk to chunk
     added = outer((X * (dt * to_end).to(low)[..., None]).flatten(-2), B)  # b k (h p) n
     before, S = carry(added, through, S.flatten(1, 2))
@@ -97,11 +129,16 @@ def chunked(
     Y = []
     for Q, (since, reach) in zip(queries, looks):
         score = inner(Q, B).masked_fill(~(reach & alike), 0.0)
-        read, faded = inner(Q, before).masked_fill(late, 0.0), torch.exp(since).to(low)[..., None]
+        read, faded = (
+            inner(Q, before).masked_fill(late, 0.0),
+            torch.exp(since).to(low)[..., None],
+        )
         if mild:
             y = (read + score @ V.flatten(-2)).unflatten(-1, (h, p)) * faded
         else:
-            y = addcmul(_by_head(score, V, cum, since), read.unflatten(-1, (h, p)), faded)
+            y = addcmul(
+                _by_head(score, V, cum, since), read.unflatten(-1, (h, p)), faded
+            )
         Y.append(y.flatten(1, 2)[:, :length])
     return Y[0], S.unflatten(1, (h, p)), *Y[1:]
 
@@ -111,8 +148,12 @@ def _by_head(score: Tensor, V: Tensor, cum: Tensor, since: Tensor) -> Tensor:
     values V [b, k, c, h, p], log decays cum [b, k, c, h] at the tokens and since [b, k, q, h] at the queries ->
     [b, k, q, h, p]"""
     gap = since.transpose(2, 3)[..., :, None] - cum.transpose(2, 3)[..., None, :]
-    decay = torch.exp(gap.clamp(max=0.0))  # tokens after the query: whatever, their score is zero
-    return ((decay.to(score.dtype) * score[:, :, None]) @ V.transpose(2, 3)).transpose(2, 3)
+    decay = torch.exp(
+        gap.clamp(max=0.0)
+    )  # tokens after the query: whatever, their score is zero
+    return ((decay.to(score.dtype) * score[:, :, None]) @ V.transpose(2, 3)).transpose(
+        2, 3
+    )
 
 
 def interleaved(scan):
@@ -124,13 +165,18 @@ def interleaved(scan):
             return scan(X, dt, A, B, C, S, reset)
         frames = peek.shape[1:3]
         X, dt, B, C = (v.unflatten(1, frames) for v in (X, dt, B, C))
-        twice = (torch.stack(pair, 2).flatten(1, 3) for pair in ((X, X), (torch.zeros_like(dt), dt), (B, B), (peek, C)))
+        twice = (
+            torch.stack(pair, 2).flatten(1, 3)
+            for pair in ((X, X), (torch.zeros_like(dt), dt), (B, B), (peek, C))
+        )
         X, dt, B, C = twice
         if reset is not None:
             reset = reset.unflatten(1, frames)
             reset = torch.stack((reset, torch.zeros_like(reset)), 2).flatten(1, 3)
         Y, S = scan(X, dt, A, B, C, S, reset)
-        before, Y = (y.flatten(1, 2) for y in Y.unflatten(1, (frames[0], 2, frames[1])).unbind(2))
+        before, Y = (
+            y.flatten(1, 2) for y in Y.unflatten(1, (frames[0], 2, frames[1])).unbind(2)
+        )
         return Y, S, before
 
     return wrapped

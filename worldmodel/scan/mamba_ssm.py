@@ -27,7 +27,11 @@ def _kernels() -> ModuleType:
     try:
         return importlib.import_module(path)
     except ImportError as error:
-        spec = importlib.util.find_spec("mamba_ssm") if "mamba_ssm" not in sys.modules else None
+        spec = (
+            importlib.util.find_spec("mamba_ssm")
+            if "mamba_ssm" not in sys.modules
+            else None
+        )
         if spec is None or "cuda" not in str(error):
             raise
     try:
@@ -36,20 +40,32 @@ def _kernels() -> ModuleType:
         sys.modules["mamba_ssm"] = importlib.util.module_from_spec(spec)
         return importlib.import_module(path)
     finally:
-        sys.modules.pop("mamba_ssm", None)  # so that others who import it hear what is missing
+        sys.modules.pop(
+            "mamba_ssm", None
+        )  # so that others who import it hear what is missing
 
 
 kernels = _kernels()
 
 
-def scan(X: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, S: Tensor, reset: Tensor | None = None):
+def scan(
+    X: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    reset: Tensor | None = None,
+):
     """`ssm.chunked`, by the fused kernel; batches too large for its 32-bit counters go through in parts."""
     b, length, h, p = X.shape
     n = B.shape[-1]
     chunks = -(-length // CHUNK)
     row = max(length * h * p, chunks * h * p * n, chunks * CHUNK * CHUNK)
     if row >= INDEX_LIMIT:
-        raise ValueError(f"a sequence of {length} tokens is too long for mamba_ssm's kernels; train on shorter ones")
+        raise ValueError(
+            f"a sequence of {length} tokens is too long for mamba_ssm's kernels; train on shorter ones"
+        )
     most = (INDEX_LIMIT - 1) // row
     sequence = None if reset is None else reset.cumsum(1).to(torch.int32)
     parts = [

@@ -20,7 +20,13 @@ def test_the_start_looks_up(heading):
 
 @pytest.fixture(scope="module")
 def tour():
-    return walks.walk(compose(["experiment=recollect", "env.n=7"]), "reasoning", 40, 1, task_seeds(3, 6))
+    return walks.walk(
+        compose(["experiment=recollect", "env.n=7"]),
+        "reasoning",
+        40,
+        1,
+        task_seeds(3, 6),
+    )
 
 
 def test_the_truth_is_judged_right_and_its_opposite_wrong(tour):
@@ -34,7 +40,10 @@ def test_the_truth_is_judged_right_and_its_opposite_wrong(tour):
 
 def test_ridge_finds_what_is_linear_and_says_the_mean_without_a_memory():
     g = torch.Generator().manual_seed(0)
-    small, large = torch.randn(300, 3, generator=g), 100 * torch.randn(300, 40, generator=g)
+    small, large = (
+        torch.randn(300, 3, generator=g),
+        100 * torch.randn(300, 40, generator=g),
+    )
     y = (small @ torch.randn(3, 2, generator=g)).numpy()
     kernel = probe._kernel(small, 200) + probe._kernel(large, 200)
     assert kernel.shape == (300, 200)

@@ -38,7 +38,9 @@ TINY = [
 @pytest.fixture(scope="module")
 def walks():
     config = compose(["experiment=recollect", "env.n=7"])
-    return {test: tours.walk(config, test, 40, 20, task_seeds(3, 6)) for test in tours.TESTS}
+    return {
+        test: tours.walk(config, test, 40, 20, task_seeds(3, 6)) for test in tours.TESTS
+    }
 
 
 def test_the_way_back_turns_round_and_passes_the_same_places(walks):
@@ -47,7 +49,9 @@ def test_the_way_back_turns_round_and_passes_the_same_places(walks):
     assert (back.action[:, 40:42] == tours.LEFT).all()
     seen = back.age[back.age != tours.HIDDEN]
     assert (seen == tours.NEVER).mean() < 0.1 and seen.max() > 40
-    assert (walks["reasoning"].age == tours.NEVER).sum() > (back.age == tours.NEVER).sum()
+    assert (walks["reasoning"].age == tours.NEVER).sum() > (
+        back.age == tours.NEVER
+    ).sum()
     assert torch.equal(walks["reasoning"].frames[:, :40], back.frames[:, :40])
 
 
@@ -59,21 +63,31 @@ def test_what_led_nowhere_is_not_walked_back():
 
 def test_ages_count_from_when_a_tile_was_last_in_view(walks):
     back = walks["retrieval"]
-    first = back.age[:, 0]  # after one turn left, the tile ahead to the left was beside before: never in view, or older
+    first = back.age[
+        :, 0
+    ]  # after one turn left, the tile ahead to the left was beside before: never in view, or older
     own = 7
-    assert (first[:, own] == 1).all()  # the agent's own tile was in view one frame before
+    assert (
+        first[:, own] == 1
+    ).all()  # the agent's own tile was in view one frame before
 
 
 def test_true_frames_are_right_and_black_ones_are_not(walks):
     back = walks["retrieval"]
     real = back.frames[:, back.context :]
     for row in recollection.compare(back, real, "retrieval"):
-        assert row["psnr"] > 100 and row.get("ssim", 1.0) > 0.99 and row.get("tiles_right", 1.0) == 1.0
+        assert (
+            row["psnr"] > 100
+            and row.get("ssim", 1.0) > 0.99
+            and row.get("tiles_right", 1.0) == 1.0
+        )
     black = recollection.compare(back, torch.zeros_like(real), "retrieval")
     assert all(row["psnr"] < 20 and row.get("tiles_right", 0.0) < 0.5 for row in black)
 
 
-def test_the_whole_benchmark_goes_on_where_it_stopped_and_keeps_what_is_there(tmp_path, capsys):
+def test_the_whole_benchmark_goes_on_where_it_stopped_and_keeps_what_is_there(
+    tmp_path, capsys
+):
     command = ["benchmark", "memory", f"output={tmp_path}", *TINY]
     assert cli.main([*command, "benchmark.seeds=[0]"]) == 0
     first = (tmp_path / "small-0" / "memory.json").stat().st_mtime_ns
@@ -81,15 +95,26 @@ def test_the_whole_benchmark_goes_on_where_it_stopped_and_keeps_what_is_there(tm
     assert (tmp_path / "small-0" / "memory.json").stat().st_mtime_ns == first
     found = json.loads((tmp_path / "memory.json").read_text())
     row = next(r for r in found["rows"] if r["by"] == "age" and r["arm"] == "retained")
-    assert len(row["psnr"]["seeds"]) == 2 and row["psnr"]["low"] <= row["psnr"]["mean"] <= row["psnr"]["high"]
+    assert (
+        len(row["psnr"]["seeds"]) == 2
+        and row["psnr"]["low"] <= row["psnr"]["mean"] <= row["psnr"]["high"]
+    )
     assert {r["arm"] for r in found["rows"]} == {"retained", "erased", "still"}
-    assert (tmp_path / "memory.png").exists() and "memory.json" in capsys.readouterr().out
+    assert (
+        tmp_path / "memory.png"
+    ).exists() and "memory.json" in capsys.readouterr().out
     assert cli.main([*command, "benchmark.seeds=[0]", "train.steps=3"]) == 2
-    assert "was trained with other settings (train): choose another output=" in capsys.readouterr().err
+    assert (
+        "was trained with other settings (train): choose another output="
+        in capsys.readouterr().err
+    )
 
 
 def test_nothing_to_measure_is_one_line(tmp_path, capsys):
-    assert cli.main(["benchmark", "memory", f"output={tmp_path}", "benchmark.seeds=[]"]) == 2
+    assert (
+        cli.main(["benchmark", "memory", f"output={tmp_path}", "benchmark.seeds=[]"])
+        == 2
+    )
     assert "benchmark: every list needs an entry" in capsys.readouterr().err
 
 

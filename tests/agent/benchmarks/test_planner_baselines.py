@@ -5,7 +5,13 @@ import json
 import pytest
 import torch
 from lssvwm.agent.benchmarks import planner_baselines as rivals
-from lssvwm.agent.benchmarks.planner_baselines import PROBLEMS, RIVALS, Exact, episode, planning
+from lssvwm.agent.benchmarks.planner_baselines import (
+    PROBLEMS,
+    RIVALS,
+    Exact,
+    episode,
+    planning,
+)
 from lssvwm.agent.config.settings import compose
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import check_env_specs
@@ -31,16 +37,23 @@ class Follow(TensorDictModuleBase):
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
 def test_score_is_the_sum_of_rewards_and_torchrl_sees_the_same_problem(problem):
-    actions = torch.randn(3, 5, problem.actions, generator=torch.Generator().manual_seed(0))
+    actions = torch.randn(
+        3, 5, problem.actions, generator=torch.Generator().manual_seed(0)
+    )
     x = torch.tensor(problem.start)
     env = Exact(problem)
     check_env_specs(env)
     for sequence, score in zip(actions, problem.score(x, actions)):
         moves = [iter(sequence.clamp(-1, 1)) for _ in range(2)]
-        total = episode(problem.__class__(**vars(problem) | {"steps": 5}), lambda _, moves=moves: next(moves[0]))[0]
+        total = episode(
+            problem.__class__(**vars(problem) | {"steps": 5}),
+            lambda _, moves=moves: next(moves[0]),
+        )[0]
         rollout = env.rollout(5, Follow(moves[1]))
         assert total == pytest.approx(float(score), abs=1e-5)
-        assert float(rollout["next", "reward"].sum()) == pytest.approx(float(score), abs=1e-5)
+        assert float(rollout["next", "reward"].sum()) == pytest.approx(
+            float(score), abs=1e-5
+        )
 
 
 def test_the_wall_of_the_detour_is_closed_and_its_ends_are_open():
@@ -49,13 +62,30 @@ def test_the_wall_of_the_detour_is_closed_and_its_ends_are_open():
     assert moved[:, 0].tolist() == pytest.approx([-0.05, 0.10, 0.05])
 
 
-def test_those_installed_are_compared_and_the_others_named(tmp_path, few, capsys, monkeypatch):
-    monkeypatch.setitem(RIVALS, "absent", ("no_such_module", lambda problem, seed: None))
+def test_those_installed_are_compared_and_the_others_named(
+    tmp_path, few, capsys, monkeypatch
+):
+    monkeypatch.setitem(
+        RIVALS, "absent", ("no_such_module", lambda problem, seed: None)
+    )
     problem = PROBLEMS[0].__class__(**vars(PROBLEMS[0]) | {"steps": 4})
     found = json.loads(planning(compose([]), tmp_path, (problem,), seeds=2).read_text())
-    assert "absent is left out: No module named 'no_such_module'" in capsys.readouterr().out
+    assert (
+        "absent is left out: No module named 'no_such_module'"
+        in capsys.readouterr().out
+    )
     rows = {row["planner"]: row for row in found["rows"]}
-    assert {"cem", "icem", "mppi", "shooting", "torchrl CEMPlanner", "torchrl MPPIPlanner"} <= set(rows)
-    assert all(len(row["return"]["seeds"]) == 2 and row["return"]["mean"] < 0 for row in rows.values())
+    assert {
+        "cem",
+        "icem",
+        "mppi",
+        "shooting",
+        "torchrl CEMPlanner",
+        "torchrl MPPIPlanner",
+    } <= set(rows)
+    assert all(
+        len(row["return"]["seeds"]) == 2 and row["return"]["mean"] < 0
+        for row in rows.values()
+    )
     table = (tmp_path / "planners.md").read_text()
     assert "| planner | mass | ms a decision |" in table and "| cem |" in table

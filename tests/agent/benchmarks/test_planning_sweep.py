@@ -13,7 +13,13 @@ from lssvwm.agent.cli import main as cli
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import Outcome
 
-TINY = ["checkpoint=tmaze", "env.length=8", "tasks.count=6", "tasks.arms=[retained,erased,random,oracle]", "threads=1"]
+TINY = [
+    "checkpoint=tmaze",
+    "env.length=8",
+    "tasks.count=6",
+    "tasks.arms=[retained,erased,random,oracle]",
+    "threads=1",
+]
 SWEEP = "benchmark.sweep={env.length:[6,8],planner.candidates:[8,16]}"
 
 
@@ -27,10 +33,18 @@ def played(tmp_path_factory):
 def test_every_combination_is_a_case_with_all_arms(played):
     found = json.loads((played / "planning.json").read_text())
     values = [case["values"] for case in found["cases"]]
-    assert values == [{"env.length": a, "planner.candidates": b} for a in (6, 8) for b in (8, 16)]
-    assert all(list(case["arms"]) == ["retained", "erased", "random", "oracle"] for case in found["cases"])
+    assert values == [
+        {"env.length": a, "planner.candidates": b} for a in (6, 8) for b in (8, 16)
+    ]
+    assert all(
+        list(case["arms"]) == ["retained", "erased", "random", "oracle"]
+        for case in found["cases"]
+    )
     pools = found["together"]  # one for each planner, over both lengths
-    assert [pool["values"] for pool in pools] == [{"planner.candidates": 8}, {"planner.candidates": 16}]
+    assert [pool["values"] for pool in pools] == [
+        {"planner.candidates": 8},
+        {"planner.candidates": 16},
+    ]
     assert all(pool["n"] == 12 for pool in pools)
     assert sum(cell["n"] for cell in pools[0]["arms"]["retained"]["by_both"]) == 12
     assert (played / "planning.png").stat().st_size > 1000
@@ -45,8 +59,12 @@ def test_goes_on_with_the_arms_that_are_missing(played, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "measure", lambda *a: (asked.append(a[2]), real(*a))[1])
     more = [text.replace("random,oracle", "random,oracle,swapped") for text in TINY]
     assert cli.main(["benchmark", "planning", *more, SWEEP, f"output={played}"]) == 0
-    assert asked == [("retained", "swapped")] * 4  # swapped takes the memories of retained
-    after = {file.name: json.loads(file.read_text()) for file in (played / "cases").iterdir()}
+    assert (
+        asked == [("retained", "swapped")] * 4
+    )  # swapped takes the memories of retained
+    after = {
+        file.name: json.loads(file.read_text()) for file in (played / "cases").iterdir()
+    }
     assert set(after) == set(before)
     for name, text in before.items():
         for arm in ("erased", "random", "oracle"):
@@ -60,36 +78,66 @@ def test_processes_find_the_same(played, tmp_path_factory):
     other = tmp_path_factory.mktemp("two")
     given = [*TINY, SWEEP, "benchmark.processes=2", f"output={other}"]
     assert cli.main(["benchmark", "planning", *given]) == 0
-    one, two = (json.loads((folder / "planning.json").read_text())["cases"] for folder in (played, other))
+    one, two = (
+        json.loads((folder / "planning.json").read_text())["cases"]
+        for folder in (played, other)
+    )
     for a, b in zip(one, two):
-        assert [arm["success"] for arm in a["arms"].values()] == [arm["success"] for arm in b["arms"].values()]
+        assert [arm["success"] for arm in a["arms"].values()] == [
+            arm["success"] for arm in b["arms"].values()
+        ]
 
 
 def test_pooled_differences_pair_the_tasks(played):
     found = json.loads((played / "planning.json").read_text())
     arms = [case.results() for case in sweep.cases([*TINY, SWEEP], played)]
     gap = found["together"][0]["arms"]["erased"]["retained_minus_this"]["mean"]
-    both = [(a["retained"].counted().success.astype(float) - a["erased"].counted().success).mean() for a in arms[::2]]
+    both = [
+        (
+            a["retained"].counted().success.astype(float)
+            - a["erased"].counted().success
+        ).mean()
+        for a in arms[::2]
+    ]
     assert gap == pytest.approx(np.mean(both))
 
 
 def test_outcomes_come_back_from_the_file_as_they_were(played):
     case = sweep.cases([*TINY, SWEEP], played)[0]
     result = case.results()["oracle"]
-    assert isinstance(result, Outcome) and result.success.dtype == bool and result.success.all()
+    assert (
+        isinstance(result, Outcome)
+        and result.success.dtype == bool
+        and result.success.all()
+    )
     assert result.counted().goal_distance.min() > 0
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (["checkpoint=tmaze", "benchmark.sweep={env.lenght:[8]}"], "did you mean env.length"),
-        (["checkpoint=tmaze", "benchmark.sweep={env.length:8}"], "benchmark.sweep must be"),
-        (["checkpoint=tmaze", "benchmark.sweep={model.width:[8]}"], "model.width cannot be swept"),
-        (["checkpoint=tmaze", "benchmark.sweep={planner:[cme]}"], "did you mean planner=cem"),
+        (
+            ["checkpoint=tmaze", "benchmark.sweep={env.lenght:[8]}"],
+            "did you mean env.length",
+        ),
+        (
+            ["checkpoint=tmaze", "benchmark.sweep={env.length:8}"],
+            "benchmark.sweep must be",
+        ),
+        (
+            ["checkpoint=tmaze", "benchmark.sweep={model.width:[8]}"],
+            "model.width cannot be swept",
+        ),
+        (
+            ["checkpoint=tmaze", "benchmark.sweep={planner:[cme]}"],
+            "did you mean planner=cem",
+        ),
         (["benchmark.sweep={env.length:[8]}"], "which checkpoint?"),
         (["checkpoint=tmaze", "tasks.arms=[nobody]"], "there is no arm 'nobody'"),
-        (["checkpoint=spots", "planner=beam"], "needs discrete actions; choose another, e.g. planner=cem"),
+        (
+            ["checkpoint=spots", "planner=beam"],
+            "needs discrete actions; choose another, e.g. planner=cem",
+        ),
     ],
 )
 def test_mistakes_are_named(given, says, tmp_path, capsys):
@@ -100,7 +148,9 @@ def test_mistakes_are_named(given, says, tmp_path, capsys):
 def test_sweeps_do_not_write_over_each_other():
     one = ["checkpoint=runs/mine", "benchmark.sweep={env.delay:[8],planner:[cem]}"]
     assert sweep.folder(one) == Path("runs/benchmark/mine-delay-planner")
-    assert sweep.folder(["benchmark.sweep={checkpoint:[tmaze]}"]) == Path("runs/benchmark/checkpoint")
+    assert sweep.folder(["benchmark.sweep={checkpoint:[tmaze]}"]) == Path(
+        "runs/benchmark/checkpoint"
+    )
     assert sweep.folder(["checkpoint=tmaze"]) == Path("runs/benchmark/tmaze")
 
 
@@ -114,6 +164,8 @@ def test_planners_compared_keep_the_settings_of_the_checkpoint(tmp_path):
 def test_a_case_depends_on_the_weights(tmp_path):
     case = sweep.cases(["checkpoint=tmaze"], tmp_path)[0]
     other = sweep.cases(["checkpoint=return9"], tmp_path)[0]
-    assert case.file != other.file and case.asked()["weights"] != other.asked()["weights"]
+    assert (
+        case.file != other.file and case.asked()["weights"] != other.asked()["weights"]
+    )
     with pytest.raises(UserError, match="no checkpoint at nowhere"):
         sweep.cases(["checkpoint=nowhere"], tmp_path)

@@ -12,7 +12,12 @@ from lssvwm.agent.cli import main as cli
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    for name, value in {"ROUNDS": 1, "SECONDS": 0.01, "CONTEXTS": (4, 8), "LENGTHS": (4, 8)}.items():
+    for name, value in {
+        "ROUNDS": 1,
+        "SECONDS": 0.01,
+        "CONTEXTS": (4, 8),
+        "LENGTHS": (4, 8),
+    }.items():
         monkeypatch.setattr(benchmark, name, value)
 
 
@@ -20,9 +25,18 @@ def test_speed_of_every_model_operation_and_context(tmp_path, capsys):
     assert cli.main(["benchmark", "speed", "threads=1", f"output={tmp_path}"]) == 0
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     found = {(r["model"], r["operation"], r["context"]) for r in rows}
-    assert found == {(m, o, c) for m in benchmark.MODELS for o in ("observe", "imagine", "train") for c in (4, 8)}
+    assert found == {
+        (m, o, c)
+        for m in benchmark.MODELS
+        for o in ("observe", "imagine", "train")
+        for c in (4, 8)
+    }
     assert all(r["seconds_per_frame"] > 0 for r in rows)
-    size = {(r["model"], r["context"]): r["memory_bytes"] for r in rows if r["operation"] == "observe"}
+    size = {
+        (r["model"], r["context"]): r["memory_bytes"]
+        for r in rows
+        if r["operation"] == "observe"
+    }
     assert size["small", 4] == size["small", 8] and size["gru", 4] == size["gru", 8]
     assert size["attention", 8] > 1.9 * size["attention", 4]
     assert "wrote" in capsys.readouterr().out
@@ -35,13 +49,18 @@ def test_frames_per_second_of_every_maze(tmp_path):
     assert all(r["engine"] > 0 and r["torchrl"] > 0 for r in rows)
 
 
-@pytest.mark.parametrize(("given", "hint"), [([], ""), (["planing"], "did you mean planning? "), (["threads=1"], "")])
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [([], ""), (["planing"], "did you mean planning? "), (["threads=1"], "")],
+)
 def test_an_unknown_benchmark_is_one_line(given, hint, capsys):
     assert cli.main(["benchmark", *given]) == 2
     assert f"which benchmark? {hint}there are: envs, speed" in capsys.readouterr().err
 
 
-def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(tmp_path, monkeypatch):
+def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(
+    tmp_path, monkeypatch
+):
     small = {
         "candidates": 16,
         "horizon": 4,
@@ -52,7 +71,13 @@ def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(tmp_pat
         "keep_elites": 2,
     }
     beam = {"width": 4, "horizon": 4, "elites": 4, "keep_elites": 2}
-    for name, value in {"ROUNDS": 1, "CONTINUOUS": small, "DISCRETE": small, "BEAM": beam, "AGES": (8, 40)}.items():
+    for name, value in {
+        "ROUNDS": 1,
+        "CONTINUOUS": small,
+        "DISCRETE": small,
+        "BEAM": beam,
+        "AGES": (8, 40),
+    }.items():
         monkeypatch.setattr(decide, name, value)
     assert cli.main(["benchmark", "decide", "threads=1", f"output={tmp_path}"]) == 0
     rows = json.loads((tmp_path / "decide.json").read_text())["rows"]
@@ -71,5 +96,7 @@ def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(tmp_pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is told by Linux only")
 def test_the_peak_of_memory_is_what_a_call_took():
-    assert decide.peak(lambda: torch.ones(50_000_000).sum()) == pytest.approx(200e6, rel=0.2)
+    assert decide.peak(lambda: torch.ones(50_000_000).sum()) == pytest.approx(
+        200e6, rel=0.2
+    )
     assert decide.peak(lambda: None) < 20e6

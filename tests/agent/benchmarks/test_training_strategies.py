@@ -42,7 +42,13 @@ def test_all_strategies_are_run_unless_some_are_named():
 
 
 def test_strategies_go_on_where_they_stopped_and_keep_what_is_there(tmp_path, capsys):
-    command = ["benchmark", "strategies", f"output={tmp_path}", *TINY, "benchmark.strategies=[default,segments]"]
+    command = [
+        "benchmark",
+        "strategies",
+        f"output={tmp_path}",
+        *TINY,
+        "benchmark.strategies=[default,segments]",
+    ]
     command += ["benchmark.lengths=[4,6]", "train.collect.vary={}"]
     assert cli.main([*command, "benchmark.seeds=[0]"]) == 0
     first = (tmp_path / "segments-0" / "success.json").stat().st_mtime_ns
@@ -50,18 +56,42 @@ def test_strategies_go_on_where_they_stopped_and_keep_what_is_there(tmp_path, ca
     assert (tmp_path / "segments-0" / "success.json").stat().st_mtime_ns == first
     found = json.loads((tmp_path / "strategies.json").read_text())
     asked = [(row["name"], row["at"]) for row in found["rows"]]
-    assert asked == [(name, at) for name in ("default", "segments") for at in (4, 6, contest.BEYOND)]
-    assert all(len(row["success"]["seeds"]) == 2 and row["n"] == 2 for row in found["rows"])
+    assert asked == [
+        (name, at) for name in ("default", "segments") for at in (4, 6, contest.BEYOND)
+    ]
+    assert all(
+        len(row["success"]["seeds"]) == 2 and row["n"] == 2 for row in found["rows"]
+    )
     assert "strategies.json" in capsys.readouterr().out
     assert cli.main([*command, "benchmark.strategies=[defualt]"]) == 2
-    assert "benchmark.strategies: no 'defualt'; there are default, " in capsys.readouterr().err
+    assert (
+        "benchmark.strategies: no 'defualt'; there are default, "
+        in capsys.readouterr().err
+    )
 
 
 def test_recall_begins_from_the_models_of_benchmark_memory(tmp_path):
-    tiny = [*TINY, f"output={tmp_path}", "env.n=7", "env.tour=16", "train.collect.vary={}", "benchmark.models=[gru]"]
+    tiny = [
+        *TINY,
+        f"output={tmp_path}",
+        "env.n=7",
+        "env.tour=16",
+        "train.collect.vary={}",
+        "benchmark.models=[gru]",
+    ]
     tiny += ["benchmark.seeds=[0]", "model.state=32"]
-    assert cli.main(["benchmark", "recall", *tiny, "env.objects=2", "benchmark.delays=[2]"]) == 0
+    assert (
+        cli.main(
+            ["benchmark", "recall", *tiny, "env.objects=2", "benchmark.delays=[2]"]
+        )
+        == 0
+    )
     saved = config.read(tmp_path / "gru-0" / "recall" / "config.yaml")
-    assert saved["train"]["init"] == str(tmp_path / "gru-0") and saved["env"]["kind"] == "recall"
+    assert (
+        saved["train"]["init"] == str(tmp_path / "gru-0")
+        and saved["env"]["kind"] == "recall"
+    )
     found = json.loads((tmp_path / "recall.json").read_text())
-    assert [(row["name"], row["by"], row["at"]) for row in found["rows"]] == [("gru", "delay", 2)]
+    assert [(row["name"], row["by"], row["at"]) for row in found["rows"]] == [
+        ("gru", "delay", 2)
+    ]

@@ -32,10 +32,14 @@ def called(monkeypatch) -> list:
     def stand_in(command: str, result):
         def work(*arguments):
             calls.append((command, *arguments))
-            arguments[1].mkdir(parents=True, exist_ok=True) if isinstance(arguments[1], Path) else None
+            arguments[1].mkdir(parents=True, exist_ok=True) if isinstance(
+                arguments[1], Path
+            ) else None
             return result(arguments)
 
-        monkeypatch.setattr(importlib.import_module(f"lssvwm.agent.{MODULES[command]}"), command, work)
+        monkeypatch.setattr(
+            importlib.import_module(f"lssvwm.agent.{MODULES[command]}"), command, work
+        )
 
     stand_in("train", lambda a: a[1])
     stand_in("resume", lambda a: a[0])
@@ -79,7 +83,10 @@ def fails(capsys, *arguments: str, code: int = cli.USER_ERROR) -> str:
 
 def test_help_does_not_load_torch() -> None:
     code = "import sys, lssvwm; sys.argv[1:] = ['train', '--help']; lssvwm.main(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True).returncode
+        == 0
+    )
 
 
 def test_the_overview_names_commands_and_experiments(capsys) -> None:
@@ -93,14 +100,18 @@ def test_the_overview_names_commands_and_experiments(capsys) -> None:
 
 @pytest.mark.parametrize("command", list(cli.COMMANDS))
 def test_every_setting_on_a_help_page_exists_with_that_default(command: str) -> None:
-    listed = re.findall(r"^  ([a-z_.]+)=(\{.*?\}|\S+)", manual.page(command), re.MULTILINE)
+    listed = re.findall(
+        r"^  ([a-z_.]+)=(\{.*?\}|\S+)", manual.page(command), re.MULTILINE
+    )
     assert len(listed) >= 4
     plain = to_dict(compose([]))
     for key, default in listed:
         value = plain
         for part in key.split("."):
             value = value[part]
-        assert value == configuration.given([f"{key}={default}"], key), f"{command} --help: {key}"
+        assert value == configuration.given([f"{key}={default}"], key), (
+            f"{command} --help: {key}"
+        )
 
 
 @pytest.mark.parametrize("command", list(cli.COMMANDS))
@@ -110,7 +121,14 @@ def test_help_pages_have_no_line_too_wide(command: str, capsys) -> None:
     assert page.startswith(f"usage: lssvwm {command}")
     left = page
     sweeps = ("{env.delay: [32, 128], planner: [cem, mppi]}", "{env.delay: [32, 512]}")
-    for meant in ("{}", "{random: 1.0}", "{tour: 0.5, cells: 0.5}", "{plan: 1.0}", "{length: [8, 16]}", *sweeps):
+    for meant in (
+        "{}",
+        "{random: 1.0}",
+        "{tour: 0.5, cells: 0.5}",
+        "{plan: 1.0}",
+        "{length: [8, 16]}",
+        *sweeps,
+    ):
         left = left.replace(meant, "")
     assert "{" not in left
     assert max(map(len, page.splitlines())) <= 110
@@ -127,7 +145,12 @@ def test_version(capsys) -> None:
 def test_train_composes_and_says_what_comes_next(called, capsys) -> None:
     assert cli.main(["train", "experiment=smoke", "train.steps=7"]) == 0
     (command, config, output) = called[0]
-    assert (command, config.train.steps, config.env.length, output) == ("train", 7, 6, Path("runs/smoke"))
+    assert (command, config.train.steps, config.env.length, output) == (
+        "train",
+        7,
+        6,
+        Path("runs/smoke"),
+    )
     assert "next: lssvwm evaluate checkpoint=runs/smoke" in capsys.readouterr().out
 
 
@@ -135,7 +158,11 @@ def test_output_and_name_choose_the_folder(called) -> None:
     cli.main(["train", "output=here/now"])
     cli.main(["train", "name=other"])
     cli.main(["collect", "env=recall"])
-    assert [call[2] for call in called] == [Path("here/now"), Path("runs/other"), Path("data/recall")]
+    assert [call[2] for call in called] == [
+        Path("here/now"),
+        Path("runs/other"),
+        Path("data/recall"),
+    ]
 
 
 def test_resume_passes_the_settings_on(called, run_folder) -> None:
@@ -143,8 +170,13 @@ def test_resume_passes_the_settings_on(called, run_folder) -> None:
     assert called == [("resume", Path("runs/mine"), ["train.steps=800"])]
 
 
-def test_evaluate_takes_the_settings_of_the_checkpoint(called, run_folder, capsys) -> None:
-    assert cli.main(["evaluate", "checkpoint=runs/mine", "env.length=9", "tasks.count=5"]) == 0
+def test_evaluate_takes_the_settings_of_the_checkpoint(
+    called, run_folder, capsys
+) -> None:
+    assert (
+        cli.main(["evaluate", "checkpoint=runs/mine", "env.length=9", "tasks.count=5"])
+        == 0
+    )
     (_, config, output) = called[0]
     assert (config.env.length, config.tasks.count, config.model.width) == (9, 5, 16)
     assert (config.checkpoint, output) == ("runs/mine", Path("runs/mine/evaluation"))
@@ -161,7 +193,12 @@ def test_mode_is_short_for_record_mode(called, run_folder, capsys) -> None:
 def test_show_prints_the_settings_and_stops(called, capsys, tmp_path) -> None:
     configuration.save(compose([]), tmp_path / "config.yaml")
     run = str(tmp_path)
-    for command in (["train"], ["benchmark", "envs"], ["benchmark", "planning", "checkpoint=tmaze"], ["resume", run]):
+    for command in (
+        ["train"],
+        ["benchmark", "envs"],
+        ["benchmark", "planning", "checkpoint=tmaze"],
+        ["resume", run],
+    ):
         assert cli.main([*command, "env.length=9", "--show"]) == 0
         assert "  length: 9\n" in capsys.readouterr().out
     assert not called
@@ -175,7 +212,10 @@ def test_show_prints_the_settings_and_stops(called, capsys, tmp_path) -> None:
     [
         (["trian"], "unknown command trian; did you mean train?"),
         (["dance"], "there are: train, resume, evaluate, record, collect"),
-        (["train", "train.stepz=5"], "unknown setting train.stepz=5; did you mean train.steps?"),
+        (
+            ["train", "train.stepz=5"],
+            "unknown setting train.stepz=5; did you mean train.steps?",
+        ),
         (["train", "env=labyrinth"], "unknown env=labyrinth; there are:"),
         (["evaluate"], "which checkpoint? e.g. lssvwm evaluate checkpoint=runs/tmaze"),
         (["record", "checkpoint=nowhere"], "no checkpoint at nowhere"),
@@ -186,11 +226,19 @@ def test_show_prints_the_settings_and_stops(called, capsys, tmp_path) -> None:
             ["evaluate", "checkpoint=runs/mine", "model.width=9"],
             "model.width=9 cannot change trained weights",
         ),
-        (["evaluate", "checkpoint=runs/mine", "env.lenght=9"], "did you mean env.length?"),
-        (["train", "output=runs/mine"], "runs/mine holds a run already: use `lssvwm resume runs/mine`"),
+        (
+            ["evaluate", "checkpoint=runs/mine", "env.lenght=9"],
+            "did you mean env.length?",
+        ),
+        (
+            ["train", "output=runs/mine"],
+            "runs/mine holds a run already: use `lssvwm resume runs/mine`",
+        ),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(run_folder, capsys, arguments, message) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    run_folder, capsys, arguments, message
+) -> None:
     assert message in fails(capsys, *arguments)
 
 
@@ -202,7 +250,9 @@ def broken(monkeypatch, error: BaseException):
         configuration.save(config, output / "config.yaml")
         raise error
 
-    monkeypatch.setattr(importlib.import_module("lssvwm.agent.training.loop"), "train", work)
+    monkeypatch.setattr(
+        importlib.import_module("lssvwm.agent.training.loop"), "train", work
+    )
 
 
 def test_an_error_of_the_user_has_no_traceback(monkeypatch, capsys) -> None:
@@ -244,4 +294,6 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(capsys) -> None:
     Path("file").write_text("")
-    assert "cannot write file/run" in fails(capsys, "train", "output=file/run", code=cli.FAILED)
+    assert "cannot write file/run" in fails(
+        capsys, "train", "output=file/run", code=cli.FAILED
+    )

@@ -7,7 +7,13 @@ import dataclasses
 import pytest
 from lssvwm.agent.config import settings as configuration
 from lssvwm.agent.config.presets import GROUPS, config_dir, options
-from lssvwm.agent.config.settings import Config, TrainConfig, compose, from_checkpoint, to_dict
+from lssvwm.agent.config.settings import (
+    Config,
+    TrainConfig,
+    compose,
+    from_checkpoint,
+    to_dict,
+)
 from lssvwm.agent.config.validation import nearest
 from lssvwm.agent.errors import UserError
 from lssvwm.envs.maze.tasks import RecallConfig, TMazeConfig
@@ -44,7 +50,9 @@ def test_every_preset_composes_and_says_what_it_is(group: str, option: str) -> N
     assert isinstance(config, Config)
     assert options(group)[option].endswith(".")
     if group == "experiment":
-        header = (config_dir() / group / f"{option}.yaml").read_text().split("defaults:")[0]
+        header = (
+            (config_dir() / group / f"{option}.yaml").read_text().split("defaults:")[0]
+        )
         assert f"lssvwm train experiment={option}" in header
         assert config.name == option
 
@@ -52,19 +60,34 @@ def test_every_preset_composes_and_says_what_it_is(group: str, option: str) -> N
 @pytest.mark.parametrize("option", sorted(set(options("experiment")) - {"custom"}))
 def test_the_explorers_of_an_experiment_exist(option: str) -> None:
     config = compose([f"experiment={option}"])
-    assert set(config.train.collect.mix) <= set(envs.make(config.env, 1).explorers) | {"plan", "prior"}
+    assert set(config.train.collect.mix) <= set(envs.make(config.env, 1).explorers) | {
+        "plan",
+        "prior",
+    }
     assert sum(config.train.collect.mix.values()) == pytest.approx(1)
 
 
 def test_without_settings_the_defaults_of_the_classes_hold() -> None:
     config = compose([])
     assert config.env == TMazeConfig()
-    assert (config.model, config.planner, config.train) == (ModelConfig(), CEMConfig(), TrainConfig())
+    assert (config.model, config.planner, config.train) == (
+        ModelConfig(),
+        CEMConfig(),
+        TrainConfig(),
+    )
     assert config.name == "tmaze"
 
 
 def test_values_have_the_types_of_the_schema() -> None:
-    config = compose(["model.tiles=[1,2]", "train.learning_rate=1", "train.steps=1e3", "env.steps=null", "name=7"])
+    config = compose(
+        [
+            "model.tiles=[1,2]",
+            "train.learning_rate=1",
+            "train.steps=1e3",
+            "env.steps=null",
+            "name=7",
+        ]
+    )
     assert config.model.tiles == (1, 2)
     assert type(config.train.learning_rate) is float
     assert (config.train.steps, type(config.train.steps)) == (1000, int)
@@ -82,14 +105,20 @@ def test_a_group_on_the_command_line_replaces_the_group() -> None:
 
 
 def test_a_mapping_is_replaced_and_its_entries_can_be_set() -> None:
-    assert compose(["experiment=tmaze", "train.collect.mix={random: 1}"]).train.collect.mix == {"random": 1.0}
+    assert compose(
+        ["experiment=tmaze", "train.collect.mix={random: 1}"]
+    ).train.collect.mix == {"random": 1.0}
     mix = compose(["experiment=tmaze", "train.collect.mix.plan=0.4"]).train.collect.mix
     assert mix == {"cells": 0.15, "seek": 0.5, "oracle": 0.35, "plan": 0.4}
 
 
 def test_paths_are_taken_as_typed() -> None:
     config = compose(["output=~/a,b=c", "checkpoint=runs/x{1}", "name="])
-    assert (config.output, config.checkpoint, config.name) == ("~/a,b=c", "runs/x{1}", "tmaze")
+    assert (config.output, config.checkpoint, config.name) == (
+        "~/a,b=c",
+        "runs/x{1}",
+        "tmaze",
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,14 +128,26 @@ def test_paths_are_taken_as_typed() -> None:
         ("trian.steps=5", "unknown setting trian.steps=5; did you mean train.steps?"),
         ("mode=plan", "unknown setting mode=plan; did you mean record.mode?"),
         ("train.collect.mux.a=1", "unknown setting train.collect.mux.a=1;"),
-        ("env.objects=3", "unknown setting env.objects=3; there are: env.kind, env.length,"),
+        (
+            "env.objects=3",
+            "unknown setting env.objects=3; there are: env.kind, env.length,",
+        ),
         ("zzz=1", "unknown setting zzz=1; see `lssvwm train --help`"),
-        ("train.steps=abc", "train.steps=abc is wrong: it must be a whole number (default 400)"),
+        (
+            "train.steps=abc",
+            "train.steps=abc is wrong: it must be a whole number (default 400)",
+        ),
         ("train.steps=1.5", "train.steps=1.5 is wrong: it must be a whole number"),
         ("train.steps=true", "train.steps=true is wrong: it must be a whole number"),
         ("train.clip=null", "train.clip=null is wrong: it must be a number"),
-        ("train.compile=1", "train.compile=1 is wrong: it must be true or false (default false)"),
-        ("model.tiles=3", "model.tiles=3 is wrong: it must be a list, each entry a whole number"),
+        (
+            "train.compile=1",
+            "train.compile=1 is wrong: it must be true or false (default false)",
+        ),
+        (
+            "model.tiles=3",
+            "model.tiles=3 is wrong: it must be a list, each entry a whole number",
+        ),
         ("model.tiles=[1,a]", "model.tiles=[1,a] is wrong"),
         ("record.mode=plna", "record.mode=plna is wrong: it must be open_loop or plan"),
         ("train.collect.mix={a: b}", "train.collect.mix={a: b} is wrong"),
@@ -114,15 +155,30 @@ def test_paths_are_taken_as_typed() -> None:
             "train.collect=5",
             "train.collect=5: this is a group of settings, set one, e.g. train.collect.envs=...",
         ),
-        ("env=tmaz", "unknown env=tmaz; did you mean env=tmaze? there are: counting, gym,"),
+        (
+            "env=tmaz",
+            "unknown env=tmaz; did you mean env=tmaze? there are: counting, gym,",
+        ),
         ("env=[1]", "unknown env=[1]; there are: counting,"),
         ("env.kind=recal", "unknown env.kind=recal; did you mean env.kind=recall?"),
-        ("planner.kind=null", "unknown planner.kind=null; there are: beam, cem, icem, mppi, shooting"),
-        ("experiment=tmaize", "unknown experiment=tmaize; did you mean experiment=tmaze?"),
-        ("train.steps=1,2", "train.steps=1,2 gives several values: give one, or a list as train.steps=[1,2]"),
+        (
+            "planner.kind=null",
+            "unknown planner.kind=null; there are: beam, cem, icem, mppi, shooting",
+        ),
+        (
+            "experiment=tmaize",
+            "unknown experiment=tmaize; did you mean experiment=tmaze?",
+        ),
+        (
+            "train.steps=1,2",
+            "train.steps=1,2 gives several values: give one, or a list as train.steps=[1,2]",
+        ),
         ("--steps 5", "cannot read '--steps 5': settings are given as key=value"),
         ("steps=5", "unknown setting steps=5; did you mean train.steps?"),
-        ("tmaze", "cannot read 'tmaze': settings are given as key=value; did you mean checkpoint=tmaze?"),
+        (
+            "tmaze",
+            "cannot read 'tmaze': settings are given as key=value; did you mean checkpoint=tmaze?",
+        ),
         ("seed=-1", "seed=-1 must be at least 0"),
         ("threads=-1", "threads=-1 must be at least 0"),
         ("tasks.count=0", "tasks.count=0 must be at least 1"),
@@ -134,7 +190,9 @@ def test_paths_are_taken_as_typed() -> None:
         ("planner.horizon=0", "planner cem: horizon must be at least 1, got 0"),
     ],
 )
-def test_a_mistake_gives_one_line_with_key_value_and_remedy(override: str, message: str) -> None:
+def test_a_mistake_gives_one_line_with_key_value_and_remedy(
+    override: str, message: str
+) -> None:
     assert message in mistake(override)
 
 
@@ -166,7 +224,9 @@ def test_a_missing_or_damaged_file_is_named(tmp_path) -> None:
 
 
 def test_a_checkpoint_keeps_its_settings_under_those_given(saved: dict) -> None:
-    config = from_checkpoint(saved, ["env.length=96", "tasks.seed=3", "checkpoint=smoke"])
+    config = from_checkpoint(
+        saved, ["env.length=96", "tasks.seed=3", "checkpoint=smoke"]
+    )
     assert (config.env.length, config.tasks.seed, config.checkpoint) == (96, 3, "smoke")
     assert (config.model.width, config.seed, config.name) == (16, 3, "smoke")
     assert config.output is None
@@ -177,7 +237,9 @@ def test_another_planner_keeps_what_both_have(saved: dict) -> None:
     planner = from_checkpoint(saved, ["planner=mppi", "planner.candidates=24"]).planner
     assert isinstance(planner, MPPIConfig)
     assert (planner.horizon, planner.iterations, planner.candidates) == (6, 2, 24)
-    back = from_checkpoint(saved | {"planner": dataclasses.asdict(planner)}, ["planner=cem"]).planner
+    back = from_checkpoint(
+        saved | {"planner": dataclasses.asdict(planner)}, ["planner=cem"]
+    ).planner
     assert isinstance(back, CEMConfig)
     assert (back.horizon, back.candidates) == (6, 24)
 
@@ -194,7 +256,9 @@ def test_another_environment_replaces_that_of_the_checkpoint(saved: dict) -> Non
         ("planner=mpi", "did you mean planner=mppi?"),
     ],
 )
-def test_mistakes_on_top_of_a_checkpoint(saved: dict, override: str, message: str) -> None:
+def test_mistakes_on_top_of_a_checkpoint(
+    saved: dict, override: str, message: str
+) -> None:
     with pytest.raises(UserError) as raised:
         from_checkpoint(saved, [override])
     assert message in str(raised.value)
@@ -202,5 +266,8 @@ def test_mistakes_on_top_of_a_checkpoint(saved: dict, override: str, message: st
 
 def test_a_checkpoint_of_another_version_says_so(saved: dict) -> None:
     saved["model"]["flavour"] = "x"
-    with pytest.raises(UserError, match=r"the checkpoint's configuration does not fit.*model\.flavour=x"):
+    with pytest.raises(
+        UserError,
+        match=r"the checkpoint's configuration does not fit.*model\.flavour=x",
+    ):
         from_checkpoint(saved, [])

@@ -27,7 +27,13 @@ def seen(agent, b=4, t=3):
     first = torch.zeros(b, t, dtype=torch.bool)
     first[:, 0] = True
     model = agent.model
-    memory, told = model.observe(model.initial(b), frames, torch.zeros(b, t, dtype=torch.int64), first, learn=True)
+    memory, told = model.observe(
+        model.initial(b),
+        frames,
+        torch.zeros(b, t, dtype=torch.int64),
+        first,
+        learn=True,
+    )
     return memory, told.last(), torch.zeros(b, dtype=torch.bool)
 
 
@@ -36,7 +42,9 @@ def test_returns_are_discounted_sums_that_end_in_the_last_value():
     value = torch.tensor([[[9.0, 9.0, 3.0]]])
     last = 2 + 0.9 * 3
     middle = 1 + 0.9 * 0.5 * last
-    assert returns(reward, cont, value, 0.9, 1.0).flatten().tolist() == pytest.approx([0.9 * middle, middle, last])
+    assert returns(reward, cont, value, 0.9, 1.0).flatten().tolist() == pytest.approx(
+        [0.9 * middle, middle, last]
+    )
     one_step = returns(reward, cont, value, 0.9, 0.0).flatten().tolist()
     assert one_step == pytest.approx([0.9 * 9, 1 + 0.9 * 0.5 * 9, last])
 
@@ -45,7 +53,11 @@ def test_only_the_heads_learn_from_dreams():
     one = agent()
     loss, told = dream(one, *seen(one), 3, 5, 0.01)
     loss.backward()
-    moved = {name for name, p in one.model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    moved = {
+        name
+        for name, p in one.model.named_parameters()
+        if p.grad is not None and p.grad.abs().max() > 0
+    }
     assert moved and all(name.startswith("heads.") for name in moved)
     assert all(torch.isfinite(value) for value in told.values())
 
@@ -65,8 +77,12 @@ def test_the_policy_learns_to_take_the_action_that_is_imagined_to_pay(monkeypatc
     def paying(fork, action, *args, **more):
         out, frame = step(fork, action, *args, **more)
         logits = torch.full_like(out.reward_logits.detach(), -20.0)
-        place = torch.where(action == 2, (out.bins - 0.6931).abs().argmin(), out.bins.abs().argmin())
-        return dataclasses.replace(out, reward_logits=logits.scatter(-1, place[..., None], 20.0)), frame
+        place = torch.where(
+            action == 2, (out.bins - 0.6931).abs().argmin(), out.bins.abs().argmin()
+        )
+        return dataclasses.replace(
+            out, reward_logits=logits.scatter(-1, place[..., None], 20.0)
+        ), frame
 
     monkeypatch.setattr(model, "step", paying)
     optimizer = torch.optim.Adam(model.heads.parameters(), lr=1e-2)
@@ -78,14 +94,20 @@ def test_the_policy_learns_to_take_the_action_that_is_imagined_to_pay(monkeypatc
     with torch.no_grad():
         memory, now, _ = seen(one)
         ahead = model.imagine(memory, torch.zeros(4, 1, 3, dtype=torch.int64))
-    for policy in (now.policy, ahead.policy[:, 0, -1]):  # of frames that were seen, and of foreseen ones
+    for policy in (
+        now.policy,
+        ahead.policy[:, 0, -1],
+    ):  # of frames that were seen, and of foreseen ones
         assert (policy.softmax(-1)[..., 2] > 0.8).all()
 
 
 def test_a_run_tells_how_its_dreams_go(tmp_path):
     made: Config = config(TMazeConfig(length=5))
     folder = training.train(
-        dataclasses.replace(made, train=dataclasses.replace(made.train, dreams=2, dream_steps=4)), tmp_path
+        dataclasses.replace(
+            made, train=dataclasses.replace(made.train, dreams=2, dream_steps=4)
+        ),
+        tmp_path,
     )
     assert all({"dream/return", "dream/entropy"} <= set(row) for row in metrics(folder))
 

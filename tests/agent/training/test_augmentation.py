@@ -8,11 +8,17 @@ from lssvwm.agent.training.augmentation import Lengths, draw_hidden
 
 
 def test_no_augmentation_draws_one_length():
-    assert {Lengths(TrainConfig(augment="none")).draw(np.random.default_rng(i)) for i in range(9)} == {(96, 8)}
+    assert {
+        Lengths(TrainConfig(augment="none")).draw(np.random.default_rng(i))
+        for i in range(9)
+    } == {(96, 8)}
 
 
 def test_random_lengths_keep_the_number_of_frames():
-    lengths, rng = Lengths(TrainConfig(length=96, min_length=32, batch=8)), np.random.default_rng(0)
+    lengths, rng = (
+        Lengths(TrainConfig(length=96, min_length=32, batch=8)),
+        np.random.default_rng(0),
+    )
     drawn = {lengths.draw(rng) for _ in range(200)}
     assert {length for length, _ in drawn} == {32, 48, 64, 80, 96}
     assert all(abs(length * batch - 768) <= length / 2 for length, batch in drawn)
@@ -24,7 +30,11 @@ def test_the_adversary_draws_the_worst_length_most_often():
     for length, error in ((32, 0.1), (48, 0.1), (64, 0.1), (80, 0.2), (96, 0.1)):
         lengths.learn(length, torch.tensor(error))
     odds = dict(zip(lengths.choices, lengths.odds()))
-    assert odds[80] > 0.7 and min(odds.values()) >= 0.05 and sum(odds.values()) == pytest.approx(1)
+    assert (
+        odds[80] > 0.7
+        and min(odds.values()) >= 0.05
+        and sum(odds.values()) == pytest.approx(1)
+    )
     drawn = [lengths.draw(rng)[0] for _ in range(500)]
     assert drawn.count(80) > 300 and drawn.count(32) > 5
     for _ in range(20):  # and turns to another when that becomes the worst
@@ -41,5 +51,7 @@ def test_masking_grows_to_its_share_and_spares_first_frames():
     early, late = (draw_hidden(config, at, first, rng) for at in (4, 80))
     assert early is not None and late is not None and not (late & first).any()
     share = [float(hidden[~first].float().mean()) for hidden in (early, late)]
-    assert share[0] == pytest.approx(0.03, abs=0.01) and share[1] == pytest.approx(0.3, abs=0.02)
+    assert share[0] == pytest.approx(0.03, abs=0.01) and share[1] == pytest.approx(
+        0.3, abs=0.02
+    )
     assert draw_hidden(TrainConfig(), 0, first, rng) is None

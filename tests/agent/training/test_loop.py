@@ -37,15 +37,35 @@ from lssvwm.worldmodel import ModelConfig, WorldModel, save
 from tensordict import TensorDict
 from torchrl.envs import TransformedEnv
 
-TINY = ModelConfig(width=16, tiles=(1, 3), state=16, scan_head=16, attention_heads=2, head_hidden=16)
-PLANNER = CEMConfig(horizon=5, candidates=12, iterations=2, elites=4, keep_elites=2, proposals=4, replan=2)
+TINY = ModelConfig(
+    width=16, tiles=(1, 3), state=16, scan_head=16, attention_heads=2, head_hidden=16
+)
+PLANNER = CEMConfig(
+    horizon=5,
+    candidates=12,
+    iterations=2,
+    elites=4,
+    keep_elites=2,
+    proposals=4,
+    replan=2,
+)
 
 
 def config(env, **changes) -> Config:
     collect = CollectConfig(envs=4, frames=400, mix={"random": 1.0})
-    train = TrainConfig(steps=4, batch=2, length=16, min_length=8, log_every=2, save_every=2, collect=collect)
+    train = TrainConfig(
+        steps=4,
+        batch=2,
+        length=16,
+        min_length=8,
+        log_every=2,
+        save_every=2,
+        collect=collect,
+    )
     tasks = TasksConfig(count=6, batch=4, window=3)
-    return dataclasses.replace(Config(env, TINY, PLANNER, train, tasks, threads=1), **changes)
+    return dataclasses.replace(
+        Config(env, TINY, PLANNER, train, tasks, threads=1), **changes
+    )
 
 
 def check_counting(rows) -> None:
@@ -76,7 +96,9 @@ def test_alignment_from_environment_to_training_batch(tmp_path):
 
 def test_a_shard_without_room_on_disk_is_refused(tmp_path, monkeypatch):
     replay = Replay(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000)
+    )
     with pytest.raises(OSError, match="No space left"):
         gather(config(CountingConfig()), replay, 400, seed=0)
     assert not list(tmp_path.iterdir())
@@ -100,7 +122,14 @@ def test_the_planning_agent_sees_aligned_frames_in_a_torchrl_rollout():
 
     class Witness(Agent):
         def observe(self, state, pixels, last_action, is_first, goal=None):
-            seen.append((pixels.clone(), last_action.clone(), is_first.clone(), state.memory.frames.clone()))
+            seen.append(
+                (
+                    pixels.clone(),
+                    last_action.clone(),
+                    is_first.clone(),
+                    state.memory.frames.clone(),
+                )
+            )
             return super().observe(state, pixels, last_action, is_first, goal)
 
     model = WorldModel(TINY, env.frame_shape, 5)
@@ -111,9 +140,14 @@ def test_the_planning_agent_sees_aligned_frames_in_a_torchrl_rollout():
     _, step, executed = decode(pixels.numpy())
     assert (step[first.numpy()] == 0).all() and first.sum() >= 6
     assert (executed[~first.numpy()] == action.numpy()[~first.numpy()]).all()
-    assert (rollout["action"].T.numpy()[:-1][~first.numpy()[1:]] == action.numpy()[1:][~first.numpy()[1:]]).all()
+    assert (
+        rollout["action"].T.numpy()[:-1][~first.numpy()[1:]]
+        == action.numpy()[1:][~first.numpy()[1:]]
+    ).all()
     inside = ~first.numpy()
-    assert (frames.numpy()[inside] == step[inside]).all()  # memory counts what it was shown
+    assert (
+        frames.numpy()[inside] == step[inside]
+    ).all()  # memory counts what it was shown
 
 
 def unsettled(frame_shape) -> WorldModel:
@@ -129,10 +163,17 @@ def test_proposals_are_worth_what_the_planner_would_say():
     env = make(TMazeConfig(length=5), 3)
     agent = Agent(unsettled(env.frame_shape), PLANNER)
     first = torch.ones(3, dtype=torch.bool)
-    state = agent.observe(agent.initial(3), torch.from_numpy(env.frames().copy()), torch.zeros(3).long(), first)
+    state = agent.observe(
+        agent.initial(3),
+        torch.from_numpy(env.frames().copy()),
+        torch.zeros(3).long(),
+        first,
+    )
     actions, scores = agent.propose(state.memory, state.policy)
     assert actions.shape == (3, PLANNER.proposals, PLANNER.horizon)
-    torch.testing.assert_close(scores, agent.score(state.memory, actions), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        scores, agent.score(state.memory, actions), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_same_seed_same_plan_and_another_observation_another_plan():
@@ -144,7 +185,10 @@ def test_same_seed_same_plan_and_another_observation_another_plan():
     def plan(seed, frames):
         agent = Agent(model, planner, seed)
         state = agent.observe(
-            agent.initial(2), frames, torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool)
+            agent.initial(2),
+            frames,
+            torch.zeros(2, dtype=torch.int64),
+            torch.ones(2, dtype=torch.bool),
         )
         return agent.act(state)[1].plan
 
@@ -159,12 +203,26 @@ def test_a_plan_is_followed_and_then_made_anew():
     state, replans = agent.initial(2), []
     for t in range(5):
         first = torch.full((2,), t == 0)
-        state = agent.observe(state, torch.from_numpy(env.frames().copy()), torch.zeros(2, dtype=torch.int64), first)
+        state = agent.observe(
+            state,
+            torch.from_numpy(env.frames().copy()),
+            torch.zeros(2, dtype=torch.int64),
+            first,
+        )
         action, state = agent.act(state, torch.tensor([True, t > 0]))
         replans.append(state.replanned.tolist())
         if t > 0:
-            assert action.tolist() == state.plan.actions[torch.arange(2), state.used - 1].tolist()
-    assert replans == [[True, False], [False, True], [True, False], [False, True], [True, False]]
+            assert (
+                action.tolist()
+                == state.plan.actions[torch.arange(2), state.used - 1].tolist()
+            )
+    assert replans == [
+        [True, False],
+        [False, True],
+        [True, False],
+        [False, True],
+        [True, False],
+    ]
 
 
 def test_an_action_of_a_plan_is_taken_as_often_as_planner_repeat_says():
@@ -175,15 +233,27 @@ def test_an_action_of_a_plan_is_taken_as_often_as_planner_repeat_says():
     state, followed, replans = agent.initial(2), [], []
     for t in range(8):
         first = torch.full((2,), t == 0)
-        state = agent.observe(state, torch.from_numpy(env.frames().copy()), torch.zeros(2, dtype=torch.int64), first)
+        state = agent.observe(
+            state,
+            torch.from_numpy(env.frames().copy()),
+            torch.zeros(2, dtype=torch.int64),
+            first,
+        )
         action, state = agent.act(state)
         followed.append((action == state.plan.actions[:, (t % 6) // 3]).all().item())
         replans.append(state.replanned.all().item())
     assert all(followed) and [t for t, new in enumerate(replans) if new] == [0, 6]
     actions, judged = agent.propose(state.memory, state.policy)
     assert actions.shape == (2, PLANNER.proposals, PLANNER.horizon)
-    torch.testing.assert_close(judged, agent.score(state.memory, actions), rtol=1e-4, atol=1e-4)  # sums in other orders
-    torch.testing.assert_close(judged, once.score(state.memory, actions.repeat_interleave(3, 2)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        judged, agent.score(state.memory, actions), rtol=1e-4, atol=1e-4
+    )  # sums in other orders
+    torch.testing.assert_close(
+        judged,
+        once.score(state.memory, actions.repeat_interleave(3, 2)),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_a_cautious_agent_prefers_what_is_certain():
@@ -200,16 +270,22 @@ def test_a_cautious_agent_prefers_what_is_certain():
 
 
 def metrics(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     return [{k: v for k, v in line.items() if k != "time"} for line in lines]
 
 
 @pytest.mark.parametrize("dreams", [0, 2])
 def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, dreams):
     setting = config(TMazeConfig(length=5), seed=3)
-    setting = dataclasses.replace(setting, train=dataclasses.replace(setting.train, dreams=dreams, dream_steps=4))
+    setting = dataclasses.replace(
+        setting, train=dataclasses.replace(setting.train, dreams=dreams, dream_steps=4)
+    )
     whole = training.train(setting, tmp_path / "whole")
-    short = dataclasses.replace(setting, train=dataclasses.replace(setting.train, steps=4))
+    short = dataclasses.replace(
+        setting, train=dataclasses.replace(setting.train, steps=4)
+    )
     stop = {"at": 2}
     original = training.step
 
@@ -226,7 +302,10 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, dreams):
         training.step = original
     training.resume(tmp_path / "cut", [])
     assert metrics(whole) == metrics(tmp_path / "cut")
-    a, b = (torch.load(f / "checkpoints" / "last.pt", weights_only=False)["ema"] for f in (whole, tmp_path / "cut"))
+    a, b = (
+        torch.load(f / "checkpoints" / "last.pt", weights_only=False)["ema"]
+        for f in (whole, tmp_path / "cut")
+    )
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -234,13 +313,19 @@ def test_a_run_of_another_version_is_not_resumed(tmp_path):
     folder = training.train(config(TMazeConfig(length=5), seed=3), tmp_path / "run")
     file = folder / "checkpoints" / "last.pt"
     state = torch.load(file, weights_only=False)
-    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(1)  # as many parameters, but others
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(
+        1
+    )  # as many parameters, but others
     torch.save(state, file)
-    with pytest.raises(UserError, match="of another version: begin a run from its weights"):
+    with pytest.raises(
+        UserError, match="of another version: begin a run from its weights"
+    ):
         training.resume(folder, ["train.steps=9"])
 
 
-def test_a_run_killed_before_its_first_checkpoint_resumes_on_the_data_of_another(tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_resumes_on_the_data_of_another(
+    tmp_path,
+):
     setting = config(TMazeConfig(length=5), seed=3)
     training.train(setting, tmp_path / "one")
     setting = dataclasses.replace(setting, data=str(tmp_path / "one" / "data"))
@@ -253,8 +338,12 @@ def test_a_run_killed_before_its_first_checkpoint_resumes_on_the_data_of_another
 
 
 def test_segments_and_burn_in_carry_memory_into_what_is_trained(tmp_path, monkeypatch):
-    setting = config(TMazeConfig(length=5), model=dataclasses.replace(TINY, context_noise=0.0))
-    precise = dataclasses.replace(setting.train, segment=10, burn_in=4, precision="float32")
+    setting = config(
+        TMazeConfig(length=5), model=dataclasses.replace(TINY, context_noise=0.0)
+    )
+    precise = dataclasses.replace(
+        setting.train, segment=10, burn_in=4, precision="float32"
+    )
     setting = dataclasses.replace(setting, train=precise)
     run = training.prepare(setting, tmp_path)
     gather(setting, run.replay, 400, 0)
@@ -263,24 +352,37 @@ def test_segments_and_burn_in_carry_memory_into_what_is_trained(tmp_path, monkey
     loss = run.model.loss
 
     def spy(batch, memory=None, *rest):
-        seen.append((batch.is_first.shape[1], None if memory is None else memory.detach().clone()))
+        seen.append(
+            (
+                batch.is_first.shape[1],
+                None if memory is None else memory.detach().clone(),
+            )
+        )
         return loss(batch, memory, *rest)
 
     monkeypatch.setattr(run.model, "loss", spy)
     found = training.gradient(run, sequences, burn_in=4)
-    assert [frames for frames, _ in seen] == [10, 10] and torch.isfinite(found["loss/total"])
+    assert [frames for frames, _ in seen] == [10, 10] and torch.isfinite(
+        found["loss/total"]
+    )
     with torch.no_grad():
         for end, (_, memory) in zip((4, 14), seen):
             part = sequences[:end]
-            truth, _ = run.model.eval().observe(run.model.initial(2), part.pixels, part.action, part.is_first)
+            truth, _ = run.model.eval().observe(
+                run.model.initial(2), part.pixels, part.action, part.is_first
+            )
             assert memory is not None and memory.diff(truth).max() < 1e-4
 
 
 def test_a_run_too_short_to_log_ends_well(tmp_path):
     short = config(TMazeConfig(length=5))
-    short = dataclasses.replace(short, train=dataclasses.replace(short.train, steps=1, log_every=10))
+    short = dataclasses.replace(
+        short, train=dataclasses.replace(short.train, steps=1, log_every=10)
+    )
     training.train(short, tmp_path / "run")
-    assert metrics(tmp_path / "run") == [] and (tmp_path / "run" / "curves.png").exists()
+    assert (
+        metrics(tmp_path / "run") == [] and (tmp_path / "run" / "curves.png").exists()
+    )
 
 
 def test_planning_policy_collects_in_rounds(tmp_path):
@@ -292,17 +394,27 @@ def test_planning_policy_collects_in_rounds(tmp_path):
 
 def collecting(setting: Config, **changes) -> Config:
     collect = dataclasses.replace(setting.train.collect, **changes)
-    return dataclasses.replace(setting, train=dataclasses.replace(setting.train, collect=collect))
+    return dataclasses.replace(
+        setting, train=dataclasses.replace(setting.train, collect=collect)
+    )
 
 
 def test_variants_of_an_environment_share_the_frames(tmp_path):
     replay = Replay(tmp_path)
-    setting = collecting(config(TMazeConfig()), mix={"still": 1.0}, vary={"steps": (4, 9)})
+    setting = collecting(
+        config(TMazeConfig()), mix={"still": 1.0}, vary={"steps": (4, 9)}
+    )
     gather(setting, replay, 400, seed=0)
-    lengths = [np.diff(np.append(starts, len(shard))) for starts, shard in zip(replay.starts, replay.shards)]
+    lengths = [
+        np.diff(np.append(starts, len(shard)))
+        for starts, shard in zip(replay.starts, replay.shards)
+    ]
     assert [set(found) for found in lengths] == [{5}, {10}]
     assert all(200 <= len(shard) < 400 for shard in replay.shards)
-    with pytest.raises(UserError, match=r"vary: env=tmaze has no setting 'size'; it has \['length', 'arm'"):
+    with pytest.raises(
+        UserError,
+        match=r"vary: env=tmaze has no setting 'size'; it has \['length', 'arm'",
+    ):
         training.train(collecting(setting, vary={"size": (7,)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -310,7 +422,9 @@ def test_variants_of_an_environment_share_the_frames(tmp_path):
 @pytest.mark.parametrize("plans", [True, False])
 def test_an_agent_that_collects_is_guided_through_the_context(plans):
     env = make(TMazeConfig(length=5), 3)
-    policy = AgentPolicy(Agent(WorldModel(TINY, env.frame_shape, 4), PLANNER), env, plans, seed=0)
+    policy = AgentPolicy(
+        Agent(WorldModel(TINY, env.frame_shape, 4), PLANNER), env, plans, seed=0
+    )
     used = []
 
     def act(tensordict):
@@ -343,7 +457,13 @@ def make_blinker():
 
         def step(self, action):
             self.t += 1
-            return np.full((20, 20, 3), 30 * self.t, np.uint8), float(action == 1), self.t == 6, False, {}
+            return (
+                np.full((20, 20, 3), 30 * self.t, np.uint8),
+                float(action == 1),
+                self.t == 6,
+                False,
+                {},
+            )
 
     return Env()
 
@@ -353,26 +473,49 @@ def test_a_custom_gymnasium_environment_trains_and_evaluates(tmp_path):
     folder = training.train(setting, tmp_path / "run")
     assert len(metrics(folder)) == 2
     run = training.prepare(setting, tmp_path / "again")
-    results = measure(setting, run.ema, ("retained", "erased", "swapped", "window", "prior", "random", "oracle"))
+    results = measure(
+        setting,
+        run.ema,
+        ("retained", "erased", "swapped", "window", "prior", "random", "oracle"),
+    )
     found = summary(setting, results)
-    assert set(found["arms"]) == {"retained", "erased", "swapped", "window", "prior", "random"}
+    assert set(found["arms"]) == {
+        "retained",
+        "erased",
+        "swapped",
+        "window",
+        "prior",
+        "random",
+    }
     assert found["arms"]["retained"]["n"] == 6
 
 
 def test_arms_are_paired_and_scripted_ends_are_right():
-    setting = config(TMazeConfig(length=6), tasks=TasksConfig(count=40, batch=25, window=4))
+    setting = config(
+        TMazeConfig(length=6), tasks=TasksConfig(count=40, batch=25, window=4)
+    )
     env = make(setting.env, 1)
-    results = measure(setting, WorldModel(TINY, env.frame_shape, 4).eval(), ("retained", "still", "seek", "oracle"))
+    results = measure(
+        setting,
+        WorldModel(TINY, env.frame_shape, 4).eval(),
+        ("retained", "still", "seek", "oracle"),
+    )
     assert results["oracle"].success.all() and not results["still"].success.any()
     assert 0.2 < results["seek"].success.mean() < 0.8
     for key in ("goal_distance", "evidence_age", "goal"):
-        assert (getattr(results["oracle"], key) == getattr(results["retained"], key)).all()
-    assert results["retained"].memory_bytes > 0 and len(results["retained"].memories) == 40
+        assert (
+            getattr(results["oracle"], key) == getattr(results["retained"], key)
+        ).all()
+    assert (
+        results["retained"].memory_bytes > 0 and len(results["retained"].memories) == 40
+    )
 
 
 @pytest.mark.parametrize("window", [1, 4])
 def test_a_short_memory_never_holds_more_than_its_window(window):
-    setting = config(TMazeConfig(length=8), tasks=TasksConfig(count=3, batch=3, window=window))
+    setting = config(
+        TMazeConfig(length=8), tasks=TasksConfig(count=3, batch=3, window=window)
+    )
     env = make(setting.env, 3)
     agent = build_agent(setting, WorldModel(TINY, env.frame_shape, 4).eval(), env)
     held, observe = {}, agent.observe
@@ -391,7 +534,9 @@ def test_a_short_memory_never_holds_more_than_its_window(window):
     assert max(held["retained"]) > 8
 
 
-def test_an_evaluation_that_is_stopped_keeps_the_arms_it_finished(tmp_path, monkeypatch):
+def test_an_evaluation_that_is_stopped_keeps_the_arms_it_finished(
+    tmp_path, monkeypatch
+):
     setting = config(TMazeConfig(length=5))
     folder = training.train(setting, tmp_path / "run")
     played = evaluation.play
@@ -404,52 +549,105 @@ def test_an_evaluation_that_is_stopped_keeps_the_arms_it_finished(tmp_path, monk
     monkeypatch.setattr(evaluation, "play", stopped)
     tasks = dataclasses.replace(setting.tasks, arms=("random", "still", "oracle"))
     with pytest.raises(KeyboardInterrupt, match="random, still saved in"):
-        evaluation.evaluate(dataclasses.replace(setting, checkpoint=str(folder), tasks=tasks), tmp_path / "out")
-    assert list(json.loads((tmp_path / "out" / "evaluation.json").read_text())["arms"]) == ["random", "still"]
+        evaluation.evaluate(
+            dataclasses.replace(setting, checkpoint=str(folder), tasks=tasks),
+            tmp_path / "out",
+        )
+    assert list(
+        json.loads((tmp_path / "out" / "evaluation.json").read_text())["arms"]
+    ) == ["random", "still"]
 
 
 def test_held_out_seeds_are_never_training_seeds():
     assert task_seeds(0, 1000).min() >= 2**31
-    assert (task_seeds(0, 5) == task_seeds(0, 5)).all() and (task_seeds(0, 5) != task_seeds(1, 5)).any()
+    assert (task_seeds(0, 5) == task_seeds(0, 5)).all() and (
+        task_seeds(0, 5) != task_seeds(1, 5)
+    ).any()
 
 
 def test_statistics():
     row = wilson(95, 100)
-    assert row["mean"] == 0.95 and abs(row["low"] - 0.8882) < 1e-3 and abs(row["high"] - 0.9785) < 1e-3
+    assert (
+        row["mean"] == 0.95
+        and abs(row["low"] - 0.8882) < 1e-3
+        and abs(row["high"] - 0.9785) < 1e-3
+    )
     goal = np.array([0, 0, 1, 1, 0])
     assert (goal[swap_partners(goal)] != goal).all()
     groups = grouped(np.array([True, False, True, True]), np.array([1, 2, 3, -1]), 2)
-    assert sum(g["n"] for g in groups) == 3 and groups[0]["from"] == 1 and groups[-1]["to"] == 3
-    a, b = np.array([True] * 10 + [False] * 2 + [True] * 8), np.array([False] * 10 + [True] * 2 + [True] * 8)
+    assert (
+        sum(g["n"] for g in groups) == 3
+        and groups[0]["from"] == 1
+        and groups[-1]["to"] == 3
+    )
+    a, b = (
+        np.array([True] * 10 + [False] * 2 + [True] * 8),
+        np.array([False] * 10 + [True] * 2 + [True] * 8),
+    )
     gap = difference(a, b)
-    assert gap["mean"] == 0.4 and gap["p"] == pytest.approx(158 / 4096) and 0 < gap["low"] < 8 / 22 < gap["high"] < 1
+    assert (
+        gap["mean"] == 0.4
+        and gap["p"] == pytest.approx(158 / 4096)
+        and 0 < gap["low"] < 8 / 22 < gap["high"] < 1
+    )
     none = difference(b, b)
     assert none["mean"] == 0 and none["p"] == 1 and none["low"] < 0 < none["high"]
     more = gain(np.array([3.0, 5.0, 4.0, 8.0]), np.array([1.0, 1.0, 2.0, 8.0]))
     half = 1.96 * np.std([2, 4, 2, 0], ddof=1) / 2
-    assert more == pytest.approx({"mean": 2, "low": 2 - half, "high": 2 + half, "more": 0.75})
+    assert more == pytest.approx(
+        {"mean": 2, "low": 2 - half, "high": 2 + half, "more": 0.75}
+    )
 
 
 def test_tasks_solved_at_the_start_are_counted_but_not_among_the_successes():
     n = 8
-    distance, age = np.array([0, 5, 9, 0, 4, 9, 8, 3]), np.array([10, 20, 30, 40, 50, 60, 70, -1])
+    distance, age = (
+        np.array([0, 5, 9, 0, 4, 9, 8, 3]),
+        np.array([10, 20, 30, 40, 50, 60, 70, -1]),
+    )
     success = np.array([True, True, False, True, True, False, True, True])
-    result = Outcome(success, success * 1, *(np.zeros(n) for _ in range(2)), distance, age, np.zeros(n))
-    found = summary(dataclasses.replace(config(TMazeConfig()), tasks=TasksConfig(count=n)), {"retained": result})
+    result = Outcome(
+        success,
+        success * 1,
+        *(np.zeros(n) for _ in range(2)),
+        distance,
+        age,
+        np.zeros(n),
+    )
+    found = summary(
+        dataclasses.replace(config(TMazeConfig()), tasks=TasksConfig(count=n)),
+        {"retained": result},
+    )
     assert found["tasks"]["solved_at_start"] == 2
     row = found["arms"]["retained"]
     assert row["n"] == 6 and row["success"]["mean"] == pytest.approx(4 / 6)
     cells = row["by_both"]
     assert sum(cell["n"] for cell in cells) == 5  # of one the age is not known
-    assert all(cell["distance"] <= cell["to_distance"] and cell["age"] <= cell["to_age"] for cell in cells)
-    assert min(cell["success"]["mean"] for cell in cells) == 0 and max(cell["success"]["mean"] for cell in cells) == 1
+    assert all(
+        cell["distance"] <= cell["to_distance"] and cell["age"] <= cell["to_age"]
+        for cell in cells
+    )
+    assert (
+        min(cell["success"]["mean"] for cell in cells) == 0
+        and max(cell["success"]["mean"] for cell in cells) == 1
+    )
 
 
 def test_mistakes_are_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="no explorer 'walll' here; there are oracle"):
-        gather(collecting(config(TMazeConfig(length=5)), mix={"walll": 1.0}), Replay(tmp_path), 10, 0)
+        gather(
+            collecting(config(TMazeConfig(length=5)), mix={"walll": 1.0}),
+            Replay(tmp_path),
+            10,
+            0,
+        )
     with pytest.raises(UserError, match="plan need a trained agent"):
-        gather(collecting(config(TMazeConfig(length=5)), mix={"plan": 1.0}), Replay(tmp_path), 10, 0)
+        gather(
+            collecting(config(TMazeConfig(length=5)), mix={"plan": 1.0}),
+            Replay(tmp_path),
+            10,
+            0,
+        )
     with pytest.raises(UserError, match="no data in"):
         Replay(tmp_path / "empty").check((3, 64, 64))
     with pytest.raises(UserError, match="device=cuuda"):
@@ -469,11 +667,15 @@ def test_mistakes_are_one_clear_line(tmp_path):
 def test_scripted_policy_is_a_torchrl_policy():
     env = make(TMazeConfig(length=5), 2)
     policy = ScriptedPolicy(env.explorer("oracle", 0))
-    td = policy(TensorDict({"is_first": torch.ones(2, 1, dtype=torch.bool)}, batch_size=[2]))
+    td = policy(
+        TensorDict({"is_first": torch.ones(2, 1, dtype=torch.bool)}, batch_size=[2])
+    )
     assert td["action"].shape == (2,)
 
 
-def test_a_run_begins_from_weights_of_the_same_model_and_heads_that_they_lack_are_new(tmp_path):
+def test_a_run_begins_from_weights_of_the_same_model_and_heads_that_they_lack_are_new(
+    tmp_path,
+):
     setting = config(TMazeConfig(length=5))
     env, old = make(setting.env, 1), WorldModel(TINY, (3, 64, 64), 4)
     save(old, tmp_path)
@@ -482,14 +684,22 @@ def test_a_run_begins_from_weights_of_the_same_model_and_heads_that_they_lack_ar
     def begun(**changes) -> WorldModel:
         model = dataclasses.replace(TINY, **changes)
         train = dataclasses.replace(setting.train, init=str(tmp_path))
-        return training.build_model(dataclasses.replace(setting, model=model, train=train), env)
+        return training.build_model(
+            dataclasses.replace(setting, model=model, train=train), env
+        )
 
     more = begun(loss=dataclasses.replace(TINY.loss, surprise=1.0, distance=1.0))
     assert more.heads.error is not None and more.distance is not None
     save(more, tmp_path)
     for model in (more, begun()):  # with what is more, and without it again
-        assert all(torch.equal(model.state_dict()[key], value) for key, value in old.state_dict().items())
-    with pytest.raises(UserError, match=r"another model \(act.weight is \[16, 5\], here \[32, 5\]\): set env"):
+        assert all(
+            torch.equal(model.state_dict()[key], value)
+            for key, value in old.state_dict().items()
+        )
+    with pytest.raises(
+        UserError,
+        match=r"another model \(act.weight is \[16, 5\], here \[32, 5\]\): set env",
+    ):
         begun(width=32)
     with pytest.raises(UserError, match=r"another model .* here missing"):
         begun(kind="gru")

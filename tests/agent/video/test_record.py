@@ -17,7 +17,14 @@ from lssvwm.agent.mpc import Agent, AgentState
 from lssvwm.agent.video import rendering as film
 from lssvwm.agent.video.counterfactuals import BranchPainter, farthest
 from lssvwm.agent.video.record import Stage, film_episode, record
-from lssvwm.agent.video.rendering import BEST_PSNR, CONTEXT, IMAGINED, TINTS, Painter, Scene
+from lssvwm.agent.video.rendering import (
+    BEST_PSNR,
+    CONTEXT,
+    IMAGINED,
+    TINTS,
+    Painter,
+    Scene,
+)
 from lssvwm.envs import CountingConfig, TMazeConfig
 from lssvwm.envs.counting import decode, encode
 from lssvwm.planners import CEMConfig, Plan
@@ -62,14 +69,18 @@ class Clairvoyant:
             plan = Plan(actions, score, empty, empty, empty, torch.tensor([4]))
             state = replace(state, plan=plan, used=torch.zeros(1, dtype=torch.int64))
         action = state.plan.actions[:, int(state.used[0])]
-        return action, replace(state, used=state.used + 1, replanned=torch.tensor([due]))
+        return action, replace(
+            state, used=state.used + 1, replanned=torch.tensor([due])
+        )
 
     def imagine(self, memory, actions, denoise=1, decode=False, generator=None):
         episode, step = memory
         assert decode and actions.shape[:2] == (1, 1)
         taken = actions[0, 0].numpy()
         steps = step + 1 + np.arange(len(taken))
-        frames = torch.from_numpy(encode(np.full_like(steps, episode), steps, taken, 16))[None, None]
+        frames = torch.from_numpy(
+            encode(np.full_like(steps, episode), steps, taken, 16)
+        )[None, None]
         reward = torch.from_numpy(0.01 * steps)[None, None]
         return Rollout(actions, reward, torch.ones_like(reward), reward, reward, frames)
 
@@ -92,7 +103,9 @@ def test_real_and_imagined_stand_side_by_side(mode):
         _, step, action = decode(scene.real)
         assert (int(step), int(action)) == (scene.step, scene.taken or 0)
         assert scene.reward == pytest.approx(0.01 * scene.step)
-        if scene.step:  # the clairvoyant is right only about the frame it was asked about
+        if (
+            scene.step
+        ):  # the clairvoyant is right only about the frame it was asked about
             assert scene.psnr == BEST_PSNR
             assert scene.predicted == pytest.approx(0.01 * scene.step)
     assert film_of.scenes[0].imagined is None
@@ -101,7 +114,9 @@ def test_real_and_imagined_stand_side_by_side(mode):
 
 def test_open_loop_imagines_from_the_context_alone():
     scenes = counting("open_loop")[0].scenes
-    assert [scene.kind for scene in scenes] == [CONTEXT] * 7 + [IMAGINED] * 6  # half, without a context phase
+    assert [scene.kind for scene in scenes] == [CONTEXT] * 7 + [
+        IMAGINED
+    ] * 6  # half, without a context phase
     assert [scene.known_to for scene in scenes] == [None, *range(6), *[6] * 6]
     scenes = counting("open_loop", context=3, horizon=4)[0].scenes
     assert [scene.kind for scene in scenes] == [CONTEXT] * 3 + [IMAGINED] * 4
@@ -115,7 +130,9 @@ def test_half_the_episode_is_observed_even_if_the_horizon_is_short():
 
 
 def test_a_context_that_leaves_nothing_is_refused():
-    with pytest.raises(UserError, match=r"record\.context=13 leaves nothing.* 13 frames"):
+    with pytest.raises(
+        UserError, match=r"record\.context=13 leaves nothing.* 13 frames"
+    ):
         counting("open_loop", context=EPISODE)
     assert counting("open_loop", context=EPISODE - 1)[0].scenes[-1].kind == IMAGINED
 
@@ -124,16 +141,27 @@ def test_plans_are_filmed_beside_what_came_of_them():
     film_of, agent = counting("plan")
     scenes, decisions = film_of.scenes, film_of.decisions
     assert [decision["actions"] for decision in decisions] == agent.plans
-    assert [decision["step"] for decision in decisions] == list(range(0, EPISODE - 1, 2))
-    executed = [a for decision in decisions for a in decision["actions"][: decision["executed"]]]
+    assert [decision["step"] for decision in decisions] == list(
+        range(0, EPISODE - 1, 2)
+    )
+    executed = [
+        a for decision in decisions for a in decision["actions"][: decision["executed"]]
+    ]
     assert executed == [scene.taken for scene in scenes[1:]]
     assert [scene.ahead for scene in scenes[1:]] == [1, 2] * 6
     assert scenes[4].plan is not None
-    assert decode(scenes[4].plan.frames)[1].tolist() == [3, 4, 5, 6]  # all of the plan made at step 2
+    assert decode(scenes[4].plan.frames)[1].tolist() == [
+        3,
+        4,
+        5,
+        6,
+    ]  # all of the plan made at step 2
 
 
 def test_the_guide_ends_where_planning_starts():
-    config = Config(env=TMazeConfig(length=6), record=RecordConfig(mode="open_loop", horizon=3))
+    config = Config(
+        env=TMazeConfig(length=6), record=RecordConfig(mode="open_loop", horizon=3)
+    )
     model = WorldModel(SMALL, (3, 64, 64), 4)
     agent = checkpointed_agent(config, model)
     stage = Stage(envs.make(config.env, 1), seed=9, walk_seed=0)
@@ -146,14 +174,26 @@ def test_the_guide_ends_where_planning_starts():
 
 # ---- files
 
-SMALL = ModelConfig(width=16, tiles=(1,), state=8, scan_head=16, attention_heads=2, head_hidden=16)
-PLANNER = CEMConfig(horizon=4, candidates=8, iterations=1, elites=2, keep_elites=1, replan=2, proposals=0)
+SMALL = ModelConfig(
+    width=16, tiles=(1,), state=8, scan_head=16, attention_heads=2, head_hidden=16
+)
+PLANNER = CEMConfig(
+    horizon=4,
+    candidates=8,
+    iterations=1,
+    elites=2,
+    keep_elites=1,
+    replan=2,
+    proposals=0,
+)
 
 
 def checkpointed_agent(config, model):
     from lssvwm.agent.mpc import build_agent
 
-    return build_agent(replace(config, planner=PLANNER), model, envs.make(config.env, 1))
+    return build_agent(
+        replace(config, planner=PLANNER), model, envs.make(config.env, 1)
+    )
 
 
 @pytest.fixture
@@ -172,24 +212,40 @@ def config(monkeypatch):
 def read_back(path):
     frames = imageio_ffmpeg.read_frames(str(path))
     columns, rows = next(frames)["size"]
-    return [np.frombuffer(frame, np.uint8).reshape(rows, columns, 3) for frame in frames]
+    return [
+        np.frombuffer(frame, np.uint8).reshape(rows, columns, 3) for frame in frames
+    ]
 
 
 @pytest.mark.parametrize("mode", ["open_loop", "plan"])
 def test_record_writes_video_data_and_still(config, tmp_path, mode):
     config = replace(config, record=replace(config.record, mode=mode, gif=True))
     paths = record(config, tmp_path / "new" / "folder")
-    assert [path.name for path in paths] == [f"{mode}-0.{kind}" for kind in ("mp4", "json", "png", "gif")]
+    assert [path.name for path in paths] == [
+        f"{mode}-0.{kind}" for kind in ("mp4", "json", "png", "gif")
+    ]
     assert sorted(paths) == sorted((tmp_path / "new" / "folder").iterdir())
     data = json.loads(paths[1].read_text())
     pictures = read_back(paths[0])
-    assert len(pictures) == len(data["frames"]) == data["context_frames"] + data["imagined_frames"]
+    assert (
+        len(pictures)
+        == len(data["frames"])
+        == data["context_frames"] + data["imagined_frames"]
+    )
     assert pictures[0].shape[0] % 2 == pictures[0].shape[1] % 2 == 0
     assert Image.open(paths[2]).size == pictures[0].shape[1::-1]
     assert Image.open(paths[3]).n_frames == len(pictures)  # type: ignore[attr-defined]
     last = data["frames"][-1]
-    assert last["kind"] == IMAGINED and 0 < last["psnr"] < 40 and last["action_name"] in data["action_names"]
-    assert data["outcome"] == ("success" if mode == "open_loop" else data["outcome"]) != "running"
+    assert (
+        last["kind"] == IMAGINED
+        and 0 < last["psnr"] < 40
+        and last["action_name"] in data["action_names"]
+    )
+    assert (
+        data["outcome"]
+        == ("success" if mode == "open_loop" else data["outcome"])
+        != "running"
+    )
 
 
 def test_same_seed_same_data(config, tmp_path):
@@ -200,7 +256,10 @@ def test_same_seed_same_data(config, tmp_path):
     seeds = {json.loads(text)["task"]["seed"] for text in texts}
     assert len(seeds) == 2
     other = replace(config, tasks=replace(config.tasks, seed=1))
-    assert json.loads(record(other, tmp_path / "c")[1].read_text())["task"]["seed"] not in seeds
+    assert (
+        json.loads(record(other, tmp_path / "c")[1].read_text())["task"]["seed"]
+        not in seeds
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +273,9 @@ def test_same_seed_same_data(config, tmp_path):
 )
 def test_mistakes_are_named(config, tmp_path, setting, message):
     with pytest.raises(UserError, match=message):
-        record(replace(config, record=replace(config.record, **setting)), tmp_path / "out")
+        record(
+            replace(config, record=replace(config.record, **setting)), tmp_path / "out"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -264,7 +325,10 @@ def test_what_ffmpeg_complains_of_is_one_line(tmp_path):
     with pytest.raises(OSError, match=r"ffmpeg could not write into .*gone") as caught:
         film.write_mp4(tmp_path / "gone" / "x.mp4", greys(60, 256), (256, 256), 6)
     assert "\n" not in str(caught.value)
-    full = film._mended(OSError("[out] Error writing trailer: No space left on device"), tmp_path / "x.mp4")
+    full = film._mended(
+        OSError("[out] Error writing trailer: No space left on device"),
+        tmp_path / "x.mp4",
+    )
     assert full.errno == errno.ENOSPC
 
 
@@ -283,13 +347,25 @@ def test_psnr():
     grey = np.full((3, 4, 4), 100, np.uint8)
     assert film.psnr(grey, grey) == BEST_PSNR
     assert film.psnr(grey, grey + 51) == pytest.approx(20 * np.log10(5))
-    assert film.psnr(grey, grey - 51) == film.psnr(grey, grey + 51)  # no wrap-around of bytes
+    assert film.psnr(grey, grey - 51) == film.psnr(
+        grey, grey + 51
+    )  # no wrap-around of bytes
 
 
 def scene(kind, **fields):
     rng = np.random.default_rng(0)
     real, imagined = rng.integers(0, 256, (2, 3, 64, 64)).astype(np.uint8)
-    return Scene(4, kind, real, "left", 0.0, imagined=imagined, predicted=0.1, known_to=2, **fields)
+    return Scene(
+        4,
+        kind,
+        real,
+        "left",
+        0.0,
+        imagined=imagined,
+        predicted=0.1,
+        known_to=2,
+        **fields,
+    )
 
 
 def test_panels_show_the_pixels_within_a_border_that_tells_the_phase():
@@ -299,9 +375,15 @@ def test_panels_show_the_pixels_within_a_border_that_tells_the_phase():
         top, left = painter.layout.panels_top, painter.layout.gap
         assert picture.shape == (*painter.size[::-1], 3)
         assert shown.imagined is not None
-        for frame in (shown.real, shown.imagined, film.heat(shown.real, shown.imagined)):
+        for frame in (
+            shown.real,
+            shown.imagined,
+            film.heat(shown.real, shown.imagined),
+        ):
             panel = picture[top : top + 256, left : left + 256]
-            np.testing.assert_array_equal(panel, frame.transpose(1, 2, 0).repeat(4, 0).repeat(4, 1))
+            np.testing.assert_array_equal(
+                panel, frame.transpose(1, 2, 0).repeat(4, 0).repeat(4, 1)
+            )
             for row, column in (
                 (top - 2, left + 9),
                 (top + 9, left - 2),
@@ -325,8 +407,23 @@ def test_the_error_panel_is_black_where_nothing_is_wrong():
 @pytest.mark.parametrize("scale", [1, 3])
 def test_frames_of_any_shape_make_even_pictures(size, scale):
     frame = np.zeros(size, np.uint8)
-    strip = film.Strip(np.zeros((40, *size), np.uint8), ("a long name",) * 40, (1.0,) * 40)
-    shown = Scene(1, IMAGINED, frame, "left", 0.0, None, frame, -0.001, 1.0, 0, np.zeros((3, 5, 90), np.uint8), strip)
+    strip = film.Strip(
+        np.zeros((40, *size), np.uint8), ("a long name",) * 40, (1.0,) * 40
+    )
+    shown = Scene(
+        1,
+        IMAGINED,
+        frame,
+        "left",
+        0.0,
+        None,
+        frame,
+        -0.001,
+        1.0,
+        0,
+        np.zeros((3, 5, 90), np.uint8),
+        strip,
+    )
     picture = Painter([shown], scale, "title").draw(0)
     assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0
 
@@ -335,20 +432,44 @@ def branching(**changes):
     """A small untrained agent before the choice of a T-maze, and its film."""
     env = envs.make(TMazeConfig(length=5), 1)
     torch.manual_seed(0)
-    fields = {"width": 32, "tiles": (3,), "state": 16, "scan_head": 16, "attention_heads": 2, "head_hidden": 32}
+    fields = {
+        "width": 32,
+        "tiles": (3,),
+        "state": 16,
+        "scan_head": 16,
+        "attention_heads": 2,
+        "head_hidden": 32,
+    }
     model = WorldModel(ModelConfig(**fields), env.frame_shape, 4)
-    agent = Agent(model, CEMConfig(candidates=8, horizon=6, iterations=1, elites=2, keep_elites=2, proposals=2), 0)
-    setting = Config(env=TMazeConfig(length=5), record=RecordConfig(mode="branches", **changes))
+    agent = Agent(
+        model,
+        CEMConfig(
+            candidates=8, horizon=6, iterations=1, elites=2, keep_elites=2, proposals=2
+        ),
+        0,
+    )
+    setting = Config(
+        env=TMazeConfig(length=5), record=RecordConfig(mode="branches", **changes)
+    )
     stage = Stage(env, 2**32, 0)
     return stage, film_episode(setting, agent, stage)
 
 
 def test_branches_start_from_one_moment_and_leave_the_stage_as_it_was():
     stage, director = branching(plans=4)
-    assert director.start is not None and not director.start.guided and len(director.branches) == 4
-    assert stage.step == director.start.step and (stage.now().pixels == director.start.pixels).all()
+    assert (
+        director.start is not None
+        and not director.start.guided
+        and len(director.branches) == 4
+    )
+    assert (
+        stage.step == director.start.step
+        and (stage.now().pixels == director.start.pixels).all()
+    )
     plans = [branch.actions.tolist() for branch in director.branches]
-    assert len({tuple(plan) for plan in plans}) == 4 and all(len(plan) == 6 for plan in plans)
+    assert len({tuple(plan) for plan in plans}) == 4 and all(
+        len(plan) == 6 for plan in plans
+    )
     assert director.branches[0].actions.tolist() == plans[0]
 
 
@@ -374,10 +495,18 @@ def test_plans_that_are_shown_end_as_far_apart_as_can_be():
 def test_branches_are_drawn_step_by_step():
     _, director = branching()
     assert director.start is not None
-    assert director.sketch is not None and len(director.sketch.past) == director.start.step + 1
+    assert (
+        director.sketch is not None
+        and len(director.sketch.past) == director.start.step + 1
+    )
     plain = BranchPainter(director.start, director.branches, 2, "branches")
-    painter = BranchPainter(director.start, director.branches, 2, "branches", director.sketch)
-    assert painter.columns == [*plain.columns, "remembered"] and painter.size[0] > plain.size[0]
+    painter = BranchPainter(
+        director.start, director.branches, 2, "branches", director.sketch
+    )
+    assert (
+        painter.columns == [*plain.columns, "remembered"]
+        and painter.size[0] > plain.size[0]
+    )
     pictures = list(painter.pictures())
     assert len(pictures) == painter.steps + 1
     assert all(p.shape == (painter.size[1], painter.size[0], 3) for p in pictures)

@@ -33,7 +33,11 @@ def start(config, seeds):
 def play(config, name, count, seed=0):
     """Play episodes 0 .. count - 1 in parallel to their ends; return outcomes and returns."""
     env = start(config, np.arange(count))
-    explorer, done, total = env.explorer(name, seed), np.zeros(count, bool), np.zeros(count)
+    explorer, done, total = (
+        env.explorer(name, seed),
+        np.zeros(count, bool),
+        np.zeros(count),
+    )
     while not done.all():
         step = env.step(explorer.act())
         total += step.reward
@@ -63,7 +67,9 @@ def test_distance_field_equals_a_plain_search(shape):
     floor = np.zeros(shape, bool)
     floor[1:-1, 1:-1] = rng.random((shape[0] - 2, shape[1] - 2)) < 0.65
     for row, col in np.argwhere(floor)[::7]:
-        assert np.array_equal(distance_field(floor, (row, col)), searched_distances(floor, (row, col)))
+        assert np.array_equal(
+            distance_field(floor, (row, col)), searched_distances(floor, (row, col))
+        )
 
 
 @pytest.mark.parametrize("loops", [0.0, 0.3])
@@ -98,10 +104,14 @@ def process_vis(clear):
 
 def test_occlusion_equals_minigrids():
     rng = np.random.default_rng(1)
-    views = np.where(rng.random((200, 9)) < 0.4, picture.WALL, picture.FLOOR).astype(np.uint8)
+    views = np.where(rng.random((200, 9)) < 0.4, picture.WALL, picture.FLOOR).astype(
+        np.uint8
+    )
     views[:, 7] = picture.FLOOR
     expected = [process_vis(view.reshape(3, 3) != picture.WALL) for view in views]
-    assert np.array_equal(picture.hide_occluded(views) != picture.UNSEEN, np.stack(expected))
+    assert np.array_equal(
+        picture.hide_occluded(views) != picture.UNSEEN, np.stack(expected)
+    )
 
 
 def test_frame_shows_each_tile_where_it_lies_and_turns_with_the_agent():
@@ -120,7 +130,9 @@ def test_frame_shows_each_tile_where_it_lies_and_turns_with_the_agent():
         env.put_agent(0, *pose)
         env._look()
         frame = env.frames()[0, :, 2:-2, 2:-2]
-        assert np.array_equal(frame[:, row * 20 : row * 20 + 20, col * 20 : col * 20 + 20], tile), pose
+        assert np.array_equal(
+            frame[:, row * 20 : row * 20 + 20, col * 20 : col * 20 + 20], tile
+        ), pose
 
 
 @pytest.mark.parametrize("config", SMALL, ids=by_kind)
@@ -137,7 +149,9 @@ def test_a_seed_alone_decides_an_episode(config):
         others[1] = actions[0][0]
         one, three = alone.step(actions[0]), among.step(others)
         assert [x[0] for x in one] == [x[1] for x in three]
-        assert all(value[0] == among.truth()[key][1] for key, value in alone.truth().items())
+        assert all(
+            value[0] == among.truth()[key][1] for key, value in alone.truth().items()
+        )
 
 
 @pytest.mark.parametrize("config", SMALL, ids=by_kind)
@@ -150,7 +164,9 @@ def test_ended_slots_stay_as_they_are(config):
     assert (step.terminated ^ step.truncated).all()
     again = env.step(np.array([AHEAD, LEFT]))
     assert not again.reward.any()
-    assert np.array_equal(again.terminated, step.terminated) and np.array_equal(again.truncated, step.truncated)
+    assert np.array_equal(again.terminated, step.terminated) and np.array_equal(
+        again.truncated, step.truncated
+    )
     assert np.array_equal(env.frames(), frames)
     assert all(np.array_equal(env.truth()[key], truth[key]) for key in truth)
 
@@ -165,9 +181,13 @@ def test_goal_distance_falls_by_one_along_the_oracle():
         while running.any():
             before = env.truth()["goal_distance"]
             step = env.step(oracle.act())
-            assert np.array_equal(env.truth()["goal_distance"][running], before[running] - 1)
+            assert np.array_equal(
+                env.truth()["goal_distance"][running], before[running] - 1
+            )
             running = ~step.terminated & ~step.truncated
-        assert (env.truth()["outcome"] == SUCCESS).all() and (env.truth()["goal_distance"] == 0).all()
+        assert (env.truth()["outcome"] == SUCCESS).all() and (
+            env.truth()["goal_distance"] == 0
+        ).all()
 
 
 def test_tmaze_shows_its_cue_only_at_the_foot_and_waits_in_the_dark():
@@ -200,8 +220,12 @@ def test_tmaze_arms_pay_by_the_cue():
     env = start(TMazeConfig(length=4), np.arange(12))
     for action in [AHEAD] * 4 + [LEFT] + [AHEAD] * 2:
         step = env.step(np.full(12, action))
-    assert step.terminated.all() and np.array_equal(step.reward, (env.cue == 0).astype(np.float32))
-    assert np.array_equal(env.truth()["outcome"], np.where(env.cue == 0, SUCCESS, WRONG))
+    assert step.terminated.all() and np.array_equal(
+        step.reward, (env.cue == 0).astype(np.float32)
+    )
+    assert np.array_equal(
+        env.truth()["outcome"], np.where(env.cue == 0, SUCCESS, WRONG)
+    )
     assert len(np.unique(env.frames(), axis=0)) == 1  # no frame tells which arm paid
 
 
@@ -229,15 +253,23 @@ def test_return_goes_back_to_the_start_with_a_cue_and_a_budget():
         assert np.array_equal(step.truncated, t >= budget) and not step.terminated.any()
 
 
-@pytest.mark.parametrize("config", [ReturnConfig(tour=30), RecallConfig(n=9, objects=3, tour=30)])
+@pytest.mark.parametrize(
+    "config", [ReturnConfig(tour=30), RecallConfig(n=9, objects=3, tour=30)]
+)
 @pytest.mark.parametrize("walker", ["cells", "random", "still"])
 def test_a_tour_walks_home_without_a_jump(config, walker):
     env = start(config, np.arange(24))
     home, explorer, led = env.home.copy(), env.explorer(walker, 0), 0
     for _ in range(30):
-        before, wanted = (env.row.copy(), env.col.copy(), env.heading.copy()), explorer.act()
+        before, wanted = (
+            (env.row.copy(), env.col.copy(), env.heading.copy()),
+            explorer.act(),
+        )
         env.step(wanted)
-        now, done = (env.row.copy(), env.col.copy(), env.heading.copy()), env.last_action()
+        now, done = (
+            (env.row.copy(), env.col.copy(), env.heading.copy()),
+            env.last_action(),
+        )
         led += int((done != wanted).sum())
         for slot in range(24):
             env.put_agent(slot, *(int(v[slot]) for v in before))
@@ -262,7 +294,10 @@ def test_recall_delay_is_dark_frozen_and_logged_as_stay():
         if 10 <= t < 16:
             assert not env.frames().any() and env.in_context().all()
         if 10 < t < 16:
-            assert all(np.array_equal(a, b) for a, b in zip(pose, (env.row, env.col, env.heading)))
+            assert all(
+                np.array_equal(a, b)
+                for a, b in zip(pose, (env.row, env.col, env.heading))
+            )
     assert not env.in_context().any() and np.array_equal(env.start[:, 0], env.row)
     assert (env.heading != headings).any() and env.disguise.all()
     ends = [env.step(np.full(8, STAY)).truncated for _ in range(9)]
@@ -271,12 +306,19 @@ def test_recall_delay_is_dark_frozen_and_logged_as_stay():
 
 def test_recall_objects_look_alike_unless_asked_otherwise():
     def colours_at_query(coloured):
-        env = start(RecallConfig(n=7, objects=3, tour=1, delay=0, coloured_query=coloured), np.arange(40))
+        env = start(
+            RecallConfig(n=7, objects=3, tour=1, delay=0, coloured_query=coloured),
+            np.arange(40),
+        )
         env.step(np.full(40, STAY))
         return set(np.unique(env._view)) & set(range(picture.GREY, picture.PANEL))
 
     assert colours_at_query(False) == {picture.GREY}
-    assert colours_at_query(True) == {picture.OBJECT, picture.OBJECT + 1, picture.OBJECT + 2}
+    assert colours_at_query(True) == {
+        picture.OBJECT,
+        picture.OBJECT + 1,
+        picture.OBJECT + 2,
+    }
 
 
 def test_recall_ends_at_the_first_object_touched():
@@ -293,7 +335,9 @@ def test_scavenge_pays_again_and_again_with_changing_cues():
         step = env.step(oracle.act())
         paid = step.reward > 0
         total += step.reward
-        assert np.array_equal(env.cue != cue, paid) and np.array_equal(env.truth()["success"], paid)
+        assert np.array_equal(env.cue != cue, paid) and np.array_equal(
+            env.truth()["success"], paid
+        )
         assert not step.terminated.any() and step.truncated.all() == (t == 79)
     assert total.min() >= 2 and (env.truth()["outcome"] == TIMEOUT).all()
 
@@ -304,7 +348,9 @@ def test_evidence_age_counts_from_the_last_sight_of_the_cued_object():
     for _ in range(50):
         seen = (env._view == picture.OBJECT + env.cue[:, None, None]).any((1, 2))
         last = np.where(seen, env.clock, last)
-        assert np.array_equal(env.truth()["evidence_age"], np.where(last < 0, -1, env.clock - last))
+        assert np.array_equal(
+            env.truth()["evidence_age"], np.where(last < 0, -1, env.clock - last)
+        )
         env.step(explorer.act())
     assert (last >= 0).any()
 
@@ -392,7 +438,9 @@ def test_make_and_step_refuse_what_they_cannot_use():
 
 
 def test_every_kind_has_its_configuration():
-    assert {kind: cls().kind for kind, cls in envs.ENV_CONFIGS.items()} == {k: k for k in envs.ENV_CONFIGS}
+    assert {kind: cls().kind for kind, cls in envs.ENV_CONFIGS.items()} == {
+        k: k for k in envs.ENV_CONFIGS
+    }
 
 
 def test_top_view_draws_the_whole_map():
@@ -402,7 +450,9 @@ def test_top_view_draws_the_whole_map():
     assert view.shape == (3, 180, 180) and view.dtype == np.uint8
     row, col = env.objects[0, 0]
     ball = picture.ATLAS[picture.OBJECT].transpose(2, 0, 1)
-    assert np.array_equal(view[:, row * 20 : row * 20 + 20, col * 20 : col * 20 + 20], ball)
+    assert np.array_equal(
+        view[:, row * 20 : row * 20 + 20, col * 20 : col * 20 + 20], ball
+    )
 
 
 # Bounds: reference scores of the explorers, plus or minus 3 standard errors of 640 episodes (n = 11: 1.000,

@@ -11,7 +11,9 @@ from torchrl.envs.utils import check_env_specs
 
 IMAGE = PointMazeConfig(offset=20)
 ROOMS = PointMazeConfig(rows=2, cols=3, size=100, random=True, offset=30)
-SPOTS = PointMazeConfig(rows=2, cols=2, size=96, random=True, goal="spot", view="around", tour=200)
+SPOTS = PointMazeConfig(
+    rows=2, cols=2, size=96, random=True, goal="spot", view="around", tour=200
+)
 
 
 def start(config, count):
@@ -44,7 +46,9 @@ def test_the_oracle_arrives_in_about_as_many_steps_as_the_distance_says(config):
     while fresh.in_context().any():
         fresh.step(explorer.act())
     away = fresh.truth()["goal_distance"]
-    assert (env.clock - env.context <= 1.5 * away + 4).all() and (env.clock - env.context >= away - 6).all()
+    assert (env.clock - env.context <= 1.5 * away + 4).all() and (
+        env.clock - env.context >= away - 6
+    ).all()
 
 
 @pytest.mark.parametrize("config", [IMAGE, ROOMS], ids=["two", "six"])
@@ -54,17 +58,25 @@ def test_walls_are_never_entered_and_moves_are_as_long_as_the_action_says(config
         before, action = env.position.copy(), rng.uniform(-1.5, 1.5, size=(100, 2))
         env.step(action)
         assert (
-            not ((env.position[:, None] > env.walls[..., :2]) & (env.position[:, None] < env.walls[..., 2:]))
+            not (
+                (env.position[:, None] > env.walls[..., :2])
+                & (env.position[:, None] < env.walls[..., 2:])
+            )
             .all(-1)
             .any()
         )
         moved, running = env.position - before, env.outcome == 0
-        least, most = np.minimum(0, action.clip(-1, 1) * 2), np.maximum(0, action.clip(-1, 1) * 2)
+        least, most = (
+            np.minimum(0, action.clip(-1, 1) * 2),
+            np.maximum(0, action.clip(-1, 1) * 2),
+        )
         assert ((moved >= least - 1e-5) & (moved <= most + 1e-5))[running].all()
         free = running & (np.abs(before - config.size / 2).max(1) < 3 * WALL)
         inner = np.abs(before[:, 0] - env.lines[0][:, 0]) > WALL / 2 + RADIUS + 2
         if config is IMAGE:
-            assert moved[free & inner] == pytest.approx((action.clip(-1, 1) * 2)[free & inner], abs=1e-5)
+            assert moved[free & inner] == pytest.approx(
+                (action.clip(-1, 1) * 2)[free & inner], abs=1e-5
+            )
 
 
 def test_a_straight_line_through_the_wall_is_stopped_and_one_through_the_door_is_not():
@@ -95,7 +107,10 @@ def test_goals_by_image_are_reached_within_twice_the_offset_or_time_is_out():
 
 
 def test_longer_offsets_lie_farther_away_and_floors_are_low():
-    away = [start(PointMazeConfig(offset=offset), 300).truth()["goal_distance"].mean() for offset in (25, 50, 100)]
+    away = [
+        start(PointMazeConfig(offset=offset), 300).truth()["goal_distance"].mean()
+        for offset in (25, 50, 100)
+    ]
     assert away[0] < away[1] < away[2]
     assert success(PointMazeConfig(offset=25), "still", 300) < 0.12
     assert success(PointMazeConfig(offset=50), "random", 300) < 0.35
@@ -113,7 +128,11 @@ def test_around_the_agent_spots_are_out_of_sight_when_their_colour_is_asked_for(
     inside = frames[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
     shown = (inside == COLOURS[1 + env.cue][:, :, None, None]).all(1).any((1, 2))
     truth = env.truth()
-    assert not shown.any() and (truth["evidence_age"] > 0).all() and (truth["goal_distance"] > 5).all()
+    assert (
+        not shown.any()
+        and (truth["evidence_age"] > 0).all()
+        and (truth["goal_distance"] > 5).all()
+    )
 
 
 def test_without_memory_spots_are_found_in_time_in_less_than_half_of_the_tasks():
@@ -126,7 +145,9 @@ def test_the_seed_alone_decides_an_episode_in_any_slot_and_batch():
         one.reset(np.array([0]), np.array([2]))
         walks = many.explorer("walk", 5), one.explorer("walk", 5)
         for _ in range(30):
-            assert (many.frames()[2] == one.frames()[0]).all() and many.position[2] == pytest.approx(one.position[0])
+            assert (many.frames()[2] == one.frames()[0]).all() and many.position[
+                2
+            ] == pytest.approx(one.position[0])
             many.step(walks[0].act())
             one.step(walks[1].act())
 
@@ -172,5 +193,8 @@ def test_it_is_a_torchrl_environment(config):
 def test_the_picture_for_people_shows_agent_and_goal():
     env = start(SPOTS, 1)
     picture = env.top_view(0)
-    assert picture.dtype == np.uint8 and (COLOURS[0] == picture.reshape(3, -1).T).all(1).any()
+    assert (
+        picture.dtype == np.uint8
+        and (COLOURS[0] == picture.reshape(3, -1).T).all(1).any()
+    )
     assert env.position.min() > BORDER

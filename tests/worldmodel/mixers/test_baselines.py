@@ -8,7 +8,17 @@ from lssvwm.agent.config.settings import compose
 from lssvwm.worldmodel import WorldModel
 from lssvwm.worldmodel.mixers.baselines import Attention
 
-BASELINES = ("mamba2", "mamba2_local", "tile1", "untiled", "paper", "window", "attention", "attention_odometer", "gru")
+BASELINES = (
+    "mamba2",
+    "mamba2_local",
+    "tile1",
+    "untiled",
+    "paper",
+    "window",
+    "attention",
+    "attention_odometer",
+    "gru",
+)
 
 
 def build(name: str) -> WorldModel:
@@ -17,7 +27,9 @@ def build(name: str) -> WorldModel:
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_parameters_within_five_percent_of_ours(name):
-    ours, theirs = (sum(p.numel() for p in build(n).parameters()) for n in ("small", name))
+    ours, theirs = (
+        sum(p.numel() for p in build(n).parameters()) for n in ("small", name)
+    )
     assert abs(theirs / ours - 1) < 0.05
 
 
@@ -27,13 +39,22 @@ def test_there_is_no_other_preset_of_a_model():
 
 def test_attention_costs_what_is_in_memory_and_forgets_what_is_out_of_reach():
     torch.manual_seed(0)
-    model = WorldModel(compose(["model=window", "model.window=4", "model.tiles=[1]"]).model, (3, 64, 64), 3).eval()
+    model = WorldModel(
+        compose(["model=window", "model.window=4", "model.tiles=[1]"]).model,
+        (3, 64, 64),
+        3,
+    ).eval()
     make = torch.Generator().manual_seed(1)
     frames = torch.randint(0, 256, (1, 9, 3, 64, 64), dtype=torch.uint8, generator=make)
-    action, first = torch.zeros(1, 9, dtype=torch.int64), torch.zeros(1, 9, dtype=torch.bool)
+    action, first = (
+        torch.zeros(1, 9, dtype=torch.int64),
+        torch.zeros(1, 9, dtype=torch.bool),
+    )
     other = frames.clone()
     other[:, :3] = 255 - other[:, :3]
-    (a, out_a), (b, out_b) = (model.observe(model.initial(1), x, action, first) for x in (frames, other))
+    (a, out_a), (b, out_b) = (
+        model.observe(model.initial(1), x, action, first) for x in (frames, other)
+    )
     assert torch.allclose(out_a.policy[:, 6:], out_b.policy[:, 6:], atol=1e-6)
     assert not torch.allclose(out_a.policy[:, 5], out_b.policy[:, 5], atol=1e-6)
     assert a.diff(b).max() < 1e-6
@@ -43,24 +64,66 @@ def test_attention_costs_what_is_in_memory_and_forgets_what_is_out_of_reach():
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_command_takes_a_baseline(name, tmp_path):
     run = str(tmp_path / "run")
-    assert cli.main(["train", "experiment=smoke", f"model={name}", "train.steps=3", f"output={run}"]) == 0
-    assert cli.main(["evaluate", f"checkpoint={run}", "tasks.count=4", f"output={tmp_path / 'evaluation'}"]) == 0
-    assert cli.main(["record", f"checkpoint={run}", "record.episodes=1", f"output={tmp_path / 'video'}"]) == 0
+    assert (
+        cli.main(
+            [
+                "train",
+                "experiment=smoke",
+                f"model={name}",
+                "train.steps=3",
+                f"output={run}",
+            ]
+        )
+        == 0
+    )
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                f"checkpoint={run}",
+                "tasks.count=4",
+                f"output={tmp_path / 'evaluation'}",
+            ]
+        )
+        == 0
+    )
+    assert (
+        cli.main(
+            [
+                "record",
+                f"checkpoint={run}",
+                "record.episodes=1",
+                f"output={tmp_path / 'video'}",
+            ]
+        )
+        == 0
+    )
 
 
 def test_a_model_of_no_known_kind_is_named(capsys):
     assert cli.main(["train", "model.kind=transformer"]) == 2
-    assert "model.kind=transformer is not known; there are lssvwm, attention, attention_" in capsys.readouterr().err
+    assert (
+        "model.kind=transformer is not known; there are lssvwm, attention, attention_"
+        in capsys.readouterr().err
+    )
 
 
 def test_attention_with_an_odometer_looks_for_the_place_first():
     torch.manual_seed(0)
     model = build("attention_odometer")
     mixer = model.layers[0].scan
-    assert isinstance(mixer, Attention) and len(model.odometers) == 3 and build("attention").odometers == []
+    assert (
+        isinstance(mixer, Attention)
+        and len(model.odometers) == 3
+        and build("attention").odometers == []
+    )
     u, here = torch.randn(1, 1, 1, 9, 64), torch.zeros(1, 1, 1, 3)
-    ahead = here + torch.tensor([0.0, 2.0, 0.0])  # by two tokens: its last row lies where the first row is now
-    (q, *_), (_, k, _) = (mixer.split(u, mixer.phases(pose)[:, :, None]) for pose in (here, ahead))
+    ahead = here + torch.tensor(
+        [0.0, 2.0, 0.0]
+    )  # by two tokens: its last row lies where the first row is now
+    (q, *_), (_, k, _) = (
+        mixer.split(u, mixer.phases(pose)[:, :, None]) for pose in (here, ahead)
+    )
     q, k = (mixer._turn(x[0, 0, :, 0], torch.tensor(9)) for x in (q, k))  # [h, S, d]
     share = torch.softmax(q @ k.transpose(-1, -2) / mixer.size**0.5, -1)[:, :3]
     assert share[:, range(3), range(6, 9)].min() > 0.9

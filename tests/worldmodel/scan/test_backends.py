@@ -31,38 +31,66 @@ def kernels(monkeypatch):
         return
     autotuner = pytest.importorskip("triton.runtime.autotuner")
     monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=1))
-    monkeypatch.setattr(autotuner.Autotuner, "prune_configs", lambda self, kwargs: self.configs[:1])
-    monkeypatch.setattr(autotuner.Autotuner, "_bench", lambda self, *args, **kwargs: [0.0, 0.0, 0.0])
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda device: SimpleNamespace(multi_processor_count=1),
+    )
+    monkeypatch.setattr(
+        autotuner.Autotuner, "prune_configs", lambda self, kwargs: self.configs[:1]
+    )
+    monkeypatch.setattr(
+        autotuner.Autotuner, "_bench", lambda self, *args, **kwargs: [0.0, 0.0, 0.0]
+    )
 
 
 def case(seed=0, b=2, length=70, h=2, p=16, n=32):
     make = torch.Generator().manual_seed(seed)
-    X, B, C = (torch.randn(b, length, *shape, generator=make) for shape in ((h, p), (n,), (n,)))
-    dt = torch.rand(b, length, h, generator=make) * (torch.rand(b, length, 1, generator=make) < 0.6)
+    X, B, C = (
+        torch.randn(b, length, *shape, generator=make) for shape in ((h, p), (n,), (n,))
+    )
+    dt = torch.rand(b, length, h, generator=make) * (
+        torch.rand(b, length, 1, generator=make) < 0.6
+    )
     reset = torch.rand(b, length, generator=make) < 0.04
     reset[0, 0] = True  # one that begins anew and one that goes on
     reset[1, 0] = False
-    return [X, dt, -torch.rand(h, generator=make), B, C, torch.randn(b, h, p, n, generator=make)], reset
+    return [
+        X,
+        dt,
+        -torch.rand(h, generator=make),
+        B,
+        C,
+        torch.randn(b, h, p, n, generator=make),
+    ], reset
 
 
 def peeking(reset, frame=5, n=32, seed=1):
     """Resets at the first tokens of frames only, and queries that read before their frame."""
     b, length = reset.shape
     reset = reset & (torch.arange(length) % frame == 0)
-    return reset, torch.randn(b, length // frame, frame, n, generator=torch.Generator().manual_seed(seed))
+    return reset, torch.randn(
+        b, length // frame, frame, n, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def results(scan, inputs, reset, peek):
     """Outputs, final state and the gradients of all inputs, on CPU."""
     inputs = [v.detach().clone().requires_grad_() for v in (*inputs, peek)]
     Y, S, peeked = scan(*inputs[:-1], reset, inputs[-1])
-    weight = torch.linspace(-1, 1, Y.numel(), dtype=Y.dtype, device=Y.device).view(Y.shape)
-    grads = torch.autograd.grad((Y * weight + peeked * weight).sum() + (S * S).sum(), inputs)
+    weight = torch.linspace(-1, 1, Y.numel(), dtype=Y.dtype, device=Y.device).view(
+        Y.shape
+    )
+    grads = torch.autograd.grad(
+        (Y * weight + peeked * weight).sum() + (S * S).sum(), inputs
+    )
     return [v.detach().cpu() for v in (Y, S, peeked, *grads)]
 
 
-@pytest.mark.parametrize("name", ["chunked", *(pytest.param(n, marks=pytest.mark.slow) for n in backends.FUSED)])
+@pytest.mark.parametrize(
+    "name",
+    ["chunked", *(pytest.param(n, marks=pytest.mark.slow) for n in backends.FUSED)],
+)
 @pytest.mark.parametrize("resets", [True, False])
 def test_backend_equals_the_recurrence(name, resets, request):
     if name in backends.FUSED:
@@ -72,10 +100,21 @@ def test_backend_equals_the_recurrence(name, resets, request):
             pytest.skip(f"{name}: {reason}")
     inputs, reset = case()
     reset, peek = peeking(reset)
-    true = results(ssm.reference, [v.double() for v in inputs], reset if resets else None, peek.double())
-    there = [v.to(DEVICE) for v in inputs], reset.to(DEVICE) if resets else None, peek.to(DEVICE)
+    true = results(
+        ssm.reference,
+        [v.double() for v in inputs],
+        reset if resets else None,
+        peek.double(),
+    )
+    there = (
+        [v.to(DEVICE) for v in inputs],
+        reset.to(DEVICE) if resets else None,
+        peek.to(DEVICE),
+    )
     mine = results(backends.pick(name, DEVICE)[1], *there)
-    for what, a, b in zip(("Y", "S", "peeked", "dX", "ddt", "dA", "dB", "dC", "dS", "dpeek"), true, mine):
+    for what, a, b in zip(
+        ("Y", "S", "peeked", "dX", "ddt", "dA", "dB", "dC", "dS", "dpeek"), true, mine
+    ):
         assert (a - b).abs().max() <= 1e-4 * a.abs().max(), what
 
 
@@ -84,21 +123,32 @@ def adapter(monkeypatch):
     """The adapters of fused kernels, the kernels replaced by the recurrence, so that they work everywhere."""
     fake = {name: ModuleType(name) for name in ("fla", "fla.ops", "fla.ops.simple_gla")}
     path = "mamba_ssm.ops.triton.ssd_combined"
-    fake |= {name: ModuleType(name) for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", path)}
+    fake |= {
+        name: ModuleType(name)
+        for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", path)
+    }
     calls = []
 
     def simple_gla(q, k, v, g, scale, initial_state, output_final_state, cu_seqlens):
         Y, final = torch.zeros_like(v), []
         for S, begin, end in zip(initial_state, cu_seqlens[:-1], cu_seqlens[1:]):
             for t in range(begin, end):
-                S = S * g[0, t].exp()[:, None, None] + k[0, t, :, :, None] * v[0, t, :, None, :]
+                S = (
+                    S * g[0, t].exp()[:, None, None]
+                    + k[0, t, :, :, None] * v[0, t, :, None, :]
+                )
                 Y[0, t] = torch.einsum("hk,hkv->hv", q[0, t], S)
             final.append(S)
         return Y, torch.stack(final)
 
     def combined(x, dt, A, B, C, chunk, initial_states, seq_idx, return_final_states):
         calls.append(len(x))
-        reset = None if seq_idx is None else torch.diff(seq_idx, dim=1, prepend=torch.zeros_like(seq_idx[:, :1])) > 0
+        reset = (
+            None
+            if seq_idx is None
+            else torch.diff(seq_idx, dim=1, prepend=torch.zeros_like(seq_idx[:, :1]))
+            > 0
+        )
         return ssm.reference(x, dt, A, B[:, :, 0], C[:, :, 0], initial_states, reset)
 
     fake["fla.ops.simple_gla"].chunk_simple_gla = simple_gla
@@ -118,10 +168,16 @@ def adapter(monkeypatch):
 def test_adapters_pass_on_states_and_resets(name, resets, adapter):
     inputs, reset = case(b=3, length=30)
     reset = reset if resets else None
-    true, mine = ssm.reference(*inputs, reset), backends.pick(name, "cpu")[1](*inputs, reset)
+    true, mine = (
+        ssm.reference(*inputs, reset),
+        backends.pick(name, "cpu")[1](*inputs, reset),
+    )
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(true, mine))
     begins, peek = peeking(case(b=3, length=30)[1])
-    both = [scan(*inputs, begins if resets else None, peek) for scan in (ssm.reference, backends.pick(name, "cpu")[1])]
+    both = [
+        scan(*inputs, begins if resets else None, peek)
+        for scan in (ssm.reference, backends.pick(name, "cpu")[1])
+    ]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*both))
 
 
@@ -148,13 +204,19 @@ def test_self_check_measures_an_error():
 
 
 def test_an_unknown_backend_is_named():
-    with pytest.raises(ValueError, match=r"backend=mamba is not known; there are auto, reference, chunked"):
+    with pytest.raises(
+        ValueError,
+        match=r"backend=mamba is not known; there are auto, reference, chunked",
+    ):
         backends.pick("mamba", "cpu")
 
 
 def test_a_backend_asked_for_is_never_replaced(monkeypatch):
     monkeypatch.setitem(backends.FUSED, "broken", "lssvwm.worldmodel.no_such_file")
-    with pytest.raises(backends.Unavailable, match=r"backend=broken cannot be used: ModuleNotFoundError"):
+    with pytest.raises(
+        backends.Unavailable,
+        match=r"backend=broken cannot be used: ModuleNotFoundError",
+    ):
         backends.pick("broken", "cpu")
 
 
@@ -168,9 +230,15 @@ def test_fused_kernels_say_why_they_cannot_run(name):
 
 
 def test_a_model_scans_by_the_backend_it_is_told():
-    model = WorldModel(ModelConfig(patch=4, width=16, tiles=(1,), state=8, scan_head=8), (3, 8, 8), 3).eval()
+    model = WorldModel(
+        ModelConfig(patch=4, width=16, tiles=(1,), state=8, scan_head=8), (3, 8, 8), 3
+    ).eval()
     frames = torch.randint(0, 255, (1, 5, 3, 8, 8), dtype=torch.uint8)
-    args = frames, torch.zeros(1, 5, dtype=torch.long), torch.zeros(1, 5, dtype=torch.bool)
+    args = (
+        frames,
+        torch.zeros(1, 5, dtype=torch.long),
+        torch.zeros(1, 5, dtype=torch.bool),
+    )
     before, _ = model.observe(model.initial(1), *args)
     assert model.use("reference").layers[0].scan.scan is ssm.reference
     after, _ = model.observe(model.initial(1), *args)
@@ -180,20 +248,36 @@ def test_a_model_scans_by_the_backend_it_is_told():
 def test_doctor_says_what_works_what_not_and_what_is_in_use(capsys):
     assert cli.main(["doctor", "device=cpu"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"torch +\d", said) and re.search(r"chunked +works, relative error \d", said)
+    assert re.search(r"torch +\d", said) and re.search(
+        r"chunked +works, relative error \d", said
+    )
     if not INTERPRETED:
         assert re.search(r"mamba_ssm +cannot be used: ", said)
     assert re.search(r"in use\n +device +cpu\n +backend +chunked", said)
 
 
 def test_doctor_shows_a_backend_with_wrong_numbers(monkeypatch):
-    monkeypatch.setattr(ssm, "chunked", lambda *a, **k: tuple(1.01 * v for v in ssm.reference(*a, **k)))
+    monkeypatch.setattr(
+        ssm, "chunked", lambda *a, **k: tuple(1.01 * v for v in ssm.reference(*a, **k))
+    )
     assert "TOO LARGE" in dict(doctor._backends(torch.device("cpu")))["chunked"]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels run on a CPU")
-@pytest.mark.parametrize("command", [["doctor"], ["train", "experiment=smoke"], ["evaluate", "checkpoint=tmaze"]])
+@pytest.mark.parametrize(
+    "command",
+    [["doctor"], ["train", "experiment=smoke"], ["evaluate", "checkpoint=tmaze"]],
+)
 def test_a_backend_that_cannot_run_is_one_line(command, tmp_path, capsys):
-    assert cli.main([*command, "device=cpu", "backend=mamba_ssm", f"output={tmp_path / 'out'}"]) == 2
+    assert (
+        cli.main(
+            [*command, "device=cpu", "backend=mamba_ssm", f"output={tmp_path / 'out'}"]
+        )
+        == 2
+    )
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "backend=mamba_ssm cannot be used: " in said and "lssvwm doctor" in said
+    assert (
+        said.count("\n") == 1
+        and "backend=mamba_ssm cannot be used: " in said
+        and "lssvwm doctor" in said
+    )

@@ -75,7 +75,7 @@ class CountingEnv(BatchedEnv):
     """
 
     actions: Discrete
-    explorers = ("random", "still")
+    explorers = ("random", "noop")
 
     def __init__(self, config: CountingConfig, batch: int):
         for name, value, least in (
@@ -143,7 +143,7 @@ class CountingEnv(BatchedEnv):
         }
 
     def explorer(self, name: str, seed: int) -> Explorer:
-        """Return "random" (uniform actions) or "still" (always action 0)."""
+        """Return "random" (uniform actions) or "noop" (always action 0)."""
         if name not in self.explorers:
             raise ValueError(
                 f"counting has no explorer {name!r}; it has {', '.join(self.explorers)}"

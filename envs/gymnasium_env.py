@@ -64,7 +64,7 @@ class GymEnv(BatchedEnv):
     combination of several choices is one discrete action, of at most `COMBINATIONS`.
     """
 
-    explorers = ("random", "still")
+    explorers = ("random", "noop")
 
     def __init__(self, config: GymConfig, batch: int):
         self.config = config
@@ -171,7 +171,7 @@ class GymEnv(BatchedEnv):
         }
 
     def explorer(self, name: str, seed: int) -> Explorer:
-        """Return "random" (uniform actions) or "still" (action 0, or the one nearest to zero)."""
+        """Return "random" (uniform actions) or "noop" (action 0, or the one nearest to zero)."""
         if name not in self.explorers:
             raise ValueError(
                 f"{self.name} has no explorer {name!r}; it has {', '.join(self.explorers)}"

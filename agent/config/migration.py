@@ -33,6 +33,8 @@ REMOVED: dict[str, str] = {
 
 RENAMED_VALUES: dict[str, dict[str, str]] = {
     # format 2 name of a list or of a mapping: {old entry or key: new one}
+    "tasks.arms": {"still": "noop"},
+    "train.collect.mix": {"still": "noop"},
 }
 """Entries of lists and keys of mappings that have another name in format 2."""
 

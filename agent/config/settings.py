@@ -165,7 +165,7 @@ class TasksConfig:
         "window",
         "prior",
         "random",
-        "still",
+        "noop",
         "seek",
         "wall",
         "oracle",

@@ -7,7 +7,7 @@ A task: a scripted guide walks the context phase while the agent only observes; 
     window     only the last `tasks.window` frames were observed when planning starts
     short      never more than the last `tasks.window` frames are remembered, while planning either
     prior      the policy head acts on the retained memory, without planning
-    any scripted explorer of the environment: random, still, wall, seek ... oracle
+    any scripted explorer of the environment: random, noop, wall, seek ... oracle
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from torch import Tensor
 MEMORY_ARMS = ("retained", "erased", "swapped", "window", "short", "prior")
 FLOORS = (
     "random",
-    "still",
+    "noop",
     "seek",
     "wall",
     "forage",

@@ -21,7 +21,7 @@ class Recipe:
     `goal`: the shortest path to the goal. `tour`: all objects, nearest next, then cells. `shuffle`: the same
     in random order. `cells`: shortest paths to random cells. `seek`: objects (or arms) in random order, with
     a map but no memory of colours. `look`: to where the cue can be seen, then to the goal. `forage`: along the
-    wall until the cued object is in view, then to it. `momentum`, `wall`, `random`, `still`: without a map.
+    wall until the cued object is in view, then to it. `momentum`, `wall`, `random`, `noop`: without a map.
     """
 
     context: str
@@ -44,7 +44,7 @@ RECIPES = {
     "wall": Recipe("wall", "wall", 0.05, 0.05),  # the noise frees it from islands
     "forage": Recipe("wall", "forage", 0.05, 0.05),
     "random": Recipe("random", "random"),
-    "still": Recipe("still", "still"),
+    "noop": Recipe("noop", "noop"),
 }
 CHUNK = 128  # random numbers drawn ahead per slot, in steps
 
@@ -107,7 +107,7 @@ class MazeExplorer(Explorer):
 
     def _mode(self, mode: str, where: np.ndarray, draws: np.ndarray) -> np.ndarray:
         match mode:
-            case "still":
+            case "noop":
                 return np.full(self.env.batch, STAY)
             case "random":
                 return (draws[:, 1] * 3).astype(np.int64)  # left, right, forward

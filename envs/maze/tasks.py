@@ -61,7 +61,7 @@ class TMazeEnv(GridMaze):
         "momentum",
         "wall",
         "random",
-        "still",
+        "noop",
     )
     first_evidence = picture.PANEL
 
@@ -247,7 +247,7 @@ class ObjectMaze(GridMaze):
         "momentum",
         "wall",
         "random",
-        "still",
+        "noop",
     )
     spacing = 1  # start and objects lie on any floor (1), or only on the cells at odd coordinates (2)
 

@@ -130,7 +130,7 @@ class MiniGridEnv(BatchedEnv):
             raise ValueError(
                 f"budget is for Memory ids only; give {self.config.id} max_steps instead"
             )
-        self.explorers = ("random", "still", "momentum")
+        self.explorers = ("random", "noop", "momentum")
         if places.fork is not None:
             self.explorers += ("guide", "oracle", "seek", "cells", "stumble")
         elif places.goal is not None and self.field(0, places.goal) is not None:

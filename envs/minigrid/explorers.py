@@ -22,7 +22,7 @@ TURN = 0.1
 class MiniGridExplorer(Explorer):
     """Walks to what `name` says, episode by episode.
 
-    "random": uniform actions. "still": turns left on the spot, for MiniGrid has no action that does nothing.
+    "random": uniform actions. "noop": turns left on the spot, for MiniGrid has no action that does nothing.
     "guide" (Memory): goes to look at the cue, walks to the fork and turns on the spot there.
     "oracle": the same, then the right side; elsewhere straight to the goal. "seek": the same, then a side
     drawn by lot. "cells": as "seek", but strolling up and down the hallway before it comes to the fork, to the
@@ -49,7 +49,7 @@ class MiniGridExplorer(Explorer):
         if self.name == "random":
             return random
         action = np.zeros(self.env.batch, np.int64)
-        if self.name == "still":
+        if self.name == "noop":
             return action
         context = self.env.in_context()
         for slot in np.flatnonzero(

@@ -73,7 +73,7 @@ class PointMaze(BatchedEnv):
 
     actions = Box((-1.0, -1.0), (1.0, 1.0))
     frame_shape = (3, SIDE, SIDE)
-    explorers = ("oracle", "guide", "walk", "seek", "momentum", "random", "still")
+    explorers = ("oracle", "guide", "walk", "seek", "momentum", "random", "noop")
 
     def __init__(self, config: PointMazeConfig, batch: int):
         c = config
@@ -520,7 +520,7 @@ class PointExplorer(Explorer):
 
     `oracle`: round all spots, then to the goal. `guide`: round all spots, then anywhere. `walk`: from one random place
     to another, with noise. `seek`: so too, and after the context to the spots in random order. `momentum`: straight on,
-    turning now and then. `random`, `still`. A walk depends on its seed and the episode's only.
+    turning now and then. `random`, `noop`. A walk depends on its seed and the episode's only.
     """
 
     def __init__(self, env: PointMaze, name: str, seed: int):
@@ -548,7 +548,7 @@ class PointExplorer(Explorer):
             self._plan(slot, asked=True)
         noise = np.stack([rng.normal(size=2) for rng in self.rngs])
         match self.name:
-            case "still":
+            case "noop":
                 return np.zeros((env.batch, 2), np.float32)
             case "random":
                 return noise.clip(-1, 1).astype(np.float32)

@@ -112,7 +112,7 @@ def test_the_seed_alone_decides_the_episode(config):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
 def test_configs_fit_hydra_and_unknown_explorers_are_named(config):
     assert OmegaConf.to_object(OmegaConf.structured(config)) == config
-    with pytest.raises(ValueError, match=r"no explorer 'rando'; it has random, still"):
+    with pytest.raises(ValueError, match=r"no explorer 'rando'; it has random, noop"):
         config.build(1).explorer("rando", 0)
 
 
@@ -319,7 +319,7 @@ def test_goal_oracle_reaches_the_goal_by_a_shortest_path():
 
 def test_minigrid_offers_no_oracle_where_doors_are_in_the_way():
     env = start(MiniGridConfig(id="MiniGrid-DoorKey-5x5-v0", actions=7).build(1))
-    assert env.explorers == ("random", "still", "momentum")
+    assert env.explorers == ("random", "noop", "momentum")
     assert env.truth()["goal_distance"] == -1
 
 
@@ -364,7 +364,7 @@ def test_minigrid_mistakes_are_named(config, message):
 @pytest.mark.slow
 def test_minigrid_speed():
     env = start(MiniGridConfig(size=17, max_steps=10_000).build(16))
-    random = env.explorer("still", 0)
+    random = env.explorer("noop", 0)
     began = time.perf_counter()
     for _ in range(200):
         env.step(random.act())

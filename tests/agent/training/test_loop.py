@@ -402,7 +402,7 @@ def collecting(setting: Config, **changes) -> Config:
 def test_variants_of_an_environment_share_the_frames(tmp_path):
     replay = Replay(tmp_path)
     setting = collecting(
-        config(TMazeConfig()), mix={"still": 1.0}, vary={"steps": (4, 9)}
+        config(TMazeConfig()), mix={"noop": 1.0}, vary={"steps": (4, 9)}
     )
     gather(setting, replay, 400, seed=0)
     lengths = [
@@ -498,9 +498,9 @@ def test_arms_are_paired_and_scripted_ends_are_right():
     results = measure(
         setting,
         WorldModel(TINY, env.frame_shape, 4).eval(),
-        ("retained", "still", "seek", "oracle"),
+        ("retained", "noop", "seek", "oracle"),
     )
-    assert results["oracle"].success.all() and not results["still"].success.any()
+    assert results["oracle"].success.all() and not results["noop"].success.any()
     assert 0.2 < results["seek"].success.mean() < 0.8
     for key in ("goal_distance", "evidence_age", "goal"):
         assert (
@@ -547,15 +547,15 @@ def test_an_evaluation_that_is_stopped_keeps_the_arms_it_finished(
         return played(config, arm, *rest)
 
     monkeypatch.setattr(evaluation, "play", stopped)
-    tasks = dataclasses.replace(setting.tasks, arms=("random", "still", "oracle"))
-    with pytest.raises(KeyboardInterrupt, match="random, still saved in"):
+    tasks = dataclasses.replace(setting.tasks, arms=("random", "noop", "oracle"))
+    with pytest.raises(KeyboardInterrupt, match="random, noop saved in"):
         evaluation.evaluate(
             dataclasses.replace(setting, checkpoint=str(folder), tasks=tasks),
             tmp_path / "out",
         )
     assert list(
         json.loads((tmp_path / "out" / "evaluation.json").read_text())["arms"]
-    ) == ["random", "still"]
+    ) == ["random", "noop"]
 
 
 def test_held_out_seeds_are_never_training_seeds():

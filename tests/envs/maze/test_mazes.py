@@ -256,7 +256,7 @@ def test_return_goes_back_to_the_start_with_a_cue_and_a_budget():
 @pytest.mark.parametrize(
     "config", [ReturnConfig(tour=30), RecallConfig(n=9, objects=3, tour=30)]
 )
-@pytest.mark.parametrize("walker", ["cells", "random", "still"])
+@pytest.mark.parametrize("walker", ["cells", "random", "noop"])
 def test_a_tour_walks_home_without_a_jump(config, walker):
     env = start(config, np.arange(24))
     home, explorer, led = env.home.copy(), env.explorer(walker, 0), 0
@@ -278,7 +278,7 @@ def test_a_tour_walks_home_without_a_jump(config, walker):
         for slot in range(24):
             env.put_agent(slot, *(int(v[slot]) for v in now))
     assert np.array_equal(np.stack(now, -1), home)
-    assert walker == "still" or led > 24
+    assert walker == "noop" or led > 24
 
 
 def test_recall_delay_is_dark_frozen_and_logged_as_stay():
@@ -366,12 +366,12 @@ def test_guides_show_all_there_is_to_remember():
 
 def test_mixture_keeps_one_explorer_per_episode():
     env = start(ScavengeConfig(n=7, objects=2, steps=30), np.arange(64))
-    mixture = Mixture(env, {"still": 1.0, "momentum": 1.0}, seed=0)
+    mixture = Mixture(env, {"noop": 1.0, "momentum": 1.0}, seed=0)
     acted = np.stack([mixture.act() for _ in range(10)])
-    still = (acted == STAY).all(0)
-    assert 16 < still.sum() < 48 and not (acted[:, ~still] == STAY).any()
+    noop = (acted == STAY).all(0)
+    assert 16 < noop.sum() < 48 and not (acted[:, ~noop] == STAY).any()
     with pytest.raises(ValueError, match="weights"):
-        Mixture(env, {"still": 0.0}, seed=0)
+        Mixture(env, {"noop": 0.0}, seed=0)
 
 
 @pytest.mark.parametrize("config", SMALL, ids=by_kind)

@@ -99,7 +99,7 @@ def test_the_frame_shows_the_agent_where_it_is_and_the_goal_image_shows_it_at_th
 
 
 def test_goals_by_image_are_reached_within_twice_the_offset_or_time_is_out():
-    env, _ = play(IMAGE, "still", 300)
+    env, _ = play(IMAGE, "noop", 300)
     near = np.hypot(*(env.start - env.goal).T) < NEAR
     assert ((env.outcome == SUCCESS) == near).all()
     assert (env.clock[~near] == 40).all() and (env.outcome[~near] == TIMEOUT).all()
@@ -112,7 +112,7 @@ def test_longer_offsets_lie_farther_away_and_floors_are_low():
         for offset in (25, 50, 100)
     ]
     assert away[0] < away[1] < away[2]
-    assert success(PointMazeConfig(offset=25), "still", 300) < 0.12
+    assert success(PointMazeConfig(offset=25), "noop", 300) < 0.12
     assert success(PointMazeConfig(offset=50), "random", 300) < 0.35
 
 

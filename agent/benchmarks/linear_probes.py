@@ -1,17 +1,21 @@
-"""Linear probes of a memory: can the map, the balls and the agent's own pose be read off it, and how long after?
+"""Fit linear probes on memories: can walls, objects and the agent's pose be read off them, and for how long?
 
-Walks through mazes of held-out seeds are observed; from the memory after the last frame, ridge regression predicts, in
-the frame of reference of the walk's start (its heading is up):
-    walls     of every tile around the start, whether it is wall or floor
-    objects   of every ball, on which tile it lies
-    pose      where the agent stands now, and how it is turned
-Accuracy on other walks, by how long ago the tile or ball was last in view (age; pose: by the frames walked).
+The model observes walks through held-out mazes. Ridge regression predicts the targets from the memory after the last
+frame. Targets are given in the frame of reference of the start of the walk, whose heading points up:
 
-N walks, M features (all numbers of a memory), K targets, R x R tiles around the start.
+    walls     for every tile around the start, wall or floor
+    objects   for every object, the tile on which it lies
+    pose      the present position and heading of the agent
+
+Accuracy is measured on other walks, by the frames since the tile or object was last in view (age).
+
+Shapes: N walks, M features (all numbers of a memory), K targets, R x R tiles around the start.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -23,96 +27,116 @@ from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.worldmodel import Memory, WorldModel
 from torch import Tensor
 
-MOST = 300_000
-"""Features beyond which a memory is not probed: full attention's cache."""
+MAX_FEATURES = 300_000
+"""Memories with more numbers are not probed, such as the cache of full attention."""
 BATCH = 32
+"""Walks observed at once."""
 PENALTIES = 10.0 ** np.arange(-4, 5)
+"""Ridge penalties to choose from, relative to the mean eigenvalue of the kernel."""
+EPSILON = 1e-12
+
+Targets = dict[str, np.ndarray]
+"""Arrays [N, ...] by name: see `targets`."""
+
+
+@dataclass
+class ProbeResult:
+    """Hold which answers of one probe are correct, bool [n], and the age of the evidence of each, int64 [n]."""
+
+    correct: np.ndarray
+    age: np.ndarray
 
 
 def probes(config: Config, model: WorldModel) -> list[dict[str, Any]]:
-    """Accuracy of every probe by age, after walks of each of `benchmark.contexts[0]` frames."""
-    c = config.benchmark
-    size = sum(v.numel() for v in features(model.initial(1)))
-    if size > MOST or not c.probed:
+    """Measure the accuracy of every probe by age, after walks of `benchmark.contexts[0]` frames."""
+    settings = config.benchmark
+    feature_count = sum(v.numel() for v in features(model.initial(1)))
+    if feature_count > MAX_FEATURES or not settings.probed:
         return []
     seeds = task_seeds(
-        config.tasks.seed + 1, c.probed + c.walks
-    )  # not those of the walks that are imagined
-    walks = walk(config, "reasoning", c.contexts[0], 1, seeds)
-    parts = zip(*(_observed(model, walks, i) for i in range(0, len(seeds), BATCH)))
-    kernel = torch.stack([_kernel(torch.cat(part), c.probed) for part in parts]).sum(0)
-    truth, rows = targets(walks), []
-    for arm, similar in (("retained", kernel), ("erased", torch.zeros_like(kernel))):
+        config.tasks.seed + 1, settings.probed + settings.walks
+    )  # others than the imagined walks
+    walks = walk(config, "reasoning", settings.contexts[0], 1, seeds)
+    kernel = _kernel_of_walks(model, walks, settings.probed)
+    truth = targets(walks)
+    rows = []
+    for arm, similarity in (("retained", kernel), ("erased", torch.zeros_like(kernel))):
         predicted = {
-            k: _ridge(similar, y.reshape(len(y), -1)).reshape(-1, *y.shape[1:])
-            for k, y in truth.items()
+            name: _predict(similarity, target) for name, target in truth.items()
         }
-        for name, (right, age) in judge(
-            walks, truth, predicted, slice(c.probed, None)
-        ).items():
-            for low, high in pairwise(AGES):
-                where = (age >= low) & (age < high)
-                if where.any():
-                    row = {
-                        "test": "probe",
-                        "context": c.contexts[0],
-                        "arm": arm,
-                        "by": name,
-                        "from": low,
-                    }
-                    rows.append(
-                        row
-                        | {
-                            "to": high - 1,
-                            "n": int(where.sum()),
-                            "right": float(right[where].mean()),
-                        }
-                    )
+        held_out = slice(settings.probed, None)
+        for name, result in score_probes(walks, truth, predicted, held_out).items():
+            about = {
+                "test": "probe",
+                "context": settings.contexts[0],
+                "arm": arm,
+                "by": name,
+            }
+            rows.extend(_rows_by_age(about, result))
+    return rows
+
+
+def _rows_by_age(about: dict[str, Any], result: ProbeResult) -> list[dict[str, Any]]:
+    """Return one row for each range of ages that occurs."""
+    rows = []
+    for low, high in pairwise(AGES):
+        in_range = (result.age >= low) & (result.age < high)
+        if not in_range.any():
+            continue
+        accuracy = float(result.correct[in_range].mean())
+        rows.append(
+            about
+            | {"from": low, "to": high - 1, "n": int(in_range.sum()), "right": accuracy}
+        )
     return rows
 
 
 def features(memory: Memory) -> list[Tensor]:
-    """All numbers of a memory [B], [B, m] each; of an angle, cosine and sine."""
+    """Return all numbers of a memory of B agents, one [B, m] for each of its tensors; angles as cosine and sine."""
     found = []
-    for key, v in sorted(memory.layers.flatten_keys().items()):
-        if v.numel() and v.dtype.is_floating_point:
-            v = (
-                torch.cat((v[..., :1].cos(), v[..., :1].sin(), v[..., 1:]), -1)
-                if key.endswith("pose")
-                else v
-            )
-            found.append(v.flatten(1))
+    for key, value in sorted(memory.layers.flatten_keys().items()):
+        if not value.numel() or not value.dtype.is_floating_point:
+            continue
+        if key.endswith("pose"):
+            heading = value[..., :1]
+            value = torch.cat((heading.cos(), heading.sin(), value[..., 1:]), -1)
+        found.append(value.flatten(1))
     return found
 
 
 def _observed(model: WorldModel, walks: Walks, begin: int) -> list[Tensor]:
-    """What is remembered of walks `begin` to `begin + BATCH`, [B, m] each."""
-    some, device = slice(begin, begin + BATCH), model.place.device
-    frames, action = (
-        x[some, : walks.context].to(device) for x in (walks.frames, walks.action)
-    )
+    """Return the features of walks `begin` to `begin + BATCH`, one [B, m] for each tensor of the memory."""
+    batch = slice(begin, begin + BATCH)
+    device = model.place.device
+    frames = walks.frames[batch, : walks.context].to(device)
+    action = walks.action[batch, : walks.context].to(device)
     return [v.cpu() for v in features(remember(model, frames, action))]
 
 
-def targets(walks: Walks) -> dict[str, np.ndarray]:
-    """What the probes predict, [N, ...]: walls (1 wall, -1 floor, 0 never in view), objects (1 where the ball lies, if
-    it was in view), position (2 numbers), heading (one of four)."""
-    n, size = len(walks.poses), 2 * walks.floor.shape[1] + 1
-    walls = np.zeros((n, size, size), np.float32)
-    objects = np.zeros((n, walks.objects.shape[1], size, size), np.float32)
-    heading = np.zeros((n, 4), np.float32)
+def targets(walks: Walks) -> Targets:
+    """Return the targets of the probes.
+
+    walls float32 [N, R, R]: 1 wall, -1 floor, 0 never in view
+    objects float32 [N, K, R, R]: 1 on the tile of an object that was in view
+    position float32 [N, 2], heading float32 [N, 4]: relative to the start
+    """
+    count = len(walks.poses)
+    size = 2 * walks.floor.shape[1] + 1
     last = walks.context - 1
-    position = np.stack(
-        [from_start(walks.poses[i, last, 1:], walks.poses[i, 0]) for i in range(n)]
-    ).astype(np.float32)
-    for i in range(n):
+    walls = np.zeros((count, size, size), np.float32)
+    objects = np.zeros((count, walks.objects.shape[1], size, size), np.float32)
+    position = np.zeros((count, 2), np.float32)
+    heading = np.zeros((count, 4), np.float32)
+    for i in range(count):
         start = walks.poses[i, 0]
         seen = walks.seen[i] != NEVER
-        at = from_start(np.argwhere(seen), start) + size // 2
-        walls[i, at[:, 0], at[:, 1]] = np.where(walks.floor[i][seen], -1, 1)
-        for k, ball in enumerate(walks.objects[i]):
-            if walks.seen[i][tuple(ball)] != NEVER:
-                objects[i, k, *(from_start(ball, start) + size // 2)] = 1
+        rows, cols = _cells_from_start(np.argwhere(seen), start, size)
+        walls[i, rows, cols] = np.where(walks.floor[i][seen], -1, 1)
+        for k, cell in enumerate(walks.objects[i]):
+            if seen[tuple(cell)]:
+                row, col = _cells_from_start(cell, start, size)
+                objects[i, k, row, col] = 1
+        position[i] = from_start(walks.poses[i, last, 1:], start)
         heading[i, (walks.poses[i, last, 0] - start[0]) % 4] = 1
     return {
         "walls": walls,
@@ -123,64 +147,121 @@ def targets(walks: Walks) -> dict[str, np.ndarray]:
 
 
 def from_start(cell: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Cells [..., 2] (row, column) as seen from a start (heading, row, column) that looks up: rows down, columns to the
-    right."""
-    rows, cols = np.moveaxis(cell - start[1:], -1, 0)
-    turned = ((rows, cols), (-cols, rows), (-rows, -cols), (cols, -rows))[start[0]]
-    return np.stack(turned, -1)
+    """Express cells [..., 2] (row, column) relative to a start pose (heading, row, column) that looks up."""
+    offset = cell - start[1:]
+    rows, cols = np.moveaxis(offset, -1, 0)
+    turned = ((rows, cols), (-cols, rows), (-rows, -cols), (cols, -rows))
+    return np.stack(turned[start[0]], -1)
 
 
-def judge(
-    walks: Walks, truth, predicted, held: slice
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of each probe what was right on the held-out walks, and the age of what it was asked, as flat arrays."""
-    last, size = walks.context - 1, truth["walls"].shape[-1]
-    right: dict[str, list[Any]] = {"walls": [], "objects": []}
-    age: dict[str, list[Any]] = {"walls": [], "objects": []}
-    for i in range(len(walks.poses))[held]:
-        seen = walks.seen[i] != NEVER
-        at = from_start(np.argwhere(seen), walks.poses[i, 0]) + size // 2
-        wall = predicted["walls"][i][at[:, 0], at[:, 1]] > 0
-        right["walls"].extend(wall != walks.floor[i][seen])
-        age["walls"].extend(last - walks.seen[i][seen] + 1)
-        floor = seen & walks.floor[i]
-        cells = np.argwhere(floor)
-        at = from_start(cells, walks.poses[i, 0]) + size // 2
-        for k, ball in enumerate(walks.objects[i]):
-            if floor[tuple(ball)]:
-                best = cells[predicted["objects"][i, k, at[:, 0], at[:, 1]].argmax()]
-                right["objects"].append((best == ball).all())
-                age["objects"].append(last - walks.seen[i][tuple(ball)] + 1)
-    there = (np.rint(predicted["position"][held]) == truth["position"][held]).all(-1)
-    turned = predicted["heading"][held].argmax(-1) == truth["heading"][held].argmax(-1)
-    found = {name: (np.array(right[name], bool), np.array(age[name])) for name in right}
-    walked = np.full(len(there), walks.context)
-    return found | {"position": (there, walked), "heading": (turned, walked)}
+def _cells_from_start(
+    cells: np.ndarray, start: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and column of cells [..., 2] in an array of `size` x `size` tiles with the start in its middle."""
+    centred = from_start(cells, start) + size // 2
+    return centred[..., 0], centred[..., 1]
+
+
+def score_probes(
+    walks: Walks, truth: Targets, predicted: Targets, held_out: slice
+) -> dict[str, ProbeResult]:
+    """Compare predictions with the truth on the held-out walks, for every probe."""
+    indices = range(len(walks.poses))[held_out]
+    position = np.rint(predicted["position"][held_out]) == truth["position"][held_out]
+    heading = predicted["heading"][held_out].argmax(-1) == truth["heading"][
+        held_out
+    ].argmax(-1)
+    walked = np.full(len(heading), walks.context)
+    return {
+        "walls": _collect(
+            indices, lambda i: _score_walls(walks, predicted["walls"], i)
+        ),
+        "objects": _collect(
+            indices, lambda i: _score_objects(walks, predicted["objects"], i)
+        ),
+        "position": ProbeResult(position.all(-1), walked),
+        "heading": ProbeResult(heading, walked),
+    }
+
+
+def _collect(indices: range, score: Callable[[int], ProbeResult]) -> ProbeResult:
+    """Concatenate the results of several walks."""
+    results = [score(i) for i in indices]
+    return ProbeResult(
+        correct=np.concatenate([result.correct for result in results]).astype(bool),
+        age=np.concatenate([result.age for result in results]),
+    )
+
+
+def _score_walls(walks: Walks, predicted: np.ndarray, i: int) -> ProbeResult:
+    seen = walks.seen[i] != NEVER
+    rows, cols = _cells_from_start(
+        np.argwhere(seen), walks.poses[i, 0], predicted.shape[-1]
+    )
+    is_wall = predicted[i][rows, cols] > 0
+    return ProbeResult(
+        is_wall != walks.floor[i][seen], walks.context - walks.seen[i][seen]
+    )
+
+
+def _score_objects(walks: Walks, predicted: np.ndarray, i: int) -> ProbeResult:
+    """Take the floor tile with the highest prediction as the answer for each object that was in view."""
+    floor = (walks.seen[i] != NEVER) & walks.floor[i]
+    cells = np.argwhere(floor)
+    rows, cols = _cells_from_start(cells, walks.poses[i, 0], predicted.shape[-1])
+    correct = []
+    age = []
+    for k, cell in enumerate(walks.objects[i]):
+        if not floor[tuple(cell)]:
+            continue
+        best = cells[predicted[i, k, rows, cols].argmax()]
+        correct.append((best == cell).all())
+        age.append(walks.context - walks.seen[i][tuple(cell)])
+    return ProbeResult(np.array(correct), np.array(age))
+
+
+def _kernel_of_walks(model: WorldModel, walks: Walks, fitted: int) -> Tensor:
+    """Return the similarity [N, fitted] of all walks to the fitted ones, summed over the tensors of the memory."""
+    batches = [
+        _observed(model, walks, begin) for begin in range(0, len(walks.poses), BATCH)
+    ]
+    kernels = [_kernel(torch.cat(part), fitted) for part in zip(*batches)]
+    return torch.stack(kernels).sum(0)
 
 
 def _kernel(X: Tensor, fitted: int) -> Tensor:
-    """Similarity [N, fitted] of all walks to those that are fitted, by one part of memory [N, m]; every part counts
-    alike, whatever its size."""
+    """Return the similarity [N, fitted] by one tensor of the memory [N, m], scaled so that all tensors weigh equally."""
     X = X.double() - X[:fitted].double().mean(0)
     kernel = X @ X[:fitted].T
-    return kernel / (kernel[:fitted].diagonal().mean() + 1e-12)
+    scale = kernel[:fitted].diagonal().mean() + EPSILON
+    return kernel / scale
+
+
+def _predict(kernel: Tensor, target: np.ndarray) -> np.ndarray:
+    """Return predictions of a target [N, ...], in its shape."""
+    flat = target.reshape(len(target), -1)
+    return _ridge(kernel, flat).reshape(target.shape)
 
 
 def _ridge(kernel: Tensor, y: np.ndarray) -> np.ndarray:
-    """Predictions [N, K] of targets y [N, K] by ridge regression on the walks that `kernel` [N, fitted] compares with;
-    the penalty is chosen by leaving one out. Without similarities, the mean."""
+    """Predict targets y [N, K] by ridge regression on the walks that `kernel` [N, fitted] compares with.
+
+    The penalty with the smallest leave-one-out error is used. Without any similarity, the prediction is the mean.
+    """
     fitted = kernel.shape[1]
     mean = torch.from_numpy(y[:fitted].mean(0)).double()
     goal = torch.from_numpy(y[:fitted]).double() - mean
     values, vectors = torch.linalg.eigh(kernel[:fitted])
-    turned = vectors.T @ goal
-    best = None
-    for penalty in PENALTIES * (float(values.clamp(min=0).mean()) + 1e-12):
-        inverse = 1 / (values.clamp(min=0) + penalty)
-        weight = vectors @ (inverse[:, None] * turned)
-        left_out = weight / (vectors.square() @ inverse)[:, None]
-        error = float(left_out.square().mean())
-        if best is None or error < best[0]:
-            best = error, weight
-    assert best is not None
-    return (kernel @ best[1] + mean).numpy()
+    values = values.clamp(min=0)
+    rotated = vectors.T @ goal
+    best_error = float("inf")
+    best_weight = torch.zeros_like(goal)
+    for penalty in PENALTIES * (float(values.mean()) + EPSILON):
+        inverse = 1 / (values + penalty)
+        weight = vectors @ (inverse[:, None] * rotated)
+        diagonal = vectors.square() @ inverse
+        error = float((weight / diagonal[:, None]).square().mean())
+        if error < best_error:
+            best_error = error
+            best_weight = weight
+    return (kernel @ best_weight + mean).numpy()

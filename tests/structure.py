@@ -32,6 +32,10 @@ FORBIDDEN = re.compile(
     re.IGNORECASE,
 )
 """Words and phrases outside the field's vocabulary."""
+SHAPE = re.compile(
+    r"\s*[`\w.]+(, [`\w.]+)*:? (.*)?(\[|int64|int32|float32|bool|uint8)|\s*[`\w.]+: "
+)
+"""A line that documents the shape or meaning of one name: a sentence of its own."""
 OPENING = re.compile(r"(Of|What|Which|Whether|Where|As)\b")
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -169,6 +173,7 @@ def sentences(text: str) -> Iterator[str]:
     for row in [*rows, ""]:
         row = row[indent:] if row[:indent].isspace() else row
         marker = re.match(r"\s*([-*|]|\d+\.)\s", row)
+        marker = marker or SHAPE.match(row)
         code = row.startswith(("    ", "|", ">>>", "#", "```", ":::"))
         if (not row.strip() or marker or code) and paragraph:
             yield from re.split(r"(?<=[.!?:])\s+(?=[A-Z`(\d\[])", " ".join(paragraph))

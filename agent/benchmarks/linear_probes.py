@@ -1,4 +1,4 @@
-"""Fit linear probes on memories: can walls, objects and the agent's pose be read off them, and for how long?
+"""Measure by linear probes which parts of a maze a memory holds.
 
 The model observes walks through held-out mazes. Ridge regression predicts the targets from the memory after the last
 frame. Targets are given in the frame of reference of the start of the walk, whose heading points up:
@@ -41,7 +41,11 @@ Targets = dict[str, np.ndarray]
 
 @dataclass
 class ProbeResult:
-    """Hold which answers of one probe are correct, bool [n], and the age of the evidence of each, int64 [n]."""
+    """Hold the answers of one probe.
+
+    correct bool [n]: correct answers
+    age int64 [n]: frames since the evidence was last in view
+    """
 
     correct: np.ndarray
     age: np.ndarray
@@ -92,7 +96,10 @@ def _rows_by_age(about: dict[str, Any], result: ProbeResult) -> list[dict[str, A
 
 
 def features(memory: Memory) -> list[Tensor]:
-    """Return all numbers of a memory of B agents, one [B, m] for each of its tensors; angles as cosine and sine."""
+    """Return all numbers of a memory, one [B, m] for each of its tensors.
+
+    Angles are given as cosine and sine.
+    """
     found = []
     for key, value in sorted(memory.layers.flatten_keys().items()):
         if not value.numel() or not value.dtype.is_floating_point:
@@ -105,7 +112,7 @@ def features(memory: Memory) -> list[Tensor]:
 
 
 def _observed(model: WorldModel, walks: Walks, begin: int) -> list[Tensor]:
-    """Return the features of walks `begin` to `begin + BATCH`, one [B, m] for each tensor of the memory."""
+    """Return the features of BATCH walks, one [B, m] for each tensor of the memory."""
     batch = slice(begin, begin + BATCH)
     device = model.place.device
     frames = walks.frames[batch, : walks.context].to(device)
@@ -147,7 +154,10 @@ def targets(walks: Walks) -> Targets:
 
 
 def from_start(cell: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Express cells [..., 2] (row, column) relative to a start pose (heading, row, column) that looks up."""
+    """Express cells [..., 2] (row, column) relative to a start pose.
+
+    The pose is (heading, row, column). Seen from it, the heading points up.
+    """
     offset = cell - start[1:]
     rows, cols = np.moveaxis(offset, -1, 0)
     turned = ((rows, cols), (-cols, rows), (-rows, -cols), (cols, -rows))
@@ -157,7 +167,7 @@ def from_start(cell: np.ndarray, start: np.ndarray) -> np.ndarray:
 def _cells_from_start(
     cells: np.ndarray, start: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return row and column of cells [..., 2] in an array of `size` x `size` tiles with the start in its middle."""
+    """Return rows and columns of cells [..., 2] in a map centred on the start."""
     centred = from_start(cells, start) + size // 2
     return centred[..., 0], centred[..., 1]
 
@@ -205,7 +215,7 @@ def _score_walls(walks: Walks, predicted: np.ndarray, i: int) -> ProbeResult:
 
 
 def _score_objects(walks: Walks, predicted: np.ndarray, i: int) -> ProbeResult:
-    """Take the floor tile with the highest prediction as the answer for each object that was in view."""
+    """Score the floor tile with the highest prediction for each object in view."""
     floor = (walks.seen[i] != NEVER) & walks.floor[i]
     cells = np.argwhere(floor)
     rows, cols = _cells_from_start(cells, walks.poses[i, 0], predicted.shape[-1])
@@ -221,7 +231,7 @@ def _score_objects(walks: Walks, predicted: np.ndarray, i: int) -> ProbeResult:
 
 
 def _kernel_of_walks(model: WorldModel, walks: Walks, fitted: int) -> Tensor:
-    """Return the similarity [N, fitted] of all walks to the fitted ones, summed over the tensors of the memory."""
+    """Sum the similarities [N, fitted] over the tensors of the memory."""
     batches = [
         _observed(model, walks, begin) for begin in range(0, len(walks.poses), BATCH)
     ]
@@ -230,7 +240,10 @@ def _kernel_of_walks(model: WorldModel, walks: Walks, fitted: int) -> Tensor:
 
 
 def _kernel(X: Tensor, fitted: int) -> Tensor:
-    """Return the similarity [N, fitted] by one tensor of the memory [N, m], scaled so that all tensors weigh equally."""
+    """Return the similarity [N, fitted] of walks by one tensor [N, m] of the memory.
+
+    The scale gives all tensors the same weight, whatever their size.
+    """
     X = X.double() - X[:fitted].double().mean(0)
     kernel = X @ X[:fitted].T
     scale = kernel[:fitted].diagonal().mean() + EPSILON

@@ -1,4 +1,4 @@
-"""Walks through mazes of held-out seeds, with the truth about what was in view when: what memory is tested on.
+"""Walk through held-out mazes and note what was in view, for tests of memory.
 
 Shapes: N walks, T = context + horizon frames, 9 tiles of the view.
 """
@@ -20,21 +20,32 @@ from lssvwm.worldmodel import Memory, WorldModel
 from torch import Tensor
 
 TESTS = ("retrieval", "reasoning")
-"""After the context: the exact way back, or on."""
+"""Continuations of a context: the exact way back, or onward."""
 NEVER, HIDDEN = -1, -2
-"""Ages of tiles that were not in view in the context, and of those that walls hide."""
+"""Ages of tiles never in view in the context, and of tiles hidden by walls."""
 AGES = (1, 17, 49, 129, 513, 1 << 30)
-"""Where ranges of ages begin. Window attention to 16 frames in 3 layers reaches 45 frames back."""
+"""Lower bounds of the ranges of ages.
+
+Window attention to 16 frames in 3 layers reaches 45 frames back.
+"""
 PIECE = 128
 """Frames observed at once."""
 
 
 @dataclass
 class Walks:
-    """frames uint8 [N, T, 3, H, W], action int64 [N, T] (the one that led to the frame), poses int64 [N, T, 3]
-    (heading, row, column); of the frames to be imagined, age int64 [N, horizon, 9] and tile (number of the picture)
-    int64 [N, horizon, 9]; of the maze, floor bool [N, rows, columns], objects int64 [N, K, 2] (their cells), and seen
-    int64 [N, rows, columns], the last frame of the context in which a cell was in view."""
+    """Hold N walks through mazes.
+
+    frames uint8 [N, T, 3, H, W]
+    action int64 [N, T]: the action that led to the frame
+    poses int64 [N, T, 3]: heading, row, column
+    age int64 [N, horizon, 9]: frames since each tile of an imagined frame was in view
+    tile int64 [N, horizon, 9]: number of the tile's picture
+    floor bool [N, rows, columns]
+    objects int64 [N, K, 2]: cells of the objects
+    seen int64 [N, rows, columns]: last context frame in which a cell was in view
+    context: frames that the model observes
+    """
 
     frames: Tensor
     action: Tensor
@@ -47,67 +58,99 @@ class Walks:
     context: int
 
 
+class _Recorder:
+    """Collect frames, poses and ages while the environment is stepped."""
+
+    def __init__(self, env: ObjectMaze, context: int):
+        self.env, self.context = env, context
+        self.seen = np.full(env.tiles.size, NEVER)
+        self.frames: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
+        self.poses: list[np.ndarray] = []
+        self.ages: list[np.ndarray] = []
+        self.tiles: list[np.ndarray] = []
+
+    def note(self) -> None:
+        """Note the present frame."""
+        env, t = self.env, len(self.frames)
+        cells, lit = env.in_view()
+        if t < self.context:
+            self.seen[cells[lit]] = t
+        else:
+            last = self.seen[cells]
+            age = np.where(last == NEVER, NEVER, t - last)
+            self.ages.append(np.where(lit, age, HIDDEN))
+            self.tiles.append(env.view())
+        self.frames.append(env.frames().copy())
+        self.actions.append(env.last_action())
+        self.poses.append(np.stack((env.heading, env.row, env.col), -1))
+
+    def ways_back(self) -> list[list[int]]:
+        """Return the actions of the way back, for each walk."""
+        actions = np.array(self.actions)[1:]
+        poses = np.array(self.poses)
+        return [_way_back(actions[:, i], poses[:, i]) for i in range(self.env.batch)]
+
+    def walks(self) -> Walks:
+        """Return what was noted."""
+        pad = picture.PAD
+        return Walks(
+            frames=torch.from_numpy(np.stack(self.frames, 1)),
+            action=torch.from_numpy(np.stack(self.actions, 1)),
+            poses=np.stack(self.poses, 1),
+            age=np.stack(self.ages, 1),
+            tile=np.stack(self.tiles, 1),
+            floor=self.env.floor.copy(),
+            objects=self.env.objects.copy(),
+            seen=self.seen.reshape(self.env.tiles.shape)[:, pad:-pad, pad:-pad],
+            context=self.context,
+        )
+
+
 def walk(
     config: Config, test: str, context: int, horizon: int, seeds: np.ndarray
 ) -> Walks:
-    """Walks through the mazes of these seeds; raises UserError for an environment without guided tours."""
-    if config.env.kind not in ("return", "recall"):
-        raise UserError(
-            f"benchmark memory walks through mazes: env=return or env=recall, not env={config.env.kind}"
-        )
-    longest = context + horizon + 4 * config.env.n**2  # so that nobody is led home
-    env = build_env(
-        dataclasses.replace(config, env=dataclasses.replace(config.env, tour=longest)),
-        len(seeds),
-    )
-    assert isinstance(env, ObjectMaze)
+    """Walk through the mazes of these seeds, for one of TESTS.
+
+    Raises UserError for an environment without guided tours.
+    """
+    env = _touring_env(config, context + horizon, len(seeds))
     env.reset(np.arange(env.batch), seeds)
     guide = env.guide(int(seeds[0]) % 2**31)
-    seen = np.full(env.tiles.size, NEVER)
-    frames, actions, ages, tiles, poses = [], [], [], [], []
+    recorder = _Recorder(env, context)
     back: list[list[int]] = []
     for t in range(context + horizon):
-        cells, lit = env.in_view()
-        if t < context:
-            seen[cells[lit]] = t
-        else:
-            age = np.where(seen[cells] == NEVER, NEVER, t - seen[cells])
-            ages.append(np.where(lit, age, HIDDEN))
-            tiles.append(env.view())
-        frames.append(env.frames().copy())
-        actions.append(env.last_action())
-        poses.append(np.stack((env.heading, env.row, env.col), -1))
+        recorder.note()
         if t == context - 1 and test == "retrieval":
-            back = [
-                _way_back(np.array(actions)[1:, i], np.array(poses)[:, i])
-                for i in range(env.batch)
-            ]
+            back = recorder.ways_back()
         if t < context - 1 or test == "reasoning":
             action = guide.act()
         else:
-            action = np.array(
-                [
-                    way[t - context + 1] if t - context + 1 < len(way) else STAY
-                    for way in back
-                ]
-            )
+            ahead = t - context + 1
+            action = np.array([w[ahead] if ahead < len(w) else STAY for w in back])
         env.step(action)
-    pad = picture.PAD
-    return Walks(
-        torch.from_numpy(np.stack(frames, 1)),
-        torch.from_numpy(np.stack(actions, 1)),
-        np.stack(poses, 1),
-        np.stack(ages, 1),
-        np.stack(tiles, 1),
-        env.floor.copy(),
-        env.objects.copy(),
-        seen.reshape(env.tiles.shape)[:, pad:-pad, pad:-pad],
-        context,
-    )
+    return recorder.walks()
+
+
+def _touring_env(config: Config, frames: int, batch: int) -> ObjectMaze:
+    """Build the environment with a tour so long that the guide does not lead home."""
+    if config.env.kind not in ("return", "recall"):
+        raise UserError(
+            "benchmark memory walks through mazes: "
+            f"env=return or env=recall, not env={config.env.kind}"
+        )
+    longest = frames + 4 * config.env.n**2
+    settings = dataclasses.replace(config.env, tour=longest)
+    env = build_env(dataclasses.replace(config, env=settings), batch)
+    assert isinstance(env, ObjectMaze)
+    return env
 
 
 def _way_back(actions: np.ndarray, poses: np.ndarray) -> list[int]:
-    """Turn round, then every step and turn in reverse; what led nowhere is left out."""
+    """Return the actions that turn round and reverse every step and turn.
+
+    Actions without effect are left out.
+    """
     moved = (poses[1:] != poses[:-1]).any(1)
     undo = {LEFT: RIGHT, RIGHT: LEFT, AHEAD: AHEAD}
     return [
@@ -119,7 +162,10 @@ def _way_back(actions: np.ndarray, poses: np.ndarray) -> list[int]:
 
 @torch.no_grad()
 def remember(model: WorldModel, frames: Tensor, action: Tensor) -> Memory:
-    """What a model remembers of frames uint8 [B, T, 3, H, W] and actions int64 [B, T], from an episode's first on."""
+    """Return the memory of episodes from their first frame on.
+
+    frames uint8 [B, T, 3, H, W], action int64 [B, T]
+    """
     memory = model.initial(len(frames))
     first = torch.zeros_like(action, dtype=torch.bool)
     first[:, 0] = True

@@ -1,4 +1,4 @@
-"""Probes see the maze from where the walk began, find what is linear, and are judged by the age of what they answer."""
+"""Test the linear probes of a memory."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from lssvwm.envs.maze.layout import FORWARD
 
 
 @pytest.mark.parametrize("heading", range(4))
-def test_the_start_looks_up(heading):
+def test_from_start_points_heading_up(heading):
     start = np.array([heading, 4, 5])
     ahead, right = FORWARD[heading], FORWARD[(heading + 1) % 4]
     assert probe.from_start(start[1:] + ahead, start).tolist() == [-1, 0]
@@ -29,16 +29,18 @@ def tour():
     )
 
 
-def test_the_truth_is_judged_right_and_its_opposite_wrong(tour):
+def test_score_probes_separates_truth_from_its_negation(tour):
     truth = probe.targets(tour)
-    for right, age in probe.judge(tour, truth, truth, slice(2, None)).values():
-        assert len(right) and right.all() and age.min() >= 1 and age.max() <= 40
+    for result in probe.score_probes(tour, truth, truth, slice(2, None)).values():
+        assert len(result.correct) and result.correct.all()
+        assert result.age.min() >= 1 and result.age.max() <= 40
     wrong = {name: -value for name, value in truth.items()}
-    judged = probe.judge(tour, truth, wrong, slice(2, None))
-    assert not judged["walls"][0].any() and judged["objects"][0].mean() < 0.5
+    scores = probe.score_probes(tour, truth, wrong, slice(2, None))
+    assert not scores["walls"].correct.any()
+    assert scores["objects"].correct.mean() < 0.5
 
 
-def test_ridge_finds_what_is_linear_and_says_the_mean_without_a_memory():
+def test_ridge_fits_linear_targets_and_predicts_mean():
     g = torch.Generator().manual_seed(0)
     small, large = (
         torch.randn(300, 3, generator=g),
@@ -52,8 +54,8 @@ def test_ridge_finds_what_is_linear_and_says_the_mean_without_a_memory():
     assert np.allclose(probe._ridge(torch.zeros(300, 200).double(), y), y[:200].mean(0))
 
 
-def test_a_memory_too_large_is_not_probed(monkeypatch):
-    monkeypatch.setattr(probe, "MOST", 10)
+def test_probes_skip_too_large_memories(monkeypatch):
+    monkeypatch.setattr(probe, "MAX_FEATURES", 10)
     config = compose(["experiment=recollect"])
     from lssvwm.worldmodel import WorldModel
 

@@ -1,4 +1,4 @@
-"""The benchmark of memory walks where it says, compares what it says, and goes on where it was stopped."""
+"""Test the walks, comparisons and resumption of `lssvwm benchmark memory`."""
 
 import json
 
@@ -43,7 +43,7 @@ def walks():
     }
 
 
-def test_the_way_back_turns_round_and_passes_the_same_places(walks):
+def test_walk_retrieval_returns_along_the_same_places(walks):
     back = walks["retrieval"]
     assert back.frames.shape == (6, 60, 3, 64, 64) and back.age.shape == (6, 20, 9)
     assert (back.action[:, 40:42] == tours.LEFT).all()
@@ -55,24 +55,20 @@ def test_the_way_back_turns_round_and_passes_the_same_places(walks):
     assert torch.equal(walks["reasoning"].frames[:, :40], back.frames[:, :40])
 
 
-def test_what_led_nowhere_is_not_walked_back():
+def test_way_back_leaves_out_blocked_actions():
     poses = np.array([[0, 5, 5], [0, 4, 5], [0, 4, 5], [3, 4, 5]])
     way = tours._way_back(np.array([tours.AHEAD, tours.AHEAD, tours.LEFT]), poses)
     assert way == [tours.LEFT, tours.LEFT, tours.RIGHT, tours.AHEAD]
 
 
-def test_ages_count_from_when_a_tile_was_last_in_view(walks):
+def test_age_counts_frames_since_last_view(walks):
     back = walks["retrieval"]
-    first = back.age[
-        :, 0
-    ]  # after one turn left, the tile ahead to the left was beside before: never in view, or older
-    own = 7
-    assert (
-        first[:, own] == 1
-    ).all()  # the agent's own tile was in view one frame before
+    first = back.age[:, 0]
+    own = 7  # the agent's own tile was in view one frame earlier
+    assert (first[:, own] == 1).all()
 
 
-def test_true_frames_are_right_and_black_ones_are_not(walks):
+def test_compare_separates_true_from_black_frames(walks):
     back = walks["retrieval"]
     real = back.frames[:, back.context :]
     for row in recollection.compare(back, real, "retrieval"):
@@ -85,9 +81,7 @@ def test_true_frames_are_right_and_black_ones_are_not(walks):
     assert all(row["psnr"] < 20 and row.get("tiles_right", 0.0) < 0.5 for row in black)
 
 
-def test_the_whole_benchmark_goes_on_where_it_stopped_and_keeps_what_is_there(
-    tmp_path, capsys
-):
+def test_memory_resumes_and_keeps_finished_runs(tmp_path, capsys):
     command = ["benchmark", "memory", f"output={tmp_path}", *TINY]
     assert cli.main([*command, "benchmark.seeds=[0]"]) == 0
     first = (tmp_path / "small-0" / "memory.json").stat().st_mtime_ns
@@ -99,7 +93,7 @@ def test_the_whole_benchmark_goes_on_where_it_stopped_and_keeps_what_is_there(
         len(row["psnr"]["seeds"]) == 2
         and row["psnr"]["low"] <= row["psnr"]["mean"] <= row["psnr"]["high"]
     )
-    assert {r["arm"] for r in found["rows"]} == {"retained", "erased", "still"}
+    assert {r["arm"] for r in found["rows"]} == {"retained", "erased", "last_frame"}
     assert (
         tmp_path / "memory.png"
     ).exists() and "memory.json" in capsys.readouterr().out
@@ -110,7 +104,7 @@ def test_the_whole_benchmark_goes_on_where_it_stopped_and_keeps_what_is_there(
     )
 
 
-def test_nothing_to_measure_is_one_line(tmp_path, capsys):
+def test_memory_reports_empty_lists_in_one_line(tmp_path, capsys):
     assert (
         cli.main(["benchmark", "memory", f"output={tmp_path}", "benchmark.seeds=[]"])
         == 2
@@ -118,6 +112,6 @@ def test_nothing_to_measure_is_one_line(tmp_path, capsys):
     assert "benchmark: every list needs an entry" in capsys.readouterr().err
 
 
-def test_it_walks_through_mazes_only():
+def test_walk_refuses_other_environments():
     with pytest.raises(UserError, match="env=return or env=recall"):
         tours.walk(compose(["env=tmaze"]), "retrieval", 8, 4, task_seeds(0, 1))

@@ -11,6 +11,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import pytest
+from lssvwm.agent.evaluation import results
 from lssvwm.agent.evaluation import tables as report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +105,7 @@ def test_tables_in_the_readme_are_those_of_the_committed_numbers(name):
     folder = ROOT / "docs" / "results"
     if not (folder / f"{name}.json").exists():
         pytest.skip(f"benchmark {name} has not been committed")
-    found = json.loads((folder / f"{name}.json").read_text())
+    found = results.read(folder / f"{name}.json")
     for grid in SEVERAL[name](found) if name in SEVERAL else [SINGLE[name](found)]:
         assert grid.markdown() in (ROOT / "README.md").read_text()
 
@@ -119,7 +120,7 @@ def test_the_arms_of_packaged_weights_in_the_readme_are_those_of_their_committed
     file,
 ):
     assert (
-        report.arms_grid(json.loads(file.read_text())).markdown()
+        report.arms_grid(results.read(file)).markdown()
         in (ROOT / "README.md").read_text()
     )
 

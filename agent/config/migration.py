@@ -32,11 +32,13 @@ REMOVED: dict[str, str] = {
 """Dotted names of format 1 that no longer exist, and the reason or the constant that replaces them."""
 
 RENAMED_VALUES: dict[str, dict[str, str]] = {
-    # format 2 name of a list or of a mapping: {old entry or key: new one}
-    "tasks.arms": {"still": "noop"},
+    # format 2 name of a value, of a list or of a mapping: {old value, entry or key: new one}
+    # tasks, record
+    "tasks.arms": {"prior": "policy", "still": "noop", "short": "always_window"},
     "train.collect.mix": {"still": "noop"},
+    "record.mode": {"branches": "counterfactuals"},
 }
-"""Entries of lists and keys of mappings that have another name in format 2."""
+"""Values, entries of lists and keys of mappings that have another name in format 2."""
 
 
 def migrate(saved: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +88,8 @@ def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
 def _renamed(value: Any, entries: dict[str, str]) -> Any:
     if isinstance(value, dict):
         return {entries.get(key, key): inner for key, inner in value.items()}
+    if isinstance(value, str):
+        return entries.get(value, value)
     return [entries.get(entry, entry) for entry in value]
 
 

@@ -163,7 +163,7 @@ class TasksConfig:
         "erased",
         "swapped",
         "window",
-        "prior",
+        "policy",
         "random",
         "noop",
         "seek",

@@ -5,8 +5,8 @@ A task: a scripted guide walks the context phase while the agent only observes; 
     erased     memory reset when planning starts
     swapped    the memory of another task (with another answer, where the environment tells)
     window     only the last `tasks.window` frames were observed when planning starts
-    short      never more than the last `tasks.window` frames are remembered, while planning either
-    prior      the policy head acts on the retained memory, without planning
+    always_window  never more than the last `tasks.window` frames are remembered, while planning either
+    policy     the policy head acts on the retained memory, without planning
     any scripted explorer of the environment: random, noop, wall, seek ... oracle
 """
 
@@ -34,7 +34,7 @@ from lssvwm.envs.base import BatchedEnv
 from lssvwm.worldmodel import Memory, WorldModel
 from torch import Tensor
 
-MEMORY_ARMS = ("retained", "erased", "swapped", "window", "short", "prior")
+MEMORY_ARMS = ("retained", "erased", "swapped", "window", "always_window", "policy")
 FLOORS = (
     "random",
     "noop",
@@ -163,12 +163,12 @@ class Play:
             torch.from_numpy(np.array(self.env.last_action())),
             torch.from_numpy(self.first.copy()),
         )
-        if self.arm == "short":
+        if self.arm == "always_window":
             state = replace(state, memory=self._window_memory(torch.arange(len(state))))
         elif starts.any():
             state = self._intervene(state, torch.from_numpy(starts), others)
         self.recent = [*self.recent, frame][-self.config.tasks.window :]
-        if self.arm in ("retained", "prior") or (self.control | starts).any():
+        if self.arm in ("retained", "policy") or (self.control | starts).any():
             goals = self.env.goals()
             state = agent.observe(
                 state, *frame, goal=None if goals is None else torch.from_numpy(goals)
@@ -187,7 +187,7 @@ class Play:
                 self.result.memories[i] = state.memory[i : i + 1].clone()
             self.result.memory_bytes = state.memory.nbytes()
             return state
-        if self.arm == "prior":
+        if self.arm == "policy":
             return state
         if self.arm == "erased":
             new = agent.model.initial(len(where))
@@ -225,7 +225,7 @@ class Play:
             own = self.scripted.act()
         else:
             assert self.state is not None
-            if self.arm == "prior":
+            if self.arm == "policy":
                 decided = self.agent.sample(self.state.policy)
             else:
                 decided, self.state = self.agent.act(

@@ -147,7 +147,7 @@ def _several(arms: dict[str, Any]) -> bool:
 
 def _ranges(found: dict[str, Any], by: str, label: str) -> Grid:
     """Success of the agent's arms in ranges of one quantity."""
-    arms = [arm for arm in ("retained", "erased", "prior") if arm in found["arms"]]
+    arms = [arm for arm in ("retained", "erased", "policy") if arm in found["arms"]]
     grid = Grid(f"Success (95 % interval) by {label}", [[label, "tasks", *arms]])
     for cells in zip(*(found["arms"][arm][by] for arm in arms)):
         span, shares = (
@@ -311,7 +311,7 @@ def sweep_grids(found: dict[str, Any]) -> list[Grid]:
     )
     counts = [row["arms"][arms[0]]["n"] for row in rows]
     n = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else counts[0]
-    minus = [arm for arm in ("erased", "prior") if "retained" in arms and arm in arms]
+    minus = [arm for arm in ("erased", "policy") if "retained" in arms and arm in arms]
     beside = (
         len({row["tasks"]["hash"] for row in rows}) < len(rows) and "retained" in arms
     )
@@ -559,7 +559,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         for arm, colour in (
             ("retained", "#1b7837"),
             ("erased", "#b2182b"),
-            ("prior", "#2166ac"),
+            ("policy", "#2166ac"),
         ):
             _line(axis, arms.get(arm, {}).get(by, []), label=arm, color=colour)
         axis.set(ylim=(-0.02, 1.02), xlabel=f"{label} (steps)", ylabel="success")

@@ -476,7 +476,7 @@ def test_a_custom_gymnasium_environment_trains_and_evaluates(tmp_path):
     results = measure(
         setting,
         run.ema,
-        ("retained", "erased", "swapped", "window", "prior", "random", "oracle"),
+        ("retained", "erased", "swapped", "window", "policy", "random", "oracle"),
     )
     found = summary(setting, results)
     assert set(found["arms"]) == {
@@ -484,7 +484,7 @@ def test_a_custom_gymnasium_environment_trains_and_evaluates(tmp_path):
         "erased",
         "swapped",
         "window",
-        "prior",
+        "policy",
         "random",
     }
     assert found["arms"]["retained"]["n"] == 6
@@ -520,7 +520,7 @@ def test_a_short_memory_never_holds_more_than_its_window(window):
     agent = build_agent(setting, WorldModel(TINY, env.frame_shape, 4).eval(), env)
     held, observe = {}, agent.observe
 
-    for arm in ("short", "retained"):
+    for arm in ("always_window", "retained"):
         held[arm] = []
 
         def note(*args, arm=arm, **more):
@@ -530,7 +530,7 @@ def test_a_short_memory_never_holds_more_than_its_window(window):
 
         agent.observe = note
         Play(setting, env, task_seeds(0, 3), arm, agent).run()
-    assert max(held["short"]) == window and held["short"][-1] == window
+    assert max(held["always_window"]) == window and held["always_window"][-1] == window
     assert max(held["retained"]) > 8
 
 

@@ -1,11 +1,11 @@
-"""Planning success of models that are trained alike: one table for training strategies, one for models.
+"""Compare planning success of models trained under the same conditions.
 
-    strategies   T-mazes (experiment=strategies): every strategy switched on, or off, and nothing else changed;
+    strategies   T-mazes (experiment=strategies): one training strategy changed at a time;
                  success by length of the corridor, most of them longer than in training
-    recall       Recall mazes (experiment=recollect_recall), from the weights of `benchmark memory`: every model;
-                 success by dark frames between what was seen and the choice
+    recall       Recall mazes (experiment=recollect_recall), from the weights of `benchmark memory`:
+                 every model; success by dark frames between observation and choice
 
-Both ask for a choice between two, so that without memory success is at most about one half.
+Both tasks are a choice between two, so that success without memory is at most about one half.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from lssvwm.agent.config.settings import Config, compose
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import tables as report
 from lssvwm.agent.evaluation.evaluate import measure
+from lssvwm.envs.base import WRONG
 
+Row = dict[str, Any]
+Run = dict[str, Any]
+"""Contents of one `success.json`."""
 BEYOND = "beyond training, mean"
+"""Label of the mean over all values but the first, which is that of training."""
 
 STRATEGIES: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -31,148 +36,142 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "lengths_adversarial": ("train.augment=adversarial",),
     "diffusion": ("model.forcing=diffusion", "model.clean_prefix=0.0"),
     "diffusion_prefix": ("model.forcing=diffusion", "model.clean_prefix=0.5"),
-    "hide_frames": ("train.hide=0.2", "train.hide_span=1"),
-    "hide_spans": ("train.hide=0.2", "train.hide_span=8", "train.hide_ramp=0.5"),
+    "mask_frames": ("train.hide=0.2", "train.hide_span=1"),
+    "mask_spans": ("train.hide=0.2", "train.hide_span=8", "train.hide_ramp=0.5"),
     "no_context_noise": ("model.context_noise=0.0",),
     "segments": ("train.segment=32",),
     "burn_in": ("train.burn_in=64",),
-    "imagined": ("model.imagined=0.3",),
-    "forget": ("train.forget=0.01",),
+    "self_forcing": ("model.imagined=0.3",),
+    "state_resets": ("train.forget=0.01",),
 }
-"""What differs from experiment=strategies."""
+"""Settings that each strategy changes in experiment=strategies."""
 
 
 def strategies(settings: list[str], output: Path) -> Path:
-    """`lssvwm benchmark strategies`: train by every strategy from every seed, measure what is not there yet, sum up.
-    Returns the JSON file."""
+    """Train by every strategy from every seed, measure what is missing, summarise.
+
+    Returns the JSON file. Raises UserError for an unknown strategy.
+    """
     base = compose(settings)
-    c, data = base.benchmark, collected(base, output / "data")
-    if unknown := [name for name in c.strategies if name not in STRATEGIES]:
-        raise UserError(
-            f"benchmark.strategies: no {unknown[0]!r}; there are {', '.join(STRATEGIES)}"
-        )
-    for seed in c.seeds:
-        for name in c.strategies:
+    benchmark = base.benchmark
+    data = collected(base, output / "data")
+    if unknown := [name for name in benchmark.strategies if name not in STRATEGIES]:
+        known = ", ".join(STRATEGIES)
+        raise UserError(f"benchmark.strategies: no {unknown[0]!r}; there are {known}")
+    for seed in benchmark.seeds:
+        for name in benchmark.strategies:
             config = compose([*settings, *STRATEGIES[name], f"seed={seed}"])
             config = dataclasses.replace(config, name=name, data=data)
-            _measure(config, output / f"{name}-{seed}", "length", c.lengths)
-    return _sum_up(output, "strategies", base, c.strategies, "*/success.json")
+            _measure(config, output / f"{name}-{seed}", "length", benchmark.lengths)
+    runs = _read(output, "*/success.json")
+    return _publish(output, "strategies", base, benchmark.strategies, runs)
 
 
 def recall(settings: list[str], output: Path) -> Path:
-    """`lssvwm benchmark recall`: train every model of `benchmark memory` on to recall, from every seed, measure what is
-    not there yet, sum up. Returns the JSON file."""
+    """Train every model of `benchmark memory` further on Recall, measure, summarise.
+
+    Returns the JSON file.
+    """
     settings = [text for text in settings if not text.startswith("experiment=")]
-    base, first = (
-        compose([f"experiment={name}", *settings])
-        for name in ("recollect_recall", "recollect")
-    )
-    c, seen, data = (
-        base.benchmark,
-        collected(first, output / "data"),
-        collected(base, output / "recall-data"),
-    )
-    for seed in c.seeds:
-        for name in c.models:
-            given, folder = (
-                [*settings, f"model={name}", f"seed={seed}"],
-                output / f"{name}-{seed}",
-            )
-            config = compose(
-                ["experiment=recollect_recall", *given, f"train.init={folder}"]
-            )
-            config = dataclasses.replace(config, name=name, data=data)
+    base = compose(["experiment=recollect_recall", *settings])
+    first = compose(["experiment=recollect", *settings])
+    benchmark = base.benchmark
+    first_data = collected(first, output / "data")
+    data = collected(base, output / "recall-data")
+    for seed in benchmark.seeds:
+        for name in benchmark.models:
+            folder = output / f"{name}-{seed}"
+            own = [*settings, f"model={name}", f"seed={seed}"]
             if not (folder / "recall" / "config.yaml").exists():
-                first = compose(["experiment=recollect", *given])
-                trained(dataclasses.replace(first, name=name, data=seen), folder)
-            _measure(config, folder / "recall", "delay", c.delays)
-    return _sum_up(output, "recall", base, c.models, "*/recall/success.json")
+                config = compose(["experiment=recollect", *own])
+                trained(dataclasses.replace(config, name=name, data=first_data), folder)
+            init = f"train.init={folder}"
+            config = compose(["experiment=recollect_recall", *own, init])
+            config = dataclasses.replace(config, name=name, data=data)
+            _measure(config, folder / "recall", "delay", benchmark.delays)
+    runs = _read(output, "*/recall/success.json")
+    return _publish(output, "recall", base, benchmark.models, runs)
 
 
 def _measure(config: Config, folder: Path, key: str, values: tuple[int, ...]) -> None:
-    """Success of one model, trained in the folder, for every value of the environment's setting `key`."""
-    file, asked = (
-        folder / "success.json",
-        {key: list(values), "seed": config.tasks.seed, "tasks": config.tasks.count},
-    )
-    if (
-        file.exists()
-        and check(config, folder)
-        and json.loads(file.read_text())["asked"] == asked
-    ):
+    """Measure one model, trained in the folder, for every value of `env.KEY`.
+
+    Does nothing if the file holds results of these settings.
+    """
+    file = folder / "success.json"
+    settings = {
+        key: list(values),
+        "seed": config.tasks.seed,
+        "tasks": config.tasks.count,
+    }
+    measured = json.loads(file.read_text()) if file.exists() else {}
+    if measured.get("settings") == settings and check(config, folder):
         return
     print(f"{config.name}, seed {config.seed}")
-    model, rows = trained(config, folder), []
-    for value in values:
-        there = dataclasses.replace(
-            config, env=dataclasses.replace(config.env, **{key: value})
-        )
-        found = measure(there, model, ("retained",))["retained"]
-        row = {
-            "success": float(found.success.mean()),
-            "wrong": float((found.outcome == 2).mean()),
-        }
-        rows.append({"by": key, "at": value, "n": len(found.success)} | row)
-    about = {
-        "name": config.name,
-        "seed": config.seed,
-        "steps": config.train.steps,
-        "asked": asked,
-    }
-    report.write_json(file, about | {"rows": rows})
-
-
-def _sum_up(
-    output: Path, what: str, base: Config, names: tuple[str, ...], files: str
-) -> Path:
-    """Means over seeds with their intervals, of all runs that were asked alike, and how much more success each had than
-    the first contestant from the same seeds: a table, and JSON."""
-    runs = [json.loads(file.read_text()) for file in sorted(output.glob(files))]
-    last = next(run for run in runs if run["name"] == names[-1])
-    grouped: dict[tuple, dict[int, dict[str, Any]]] = {}
-    for run in runs:
-        if run["asked"] != last["asked"]:
-            continue
-        beyond = run["rows"][1:]  # the first is as in training
-        mean = {
-            key: float(np.mean([row[key] for row in beyond]))
-            for key in ("success", "wrong")
-            if beyond
-        }
-        more = (
-            [
-                run["rows"][0]
-                | {"at": BEYOND, "n": sum(row["n"] for row in beyond)}
-                | mean
-            ]
-            if beyond
-            else []
-        )
-        for row in [*run["rows"], *more]:
-            grouped.setdefault((run["name"], row["by"], row["at"], row["n"]), {})[
-                run["seed"]
-            ] = row
+    model = trained(config, folder)
     rows = []
-    for key, found in grouped.items():
-        first = grouped.get((names[0], *key[1:]), {})
-        gaps = [
-            row["success"] - first[seed]["success"]
-            for seed, row in found.items()
-            if seed in first
-        ]
-        row: dict[str, Any] = dict(zip(("name", "by", "at", "n"), key)) | (
-            {"more": spread(gaps)} if gaps else {}
-        )
-        for told in ("success", "wrong"):
-            row[told] = spread([each[told] for each in found.values()])
+    for value in values:
+        env = dataclasses.replace(config.env, **{key: value})
+        results = measure(dataclasses.replace(config, env=env), model, ("retained",))
+        found = results["retained"]
+        row: Row = {"by": key, "at": value, "n": len(found.success)}
+        row["success"] = float(found.success.mean())
+        row["wrong"] = float((found.outcome == WRONG).mean())
         rows.append(row)
-    order = list(dict.fromkeys((*names, *(row["name"] for row in rows))))
-    rows.sort(key=lambda row: order.index(row["name"]))
+    about = {"name": config.name, "seed": config.seed, "steps": config.train.steps}
+    report.write_json(file, about | {"settings": settings, "rows": rows})
+
+
+def _read(output: Path, pattern: str) -> list[Run]:
+    return [json.loads(file.read_text()) for file in sorted(output.glob(pattern))]
+
+
+def _publish(
+    output: Path, what: str, base: Config, names: tuple[str, ...], runs: list[Run]
+) -> Path:
+    """Write the summary of all runs as JSON and as a table. Returns the JSON file."""
+    settings = next(run for run in runs if run["name"] == names[-1])["settings"]
+    runs = [run for run in runs if run["settings"] == settings]
     found = {
         "command": f"lssvwm benchmark {what}",
         "settings": configuration.to_dict(base),
-        "rows": rows,
+        "rows": summary(runs, names),
     }
     report.write_json(output / f"{what}.json", found)
     report.publish([report.success_grid(found)], output / f"{what}.md")
     return output / f"{what}.json"
+
+
+def summary(runs: list[Run], names: tuple[str, ...]) -> list[Row]:
+    """Return means over seeds with intervals, and paired differences to the first name.
+
+    `more` is the difference in success to `names[0]`, over the seeds that both have.
+    """
+    grouped: dict[tuple, dict[int, Row]] = {}
+    for run in runs:
+        for row in [*run["rows"], *_beyond_training(run["rows"][1:])]:
+            key = (run["name"], row["by"], row["at"], row["n"])
+            grouped.setdefault(key, {})[run["seed"]] = row
+    rows = []
+    for key, found in grouped.items():
+        row: Row = dict(zip(("name", "by", "at", "n"), key))
+        first = grouped.get((names[0], *key[1:]), {})
+        shared = [seed for seed in found if seed in first]
+        gaps = [found[seed]["success"] - first[seed]["success"] for seed in shared]
+        if gaps:
+            row["more"] = spread(gaps)
+        for measure_name in ("success", "wrong"):
+            row[measure_name] = spread([one[measure_name] for one in found.values()])
+        rows.append(row)
+    order = list(dict.fromkeys((*names, *(row["name"] for row in rows))))
+    return sorted(rows, key=lambda row: order.index(row["name"]))
+
+
+def _beyond_training(rows: list[Row]) -> list[Row]:
+    """Return one row with the means of rows, or none if there are none."""
+    if not rows:
+        return []
+    mean: Row = rows[0] | {"at": BEYOND, "n": sum(row["n"] for row in rows)}
+    for key in ("success", "wrong"):
+        mean[key] = float(np.mean([row[key] for row in rows]))
+    return [mean]

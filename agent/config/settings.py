@@ -225,13 +225,13 @@ class BenchmarkConfig:
         "lengths_adversarial",
         "diffusion",
         "diffusion_prefix",
-        "hide_frames",
-        "hide_spans",
+        "mask_frames",
+        "mask_spans",
         "no_context_noise",
         "segments",
         "burn_in",
-        "imagined",
-        "forget",
+        "self_forcing",
+        "state_resets",
     )
     lengths: tuple[int, ...] = (8, 16, 24, 32, 48, 64)
     sweep: dict[str, tuple[Any, ...]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Benchmarks of planning success train alike, measure the same tasks, and go on where they were stopped."""
+"""Test `lssvwm benchmark strategies` and `recall`."""
 
 import json
 
@@ -31,17 +31,17 @@ TINY = [
 
 
 @pytest.mark.parametrize("name", contest.STRATEGIES)
-def test_every_strategy_changes_something_that_exists(name):
+def test_strategies_change_existing_settings(name):
     plain = compose(["experiment=strategies"])
     changed = compose(["experiment=strategies", *contest.STRATEGIES[name]])
     assert (config.to_dict(plain) == config.to_dict(changed)) == (name == "default")
 
 
-def test_all_strategies_are_run_unless_some_are_named():
+def test_benchmark_config_lists_all_strategies():
     assert BenchmarkConfig().strategies == tuple(contest.STRATEGIES)
 
 
-def test_strategies_go_on_where_they_stopped_and_keep_what_is_there(tmp_path, capsys):
+def test_strategies_resumes_and_keeps_finished_runs(tmp_path, capsys):
     command = [
         "benchmark",
         "strategies",
@@ -55,8 +55,8 @@ def test_strategies_go_on_where_they_stopped_and_keep_what_is_there(tmp_path, ca
     assert cli.main([*command, "benchmark.seeds=[0,1]"]) == 0
     assert (tmp_path / "segments-0" / "success.json").stat().st_mtime_ns == first
     found = json.loads((tmp_path / "strategies.json").read_text())
-    asked = [(row["name"], row["at"]) for row in found["rows"]]
-    assert asked == [
+    cases = [(row["name"], row["at"]) for row in found["rows"]]
+    assert cases == [
         (name, at) for name in ("default", "segments") for at in (4, 6, contest.BEYOND)
     ]
     assert all(
@@ -70,7 +70,7 @@ def test_strategies_go_on_where_they_stopped_and_keep_what_is_there(tmp_path, ca
     )
 
 
-def test_recall_begins_from_the_models_of_benchmark_memory(tmp_path):
+def test_recall_continues_models_of_benchmark_memory(tmp_path):
     tiny = [
         *TINY,
         f"output={tmp_path}",

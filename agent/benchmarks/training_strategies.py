@@ -32,17 +32,17 @@ BEYOND = "beyond training, mean"
 
 STRATEGIES: dict[str, tuple[str, ...]] = {
     "default": (),
-    "lengths_none": ("train.augment=none",),
-    "lengths_adversarial": ("train.augment=adversarial",),
+    "lengths_none": ("train.length_augmentation=none",),
+    "lengths_adversarial": ("train.length_augmentation=adversarial",),
     "diffusion": ("model.forcing=diffusion", "model.clean_prefix=0.0"),
     "diffusion_prefix": ("model.forcing=diffusion", "model.clean_prefix=0.5"),
-    "mask_frames": ("train.hide=0.2", "train.hide_span=1"),
-    "mask_spans": ("train.hide=0.2", "train.hide_span=8", "train.hide_ramp=0.5"),
+    "mask_frames": ("train.frame_mask.prob=0.2", "train.frame_mask.span=1"),
+    "mask_spans": ("train.frame_mask.prob=0.2", "train.frame_mask.span=8"),
     "no_context_noise": ("model.context_noise=0.0",),
-    "segments": ("train.segment=32",),
+    "segments": ("train.tbptt_length=32",),
     "burn_in": ("train.burn_in=64",),
     "self_forcing": ("model.imagined=0.3",),
-    "state_resets": ("train.forget=0.01",),
+    "state_resets": ("train.state_reset_prob=0.01",),
 }
 """Settings that each strategy changes in experiment=strategies."""
 

@@ -18,6 +18,16 @@ RENAMED: dict[str, str] = {
     # model: in worldmodel/migration.py
     # planner, objective, mpc
     # train
+    "train.augment": "train.length_augmentation",
+    "train.segment": "train.tbptt_length",
+    "train.align": "train.episode_start_prob",
+    "train.hide": "train.frame_mask.prob",
+    "train.hide_span": "train.frame_mask.span",
+    "train.forget": "train.state_reset_prob",
+    "train.harder_after": "train.curriculum_start",
+    "train.dreams": "train.actor_critic.walks",
+    "train.dream_weight": "train.actor_critic.weight",
+    "train.recompute": "train.activation_checkpointing",
     # tasks, record, benchmark
 }
 """Dotted names of format 1 and their names in format 2."""
@@ -27,6 +37,13 @@ REMOVED: dict[str, str] = {
     # model: in worldmodel/migration.py
     # planner, objective, mpc
     # train
+    "train.hide_ramp": "frames are masked with the full probability from the first step",
+    "train.weight_decay": "it is 0.01",
+    "train.clip": "gradients are clipped at a norm of 1",
+    "train.log_every": "metrics are written every 10 steps",
+    "train.evaluate_tasks": "there are 64 validation tasks",
+    "train.dream_steps": "imagined walks have 16 steps",
+    "train.dream_entropy": "the entropy bonus is 0.01",
     # tasks, record, benchmark
 }
 """Dotted names of format 1 that no longer exist, and the reason or the constant that replaces them."""
@@ -35,7 +52,7 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
     # format 2 name of a value, of a list or of a mapping: {old value, entry or key: new one}
     # tasks, record
     "tasks.arms": {"prior": "policy", "still": "noop", "short": "always_window"},
-    "train.collect.mix": {"still": "noop"},
+    "train.collect.mix": {"prior": "policy", "still": "noop"},
     "record.mode": {"branches": "counterfactuals"},
 }
 """Values, entries of lists and keys of mappings that have another name in format 2."""

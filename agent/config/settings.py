@@ -24,11 +24,15 @@ from lssvwm.envs import ENV_CONFIGS
 from lssvwm.planners import PLANNER_CONFIGS, CEMConfig
 from lssvwm.worldmodel import ModelConfig
 from omegaconf import OmegaConf
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as documented
 
 __all__ = [
+    "ActorCriticConfig",
     "BenchmarkConfig",
     "CollectConfig",
     "Config",
+    "FrameMaskConfig",
     "RecordConfig",
     "TasksConfig",
     "TrainConfig",
@@ -41,113 +45,109 @@ __all__ = [
     "to_dict",
 ]
 
+SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 KINDS = {"env": ENV_CONFIGS, "planner": PLANNER_CONFIGS}
 """Settings whose class depends on their `kind`."""
 PLAIN_TEXT = ("name", "output", "checkpoint")
 """Settings taken as typed: paths may hold characters that mean something in Hydra's grammar."""
 
 
-@dataclass(frozen=True)
+@documented(frozen=True, config=SETTINGS)
 class CollectConfig:
-    """Which policies gather data, and how much.
+    """Set which policies collect training frames, and how many."""
 
-    `mix` gives the share of frames by policy: names of the environment's scripted explorers (see `explorers`), and
-    the agent itself, which in a context phase only observes, as when it is evaluated: `plan`, and `prior` for its
-    policy head without planning. `vary` gives several values to settings of the environment, e.g. {length: [8, 16]}:
-    every combination gets an equal share of the frames. `frames` are gathered before training, `more` frames every
-    `every` training steps (0: never).
+    envs: int = Field(32, ge=1)
+    """Environments stepped together, at least 1."""
+    frames: int = Field(60_000, ge=0)
+    """Frames collected before training."""
+    every: int = Field(0, ge=0)
+    """Training steps between further rounds of collection; 0: none."""
+    more: int = Field(10_000, ge=0)
+    """Frames collected in each further round."""
+    mix: dict[str, float] = Field(default_factory=lambda: {"random": 1.0})
+    """Fraction of the frames by policy: explorers of the environment, `plan` (the agent), `policy` (its policy head).
+
+    In a context phase the environment's guide acts and the agent only observes. Fractions are relative to their sum.
     """
-
-    envs: int = 32
-    frames: int = 60_000
-    every: int = 0
-    more: int = 10_000
-    mix: dict[str, float] = field(default_factory=lambda: {"random": 1.0})
-    vary: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    keep: int = 1_000_000  # frames kept on disk; the oldest go first
+    vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Values for settings of the environment, e.g. {length: [8, 16]}; every combination gets equally many frames."""
+    keep: int = Field(1_000_000, ge=1)
+    """Frames kept on disk, at least 1; the oldest are deleted first."""
 
 
-@dataclass(frozen=True)
+@documented(frozen=True, config=SETTINGS)
+class FrameMaskConfig:
+    """Set how many frames are hidden from the memory in training."""
+
+    prob: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    """Fraction of frames that are not written into memory, 0 to 1; they are still predicted."""
+    span: int = Field(4, ge=1)
+    """Longest run of hidden frames, at least 1; lengths are drawn evenly up to it."""
+
+
+@documented(frozen=True, config=SETTINGS)
+class ActorCriticConfig:
+    """Set how the policy and value heads learn from imagined walks."""
+
+    walks: int = Field(0, ge=0)
+    """Imagined walks from one frame of every sequence; 0: none.
+
+    With model.loss.policy=0 only these walks train the policy.
+    """
+    weight: float = Field(0.1, ge=0, allow_inf_nan=False)
+    """Weight of their loss, which is added to the world model's."""
+
+
+@documented(frozen=True, config=SETTINGS)
 class TrainConfig:
-    """Optimisation, data augmentation, checkpoints.
+    """Set optimisation, data augmentation and checkpoints."""
 
-    Sequences have `length` frames, varied by length augmentation (`augment`: none, random, or adversarial: more often
-    those at which late frames are foreseen worst) between `min_length` and `length` at a constant number of frames per
-    batch. `burn_in` frames before them are only observed. Where `segment` is set, sequences go through in segments of
-    so many frames, memory carried on and the gradient cut at the seams. `align` is the share of sequences that start
-    with an episode. `hide` is the share of context frames hidden by temporal masking, in spans of up to `hide_span`
-    (1: single frames), reached over the share `hide_ramp` of the training; `forget` is the share of frames before
-    which the memory is erased. With `precision` bf16, matrix products are made in bf16; the scan's log decays and
-    states, weights and losses stay in float32. With `dreams`, the policy and value heads also learn in imagination:
-    from a frame of every sequence so many walks of `dream_steps`, whose actions are kept varied by `dream_entropy`;
-    `dream_weight` is the weight of what these two learn so (with model.loss.policy=0 the policy learns from nothing
-    else).
-    """
-
-    init: str | None = (
-        None  # start from the weights of this checkpoint (a name or folder) instead of new ones
-    )
-    steps: int = 400
-    batch: int = 8
-    length: int = 96
-    min_length: int = 32
-    burn_in: int = 0
-    segment: int = 0
-    augment: Literal["none", "random", "adversarial"] = "random"
-    align: float = 0.5
-    hide: float = 0.0
-    hide_span: int = 4
-    hide_ramp: float = 0.0
-    forget: float = 0.0
-    harder_after: float = (
-        0.0  # share of the training after which `burn_in` and `model.imagined` come in
-    )
-    learning_rate: float = 2e-3
-    warmup: int = 30
-    final_learning_rate: float = (
-        0.1  # as a share of `learning_rate`, reached along a cosine
-    )
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.99
-    log_every: int = 10
-    save_every: int = 100
-    evaluate_every: int = (
-        0  # steps between evaluations on held-out tasks; 0: none while training
-    )
-    evaluate_tasks: int = 64
-    dreams: int = 0
-    dream_steps: int = 16
-    dream_entropy: float = 0.01
-    dream_weight: float = 0.1
-    precision: Literal["auto", "float32", "bf16"] = (
-        "auto"  # auto: bf16 where the hardware multiplies in it
-    )
+    init: str | None = None
+    """Checkpoint (a name or folder) whose weights the run starts from; null: new weights."""
+    steps: int = Field(400, ge=0)
+    """Optimisation steps."""
+    batch: int = Field(8, ge=1)
+    """Sequences in a batch of `length` frames; shorter sequences are more, so that a batch has as many frames."""
+    length: int = Field(96, ge=2)
+    """Frames of the longest sequences; the model learns to remember only what lies within a sequence."""
+    min_length: int = Field(32, ge=2)
+    """Frames of the shortest sequences, at least 2; unused with length_augmentation=none."""
+    length_augmentation: Literal["none", "random", "adversarial"] = "random"
+    """Lengths of sequences: none (always `length`), random, or adversarial (more often those predicted worst)."""
+    burn_in: int = Field(0, ge=0)
+    """Frames before each sequence that are observed without a gradient; 0: none."""
+    tbptt_length: int = Field(0, ge=0)
+    """Frames between which the gradient is cut while memory carries on (truncated backpropagation); 0: never."""
+    episode_start_prob: float = Field(0.5, ge=0, le=1, allow_inf_nan=False)
+    """Fraction of sequences that start with an episode, 0 to 1."""
+    frame_mask: FrameMaskConfig = Field(default_factory=FrameMaskConfig)
+    """Frames hidden from the memory."""
+    state_reset_prob: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    """Fraction of frames before which the memory is erased, 0 to 1."""
+    curriculum_start: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    """Fraction of the steps after which `burn_in` and `model.self_forcing_prob` take effect; 0: from the start."""
+    learning_rate: float = Field(2e-3, ge=0, allow_inf_nan=False)
+    """Highest learning rate of AdamW."""
+    warmup: int = Field(30, ge=0)
+    """Steps over which the learning rate rises linearly; 0: none."""
+    final_learning_rate: float = Field(0.1, ge=0, allow_inf_nan=False)
+    """Last learning rate as a fraction of `learning_rate`, reached along a cosine."""
+    ema: float = Field(0.99, ge=0, le=1, allow_inf_nan=False)
+    """Decay per step of the averaged weights, 0 to 1; these weights are exported, evaluated and used to collect."""
+    save_every: int = Field(100, ge=1)
+    """Steps between checkpoints, at least 1."""
+    evaluate_every: int = Field(0, ge=0)
+    """Steps between evaluations on validation tasks; the best weights are kept in best/. 0: none."""
+    actor_critic: ActorCriticConfig = Field(default_factory=ActorCriticConfig)
+    """Learning from imagined walks."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Matrix products in float32 or bf16; auto: bf16 where the hardware has it. States and losses stay in float32."""
     compile: bool = False
-    recompute: bool = False  # blocks run again in the backward pass (activation checkpointing): less memory, more time
-    collect: CollectConfig = field(default_factory=CollectConfig)
-
-    def __post_init__(self) -> None:
-        least = {
-            "steps": 0,
-            "batch": 1,
-            "length": 2,
-            "min_length": 2,
-            "burn_in": 0,
-            "segment": 0,
-            "log_every": 1,
-            "save_every": 1,
-            "hide_span": 1,
-            "dreams": 0,
-            "dream_steps": 2,
-            "evaluate_tasks": 1,
-        }
-        _require("train", self, least)
-        for name in ("align", "hide", "hide_ramp", "forget", "harder_after"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"train.{name}={getattr(self, name)} must be a share, between 0 and 1"
-                )
+    """Compile the blocks: a slow start, faster steps on some machines."""
+    activation_checkpointing: bool = False
+    """Run the blocks again in the backward pass: less memory, more time."""
+    collect: CollectConfig = Field(default_factory=CollectConfig)
+    """Collection of training frames."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lssvwm.agent.errors import UserError
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
 
 T = TypeVar("T")
 Kinds = Mapping[str, Mapping[str, type]]
@@ -105,8 +107,27 @@ def _build(
             values[name] = _value(hint, value, key, fields[name])
     try:
         return cls(**values)
+    except ValidationError as error:
+        raise UserError(_refused(error, above)) from None
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+def _refused(error: ValidationError, above: str) -> str:
+    """Say in one line which value a pydantic dataclass refused, and its limit."""
+    first = error.errors()[0]
+    limits = [
+        f"{words} {first['ctx'][name]:g}"
+        for name, words in LIMITS.items()
+        if name in first.get("ctx", {})
+    ]
+    key = ".".join(map(str, first["loc"]))
+    if not key:  # raised by __post_init__
+        return first["msg"].removeprefix("Value error, ")
+    return f"{above}{key}={_show(first['input'])} is wrong: it must be {limits[0] if limits else first['msg']}"
 
 
 def _unknown(key: str, value: Any, names: tuple[str, ...]) -> str:
@@ -128,10 +149,13 @@ def _value(hint: Any, value: Any, key: str, field: dataclasses.Field) -> Any:
     try:
         return _convert(hint, value)
     except TypeError:
+        given = getattr(
+            field.default, "default", field.default
+        )  # of a pydantic field, or the plain default
         default = (
             ""
-            if field.default is dataclasses.MISSING
-            else f" (default {_show(field.default)})"
+            if given in (dataclasses.MISSING, PydanticUndefined)
+            else f" (default {_show(given)})"
         )
         raise UserError(
             f"{key}={_show(value)} is wrong: it must be {_words(hint)}{default}"

@@ -45,6 +45,8 @@ FLOORS = (
 )  # left out where an environment has no such explorer
 
 
+VALIDATION_TASKS = 64
+"""Tasks of an evaluation during training."""
 ARRAYS = (
     "success",
     "outcome",
@@ -324,7 +326,7 @@ def measure(
 
 def quick_success(config: Config, model: WorldModel) -> float:
     """Success of `retained` on a few validation tasks (other seeds than any test list), for use while training."""
-    seeds = task_seeds(2**20 + config.seed, config.train.evaluate_tasks)
+    seeds = task_seeds(2**20 + config.seed, VALIDATION_TASKS)
     env = build_env(config, len(seeds))
     return float(
         Play(config, env, seeds, "retained", build_agent(config, model, env))

@@ -24,7 +24,7 @@ class Lengths:
         self.config = config
         shortest = (
             config.length
-            if config.augment == "none"
+            if config.length_augmentation == "none"
             else min(config.min_length, config.length)
         )
         self.choices = np.unique(
@@ -38,7 +38,7 @@ class Lengths:
         """Odds of every length, [K]"""
         even = np.full(len(self.choices), 1 / len(self.choices))
         known = [error for error in self.error if error is not None]
-        if self.config.augment != "adversarial" or not known:
+        if self.config.length_augmentation != "adversarial" or not known:
             return even
         error = np.array(
             [max(known) if error is None else error for error in self.error]
@@ -55,7 +55,7 @@ class Lengths:
 
     def learn(self, length: int, late: Tensor) -> None:
         """Take in the error [] of the late frames of a batch of this length."""
-        if self.config.augment != "adversarial":
+        if self.config.length_augmentation != "adversarial":
             return
         at, new = self.choices.index(length), float(late)
         old = self.error[at]
@@ -63,7 +63,7 @@ class Lengths:
 
     def metrics(self) -> dict[str, Tensor]:
         """The odds, for the log."""
-        if self.config.augment != "adversarial":
+        if self.config.length_augmentation != "adversarial":
             return {}
         return {
             f"odds/{length}": torch.tensor(p)
@@ -72,15 +72,15 @@ class Lengths:
 
 
 def draw_hidden(
-    config: TrainConfig, at: int, is_first: Tensor, rng: np.random.Generator
+    config: TrainConfig, is_first: Tensor, rng: np.random.Generator
 ) -> Tensor | None:
-    """Temporal masking: which frames [B, T] leave no trace at this step; a first frame is never hidden."""
-    share = config.hide * min(1.0, (at + 1) / max(1.0, config.hide_ramp * config.steps))
+    """Temporal masking: which frames [B, T] leave no trace; a first frame is never hidden."""
+    share = config.frame_mask.prob
     if not share:
         return None
     b, t = is_first.shape
-    span = rng.integers(1, config.hide_span + 1, (b, t))
-    begins = rng.random((b, t)) < share / ((config.hide_span + 1) / 2)
+    span = rng.integers(1, config.frame_mask.span + 1, (b, t))
+    begins = rng.random((b, t)) < share / ((config.frame_mask.span + 1) / 2)
     last = np.maximum.accumulate(np.where(begins, np.arange(t) + span, 0), 1)
     return torch.from_numpy(np.arange(t) < last).to(is_first.device) & ~is_first
 
@@ -89,8 +89,8 @@ def draw_forget(
     config: TrainConfig, is_first: Tensor, rng: np.random.Generator
 ) -> Tensor | None:
     """Before which frames [B, T] memory is erased, so that the model knows what it is to have none."""
-    if not config.forget:
+    if not config.state_reset_prob:
         return None
-    return torch.from_numpy(rng.random(tuple(is_first.shape)) < config.forget).to(
-        is_first.device
-    )
+    return torch.from_numpy(
+        rng.random(tuple(is_first.shape)) < config.state_reset_prob
+    ).to(is_first.device)

@@ -68,7 +68,7 @@ class AgentPolicy(TensorDictModuleBase):
         return tensordict.set("action", torch.from_numpy(action))
 
 
-AGENT = {"plan": True, "prior": False}
+AGENT = {"plan": True, "policy": False}
 """The agent's own policies in a mix, and whether they plan."""
 Row = dict[str, np.ndarray | np.generic]
 
@@ -196,7 +196,7 @@ def gather(
     """Add at least `frames` frames of whole episodes: the policies of `train.collect.mix` take their shares, the
     variants of the environment (`train.collect.vary`) equal ones.
 
-    `model` is what the agent's own policies (`plan`, `prior`) act by; without it their share goes to the others.
+    `model` is what the agent's own policies (`plan`, `policy`) act by; without it their share goes to the others.
     """
     check(config)
     mix = {name: share for name, share in config.train.collect.mix.items() if share > 0}

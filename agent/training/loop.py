@@ -40,6 +40,12 @@ ODOMETER = 0.05
 """Learning rate of what the odometers make of an action, relative to all else."""
 ADDED = ("distance.", "heads.error.")
 """Weights of heads that a model may have or not."""
+LOG_EVERY = 10
+"""Steps whose mean makes one row of the log."""
+WEIGHT_DECAY, GRADIENT_CLIP = 0.01, 1.0
+"""Of AdamW; largest norm of the gradient."""
+HORIZON, ENTROPY = 16, 0.01
+"""Steps of an imagined walk; weight of the entropy of its policy."""
 
 
 @dataclass
@@ -55,7 +61,7 @@ class Run:
     rng: np.random.Generator
     generator: torch.Generator
     lengths: Lengths
-    dreamer: Agent | None = None  # walks in imagination, if `train.dreams`
+    dreamer: Agent | None = None  # walks in imagination, if `train.actor_critic.walks`
     step: int = 0
     best: float = -math.inf
 
@@ -117,9 +123,7 @@ def prepare(config: Config, folder: Path) -> Run:
     model = (
         build_model(config, build_env(config, 1)).to(device).train().use(config.backend)
     )
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.train), betas=(0.9, 0.98)
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(model), betas=(0.9, 0.98))
     replay = Replay(
         Path(config.data) if config.data else folder / "data", config.train.collect.keep
     )
@@ -129,11 +133,11 @@ def prepare(config: Config, folder: Path) -> Run:
     )
     ema, lengths = copy.deepcopy(model).eval(), Lengths(config.train)
     run = Run(config, folder, model, ema, optimizer, replay, rng, generator, lengths)
-    if config.train.dreams:
+    if config.train.actor_critic.walks:
         run.dreamer = build_agent(config, model, build_env(config, 1))
         run.dreamer.generator = generator  # which a checkpoint holds
         model.train()  # building an agent ends that
-    model.recompute = config.train.recompute
+    model.recompute = config.train.activation_checkpointing
     if config.train.compile:
         for block in model.blocks:
             block.compile(dynamic=False)
@@ -150,12 +154,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim, (1 << 31) - 1)
 
 
-def parameter_groups(model: WorldModel, config: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: WorldModel) -> list[dict[str, Any]]:
     """Weights decay, biases and scales do not; odometers move slowly, for all memories rest on them."""
     groups = {
         name: {"params": [], "scale": scale, "weight_decay": decay}
         for name, scale, decay in (
-            ("weights", 1.0, config.weight_decay),
+            ("weights", 1.0, WEIGHT_DECAY),
             ("rest", 1.0, 0.0),
             ("odometers", ODOMETER, 0.0),
         )
@@ -240,7 +244,7 @@ def learn(run: Run) -> Path:
         while run.step < config.steps:
             logger.add(step(run))
             run.step += 1
-            if run.step % config.log_every == 0:
+            if run.step % LOG_EVERY == 0:
                 progress.update(run.step, logger.flush(run.step))
             housekeeping(run, logger)
     except KeyboardInterrupt:
@@ -287,17 +291,17 @@ def step(run: Run) -> dict[str, Tensor]:
     """One optimisation step on sequences of a drawn length; returns the metrics."""
     config = run.config.train
     length, batch = run.lengths.draw(run.rng)
-    harder = run.step >= config.harder_after * config.steps
+    harder = run.step >= config.curriculum_start * config.steps
     burn_in = config.burn_in if harder else 0
-    sequences = run.replay.sample(batch, burn_in + length, config.align, run.rng).to(
-        run.model.place.device
-    )
+    sequences = run.replay.sample(
+        batch, burn_in + length, config.episode_start_prob, run.rng
+    ).to(run.model.place.device)
     rate = learning_rate(config, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     run.optimizer.zero_grad(set_to_none=True)
     metrics = gradient(run, sequences, burn_in, foresee=harder)
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), GRADIENT_CLIP)
     if not torch.isfinite(norm):
         raise UserError(
             f"the loss is not finite at step {run.step}: lower train.learning_rate, then resume {run.folder}"
@@ -319,7 +323,7 @@ def gradient(
     """Add up the gradient of sequences, after `burn_in` frames, segment by segment with the memory carried on; the
     metrics' means."""
     config, model = run.config.train, run.model
-    hidden = draw_hidden(config, run.step, sequences.is_first, run.rng)
+    hidden = draw_hidden(config, sequences.is_first, run.rng)
     forget = draw_forget(config, sequences.is_first, run.rng)
     device, frames, memory, found = (
         model.place.device,
@@ -333,7 +337,7 @@ def gradient(
             memory, _ = model.observe(
                 model.initial(len(old.pixels)), old.pixels, old.action, old.is_first
             )
-    size = config.segment or frames
+    size = config.tbptt_length or frames
     parts = [slice(at, min(at + size, frames)) for at in range(burn_in, frames, size)]
     for part in parts:
         masks = [None if mask is None else mask[:, part] for mask in (hidden, forget)]
@@ -364,15 +368,9 @@ def dreams(run: Run, dreamer: Agent, sequences: Batch) -> dict[str, Tensor]:
         )
         now, ended = told.last(), (part.terminated | part.truncated)[:, -1]
         loss, metrics = dream(
-            dreamer,
-            memory,
-            now,
-            ended,
-            config.dreams,
-            config.dream_steps,
-            config.dream_entropy,
+            dreamer, memory, now, ended, config.actor_critic.walks, HORIZON, ENTROPY
         )
-    (config.dream_weight * loss).backward()
+    (config.actor_critic.weight * loss).backward()
     return metrics
 
 
@@ -474,7 +472,7 @@ class Logger:
 
     def __init__(self, folder: Path, at: int):
         self.file = folder / "metrics.jsonl"
-        self.file.touch()  # a run shorter than `log_every` has an empty log, not none
+        self.file.touch()  # a run shorter than LOG_EVERY has an empty log, not none
         kept = [
             line
             for line in self.file.read_text().splitlines()

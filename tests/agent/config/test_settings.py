@@ -62,7 +62,7 @@ def test_the_explorers_of_an_experiment_exist(option: str) -> None:
     config = compose([f"experiment={option}"])
     assert set(config.train.collect.mix) <= set(envs.make(config.env, 1).explorers) | {
         "plan",
-        "prior",
+        "policy",
     }
     assert sum(config.train.collect.mix.values()) == pytest.approx(1)
 
@@ -139,7 +139,7 @@ def test_paths_are_taken_as_typed() -> None:
         ),
         ("train.steps=1.5", "train.steps=1.5 is wrong: it must be a whole number"),
         ("train.steps=true", "train.steps=true is wrong: it must be a whole number"),
-        ("train.clip=null", "train.clip=null is wrong: it must be a number"),
+        ("train.ema=null", "train.ema=null is wrong: it must be a number"),
         (
             "train.compile=1",
             "train.compile=1 is wrong: it must be true or false (default false)",
@@ -184,7 +184,10 @@ def test_paths_are_taken_as_typed() -> None:
         ("tasks.count=0", "tasks.count=0 must be at least 1"),
         ("tasks.window=0", "tasks.window=0 must be at least 1"),
         ("tasks.seed=-1", "tasks.seed=-1 must be at least 0"),
-        ("train.forget=2", "train.forget=2.0 must be a share, between 0 and 1"),
+        (
+            "train.state_reset_prob=2",
+            "train.state_reset_prob=2.0 is wrong: it must be at most 1",
+        ),
         ("train.steps", "cannot read 'train.steps': settings are given as key=value"),
         ("~env", "cannot read '~env': a setting can be changed, not deleted or moved"),
         ("planner.horizon=0", "planner cem: horizon must be at least 1, got 0"),

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from lssvwm.agent.config.settings import Config, TrainConfig
+from lssvwm.agent.config.settings import ActorCriticConfig, Config
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.training import loop as training
 from lssvwm.agent.training.actor_critic import dream, returns
@@ -101,17 +101,14 @@ def test_the_policy_learns_to_take_the_action_that_is_imagined_to_pay(monkeypatc
         assert (policy.softmax(-1)[..., 2] > 0.8).all()
 
 
-def test_a_run_tells_how_its_dreams_go(tmp_path):
+def test_a_run_tells_how_its_dreams_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LOG_EVERY", 2)
     made: Config = config(TMazeConfig(length=5))
+    heads = ActorCriticConfig(walks=2)
     folder = training.train(
         dataclasses.replace(
-            made, train=dataclasses.replace(made.train, dreams=2, dream_steps=4)
+            made, train=dataclasses.replace(made.train, actor_critic=heads)
         ),
         tmp_path,
     )
     assert all({"dream/return", "dream/entropy"} <= set(row) for row in metrics(folder))
-
-
-def test_dreams_must_have_steps():
-    with pytest.raises(ValueError, match="dream_steps=1 must be at least 2"):
-        TrainConfig(dreams=1, dream_steps=1)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from lssvwm.agent.config.settings import TrainConfig
+from lssvwm.agent.config.settings import FrameMaskConfig, TrainConfig
 from lssvwm.agent.training.augmentation import Lengths, draw_hidden
 
 
 def test_no_augmentation_draws_one_length():
     assert {
-        Lengths(TrainConfig(augment="none")).draw(np.random.default_rng(i))
+        Lengths(TrainConfig(length_augmentation="none")).draw(np.random.default_rng(i))
         for i in range(9)
     } == {(96, 8)}
 
@@ -25,7 +25,10 @@ def test_random_lengths_keep_the_number_of_frames():
 
 
 def test_the_adversary_draws_the_worst_length_most_often():
-    lengths, rng = Lengths(TrainConfig(augment="adversarial")), np.random.default_rng(0)
+    lengths, rng = (
+        Lengths(TrainConfig(length_augmentation="adversarial")),
+        np.random.default_rng(0),
+    )
     assert np.allclose(lengths.odds(), 0.2)  # nothing known yet
     for length, error in ((32, 0.1), (48, 0.1), (64, 0.1), (80, 0.2), (96, 0.1)):
         lengths.learn(length, torch.tensor(error))
@@ -43,15 +46,12 @@ def test_the_adversary_draws_the_worst_length_most_often():
     assert lengths.odds().argmax() == 0
 
 
-def test_masking_grows_to_its_share_and_spares_first_frames():
-    config = TrainConfig(steps=100, hide=0.3, hide_span=1, hide_ramp=0.5)
+def test_frame_mask_has_its_fraction_and_spares_first_frames():
+    config = TrainConfig(frame_mask=FrameMaskConfig(prob=0.3, span=1))
     first = torch.zeros(64, 96, dtype=torch.bool)
     first[:, ::10] = True
     rng = np.random.default_rng(0)
-    early, late = (draw_hidden(config, at, first, rng) for at in (4, 80))
-    assert early is not None and late is not None and not (late & first).any()
-    share = [float(hidden[~first].float().mean()) for hidden in (early, late)]
-    assert share[0] == pytest.approx(0.03, abs=0.01) and share[1] == pytest.approx(
-        0.3, abs=0.02
-    )
-    assert draw_hidden(TrainConfig(), 0, first, rng) is None
+    hidden = draw_hidden(config, first, rng)
+    assert hidden is not None and not (hidden & first).any()
+    assert float(hidden[~first].float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert draw_hidden(TrainConfig(), first, rng) is None

@@ -10,7 +10,13 @@ import pytest
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import CollectConfig, Config, TasksConfig, TrainConfig
+from lssvwm.agent.config.settings import (
+    ActorCriticConfig,
+    CollectConfig,
+    Config,
+    TasksConfig,
+    TrainConfig,
+)
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import evaluate as evaluation
 from lssvwm.agent.evaluation.evaluate import (
@@ -51,16 +57,16 @@ PLANNER = CEMConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def short_logs(monkeypatch):
+    """Write a row of the log every second step; runs here are short."""
+    monkeypatch.setattr(training, "LOG_EVERY", 2)
+
+
 def config(env, **changes) -> Config:
     collect = CollectConfig(envs=4, frames=400, mix={"random": 1.0})
     train = TrainConfig(
-        steps=4,
-        batch=2,
-        length=16,
-        min_length=8,
-        log_every=2,
-        save_every=2,
-        collect=collect,
+        steps=4, batch=2, length=16, min_length=8, save_every=2, collect=collect
     )
     tasks = TasksConfig(count=6, batch=4, window=3)
     return dataclasses.replace(
@@ -280,7 +286,10 @@ def metrics(folder):
 def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, dreams):
     setting = config(TMazeConfig(length=5), seed=3)
     setting = dataclasses.replace(
-        setting, train=dataclasses.replace(setting.train, dreams=dreams, dream_steps=4)
+        setting,
+        train=dataclasses.replace(
+            setting.train, actor_critic=ActorCriticConfig(walks=dreams)
+        ),
     )
     whole = training.train(setting, tmp_path / "whole")
     short = dataclasses.replace(
@@ -342,7 +351,7 @@ def test_segments_and_burn_in_carry_memory_into_what_is_trained(tmp_path, monkey
         TMazeConfig(length=5), model=dataclasses.replace(TINY, context_noise=0.0)
     )
     precise = dataclasses.replace(
-        setting.train, segment=10, burn_in=4, precision="float32"
+        setting.train, tbptt_length=10, burn_in=4, precision="float32"
     )
     setting = dataclasses.replace(setting, train=precise)
     run = training.prepare(setting, tmp_path)
@@ -376,9 +385,7 @@ def test_segments_and_burn_in_carry_memory_into_what_is_trained(tmp_path, monkey
 
 def test_a_run_too_short_to_log_ends_well(tmp_path):
     short = config(TMazeConfig(length=5))
-    short = dataclasses.replace(
-        short, train=dataclasses.replace(short.train, steps=1, log_every=10)
-    )
+    short = dataclasses.replace(short, train=dataclasses.replace(short.train, steps=1))
     training.train(short, tmp_path / "run")
     assert (
         metrics(tmp_path / "run") == [] and (tmp_path / "run" / "curves.png").exists()
@@ -386,7 +393,7 @@ def test_a_run_too_short_to_log_ends_well(tmp_path):
 
 
 def test_planning_policy_collects_in_rounds(tmp_path):
-    mix = {"random": 0.4, "plan": 0.4, "prior": 0.2}
+    mix = {"random": 0.4, "plan": 0.4, "policy": 0.2}
     setting = collecting(config(TMazeConfig(length=5)), mix=mix, every=2, more=100)
     folder = training.train(setting, tmp_path / "run")
     assert len(Replay(folder / "data").paths) >= 3

@@ -1,8 +1,9 @@
-"""`lssvwm benchmark planning`: planning success over settings of the task, the planner and the model, arm by arm.
+"""Measure planning success over settings of task, planner and model: `lssvwm benchmark planning`.
 
-Every combination of the values in `benchmark.sweep` is a case: all of `tasks.arms` on the same held-out tasks, as
-`lssvwm evaluate` plays them. A case's file holds how every task ended, and is written anew after each arm, so that a
-sweep which was stopped goes on where it was.
+Every combination of the values in `benchmark.sweep` is a case.
+Each case plays all of `tasks.arms` on the same held-out tasks, as `lssvwm evaluate` does.
+The file of a case holds the outcome of every task.
+It is written after each arm, so that a stopped sweep resumes there.
 """
 
 from __future__ import annotations
@@ -41,113 +42,137 @@ from lssvwm.worldmodel.serialization import WEIGHTS
 GROUPS = 4
 """Ranges of goal distance and of evidence age in the grid."""
 COUNTS = ("seconds", "decisions", "memory_bytes")
+FIXED = ("benchmark", "model", "train", "output")
+"""Sections and settings that cannot be swept."""
+PLAYED_BY = ("env", "planner", "objective", "mpc", "seed")
+"""Sections and settings that the outcomes depend on, next to tasks and weights."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One combination: what sets it apart, the whole configuration, and the file for how its tasks ended."""
+    """Hold one combination of settings.
+
+    values: the swept settings
+    config: the complete configuration
+    file: where the outcomes of the tasks are kept
+    """
 
     values: dict[str, Any]
     config: Config
     file: Path
 
-    def asked(self) -> dict[str, Any]:
-        """All that the outcomes depend on."""
-        c = configuration.to_dict(self.config)
-        tasks = {key: value for key, value in c["tasks"].items() if key != "arms"}
-        return {
-            "env": c["env"],
-            "planner": c["planner"],
-            "tasks": tasks,
-            "seed": c["seed"],
-        } | {"weights": _fingerprint(str(self.config.checkpoint))}
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the outcomes depend on."""
+        plain = configuration.to_dict(self.config)
+        found = {key: plain[key] for key in PLAYED_BY if key in plain}
+        found["tasks"] = {k: v for k, v in plain["tasks"].items() if k != "arms"}
+        found["weights"] = _fingerprint(str(self.config.checkpoint))
+        return found
 
     def results(self) -> dict[str, Outcome]:
-        """The arms that have been played."""
+        """Return the outcomes of the arms that have been played."""
         if not self.file.exists():
             return {}
         arms = json.loads(self.file.read_text())["arms"]
-        for row in arms.values():
-            row |= {
-                key: np.array(row[key], bool if key == "success" else None)
-                for key in ARRAYS
-            }
-        return {arm: Outcome(**row) for arm, row in arms.items()}
+        return {arm: _outcome(row) for arm, row in arms.items()}
+
+    def label(self) -> str:
+        """Return the swept settings as text."""
+        texts = [f"{key}={value}" for key, value in self.values.items()]
+        return ", ".join(texts) or str(self.config.checkpoint)
+
+
+def _outcome(row: dict[str, Any]) -> Outcome:
+    """Build the outcome of one arm from plain data."""
+    arrays = {
+        key: np.array(row[key], bool if key == "success" else None) for key in ARRAYS
+    }
+    return Outcome(**row | arrays)
+
+
+def _plain(result: Outcome) -> dict[str, Any]:
+    """Return an outcome as plain data."""
+    row = {}
+    for key in ARRAYS:
+        kind = float if key == "total_reward" else int
+        row[key] = getattr(result, key).astype(kind).tolist()
+    return row | {key: getattr(result, key) for key in COUNTS}
 
 
 def folder(settings: Sequence[str]) -> Path:
-    """Where results go if nothing else is said: a folder for each checkpoint, and each choice of what is swept."""
-    checkpoint, sweep = (
-        given(settings, "checkpoint"),
-        given(settings, "benchmark.sweep"),
-    )
-    names = [Path(str(checkpoint)).name] if checkpoint else []
-    names += (
-        [str(key).rpartition(".")[2] for key in sweep]
-        if isinstance(sweep, dict)
-        else []
-    )
-    return Path("runs", "benchmark", "-".join(names) or "planning")
+    """Return the default folder, named after the checkpoint and the swept settings."""
+    name = given(settings, "checkpoint")
+    sweep = given(settings, "benchmark.sweep")
+    parts = [Path(str(name)).name] if name else []
+    if isinstance(sweep, dict):
+        parts += [str(key).rpartition(".")[2] for key in sweep]
+    return Path("runs", "benchmark", "-".join(parts) or "planning")
 
 
 def cases(settings: Sequence[str], output: Path) -> list[Case]:
-    """All combinations of `benchmark.sweep`; raises UserError for a setting that does not exist."""
+    """Return all combinations of `benchmark.sweep`.
+
+    Raises UserError for a setting that does not exist or cannot be swept.
+    """
+    sweep = _sweep(settings)
+    return [
+        _case(settings, dict(zip(sweep, values)), output)
+        for values in itertools.product(*sweep.values())
+    ]
+
+
+def _sweep(settings: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the values of every swept setting; raises UserError."""
     sweep = given(settings, "benchmark.sweep") or {}
-    if not isinstance(sweep, dict) or not all(
+    lists = isinstance(sweep, dict) and all(
         isinstance(values, list) and values for values in sweep.values()
-    ):
+    )
+    if not lists:
         raise UserError(
-            "benchmark.sweep must be {setting: [value, ...], ...}, e.g. {env.delay: [32,128]}"
+            "benchmark.sweep must be {setting: [value, ...], ...}, "
+            "e.g. {env.delay: [32,128]}"
         )
-    sweep = {str(key): values for key, values in sweep.items()}
-    if bad := [
-        key
-        for key in sweep
-        if key.split(".")[0] in ("benchmark", "model", "train", "output")
-    ]:
-        raise UserError(
-            f"benchmark.sweep: {bad[0]} cannot be swept; sweep checkpoint, env, planner or tasks"
-        )
-    found = []
-    for values in itertools.product(*sweep.values()):
-        mine = dict(zip(sweep, values))
-        overrides = [
-            *settings,
-            *(f"{key}={_text(value)}" for key, value in mine.items()),
-        ]
-        name = given(overrides, "checkpoint")
-        if name is None:
+    for key in map(str, sweep):
+        if key.split(".")[0] in FIXED:
             raise UserError(
-                "which checkpoint? e.g. lssvwm benchmark planning checkpoint=recall9"
+                f"benchmark.sweep: {key} cannot be swept; "
+                "sweep checkpoint, env, planner or tasks"
             )
-        config = from_checkpoint(
-            checkpoint.read_config(checkpoint.resolve(name)), overrides
+    return {str(key): values for key, values in sweep.items()}
+
+
+def _case(settings: Sequence[str], values: dict[str, Any], output: Path) -> Case:
+    """Compose the configuration of one combination; raises UserError."""
+    swept = [f"{key}={_text(value)}" for key, value in values.items()]
+    overrides = [*settings, *swept]
+    name = given(overrides, "checkpoint")
+    if name is None:
+        raise UserError(
+            "which checkpoint? e.g. lssvwm benchmark planning checkpoint=recall9"
         )
-        case = Case(mine, config, output)
-        key = hashlib.sha256(
-            json.dumps(case.asked(), sort_keys=True).encode()
-        ).hexdigest()[:12]
-        label = "-".join(str(value).rpartition("/")[2] for value in values)
-        found.append(
-            dataclasses.replace(
-                case, file=output / "cases" / f"{label or 'case'}-{key}.json"
-            )
-        )
-    return found
+    saved = checkpoint.read_config(checkpoint.resolve(name))
+    case = Case(values, from_checkpoint(saved, overrides), output)
+    text = json.dumps(case.settings(), sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    label = "-".join(str(value).rpartition("/")[2] for value in values.values())
+    file = output / "cases" / f"{label or 'case'}-{key}.json"
+    return dataclasses.replace(case, file=file)
 
 
 def planning(settings: Sequence[str], output: Path) -> Path:
-    """Play all cases, or what is missing of them, in `benchmark.processes` processes; sum up. Returns the JSON file."""
+    """Play the cases that are missing, in `benchmark.processes` processes.
+
+    Returns the JSON file of the summary.
+    """
     todo = cases(settings, output)
     processes = min(todo[0].config.benchmark.processes, len(todo))
     if processes > 1:
         with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-            for _ in pool.map(_play, todo, itertools.repeat(1)):
-                pass
+            list(pool.map(_play, todo, itertools.repeat(1)))
     else:
         for case in todo:
             _play(case, case.config.threads)
-    found = sum_up(todo)
+    found = summarise(todo)
     report.write_json(output / "planning.json", found)
     report.publish(report.sweep_grids(found), output / "planning.md")
     report.plot_sweep(found, output / "planning.png")
@@ -155,129 +180,109 @@ def planning(settings: Sequence[str], output: Path) -> Path:
 
 
 def _play(case: Case, threads: int) -> None:
-    """Play the arms of a case that are missing in its file."""
-    before, arms = (
-        case.results(),
-        offered(build_env(case.config, 1), case.config.tasks.arms),
-    )
-    missing = [arm for arm in arms if arm not in before]
-    if (
-        "swapped" in missing and "retained" in before
-    ):  # it takes the memories of that arm
-        missing = ["retained", *missing]
+    """Play the arms of a case that its file lacks."""
+    config = case.config
+    played = case.results()
+    arms = offered(build_env(config, 1), config.tasks.arms)
+    missing = [arm for arm in arms if arm not in played]
+    if "swapped" in missing and "retained" in played:
+        missing = ["retained", *missing]  # `swapped` needs the memories of this arm
     if not missing:
         return
     if threads:
         torch.set_num_threads(threads)
-    print(
-        ", ".join(f"{key}={value}" for key, value in case.values.items())
-        or case.config.checkpoint,
-        flush=True,
-    )
-    asked, model = (
-        case.asked(),
-        checkpoint.load(
-            str(case.config.checkpoint), case.config.device, case.config.backend
-        ),
-    )
+    print(case.label(), flush=True)
+    settings = case.settings()
+    model = checkpoint.load(str(config.checkpoint), config.device, config.backend)
 
     def keep(results: dict[str, Outcome]) -> None:
-        rows = {}
-        for arm, result in (before | results).items():
-            rows[arm] = {
-                key: getattr(result, key).astype(
-                    float if key == "total_reward" else int
-                )
-                for key in ARRAYS
-            }
-            rows[arm] = {key: value.tolist() for key, value in rows[arm].items()}
-            rows[arm] |= {key: getattr(result, key) for key in COUNTS}
-        report.write_json(case.file, {"asked": asked, "arms": rows}, indent=None)
+        rows = {arm: _plain(result) for arm, result in (played | results).items()}
+        report.write_json(case.file, {"settings": settings, "arms": rows}, indent=None)
 
-    measure(case.config, model, tuple(missing), keep)
+    measure(config, model, tuple(missing), keep)
 
 
-def sum_up(played: Sequence[Case]) -> dict[str, Any]:
-    """What `planning.json` holds: every case with its arms and the paired difference of its planning success to the
-    first case with the same tasks; and per model and planner, all their cases together: success by goal distance, by
-    evidence age, and by both."""
-    rows, first = [], {}
-    pools: dict[str, dict[str, list[Outcome]]] = {}
+def summarise(played: Sequence[Case]) -> dict[str, Any]:
+    """Return the contents of `planning.json`.
+
+    cases: every case with its arms, and the paired difference of its success to the
+        first case with the same tasks.
+    together: the cases of each model and planner pooled, by goal distance and age.
+    """
+    plain = configuration.to_dict(played[0].config)
+    return {
+        "command": "lssvwm benchmark planning",
+        "settings": {key: plain[key] for key in ("env", "planner", "tasks")},
+        "cases": _case_rows(played),
+        "together": _pooled_rows(played),
+    }
+
+
+def _played_arms(case: Case) -> dict[str, Outcome]:
+    """Return the results of the arms that the configuration names."""
+    wanted = case.config.tasks.arms
+    return {arm: result for arm, result in case.results().items() if arm in wanted}
+
+
+def _case_rows(played: Sequence[Case]) -> list[dict[str, Any]]:
+    rows = []
+    first: dict[str, np.ndarray] = {}  # success of the first case, by task list
     for case in played:
-        results = {
-            arm: result
-            for arm, result in case.results().items()
-            if arm in case.config.tasks.arms
-        }
+        results = _played_arms(case)
         found = summary(case.config, results)
-        arms = {
-            arm: {k: v for k, v in row.items() if not k.startswith("by_")}
-            for arm, row in found["arms"].items()
-        }
+        arms = {}
+        for arm, row in found["arms"].items():
+            arms[arm] = {k: v for k, v in row.items() if not k.startswith("by_")}
         row = {"values": case.values, "tasks": found["tasks"], "arms": arms}
         if "retained" in results:
-            mine = results["retained"].counted().success
-            row["retained_minus_first"] = difference(
-                mine, first.setdefault(found["tasks"]["hash"], mine)
-            )
+            own = results["retained"].counted().success
+            other = first.setdefault(found["tasks"]["hash"], own)
+            row["retained_minus_first"] = difference(own, other)
         rows.append(row)
-        pool = pools.setdefault(
-            json.dumps(
-                {k: v for k, v in case.values.items() if not k.startswith("env")}
-            ),
-            {},
-        )
-        for arm, result in results.items():
+    return rows
+
+
+def _pooled_rows(played: Sequence[Case]) -> list[dict[str, Any]]:
+    """Pool the cases that differ in the environment only."""
+    pools: dict[str, dict[str, list[Outcome]]] = {}
+    for case in played:
+        shared = {k: v for k, v in case.values.items() if not k.startswith("env")}
+        pool = pools.setdefault(json.dumps(shared), {})
+        for arm, result in _played_arms(case).items():
             pool.setdefault(arm, []).append(result.counted())
-    together = []
-    for values, arms in pools.items():
-        whole = {arm: Outcome.cat(parts) for arm, parts in arms.items()}
-        told = {
-            arm: {
-                "by_goal_distance": grouped(
-                    result.success, result.goal_distance, GROUPS
-                ),
-                "by_evidence_age": grouped(result.success, result.evidence_age, GROUPS),
-                "by_both": crossed(result, GROUPS),
-            }
-            | ({} if arm == "retained" else {"retained_minus_this": _minus(whole, arm)})
-            for arm, result in whole.items()
-        }
-        together.append(
-            {
-                "values": json.loads(values),
-                "n": len(next(iter(whole.values())).success),
-                "arms": told,
-            }
-        )
-    settings = {
-        key: configuration.to_dict(played[0].config)[key]
-        for key in ("env", "planner", "tasks")
+    rows = []
+    for values, parts in pools.items():
+        whole = {arm: Outcome.cat(outcomes) for arm, outcomes in parts.items()}
+        row: dict[str, Any] = {"values": json.loads(values)}
+        row["n"] = len(next(iter(whole.values())).success)
+        row["arms"] = {arm: _pooled_arm(whole, arm) for arm in whole}
+        rows.append(row)
+    return rows
+
+
+def _pooled_arm(whole: dict[str, Outcome], arm: str) -> dict[str, Any]:
+    result = whole[arm]
+    row: dict[str, Any] = {
+        "by_goal_distance": grouped(result.success, result.goal_distance, GROUPS),
+        "by_evidence_age": grouped(result.success, result.evidence_age, GROUPS),
+        "by_both": crossed(result, GROUPS),
     }
-    about = {"command": "lssvwm benchmark planning", "settings": settings}
-    return about | {"cases": rows, "together": together}
-
-
-def _minus(whole: dict[str, Outcome], arm: str) -> dict[str, float] | None:
-    return (
-        difference(whole["retained"].success, whole[arm].success)
-        if "retained" in whole
-        else None
-    )
+    if arm != "retained":
+        retained = whole.get("retained")
+        row["retained_minus_this"] = (
+            None if retained is None else difference(retained.success, result.success)
+        )
+    return row
 
 
 def _fingerprint(name: str) -> str:
-    """Tells the weights of a checkpoint from others."""
-    return hashlib.sha256(
-        (checkpoint.resolve(name) / WEIGHTS).read_bytes()
-    ).hexdigest()[:16]
+    """Return the hash of a checkpoint's weights."""
+    weights = (checkpoint.resolve(name) / WEIGHTS).read_bytes()
+    return hashlib.sha256(weights).hexdigest()[:16]
 
 
 def _text(value: Any) -> str:
-    return (
-        "null"
-        if value is None
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    """Write a value as the command line expects it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

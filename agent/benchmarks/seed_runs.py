@@ -1,4 +1,4 @@
-"""Models that are trained alike, on the same frames, from several seeds: going on where they stopped."""
+"""Train models on the same frames from several seeds, and resume stopped runs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lssvwm.agent.training.loop import resume, train
 from lssvwm.worldmodel import WorldModel
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
+"""Quantiles (97.5 %) of Student's t with 1, 2, ... degrees of freedom."""
 
 
 def collected(config: Config, folder: Path) -> str:
-    """The frames that all are trained on, those which are still missing collected now; returns the folder's name."""
+    """Collect the frames that are missing for training; returns the folder's name."""
     fill(config, Replay(folder))
     return str(folder)
 
 
 def check(config: Config, folder: Path) -> bool:
-    """Whether there is a run in the folder; raises UserError if it has other settings."""
+    """Return whether the folder holds a run; raises UserError for other settings."""
     if not (folder / "config.yaml").exists():
         return False
     plain = configuration.to_dict(config)
@@ -42,7 +42,10 @@ def check(config: Config, folder: Path) -> bool:
 
 
 def trained(config: Config, folder: Path) -> WorldModel:
-    """The model of these settings, trained now or trained on in the folder; raises UserError as `check` does."""
+    """Train the model of these settings in the folder, or resume its training.
+
+    Raises UserError as `check` does.
+    """
     if check(config, folder):
         resume(folder, [])
     else:
@@ -51,14 +54,15 @@ def trained(config: Config, folder: Path) -> WorldModel:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Mean over seeds and its 95 % interval by Student's t; without bounds where there is one seed only."""
-    n, mean = len(values), float(np.mean(values))
+    """Return the mean over seeds and its 95 % interval by Student's t.
+
+    There are no bounds with a single seed.
+    """
+    n = len(values)
+    mean = float(np.mean(values))
     found = {"mean": mean, "seeds": [round(value, 4) for value in values]}
     if n < 2:
         return found
-    half = (
-        STUDENT[min(n - 2, len(STUDENT) - 1)]
-        * float(np.std(values, ddof=1))
-        / math.sqrt(n)
-    )
+    quantile = STUDENT[min(n - 2, len(STUDENT) - 1)]
+    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
     return found | {"low": mean - half, "high": mean + half}

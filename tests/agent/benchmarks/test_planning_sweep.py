@@ -1,4 +1,4 @@
-"""`lssvwm benchmark planning`: cases, going on, and what is summed up."""
+"""Test the cases, resumption and summary of `lssvwm benchmark planning`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def played(tmp_path_factory):
     return folder
 
 
-def test_every_combination_is_a_case_with_all_arms(played):
+def test_planning_plays_all_arms_of_every_combination(played):
     found = json.loads((played / "planning.json").read_text())
     values = [case["values"] for case in found["cases"]]
     assert values == [
@@ -51,16 +51,18 @@ def test_every_combination_is_a_case_with_all_arms(played):
     assert "| 6 | 8 |" in (played / "planning.md").read_text()
 
 
-def test_goes_on_with_the_arms_that_are_missing(played, tmp_path, monkeypatch):
+def test_planning_resumes_with_missing_arms(played, tmp_path, monkeypatch):
     played = shutil.copytree(played, tmp_path / "copy")
     before = {file.name: file.read_text() for file in (played / "cases").iterdir()}
-    asked = []
+    played_arms = []
     real = sweep.measure
-    monkeypatch.setattr(sweep, "measure", lambda *a: (asked.append(a[2]), real(*a))[1])
+    monkeypatch.setattr(
+        sweep, "measure", lambda *a: (played_arms.append(a[2]), real(*a))[1]
+    )
     more = [text.replace("random,oracle", "random,oracle,swapped") for text in TINY]
     assert cli.main(["benchmark", "planning", *more, SWEEP, f"output={played}"]) == 0
     assert (
-        asked == [("retained", "swapped")] * 4
+        played_arms == [("retained", "swapped")] * 4
     )  # swapped takes the memories of retained
     after = {
         file.name: json.loads(file.read_text()) for file in (played / "cases").iterdir()
@@ -69,12 +71,12 @@ def test_goes_on_with_the_arms_that_are_missing(played, tmp_path, monkeypatch):
     for name, text in before.items():
         for arm in ("erased", "random", "oracle"):
             assert after[name]["arms"][arm] == json.loads(text)["arms"][arm]
-    asked.clear()
+    played_arms.clear()
     assert cli.main(["benchmark", "planning", *more, SWEEP, f"output={played}"]) == 0
-    assert asked == []
+    assert played_arms == []
 
 
-def test_processes_find_the_same(played, tmp_path_factory):
+def test_planning_in_processes_finds_the_same(played, tmp_path_factory):
     other = tmp_path_factory.mktemp("two")
     given = [*TINY, SWEEP, "benchmark.processes=2", f"output={other}"]
     assert cli.main(["benchmark", "planning", *given]) == 0
@@ -88,7 +90,7 @@ def test_processes_find_the_same(played, tmp_path_factory):
         ]
 
 
-def test_pooled_differences_pair_the_tasks(played):
+def test_pooled_differences_are_paired_by_task(played):
     found = json.loads((played / "planning.json").read_text())
     arms = [case.results() for case in sweep.cases([*TINY, SWEEP], played)]
     gap = found["together"][0]["arms"]["erased"]["retained_minus_this"]["mean"]
@@ -102,7 +104,7 @@ def test_pooled_differences_pair_the_tasks(played):
     assert gap == pytest.approx(np.mean(both))
 
 
-def test_outcomes_come_back_from_the_file_as_they_were(played):
+def test_case_results_restore_outcomes(played):
     case = sweep.cases([*TINY, SWEEP], played)[0]
     result = case.results()["oracle"]
     assert (
@@ -133,19 +135,19 @@ def test_outcomes_come_back_from_the_file_as_they_were(played):
             "did you mean planner=cem",
         ),
         (["benchmark.sweep={env.length:[8]}"], "which checkpoint?"),
-        (["checkpoint=tmaze", "tasks.arms=[nobody]"], "there is no arm 'nobody'"),
+        (["checkpoint=tmaze", "tasks.arms=[mystery]"], "there is no arm 'mystery'"),
         (
             ["checkpoint=spots", "planner=beam"],
             "needs discrete actions; choose another, e.g. planner=cem",
         ),
     ],
 )
-def test_mistakes_are_named(given, says, tmp_path, capsys):
+def test_planning_reports_mistakes_in_one_line(given, says, tmp_path, capsys):
     assert cli.main(["benchmark", "planning", *given, f"output={tmp_path}"]) == 2
     assert says in capsys.readouterr().err
 
 
-def test_sweeps_do_not_write_over_each_other():
+def test_folder_differs_between_sweeps():
     one = ["checkpoint=runs/mine", "benchmark.sweep={env.delay:[8],planner:[cem]}"]
     assert sweep.folder(one) == Path("runs/benchmark/mine-delay-planner")
     assert sweep.folder(["benchmark.sweep={checkpoint:[tmaze]}"]) == Path(
@@ -154,18 +156,19 @@ def test_sweeps_do_not_write_over_each_other():
     assert sweep.folder(["checkpoint=tmaze"]) == Path("runs/benchmark/tmaze")
 
 
-def test_planners_compared_keep_the_settings_of_the_checkpoint(tmp_path):
+def test_cases_keep_shared_planner_settings(tmp_path):
     given = ["checkpoint=spots", "benchmark.sweep={planner:[cem,shooting,mppi]}"]
-    told = [vars(case.config.planner) for case in sweep.cases(given, tmp_path)]
+    planners = [vars(case.config.planner) for case in sweep.cases(given, tmp_path)]
     shared = ("candidates", "horizon", "iterations", "elites", "proposals", "replan")
-    assert len({tuple(planner[key] for key in shared) for planner in told}) == 1
+    assert len({tuple(planner[key] for key in shared) for planner in planners}) == 1
 
 
-def test_a_case_depends_on_the_weights(tmp_path):
+def test_case_settings_depend_on_weights(tmp_path):
     case = sweep.cases(["checkpoint=tmaze"], tmp_path)[0]
     other = sweep.cases(["checkpoint=return9"], tmp_path)[0]
     assert (
-        case.file != other.file and case.asked()["weights"] != other.asked()["weights"]
+        case.file != other.file
+        and case.settings()["weights"] != other.settings()["weights"]
     )
     with pytest.raises(UserError, match="no checkpoint at nowhere"):
         sweep.cases(["checkpoint=nowhere"], tmp_path)

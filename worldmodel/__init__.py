@@ -8,9 +8,10 @@ Reading order: model (the four verbs), blocks (the layers), ssm (the scan), back
 odometry and reach (what actions do to the view), baselines (what others use in place of the scan).
 """
 
+from lssvwm.worldmodel.config import LossWeights, ModelConfig
 from lssvwm.worldmodel.heads import HeadOutputs
 from lssvwm.worldmodel.memory import Memory, RolloutState
-from lssvwm.worldmodel.model import Batch, LossWeights, ModelConfig, Rollout, WorldModel
+from lssvwm.worldmodel.model import Batch, Rollout, WorldModel
 from lssvwm.worldmodel.serialization import load, save
 
 __all__ = [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lssvwm.worldmodel.blocks import at_least_float
+from lssvwm.worldmodel.config import HEAD_HIDDEN
 from lssvwm.worldmodel.motion_calibration import moving, shifted
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,10 +30,12 @@ CLEAR = 0.01  # by how much of the brightness one part must look better than ano
 class ActionLimits(nn.Module):
     """How far each dimension of an action can go, downwards and upwards, from where a frame was seen."""
 
-    def __init__(self, tokens: int, width: int, hidden: int, actions: int):
+    def __init__(self, tokens: int, width: int, actions: int):
         super().__init__()
-        last = nn.Linear(hidden, 2 * actions)
-        self.tell = nn.Sequential(nn.Linear(tokens * width, hidden), nn.GELU(), last)
+        last = nn.Linear(HEAD_HIDDEN, 2 * actions)
+        self.tell = nn.Sequential(
+            nn.Linear(tokens * width, HEAD_HIDDEN), nn.GELU(), last
+        )
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(actions))  # the size of actions
         nn.init.zeros_(last.weight)

@@ -9,6 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+DENOISING_FRACTION = 0.125
+"""Fraction of frames trained at a random noise level; the others are predicted from memory alone."""
+CLEAN_PREFIX_PROB = 0.5
+"""Fraction of sequences that start with a clean prefix (`model.forcing=diffusion_prefix`)."""
+
 
 def noise(embed: nn.Linear, like: Tensor, generator) -> Tensor:
     """What `embed` makes of white noise, less its bias, in the shape of `like` [..., D]."""

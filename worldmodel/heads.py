@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from lssvwm.worldmodel.config import HEAD_HIDDEN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,7 +87,6 @@ class Heads(nn.Module):
         self,
         tokens: int,
         width: int,
-        hidden: int,
         actions: int,
         surprise: bool = False,
         bins: int = 61,
@@ -97,11 +97,11 @@ class Heads(nn.Module):
             "bins", torch.linspace(-reach, reach, bins), persistent=False
         )
         self.sizes = [bins, bins, 1, actions]
-        self.trunk = nn.Linear(tokens * width, hidden)
-        self.out = nn.Linear(hidden, sum(self.sizes))
+        self.trunk = nn.Linear(tokens * width, HEAD_HIDDEN)
+        self.out = nn.Linear(HEAD_HIDDEN, sum(self.sizes))
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.zeros_(self.out.bias)
-        self.error = nn.Linear(hidden, 1) if surprise else None
+        self.error = nn.Linear(HEAD_HIDDEN, 1) if surprise else None
 
     def forward(self, x: Tensor) -> HeadOutputs:
         hidden = F.gelu(self.trunk(_flat(x)))
@@ -115,8 +115,11 @@ class Heads(nn.Module):
 class Distance(nn.Module):
     """Steps from a frame, seen or foreseen (its tokens [..., S, D]), to a goal image (embedded tokens [..., S, D])."""
 
-    def __init__(self, tokens: int, width: int, hidden: int):
+    def __init__(
+        self, tokens: int, width: int, hidden: int = HEAD_HIDDEN, expectile: float = 0.1
+    ):
         super().__init__()
+        self.expectile = expectile
         self.here, self.there = (
             nn.Linear(tokens * width, hidden),
             nn.Linear(tokens * width, hidden),
@@ -145,7 +148,6 @@ class Distance(nn.Module):
         aims: Tensor,
         is_first: Tensor,
         valid: Tensor,
-        optimism: float,
         generator,
     ):
         """Of frames x [B, T, S, D] where `valid` [B, T]: how well the steps to goals, `aims` [B, T, hidden] of the same
@@ -155,7 +157,7 @@ class Distance(nn.Module):
         those steps are what walking on for some and then what this head, from there (`seen`, x of the clean frames),
         says: temporal differences, which join parts of walks that nobody walked in one go.
         Whoever walked there need not have taken the shortest way: expectile regression (Newey and Powell 1987) of
-        log(1 + steps) to a low expectile, `optimism`, tells what the quicker ones took. What is joined is implicit
+        log(1 + steps) to a low expectile, `expectile`, tells what the quicker ones took. What is joined is implicit
         Q-learning with goals (HIQL, Park et al. 2023), over several steps and, instead of a discount, up to FARTHEST.
         """
         here, (b, t) = self.here(_flat(x))[:, :, None], is_first.shape
@@ -179,7 +181,7 @@ class Distance(nn.Module):
             ]  # [B, T, WAYPOINTS, 1, hidden]
             rest = torch.expm1(self._log(there, goal[:, :, None]).clamp(min=0))
             total = torch.log1p((on[..., None] + rest).amin(2).clamp(max=FARTHEST))
-        error = _expectile(counted, optimism) + _expectile(
+        error = _expectile(counted, self.expectile) + _expectile(
             total - self._log(here, goal), JOINING
         )
         return (error * valid[..., None]).sum() / valid.sum().clamp(min=1) / PAIRS

@@ -18,11 +18,31 @@ FORMAT_VERSION = 2
 _RENAMED_WEIGHTS: list[tuple[str, str]] = []
 """Regular expressions of state-dict keys in format 1, and what replaces the match; applied in this order."""
 
-RENAMED_SETTINGS: dict[str, str] = {}
+RENAMED_SETTINGS: dict[str, str] = {
+    "standardise": "normalize_frames",
+    "mlp": "mlp_ratio",
+    "imagined": "self_forcing_prob",
+    "imagined_span": "self_forcing_span",
+    "pixel_share": "pixel_fraction",
+    "rarity": "rare_colour_power",
+}
 """Dotted names of model settings in format 1, below `model`, and their names in format 2."""
 
-REMOVED_SETTINGS: dict[str, str] = {}
+REMOVED_SETTINGS: dict[str, str] = {
+    "head_hidden": "it is always 128",
+    "expand": "it is always 2",
+    "clean_prefix": "set model.forcing=diffusion_prefix, or model.forcing=diffusion for no clean prefix",
+    "flow": "it is always 0.125",
+    "trace": "it is always 0.95",
+    "advantage": "it is always 0.1",
+    "optimism": "it is always 0.1",
+    "loss.cont": "it is always 1",
+    "loss.reach": "it is always 1",
+}
 """Dotted names of model settings that format 2 lacks, and the constant or setting that replaces them."""
+
+_SIZES = {"head_hidden": 128, "expand": 2}
+"""Removed settings that decide the shapes of weights, and their constants."""
 
 
 def check_version(version: int, what: str) -> None:
@@ -47,7 +67,8 @@ def migrate_weights(state: Mapping[str, V], version: int = 1) -> dict[str, V]:
 def migrate_config(fields: Mapping[str, Any], version: int = 1) -> dict[str, Any]:
     """Return model settings of format `version`, as plain data, with the present names and groups.
 
-    Raises ValueError for a newer format.
+    Removed training settings are dropped. Raises ValueError for a newer format, and for weights of other shapes than
+    the present model can have.
     """
     check_version(version, "the model configuration")
     plain = deepcopy(dict(fields))
@@ -61,6 +82,13 @@ def _renamed(key: str) -> str:
 
 
 def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
+    for name, size in _SIZES.items():
+        if plain.get(name, size) != size:
+            raise ValueError(
+                f"model.{name}={plain[name]} is no longer supported: it is always {size}"
+            )
+    if plain.get("forcing") == "diffusion" and plain.get("clean_prefix", 0.5) > 0:
+        plain["forcing"] = "diffusion_prefix"
     for name in REMOVED_SETTINGS:
         _take(plain, name)
     moved = {

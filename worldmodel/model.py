@@ -9,9 +9,10 @@ Shapes: B sequences, T frames, R streams (noisy, clean), S tokens a frame, D wid
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -25,6 +26,7 @@ from lssvwm.worldmodel.blocks import (
     TiledSSD,
     pick,
 )
+from lssvwm.worldmodel.config import ModelConfig
 from lssvwm.worldmodel.fused_ops import squares
 from lssvwm.worldmodel.heads import (
     Distance,
@@ -32,6 +34,11 @@ from lssvwm.worldmodel.heads import (
     Heads,
     lambda_returns,
     two_hot,
+)
+from lssvwm.worldmodel.losses import (
+    ADVANTAGE_TEMPERATURE,
+    FIXED_WEIGHTS,
+    TD_LAMBDA,
 )
 from lssvwm.worldmodel.memory import Memory, RolloutState
 from lssvwm.worldmodel.mixers.baselines import GRU, Attention
@@ -48,97 +55,6 @@ FORESEEN = 0.5
 
 COARSE = 4
 """Fields along each side of a patch, for the coarse frame loss."""
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    frame: float = 10.0
-    coarse: float = (
-        0.0  # of the frame seen coarsely: small things that move are found sooner
-    )
-    reward: float = 1.0
-    cont: float = 1.0
-    value: float = 0.1
-    policy: float = 0.1
-    distance: float = 0.0  # of the steps to a goal image; 0: there is no such head
-    surprise: float = (
-        0.0  # of the error expected of a foreseen frame; 0: there is no such head
-    )
-    reach: float = 1.0  # of how much of a continuous action walls let through
-
-
-KINDS = ("lssvwm", "attention", "attention_odometer", "gru")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Size and training losses of the world model. `tiles` gives one layer per entry: its tile size in tokens.
-
-    `kind` says what carries memory: lssvwm (the tiled scan), attention (over `window` frames, cached; or
-    attention_odometer, whose keys turn as the scan's do), or gru (a vector of `state` numbers).
-    """
-
-    kind: str = "lssvwm"
-    patch: int = 22
-    standardise: bool = False  # frames less their mean, over their spread: for small things before one background
-    width: int = 64
-    tiles: tuple[int, ...] = (1, 3)
-    state: int = 128
-    scan_head: int = 32
-    expand: int = 2
-    rotary: float = (
-        0.75  # share of the state's keys that stand for places; 0 is plain Mamba-2
-    )
-    window: int = 3  # frames of the frame-local attention; 0: none
-    attention_heads: int = 4
-    mlp: float = 3.0
-    head_hidden: int = 128
-    forcing: str = (
-        "teacher"  # or diffusion: what is remembered is as noisy as what is denoised
-    )
-    clean_prefix: float = 0.5  # diffusion forcing: share of sequences whose first half or more is remembered clean
-    flow: float = 0.125  # share of frames trained at a random noise level; the others are predicted from memory alone
-    context_noise: float = 0.1
-    imagined: float = 0.0  # share of frames that are remembered as the model foresees them, not as they are
-    imagined_span: int = (
-        8  # how many in a row, at most: the horizon that training prepares for
-    )
-    pixel_share: float = (
-        0.25  # share of the pixels, drawn anew every step, that enter the frame loss
-    )
-    rarity: float = 0.5
-    event_weight: float = 4.0  # weight of frames with a reward or a termination in the reward and continue losses
-    discount: float = 0.97
-    trace: float = 0.95  # lambda of the value targets
-    advantage: float = 0.1  # temperature of the advantage weights of the policy prior
-    optimism: float = (
-        0.1  # expectile of the steps to a goal: low is how the quickest got there
-    )
-    loss: LossWeights = field(default_factory=LossWeights)
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(
-                f"model.kind={self.kind} is not known; there are {', '.join(KINDS)}"
-            )
-        if self.forcing not in ("teacher", "diffusion"):
-            raise ValueError(
-                f"model.forcing={self.forcing} is not known; there are teacher, diffusion"
-            )
-        if (
-            not self.tiles
-            or self.width % self.attention_heads
-            or (self.expand * self.width) % self.scan_head
-        ):
-            raise ValueError(
-                f"model: width={self.width} must be a multiple of attention_heads={self.attention_heads}, "
-                f"expand * width one of scan_head={self.scan_head}, and tiles name at least one layer"
-            )
-
-    @property
-    def local(self) -> int:
-        """Frames that frame-local attention sees; 0: there is none, or `kind` is attention itself."""
-        return 0 if self.kind.startswith("attention") else self.window
 
 
 @dataclass
@@ -222,6 +138,10 @@ def _rollout(actions: Tensor, steps: list[Step]) -> Rollout:
     )
 
 
+EXPAND = 2
+"""Inner width of the scan, as a multiple of `width`."""
+
+
 class WorldModel(nn.Module):
     """The model for frames of `frame_shape` (C, H, W) and `actions` discrete actions or action dimensions."""
 
@@ -238,7 +158,7 @@ class WorldModel(nn.Module):
         self.frame_shape = (channels, height, width)
         self.config, self.actions, self.discrete = c, actions, discrete
         self.recompute = False  # of each block, keep the inputs only, and run it again in the backward pass
-        self.patches = Patches(self.frame_shape, c.patch, c.standardise)
+        self.patches = Patches(self.frame_shape, c.patch, c.normalize_frames)
         grid, tokens = self.patches.grid, self.patches.tokens
         self.embed = nn.Linear(self.patches.size, c.width)
         self.place = nn.Parameter(torch.randn(tokens, c.width) * 0.3)
@@ -249,7 +169,7 @@ class WorldModel(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 c.width,
-                c.mlp,
+                c.mlp_ratio,
                 _mixer(c, grid, tile, actions + 1, walls=discrete),
                 LocalAttention(c.width, tokens, c.local, c.attention_heads)
                 if c.local
@@ -259,16 +179,12 @@ class WorldModel(nn.Module):
         )
         odometers = not discrete and c.kind == "lssvwm"
         self.reach = (
-            reaching.ActionLimits(tokens, c.width, c.head_hidden, actions)
-            if odometers
-            else None
+            reaching.ActionLimits(tokens, c.width, actions) if odometers else None
         )
         self.unembed = nn.Linear(c.width, self.patches.size)
-        self.heads = Heads(tokens, c.width, c.head_hidden, actions, c.loss.surprise > 0)
-        self.distance = (
-            Distance(tokens, c.width, c.head_hidden) if c.loss.distance else None
-        )
-        self.rarity = Rarity(c.rarity)
+        self.heads = Heads(tokens, c.width, actions, c.loss.surprise > 0)
+        self.distance = Distance(tokens, c.width) if c.loss.distance else None
+        self.rarity = Rarity(c.rare_colour_power)
         if discrete:
             nn.init.normal_(self.act.weight)
         nn.init.normal_(self.unembed.weight, std=0.02)
@@ -388,7 +304,7 @@ class WorldModel(nn.Module):
 
     def _embed_frames(self, patches: Tensor) -> Tensor:
         """`embed` of uint8 patches: scaling to [-1, 1] is folded into the weights (bf16 holds the numbers exactly)."""
-        if self.patches.standardise:
+        if self.patches.normalize:
             return self.embed(self.patches.scaled(patches, self.embed.weight.dtype))
         weight, bias, device = self.embed.weight, self.embed.bias, patches.device.type
         kind = (
@@ -511,7 +427,7 @@ class WorldModel(nn.Module):
             patches = self._predict(x)
         if denoise > 1 or not last:
             clean = self._reembed(x) if patches is None else self.embed(patches)
-            trust = FORESEEN if self.config.imagined and denoise == 1 else 1.0
+            trust = FORESEEN if self.config.self_forcing_prob and denoise == 1 else 1.0
             x = self._recall(fork, clean, trust, action, commit=True, read=denoise > 1)
             readout = readout if denoise == 1 else self._read(x, fork)
         assert fork.seen is not None
@@ -533,7 +449,7 @@ class WorldModel(nn.Module):
         )
         readout, trust = (
             self.heads(x[:, 0, 0]),
-            FORESEEN if self.config.imagined else 1.0,
+            FORESEEN if self.config.self_forcing_prob else 1.0,
         )
         level = torch.full_like(blank[..., 0, 0], trust)
         _, memory = self._run(self._reembed(x), level, action, none, ~none, memory)
@@ -683,19 +599,22 @@ class WorldModel(nn.Module):
         x, level = self._copies(patches, generator)
         tokens = x[:, :, 1]
         counted = torch.ones_like(batch.is_first)
-        if self.config.forcing == "diffusion":
+        diffusion = self.config.forcing != "teacher"
+        if diffusion:
+            prefix = self.config.forcing == "diffusion_prefix"
+            prefix_prob = noise.CLEAN_PREFIX_PROB if prefix else 0.0
             x, level, counted = noise.equally(
-                self.embed, x[:, :, 1], self.config.clean_prefix, generator
+                self.embed, x[:, :, 1], prefix_prob, generator
             )
         clean = torch.ones_like(batch.is_first) if hidden is None else ~hidden
         reach = self._reach(
             tokens, clean
         )  # of frames remembered as foreseen, too: it was there
-        if self.config.imagined and foresee and self.training:
+        if self.config.self_forcing_prob and foresee and self.training:
             span = noise.spans(
                 batch.is_first,
-                self.config.imagined,
-                self.config.imagined_span,
+                self.config.self_forcing_prob,
+                self.config.self_forcing_span,
                 generator,
             )
             x, level = self._with_foreseen(
@@ -708,7 +627,7 @@ class WorldModel(nn.Module):
         noisy, remembered = x.unbind(2)
         foreseen, seen = self.heads(noisy), self.heads(remembered)
         target = self._value_target(seen, batch)
-        blank = counted if self.config.forcing == "diffusion" else level[:, :, 0] == 0
+        blank = counted if diffusion else level[:, :, 0] == 0
         true = clean & (level[:, :, 1] == 1)
         of_seen, _ = self._head_losses(seen, target, batch, true)
         losses, metrics = self._head_losses(foreseen, target, batch, blank)
@@ -725,14 +644,14 @@ class WorldModel(nn.Module):
         if self.config.loss.coarse:
             losses["coarse"] = self._coarse_loss(noisy, patches, counted)
         metrics |= of_frames
-        if self.reach is not None and self.config.loss.reach:
-            losses["reach"] = reaching.loss(self, tokens, batch, generator)
+        if self.reach is not None:
+            losses["action_limits"] = reaching.loss(self, tokens, batch, generator)
         if foreseen.log_error is not None:
             gap = foreseen.log_error - torch.log(error + 1e-4)
             losses["surprise"] = _mean(gap.square(), known.to(gap.dtype))
-        weights = self.config.loss
+        weights = dataclasses.asdict(self.config.loss) | FIXED_WEIGHTS
         total = sum(
-            (getattr(weights, k) * v for k, v in losses.items()),
+            (weights[k] * v for k, v in losses.items()),
             torch.zeros((), device=x.device),
         )
         metrics |= {f"loss/{k}": v.detach() for k, v in losses.items()}
@@ -751,7 +670,7 @@ class WorldModel(nn.Module):
             "device": patches.device,
             "dtype": self.embed.weight.dtype,
         }
-        partly = torch.rand(b, t, **make) < self.config.flow
+        partly = torch.rand(b, t, **make) < noise.DENOISING_FRACTION
         level = torch.rand(b, t, **make) * partly
         clean, blank = self._embed_frames(patches), self.embed.bias
         noisy = torch.where(
@@ -809,7 +728,7 @@ class WorldModel(nn.Module):
         [B, T]): PSNR, and `late`, the error in the last quarter of the sequences."""
         channels, pixels = self.frame_shape[0], self.patches.patch**2
         some = torch.randperm(pixels, generator=generator, device=x.device)[
-            : int(pixels * self.config.pixel_share)
+            : int(pixels * self.config.pixel_fraction)
         ]
         where = (
             torch.arange(channels, device=x.device)[:, None] * pixels + some
@@ -822,7 +741,7 @@ class WorldModel(nn.Module):
         colours = true.unflatten(-1, (channels, -1))
         rare = (
             self.rarity(colours).expand_as(colours).flatten(-2)
-            if self.config.rarity
+            if self.config.rare_colour_power
             else None
         )
         error, plain = squares(
@@ -859,15 +778,14 @@ class WorldModel(nn.Module):
         """Of frames foreseen and, last, seen (x [B, T, S, D], valid [B, T]): the steps to other frames."""
         aims, seen = head.aim(goals), streams[-1][0]
         parts = [
-            head.loss(x, seen, aims, is_first, valid, self.config.optimism, generator)
-            for x, valid in streams
+            head.loss(x, seen, aims, is_first, valid, generator) for x, valid in streams
         ]
         return torch.stack(parts).sum()
 
     def _value_target(self, seen: HeadOutputs, batch: Batch) -> Tensor:
-        c, value = self.config, seen.value.detach()
+        discount, value = self.config.discount, seen.value.detach()
         return lambda_returns(
-            batch.reward, batch.terminated, batch.is_first, value, c.discount, c.trace
+            batch.reward, batch.terminated, batch.is_first, value, discount, TD_LAMBDA
         )
 
     def _head_losses(
@@ -886,9 +804,9 @@ class WorldModel(nn.Module):
         value_loss = _cross_entropy(out.value_logits, two_hot(target, out.bins))
         going = valid & ~batch.terminated & ~batch.truncated
         acts = (going[:, :-1] & ~batch.is_first[:, 1:]).float()
-        better = torch.exp((target - out.value.detach())[:, :-1] / c.advantage).clamp(
-            max=5.0
-        )
+        better = torch.exp(
+            (target - out.value.detach())[:, :-1] / ADVANTAGE_TEMPERATURE
+        ).clamp(max=5.0)
         policy_loss = self._policy_loss(out.policy[:, :-1], batch.action[:, 1:])
         losses = {
             "reward": _mean(reward_loss, weight),
@@ -929,7 +847,7 @@ def _mixer(
     if c.kind == "gru":
         return GRU(c.width, tokens, c.state, actions)
     return TiledSSD(
-        c.width, grid, tile, c.state, c.scan_head, c.expand, c.rotary, actions, walls
+        c.width, grid, tile, c.state, c.scan_head, EXPAND, c.rotary, actions, walls
     )
 
 

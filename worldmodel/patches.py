@@ -12,7 +12,7 @@ class Patches(nn.Module):
     """Frames [..., C, H, W] <-> patches [..., S, C * patch * patch].
 
     The frame is padded on all sides to a multiple of `patch`; `decode` cuts the padding off. The model works on
-    `scaled` patches: from -1 to 1, or, if `standardise`, less the mean frame and over the spread that `fit` found, so
+    `scaled` patches: from -1 to 1, or, if `normalize`, less the mean frame and over the spread that `fit` found, so
     that small things before a background which never changes are not drowned by it.
     """
 
@@ -20,7 +20,7 @@ class Patches(nn.Module):
     spread: Tensor
 
     def __init__(
-        self, frame_shape: tuple[int, int, int], patch: int, standardise: bool = False
+        self, frame_shape: tuple[int, int, int], patch: int, normalize: bool = False
     ):
         super().__init__()
         c, h, w = frame_shape
@@ -29,8 +29,8 @@ class Patches(nn.Module):
         self.size = c * patch * patch
         right, below = self.grid[1] * patch - w, self.grid[0] * patch - h
         self.pad = (right // 2, right - right // 2, below // 2, below - below // 2)
-        self.standardise = standardise
-        if standardise:
+        self.normalize = normalize
+        if normalize:
             self.register_buffer("centre", torch.zeros(self.tokens, self.size))
             self.register_buffer("spread", torch.ones(()))
 
@@ -50,8 +50,8 @@ class Patches(nn.Module):
 
     @torch.no_grad()
     def fit(self, frames: Tensor) -> None:
-        """Take mean and spread from uint8 frames [..., C, H, W], if `standardise`."""
-        if self.standardise:
+        """Take mean and spread from uint8 frames [..., C, H, W], if `normalize`."""
+        if self.normalize:
             patches = (self.cut(frames).float() / 127.5 - 1).flatten(0, -3)
             self.centre.copy_(patches.mean(0))
             self.spread.copy_(
@@ -64,7 +64,7 @@ class Patches(nn.Module):
         """uint8 patches [..., S, C * patch * patch], or `some` of their pixels, [..., S, C * m], as the model sees
         them."""
         x = patches.to(dtype).div_(127.5).sub_(1.0)
-        if not self.standardise:
+        if not self.normalize:
             return x
         centre = self.centre
         if some is not None:
@@ -75,11 +75,11 @@ class Patches(nn.Module):
 
     def squared(self, error: Tensor) -> Tensor:
         """Squared errors of scaled patches, in units of pixels from -1 to 1."""
-        return error * self.spread.square() if self.standardise else error
+        return error * self.spread.square() if self.normalize else error
 
     def decode(self, patches: Tensor) -> Tensor:
         """Scaled patches [..., S, C * patch * patch] -> uint8 frames [..., C, H, W]"""
-        patches = patches * self.spread + self.centre if self.standardise else patches
+        patches = patches * self.spread + self.centre if self.normalize else patches
         c, h, w = self.frame_shape
         p = self.patch
         lead = patches.shape[:-2]

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lssvwm.worldmodel.config import LossWeights, ModelConfig
 from lssvwm.worldmodel.migration import (
     FORMAT_VERSION,
     check_version,
     migrate_config,
     migrate_weights,
 )
-from lssvwm.worldmodel.model import LossWeights, ModelConfig, WorldModel
+from lssvwm.worldmodel.model import WorldModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 

@@ -34,14 +34,14 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "default": (),
     "lengths_none": ("train.length_augmentation=none",),
     "lengths_adversarial": ("train.length_augmentation=adversarial",),
-    "diffusion": ("model.forcing=diffusion", "model.clean_prefix=0.0"),
-    "diffusion_prefix": ("model.forcing=diffusion", "model.clean_prefix=0.5"),
+    "diffusion": ("model.forcing=diffusion",),
+    "diffusion_prefix": ("model.forcing=diffusion_prefix",),
     "mask_frames": ("train.frame_mask.prob=0.2", "train.frame_mask.span=1"),
     "mask_spans": ("train.frame_mask.prob=0.2", "train.frame_mask.span=8"),
     "no_context_noise": ("model.context_noise=0.0",),
     "segments": ("train.tbptt_length=32",),
     "burn_in": ("train.burn_in=64",),
-    "self_forcing": ("model.imagined=0.3",),
+    "self_forcing": ("model.self_forcing_prob=0.3",),
     "state_resets": ("train.state_reset_prob=0.01",),
 }
 """Settings that each strategy changes in experiment=strategies."""

@@ -74,8 +74,8 @@ settings                       (with the defaults; an experiment may set others)
   train.collect.mix={{random: 1.0}}   shares of the explorers, and of the agent itself: plan, or policy
   train.collect.vary={{}}        several values for settings of the environment, e.g. {{length: [8, 16]}}
   model.width=64               size of the model, with model.tiles and model.state
-  model.imagined=0.0           share of frames remembered as foreseen (model.imagined_span)
-  model.standardise=false      where small things move before a background that never changes
+  model.self_forcing_prob=0.0  fraction of frames remembered as predicted (model.self_forcing_span)
+  model.normalize_frames=false where small things move before a background that never changes
   model.tiles=[1,3]            one layer for each entry: the side of its tiles, in tokens
 {common}
 

@@ -13,6 +13,7 @@ import torch
 from lssvwm.agent.mpc import Agent, Choice
 from lssvwm.worldmodel import Memory
 from lssvwm.worldmodel.heads import HeadOutputs, two_hot
+from lssvwm.worldmodel.losses import TD_LAMBDA
 from torch import Tensor
 from torch.nn import functional as F
 from torchrl.objectives.value.functional import td_lambda_return_estimate
@@ -51,7 +52,7 @@ def dream(
     reward, cont, value = (
         x.detach() for x in (future.reward, future.cont, future.value)
     )
-    target = returns(reward, cont, value, c.discount, c.trace)
+    target = returns(reward, cont, value, c.discount, TD_LAMBDA)
 
     def before(
         name: str,

@@ -13,7 +13,7 @@ from lssvwm import planners
 
 KINDS = {
     "lssvwm": {},
-    "imagined": {"imagined": 0.3},
+    "self_forcing": {"self_forcing_prob": 0.3},
     "mamba2": {"tiles": (3, 3), "rotary": 0.0, "window": 0},
     "window": {"kind": "attention", "window": 5},
     "gru": {"kind": "gru", "state": 30},
@@ -32,7 +32,7 @@ def world(discrete=True, **changes) -> WorldModel:
     }
     model = (
         WorldModel(
-            ModelConfig(**fields | {"head_hidden": 32} | changes),
+            ModelConfig(**fields | changes),
             (3, 24, 24),
             3,
             discrete,

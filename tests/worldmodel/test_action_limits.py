@@ -198,7 +198,9 @@ def test_every_way_of_training_minds_walls(walled):
     model, (batch, _) = walled.float().train(), walks("momentum", 0, slots=4, length=24)
     hidden, forget = torch.rand(2, 4, 24) < 0.1
     for forcing in ("teacher", "diffusion"):
-        model.config = dataclasses.replace(model.config, forcing=forcing, imagined=0.3)
+        model.config = dataclasses.replace(
+            model.config, forcing=forcing, self_forcing_prob=0.3
+        )
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             total, metrics, memory = model.loss(
@@ -208,7 +210,7 @@ def test_every_way_of_training_minds_walls(walled):
                 batch[12:], memory, hidden[:, 12:], None, forget[:, 12:]
             )
         (total + more).backward()
-        assert metrics["loss/reach"] > 0 and memory.reach.shape == (4, 4)
+        assert metrics["loss/action_limits"] > 0 and memory.reach.shape == (4, 4)
         assert all(
             torch.isfinite(p.grad).all()
             for p in model.parameters()

@@ -24,7 +24,6 @@ TINY = {
     "state": 16,
     "scan_head": 16,
     "attention_heads": 2,
-    "head_hidden": 32,
 }
 
 
@@ -70,14 +69,17 @@ def told_and_true(
     """Steps between all places, as a head tells them that learnt from paths [B, T], and as they are."""
     torch.manual_seed(0)
     tokens = F.one_hot(path, places).float()[:, :, None]  # one token a frame
-    head, first = Distance(1, places, 32), torch.zeros(path.shape, dtype=torch.bool)
+    head, first = (
+        Distance(1, places, 32, 0.05),
+        torch.zeros(path.shape, dtype=torch.bool),
+    )
     optimizer, g = (
         torch.optim.Adam(head.parameters(), lr=5e-3),
         torch.Generator().manual_seed(1),
     )
     for _ in range(updates):
         loss = head.loss(
-            tokens, tokens, head.aim(tokens), first, torch.ones_like(first), 0.05, g
+            tokens, tokens, head.aim(tokens), first, torch.ones_like(first), g
         )
         optimizer.zero_grad()
         loss.backward()

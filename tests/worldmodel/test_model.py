@@ -46,13 +46,7 @@ def tiny(dtype=torch.float64, **changes) -> WorldModel:
         "scan_head": 16,
         "attention_heads": 2,
     }
-    model = (
-        WorldModel(
-            ModelConfig(**fields | {"head_hidden": 32} | changes), (3, 24, 24), 4
-        )
-        .to(dtype)
-        .eval()
-    )
+    model = WorldModel(ModelConfig(**fields | changes), (3, 24, 24), 4).to(dtype).eval()
     with (
         torch.no_grad()
     ):  # away from the quiet initial weights, so that every path matters
@@ -450,11 +444,15 @@ def test_a_memory_saved_in_mid_episode_goes_on_to_the_same_numbers_in_another_pr
     assert Memory.read(tmp_path / "after.pt").diff(after).max() < 1e-6
 
 
-def test_segments_with_carried_memory_give_the_same_loss(kind):
-    model, (frames, action, first) = (
-        tiny(**kind, flow=0.0, rarity=0.0, pixel_share=1.0),
-        sequences(),
-    )
+@pytest.fixture
+def blank_only(monkeypatch) -> None:
+    """Predict every frame from memory alone."""
+    monkeypatch.setattr(noise, "DENOISING_FRACTION", 0.0)
+
+
+def test_segments_with_carried_memory_give_the_same_loss(kind, blank_only):
+    model = tiny(**kind, rare_colour_power=0.0, pixel_fraction=1.0)
+    frames, action, first = sequences()
     zeros = torch.zeros(2, 13, dtype=torch.float64)
     whole = Batch(frames, action, zeros, first & False, first & False, first)
     _, _, memory = model.loss(whole)
@@ -519,9 +517,12 @@ def batch_of(frames, action, first) -> Batch:
     return Batch(frames, action, torch.rand(first.shape).double(), none, none, first)
 
 
-def test_frames_remembered_as_foreseen_leak_nothing_of_what_they_showed():
+def test_frames_remembered_as_foreseen_leak_nothing_of_what_they_showed(blank_only):
     model = tiny(
-        imagined=0.4, imagined_span=4, context_noise=0.0, flow=0.0, rarity=0.0
+        self_forcing_prob=0.4,
+        self_forcing_span=4,
+        context_noise=0.0,
+        rare_colour_power=0.0,
     ).train()
     frames, action, first = sequences(b=2, t=24)
     span = noise.spans(first, 0.4, 4, torch.Generator().manual_seed(3))
@@ -609,14 +610,13 @@ def test_noise_drawn_as_tokens_is_what_white_noise_in_pixels_embeds_to():
 
 def test_diffusion_forcing_remembers_what_it_denoises_and_a_clean_prefix_is_not_counted():
     model = tiny(
-        forcing="diffusion", clean_prefix=1.0, context_noise=0.0, rarity=0.0
+        forcing="diffusion_prefix", context_noise=0.0, rare_colour_power=0.0
     ).train()
     frames, action, first = sequences(b=2, t=24)
     patches = model.patches.cut(frames)
     clean = model._embed_frames(patches)
-    share = model.config.clean_prefix
     x, level, counted = noise.equally(
-        model.embed, clean, share, torch.Generator().manual_seed(0)
+        model.embed, clean, 1.0, torch.Generator().manual_seed(0)
     )
     assert ((~counted).sum(1) >= 12).all() and counted.any()
     assert (
@@ -642,7 +642,7 @@ def test_diffusion_forcing_remembers_what_it_denoises_and_a_clean_prefix_is_not_
     )
     loss.backward()
     assert torch.isfinite(loss) and metrics["loss/reward"] > 0
-    with pytest.raises(ValueError, match=r"model.forcing=both is not known"):
+    with pytest.raises(ValueError, match=r"'teacher', 'diffusion' or"):
         ModelConfig(forcing="both")
 
 

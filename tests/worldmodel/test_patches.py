@@ -39,14 +39,14 @@ def model(**changes):
     }
     loss = dataclasses.replace(ModelConfig().loss, **changes.pop("loss", {}))
     return WorldModel(
-        ModelConfig(**fields | {"head_hidden": 32, "loss": loss} | changes),
+        ModelConfig(**fields | {"loss": loss} | changes),
         (3, SIDE, SIDE),
         2,
     )
 
 
 def test_standardised_frames_have_no_mean_and_spread_one_and_come_back():
-    patches, frames = Patches((3, SIDE, SIDE), 10, standardise=True), dots()
+    patches, frames = Patches((3, SIDE, SIDE), 10, normalize=True), dots()
     patches.fit(frames)
     x = patches.scaled(patches.cut(frames), torch.float32)
     assert x.mean(0).abs().max() < 1e-4 and x.square().mean() == pytest.approx(
@@ -73,7 +73,7 @@ def test_without_standardising_nothing_is_fitted():
 
 
 def test_mean_and_spread_are_saved_with_the_weights(tmp_path):
-    one = model(standardise=True)
+    one = model(normalize_frames=True)
     one.patches.fit(dots())
     worldmodel.save(one, tmp_path)
     other = worldmodel.load(tmp_path)
@@ -97,7 +97,7 @@ def test_what_never_changes_is_predicted_before_any_training():
     batch = Batch(frames[None], none.long(), none.float(), none, none, first)
     psnr = {}
     for standardise in (False, True):
-        one = model(standardise=standardise).eval()
+        one = model(normalize_frames=standardise).eval()
         one.patches.fit(frames)
         psnr[standardise] = float(one.loss(batch)[1]["psnr"])
     assert psnr[True] > psnr[False] + 10
@@ -106,7 +106,7 @@ def test_what_never_changes_is_predicted_before_any_training():
 @pytest.mark.parametrize("standardise", [False, True])
 def test_the_coarse_loss_is_the_error_of_the_frame_averaged_over_fields(standardise):
     one = model(
-        standardise=standardise, patch=12, tiles=(2,), loss={"coarse": 1.0}
+        normalize_frames=standardise, patch=12, tiles=(2,), loss={"coarse": 1.0}
     ).eval()
     one.patches.fit(dots())
     x, patches = torch.randn(1, 4, 4, 32), one.patches.cut(dots(4))[None]

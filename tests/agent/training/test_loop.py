@@ -43,9 +43,7 @@ from lssvwm.worldmodel import ModelConfig, WorldModel, save
 from tensordict import TensorDict
 from torchrl.envs import TransformedEnv
 
-TINY = ModelConfig(
-    width=16, tiles=(1, 3), state=16, scan_head=16, attention_heads=2, head_hidden=16
-)
+TINY = ModelConfig(width=16, tiles=(1, 3), state=16, scan_head=16, attention_heads=2)
 PLANNER = CEMConfig(
     horizon=5,
     candidates=12,

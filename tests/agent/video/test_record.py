@@ -174,9 +174,7 @@ def test_the_guide_ends_where_planning_starts():
 
 # ---- files
 
-SMALL = ModelConfig(
-    width=16, tiles=(1,), state=8, scan_head=16, attention_heads=2, head_hidden=16
-)
+SMALL = ModelConfig(width=16, tiles=(1,), state=8, scan_head=16, attention_heads=2)
 PLANNER = CEMConfig(
     horizon=4,
     candidates=8,
@@ -438,7 +436,6 @@ def branching(**changes):
         "state": 16,
         "scan_head": 16,
         "attention_heads": 2,
-        "head_hidden": 32,
     }
     model = WorldModel(ModelConfig(**fields), env.frame_shape, 4)
     agent = Agent(

@@ -103,7 +103,7 @@ def test_every_command_takes_a_baseline(name, tmp_path):
 def test_a_model_of_no_known_kind_is_named(capsys):
     assert cli.main(["train", "model.kind=transformer"]) == 2
     assert (
-        "model.kind=transformer is not known; there are lssvwm, attention, attention_"
+        "model.kind=transformer is wrong: it must be lssvwm or attention or attention_"
         in capsys.readouterr().err
     )
 

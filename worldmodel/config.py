@@ -1,0 +1,128 @@
+"""Settings of the world model and of its training losses."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+HEAD_HIDDEN = 128
+"""Hidden units of every head."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class LossWeights:
+    """Weight the terms of the training loss.
+
+    The losses of the continue head and of the action limits always have weight 1.
+    """
+
+    frame: float = Field(10.0, ge=0, allow_inf_nan=False)
+    """Weight of the squared error of predicted frames (pixels scaled to -1 ... 1)."""
+
+    coarse: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight of the squared error of predicted frames averaged over 4 x 4 fields of each patch. It helps with small
+    moving objects. 0: no such loss."""
+
+    reward: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Weight of the cross entropy of the reward head."""
+
+    value: float = Field(0.1, ge=0, allow_inf_nan=False)
+    """Weight of the cross entropy of the value head."""
+
+    policy: float = Field(0.1, ge=0, allow_inf_nan=False)
+    """Weight of the advantage-weighted imitation loss of the policy head. 0: the policy learns in imagination only, see
+    `train.actor_critic`."""
+
+    distance: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight of the loss of the goal distance head (steps to a goal image). 0: the model has no such head."""
+
+    surprise: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight of the loss of the surprise head (expected error of a predicted frame). 0: the model has no such head."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """Set the size of the world model and how it is trained.
+
+    `kind` selects what carries memory over time: lssvwm, attention, attention_odometer or gru.
+    """
+
+    kind: Literal["lssvwm", "attention", "attention_odometer", "gru"] = "lssvwm"
+    """Mixer of every block."""
+
+    patch: int = Field(22, ge=1)
+    """Side of a patch (a token of the frame), in pixels."""
+
+    normalize_frames: bool = False
+    """Subtract the mean frame and divide by the standard deviation. Use it for small objects on a static background."""
+
+    width: int = Field(64, ge=1)
+    """Numbers per token; a multiple of `attention_heads`."""
+
+    tiles: tuple[int, ...] = Field((1, 3), min_length=1)
+    """Side of the tiles of each block, in tokens. One block per entry."""
+
+    state: int = Field(128, ge=1)
+    """Size of the mixer's state."""
+
+    scan_head: int = Field(32, ge=1)
+    """Size of a head of the scan; must divide 2 x `width`."""
+
+    rotary: float = Field(0.75, ge=0, le=1)
+    """Fraction of the state's keys that encode places. 0: plain Mamba-2."""
+
+    window: int = Field(3, ge=0)
+    """Frames of the frame-local attention. 0: none."""
+
+    attention_heads: int = Field(4, ge=1)
+    """Heads of the frame-local attention; must divide `width`."""
+
+    mlp_ratio: float = Field(3.0, gt=0, allow_inf_nan=False)
+    """Hidden units of a block's MLP, as a multiple of `width`."""
+
+    forcing: Literal["teacher", "diffusion", "diffusion_prefix"] = "teacher"
+    """Frames written to memory in training. teacher: clean frames. diffusion: frames as noisy as those being denoised.
+    diffusion_prefix: as diffusion, but half of the sequences start with a clean prefix of at least half their length.
+    """
+
+    context_noise: float = Field(0.1, ge=0, allow_inf_nan=False)
+    """Largest noise added to the frames written to memory, in one of eight sequences of a batch. The unit is the
+    standard deviation of the noise that replaces a frame. 0: none."""
+
+    self_forcing_prob: float = Field(0.0, ge=0, le=1)
+    """Fraction of training frames written to memory as the model predicts them instead of as observed. 0: none."""
+
+    self_forcing_span: int = Field(8, ge=1)
+    """Longest run of consecutive predicted frames written to memory, in frames. Imagination over as many steps is
+    trained."""
+
+    pixel_fraction: float = Field(0.25, gt=0, le=1)
+    """Fraction of the pixels, drawn anew at every step, that enter the frame loss."""
+
+    rare_colour_power: float = Field(0.5, ge=0, allow_inf_nan=False)
+    """Weight of a pixel in the frame loss is colour frequency to the power of minus this number. 0: equal weights."""
+
+    event_weight: float = Field(4.0, ge=0, allow_inf_nan=False)
+    """Weight of frames with a reward or a termination in the losses of reward and continue. Others have weight 1."""
+
+    discount: float = Field(0.97, ge=0, le=1)
+    """Discount per step of the return that the value head predicts."""
+
+    loss: LossWeights = Field(default_factory=LossWeights)
+    """Weights of the loss terms."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.attention_heads or 2 * self.width % self.scan_head:
+            raise ValueError(
+                f"model.width={self.width} must be a multiple of attention_heads={self.attention_heads}, "
+                f"and 2 * width one of scan_head={self.scan_head}"
+            )
+
+    @property
+    def local(self) -> int:
+        """Frames of the frame-local attention; 0 if there is none, or if `kind` is attention itself."""
+        return 0 if self.kind.startswith("attention") else self.window

@@ -1,8 +1,11 @@
-"""`lssvwm benchmark planners`: our planners beside those of other packages, where the model is exact and no memory is
-needed, so that only the search counts.
+"""Compare planners with those of other packages: `lssvwm benchmark planners`.
 
-Every planner controls each problem in closed loop, from its state alone, with equally many imagined steps for every
-decision. Shapes: M states, S and A their and the actions' dimensions. Actions lie between -1 and 1.
+The model of each problem is exact and no memory is needed, so that only the search matters.
+Every planner controls each problem in closed loop from the state alone.
+All planners have the same number of imagined steps per decision.
+
+Shapes: M states, S dimensions of a state, A dimensions of an action.
+Actions lie between -1 and 1.
 """
 
 from __future__ import annotations
@@ -30,16 +33,24 @@ from torchrl.modules import CEMPlanner, MPPIPlanner
 from lssvwm import planners
 
 HORIZON, SAMPLES, ROUNDS, ELITES = 16, 128, 3, 16
-"""Steps imagined; candidates of one round; rounds. Those who know no rounds draw all candidates at once."""
+"""Imagined steps, candidates of one round, rounds, and elites.
+
+Planners without rounds draw all candidates at once.
+"""
 SEEDS = 20
 Act = Callable[[Tensor], Tensor]
-"""State [S] -> action [A]."""
+"""Map a state [S] to an action [A]."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Control for `steps` steps from `start` [S]; `move(x [M, S], u [M, A])` is the next state, `reward(x)` [M] what
-    arriving there earns."""
+    """Define a control problem with a known model.
+
+    start [S]: initial state
+    steps: length of an episode
+    move(x [M, S], u [M, A]): next states [M, S]
+    reward(x [M, S]): rewards [M] for arriving there
+    """
 
     name: str
     start: tuple[float, ...]
@@ -49,7 +60,7 @@ class Problem:
     reward: Callable[[Tensor], Tensor]
 
     def score(self, x: Tensor, actions: Tensor) -> Tensor:
-        """Returns [M] of action sequences [M, H, A] from x [S]."""
+        """Return the sums of rewards [M] of action sequences [M, H, A] from x [S]."""
         state, total = x.expand(len(actions), -1), torch.zeros(len(actions))
         for u in actions.clamp(-1, 1).unbind(1):
             state = self.move(state, u)
@@ -57,25 +68,28 @@ class Problem:
         return total
 
 
-def _pushed(x: Tensor, u: Tensor) -> Tensor:
-    """A mass on a line: position, speed."""
+def _push(x: Tensor, u: Tensor) -> Tensor:
+    """Push a mass on a line; the state is position and speed."""
     speed = x[:, 1] + 0.2 * u[:, 0]
     return torch.stack((x[:, 0] + 0.2 * speed, speed), -1)
 
 
-def _around(x: Tensor, u: Tensor) -> Tensor:
-    """A point in a plane, with a wall along x = 0 from y = -1 to y = 1, closed at its ends."""
+def _move_around_wall(x: Tensor, u: Tensor) -> Tensor:
+    """Move a point in a plane with a wall at x = 0, |y| < 1."""
     moved = x + 0.15 * u
     crossed = (x[:, 0] * moved[:, 0] < 0) & (x[:, 1].abs() < 1)
     return torch.where(crossed[:, None], x, moved)
 
 
-def _free(x: Tensor, u: Tensor) -> Tensor:
+def _move_freely(x: Tensor, u: Tensor) -> Tensor:
     return x + 0.15 * u
 
 
-def _pendulum(x: Tensor, u: Tensor) -> Tensor:
-    """Angle from hanging, and its speed; too weak to be lifted at once."""
+def _swing(x: Tensor, u: Tensor) -> Tensor:
+    """Swing a pendulum that is too heavy to be lifted in one go.
+
+    The state is the angle from hanging down, and its speed.
+    """
     speed = (x[:, 1] - 0.5 * torch.sin(x[:, 0]) + 0.15 * u[:, 0]).clamp(-3, 3)
     return torch.stack((x[:, 0] + 0.3 * speed, speed), -1)
 
@@ -86,7 +100,7 @@ PROBLEMS = (
         (2.0, 0.0),
         1,
         40,
-        _pushed,
+        _push,
         lambda x: -x[:, 0].square() - 0.1 * x[:, 1].square(),
     ),
     Problem(
@@ -94,7 +108,7 @@ PROBLEMS = (
         (-0.6, 0.0),
         2,
         40,
-        _around,
+        _move_around_wall,
         lambda x: -(x - torch.tensor([0.6, 0.0])).norm(dim=-1),
     ),
     Problem(
@@ -102,18 +116,18 @@ PROBLEMS = (
         (0.0, 0.0),
         2,
         30,
-        _free,
+        _move_freely,
         lambda x: (
             torch.exp(-(x - torch.tensor([-0.7, 0.0])).square().sum(-1) / 0.5)
             + 3 * torch.exp(-(x - torch.tensor([1.5, 0.8])).square().sum(-1) / 0.08)
         ),
     ),
-    Problem("pendulum", (0.0, 0.0), 1, 60, _pendulum, lambda x: -torch.cos(x[:, 0])),
+    Problem("pendulum", (0.0, 0.0), 1, 60, _swing, lambda x: -torch.cos(x[:, 0])),
 )
 
 
-class Exact(ModelBasedEnvBase):
-    """A problem as a TorchRL model-based environment: what its planners search in."""
+class ProblemEnv(ModelBasedEnvBase):
+    """Present a problem as a TorchRL model-based environment."""
 
     def __init__(self, problem: Problem):
         super().__init__(torch.nn.Identity(), batch_size=torch.Size([]))  # type: ignore[arg-type]
@@ -177,12 +191,15 @@ def _ours(kind: str) -> Callable[[Problem, int], Act]:
 
 
 def _torchrl_cem(problem: Problem, seed: int) -> Act:
-    planner = CEMPlanner(Exact(problem), HORIZON, ROUNDS, SAMPLES, ELITES)
+    planner = CEMPlanner(ProblemEnv(problem), HORIZON, ROUNDS, SAMPLES, ELITES)
     return lambda x: planner(TensorDict({"state": x}, []))["action"]
 
 
-class _Sum(torch.nn.Module):
-    """The return of each trajectory, as MPPIPlanner wants it: an `advantage` of every step."""
+class _ReturnAsAdvantage(torch.nn.Module):
+    """Write the return of each trajectory as the `advantage` of every step.
+
+    MPPIPlanner expects it in this form.
+    """
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         reward = tensordict["next", "reward"]
@@ -192,7 +209,9 @@ class _Sum(torch.nn.Module):
 
 
 def _torchrl_mppi(problem: Problem, seed: int) -> Act:
-    planner = MPPIPlanner(Exact(problem), _Sum(), 1.0, HORIZON, ROUNDS, SAMPLES, ELITES)
+    planner = MPPIPlanner(
+        ProblemEnv(problem), _ReturnAsAdvantage(), 1.0, HORIZON, ROUNDS, SAMPLES, ELITES
+    )
     return lambda x: planner(TensorDict({"state": x}, []))["action"]
 
 
@@ -223,7 +242,7 @@ def _pytorch_icem(problem: Problem, seed: int) -> Act:
         problem.actions,
         sigma=torch.full(
             [1] * (problem.actions - 1) + [problem.actions], 0.7
-        ),  # it wants A dimensions
+        ),  # the package expects A dimensions
         num_samples=SAMPLES,
         num_elites=ELITES,
         horizon=HORIZON,
@@ -234,7 +253,10 @@ def _pytorch_icem(problem: Problem, seed: int) -> Act:
 
 
 def _stable_worldmodel(solver: str) -> Callable[[Problem, int], Act]:
-    """Solvers that minimise `get_cost(info, candidates [B, N, H, A])`; each plan starts from the last, shifted."""
+    """Wrap a solver of stable-worldmodel, which minimises `get_cost`.
+
+    Each plan starts from the previous plan, shifted by one step.
+    """
 
     def build(problem: Problem, seed: int) -> Act:
         module = importlib.import_module("stable_worldmodel.solver")
@@ -259,7 +281,7 @@ def _stable_worldmodel(solver: str) -> Callable[[Problem, int], Act]:
         def act(x: Tensor) -> Tensor:
             with contextlib.redirect_stdout(
                 io.StringIO()
-            ):  # some say how long they took
+            ):  # some solvers print timings
                 actions = planner.solve(
                     {"state": x[None]}, last.pop()[:, 1:] if last else None
                 )["actions"]
@@ -271,7 +293,7 @@ def _stable_worldmodel(solver: str) -> Callable[[Problem, int], Act]:
     return build
 
 
-RIVALS: dict[str, tuple[str | None, Callable[[Problem, int], Act]]] = {
+PLANNERS: dict[str, tuple[str | None, Callable[[Problem, int], Act]]] = {
     "cem": (None, _ours("cem")),
     "icem": (None, _ours("icem")),
     "mppi": (None, _ours("mppi")),
@@ -293,7 +315,7 @@ RIVALS: dict[str, tuple[str | None, Callable[[Problem, int], Act]]] = {
         _stable_worldmodel("MPPISolver"),
     ),
 }
-"""Planners by name: the module that must be installed for it (None: it is there), and what makes one."""
+"""Planners by name: the module that must be installed (None: a dependency), and the builder."""
 
 
 def planning(
@@ -302,30 +324,31 @@ def planning(
     problems: tuple[Problem, ...] = PROBLEMS,
     seeds: int = SEEDS,
 ) -> Path:
-    """Returns of every planner in every problem, and the time of a decision; those not installed are named and left
-    out. Returns the JSON file."""
+    """Measure return and decision time of every planner on every problem.
+
+    Planners that are not installed are named and left out. Returns the JSON file.
+    """
     torch.set_num_threads(1)
     present = {
         name: build
-        for name, (module, build) in RIVALS.items()
-        if module is None or _there(name, module)
+        for name, (module, build) in PLANNERS.items()
+        if module is None or _installed(name, module)
     }
     progress = Progress("benchmark", len(problems) * len(present) * seeds, "episodes")
     rows = []
     for problem in problems:
         for name, build in present.items():
-            found = []
+            returns, seconds = [], []
             for seed in range(seeds):
                 torch.manual_seed(seed)
-                found.append(episode(problem, build(problem, seed)))
+                total, duration = episode(problem, build(problem, seed))
+                returns.append(total)
+                seconds.append(duration)
                 progress.update(progress.done + 1, name)
-            returns, seconds = zip(*found)
-            row = {
-                "problem": problem.name,
-                "planner": name,
-                "return": spread(list(returns)),
-            }
-            rows.append(row | {"seconds_per_decision": sum(seconds) / len(seconds)})
+            row: dict[str, Any] = {"problem": problem.name, "planner": name}
+            row["return"] = spread(returns)
+            row["seconds_per_decision"] = sum(seconds) / len(seconds)
+            rows.append(row)
     progress.close()
     settings = {
         "horizon": HORIZON,
@@ -334,7 +357,11 @@ def planning(
         "elites": ELITES,
         "seeds": seeds,
     }
-    found = {"command": "lssvwm benchmark planners", "settings": settings, "rows": rows}
+    found = {
+        "command": "lssvwm benchmark planners",
+        "settings": settings,
+        "rows": rows,
+    }
     report.write_json(output / "planners.json", found)
     report.publish([report.planner_grid(found)], output / "planners.md")
     return output / "planners.json"
@@ -342,7 +369,7 @@ def planning(
 
 @torch.no_grad()
 def episode(problem: Problem, act: Act) -> tuple[float, float]:
-    """Return of a planner in closed loop, and its seconds per decision."""
+    """Run a planner in closed loop; returns the sum of rewards and seconds per decision."""
     x, total, began = torch.tensor(problem.start), 0.0, time.perf_counter()
     for _ in range(problem.steps):
         action = act(x).reshape(1, -1).clamp(-1, 1)
@@ -351,7 +378,8 @@ def episode(problem: Problem, act: Act) -> tuple[float, float]:
     return total, (time.perf_counter() - began) / problem.steps
 
 
-def _there(name: str, module: str) -> bool:
+def _installed(name: str, module: str) -> bool:
+    """Return whether a module can be imported; print a line if it cannot."""
     try:
         importlib.import_module(module)
     except ImportError as error:

@@ -1,14 +1,14 @@
-"""The comparison of planners: problems, the environment that TorchRL's planners search in, and its table."""
+"""Test the problems and the table of `lssvwm benchmark planners`."""
 
 import json
 
 import pytest
 import torch
-from lssvwm.agent.benchmarks import planner_baselines as rivals
+from lssvwm.agent.benchmarks import planner_baselines as baselines
 from lssvwm.agent.benchmarks.planner_baselines import (
+    PLANNERS,
     PROBLEMS,
-    RIVALS,
-    Exact,
+    ProblemEnv,
     episode,
     planning,
 )
@@ -19,9 +19,9 @@ from torchrl.envs.utils import check_env_specs
 
 @pytest.fixture
 def few(monkeypatch):
-    """A search that takes little time."""
+    """Shrink the search so that it takes little time."""
     for name, value in (("HORIZON", 6), ("SAMPLES", 16), ("ROUNDS", 2), ("ELITES", 4)):
-        monkeypatch.setattr(rivals, name, value)
+        monkeypatch.setattr(baselines, name, value)
 
 
 class Follow(TensorDictModuleBase):
@@ -36,12 +36,12 @@ class Follow(TensorDictModuleBase):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
-def test_score_is_the_sum_of_rewards_and_torchrl_sees_the_same_problem(problem):
+def test_score_equals_sum_of_rewards_in_torchrl(problem):
     actions = torch.randn(
         3, 5, problem.actions, generator=torch.Generator().manual_seed(0)
     )
     x = torch.tensor(problem.start)
-    env = Exact(problem)
+    env = ProblemEnv(problem)
     check_env_specs(env)
     for sequence, score in zip(actions, problem.score(x, actions)):
         moves = [iter(sequence.clamp(-1, 1)) for _ in range(2)]
@@ -56,17 +56,19 @@ def test_score_is_the_sum_of_rewards_and_torchrl_sees_the_same_problem(problem):
         )
 
 
-def test_the_wall_of_the_detour_is_closed_and_its_ends_are_open():
+def test_detour_wall_blocks_and_its_ends_pass():
     x = torch.tensor([[-0.05, 0.0], [-0.05, 1.5], [0.05, 0.9]])
-    moved = rivals._around(x, torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]))
+    moved = baselines._move_around_wall(
+        x, torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    )
     assert moved[:, 0].tolist() == pytest.approx([-0.05, 0.10, 0.05])
 
 
-def test_those_installed_are_compared_and_the_others_named(
+def test_planning_compares_installed_and_names_missing(
     tmp_path, few, capsys, monkeypatch
 ):
     monkeypatch.setitem(
-        RIVALS, "absent", ("no_such_module", lambda problem, seed: None)
+        PLANNERS, "absent", ("no_such_module", lambda problem, seed: None)
     )
     problem = PROBLEMS[0].__class__(**vars(PROBLEMS[0]) | {"steps": 4})
     found = json.loads(planning(compose([]), tmp_path, (problem,), seeds=2).read_text())

@@ -21,7 +21,7 @@ def load(checkpoint: str | Path, *overrides: str) -> Agent:
     Raises `agent.config.UserError` if there is no such checkpoint, or if a setting is wrong.
     """
     from lssvwm.agent import checkpoint as saved
-    from lssvwm.agent.config import settings as configuration
+    from lssvwm.agent.config import composition as configuration
     from lssvwm.agent.mpc import build_agent
     from lssvwm.agent.training.collection import build_env
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lssvwm.agent.config import settings as configuration
+from lssvwm.agent.config import composition as configuration
+from lssvwm.agent.config.presets import config_dir
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.worldmodel import WorldModel
@@ -27,7 +28,7 @@ CONFIG = "config.yaml"
 
 def pretrained() -> dict[str, Path]:
     """The models that come with the package, by name."""
-    root = configuration.config_dir() / "pretrained"
+    root = config_dir() / "pretrained"
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{WEIGHTS}"))}
 
 
@@ -62,9 +63,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def export(model: WorldModel, config: Config, folder: Path) -> None:
     """Write what evaluating and acting need: weights and configuration."""
     save_model(model, folder)
-    configuration.save(
-        dataclasses.replace(config, output=None, checkpoint=None), folder / CONFIG
-    )
+    configuration.save(dataclasses.replace(config, output=None), folder / CONFIG)
 
 
 def load(folder: str | Path, device: str = "auto", backend: str = "auto") -> WorldModel:

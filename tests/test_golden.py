@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config.settings import from_checkpoint
+from lssvwm.agent.config.composition import from_checkpoint
 from lssvwm.agent.evaluation.evaluate import Play, task_seeds
 from lssvwm.agent.mpc import build_agent
 from lssvwm.agent.training import loop

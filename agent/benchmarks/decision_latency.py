@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.benchmarks.maze_walks import remember
-from lssvwm.agent.config.settings import Config, compose, from_checkpoint
+from lssvwm.agent.config.composition import compose, from_checkpoint
+from lssvwm.agent.config.settings import Config
 from lssvwm.agent.evaluation import tables as report
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.agent.imagined_env import ImaginedEnv

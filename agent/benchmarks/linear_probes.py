@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent.benchmarks.maze_walks import AGES, NEVER, Walks, remember, walk
-from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.worldmodel import Memory, WorldModel
 from torch import Tensor
@@ -51,7 +51,7 @@ class ProbeResult:
     age: np.ndarray
 
 
-def probes(config: Config, model: WorldModel) -> list[dict[str, Any]]:
+def probes(config: BenchmarkRunConfig, model: WorldModel) -> list[dict[str, Any]]:
     """Measure the accuracy of every probe by age, after walks of `benchmark.contexts[0]` frames."""
     settings = config.benchmark
     feature_count = sum(v.numel() for v in features(model.initial(1)))

@@ -28,8 +28,9 @@ import torch
 from lssvwm.agent.benchmarks.linear_probes import probes
 from lssvwm.agent.benchmarks.maze_walks import AGES, NEVER, TESTS, Walks, remember, walk
 from lssvwm.agent.benchmarks.seed_runs import check, collected, spread, trained
-from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, compose
+from lssvwm.agent.config import composition as configuration
+from lssvwm.agent.config.composition import compose
+from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.evaluation import tables as report
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.envs.maze import rendering as picture
@@ -170,7 +171,7 @@ def _psnr(error: np.ndarray) -> float:
     return float(-10 * np.log10(error.mean() + 1e-12))
 
 
-def video(config: Config, model: WorldModel) -> list[Row]:
+def video(config: BenchmarkRunConfig, model: WorldModel) -> list[Row]:
     """Run both tests at every context, with the memory and without.
 
     The arm `last_frame` repeats the last context frame: a floor.
@@ -199,11 +200,13 @@ def memory(settings: list[str], output: Path) -> Path:
 
     Returns the JSON file.
     """
-    base = compose(settings)
+    base = compose(settings, BenchmarkRunConfig)
     data = collected(base, output / "data")
     for seed in base.benchmark.seeds:
         for name in base.benchmark.models:
-            config = compose([*settings, f"model={name}", f"seed={seed}"])
+            config = compose(
+                [*settings, f"model={name}", f"seed={seed}"], BenchmarkRunConfig
+            )
             config = dataclasses.replace(config, name=name, data=data)
             _run(config, output / f"{name}-{seed}")
             found = summary(output, base)
@@ -213,7 +216,7 @@ def memory(settings: list[str], output: Path) -> Path:
     return output / "memory.json"
 
 
-def _run(config: Config, folder: Path) -> None:
+def _run(config: BenchmarkRunConfig, folder: Path) -> None:
     """Train one model, or continue its training, and measure it, unless that is done.
 
     Raises UserError if the folder holds a run with other settings.
@@ -238,13 +241,13 @@ def _run(config: Config, folder: Path) -> None:
     report.write_json(file, found)
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def _settings(config: BenchmarkRunConfig) -> dict[str, Any]:
     """Return the settings of this benchmark as plain data."""
     section = configuration.to_dict(config)["benchmark"]
     return {key: section[key] for key in SETTINGS}
 
 
-def summary(output: Path, base: Config) -> dict[str, Any]:
+def summary(output: Path, base: BenchmarkRunConfig) -> dict[str, Any]:
     """Summarise all runs in `output` that were measured with the same settings.
 
     Each measure has its mean over training seeds and a 95 % interval (Student's t).

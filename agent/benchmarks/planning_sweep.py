@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, from_checkpoint, given
+from lssvwm.agent.config import composition as configuration
+from lssvwm.agent.config.composition import from_checkpoint, given
+from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import tables as report
 from lssvwm.agent.evaluation.evaluate import (
@@ -58,7 +59,7 @@ class Case:
     """
 
     values: dict[str, Any]
-    config: Config
+    config: BenchmarkRunConfig
     file: Path
 
     def settings(self) -> dict[str, Any]:
@@ -151,7 +152,7 @@ def _case(settings: Sequence[str], values: dict[str, Any], output: Path) -> Case
             "which checkpoint? e.g. lssvwm benchmark planning checkpoint=recall9"
         )
     saved = checkpoint.read_config(checkpoint.resolve(name))
-    case = Case(values, from_checkpoint(saved, overrides), output)
+    case = Case(values, from_checkpoint(saved, overrides, BenchmarkRunConfig), output)
     text = json.dumps(case.settings(), sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     label = "-".join(str(value).rpartition("/")[2] for value in values.values())

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, from_checkpoint
+from lssvwm.agent.config import composition as configuration
+from lssvwm.agent.config.composition import from_checkpoint
+from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.training.collection import fill

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lssvwm.agent.config.settings import ENV_CONFIGS, Config, compose
+from lssvwm.agent.config.composition import compose
+from lssvwm.agent.config.settings import ENV_CONFIGS, Config
 from lssvwm.agent.evaluation import tables as report
 from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import BatchedEnv, Discrete

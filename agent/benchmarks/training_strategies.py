@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 from lssvwm.agent.benchmarks.seed_runs import check, collected, spread, trained
-from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, compose
+from lssvwm.agent.config import composition as configuration
+from lssvwm.agent.config.composition import compose
+from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import tables as report
 from lssvwm.agent.evaluation.evaluate import measure
@@ -52,7 +53,7 @@ def strategies(settings: list[str], output: Path) -> Path:
 
     Returns the JSON file. Raises UserError for an unknown strategy.
     """
-    base = compose(settings)
+    base = compose(settings, BenchmarkRunConfig)
     benchmark = base.benchmark
     data = collected(base, output / "data")
     if unknown := [name for name in benchmark.strategies if name not in STRATEGIES]:
@@ -60,7 +61,9 @@ def strategies(settings: list[str], output: Path) -> Path:
         raise UserError(f"benchmark.strategies: no {unknown[0]!r}; there are {known}")
     for seed in benchmark.seeds:
         for name in benchmark.strategies:
-            config = compose([*settings, *STRATEGIES[name], f"seed={seed}"])
+            config = compose(
+                [*settings, *STRATEGIES[name], f"seed={seed}"], BenchmarkRunConfig
+            )
             config = dataclasses.replace(config, name=name, data=data)
             _measure(config, output / f"{name}-{seed}", "length", benchmark.lengths)
     runs = _read(output, "*/success.json")
@@ -73,8 +76,8 @@ def recall(settings: list[str], output: Path) -> Path:
     Returns the JSON file.
     """
     settings = [text for text in settings if not text.startswith("experiment=")]
-    base = compose(["experiment=recollect_recall", *settings])
-    first = compose(["experiment=recollect", *settings])
+    base = compose(["experiment=recollect_recall", *settings], BenchmarkRunConfig)
+    first = compose(["experiment=recollect", *settings], BenchmarkRunConfig)
     benchmark = base.benchmark
     first_data = collected(first, output / "data")
     data = collected(base, output / "recall-data")
@@ -83,17 +86,21 @@ def recall(settings: list[str], output: Path) -> Path:
             folder = output / f"{name}-{seed}"
             own = [*settings, f"model={name}", f"seed={seed}"]
             if not (folder / "recall" / "config.yaml").exists():
-                config = compose(["experiment=recollect", *own])
+                config = compose(["experiment=recollect", *own], BenchmarkRunConfig)
                 trained(dataclasses.replace(config, name=name, data=first_data), folder)
             init = f"train.init={folder}"
-            config = compose(["experiment=recollect_recall", *own, init])
+            config = compose(
+                ["experiment=recollect_recall", *own, init], BenchmarkRunConfig
+            )
             config = dataclasses.replace(config, name=name, data=data)
             _measure(config, folder / "recall", "delay", benchmark.delays)
     runs = _read(output, "*/recall/success.json")
     return _publish(output, "recall", base, benchmark.models, runs)
 
 
-def _measure(config: Config, folder: Path, key: str, values: tuple[int, ...]) -> None:
+def _measure(
+    config: BenchmarkRunConfig, folder: Path, key: str, values: tuple[int, ...]
+) -> None:
     """Measure one model, trained in the folder, for every value of `env.KEY`.
 
     Does nothing if the file holds results of these settings.
@@ -127,7 +134,11 @@ def _read(output: Path, pattern: str) -> list[Run]:
 
 
 def _publish(
-    output: Path, what: str, base: Config, names: tuple[str, ...], runs: list[Run]
+    output: Path,
+    what: str,
+    base: BenchmarkRunConfig,
+    names: tuple[str, ...],
+    runs: list[Run],
 ) -> Path:
     """Write the summary of all runs as JSON and as a table. Returns the JSON file."""
     settings = next(run for run in runs if run["name"] == names[-1])["settings"]

@@ -90,7 +90,7 @@ def _run(command: str, settings: list[str]) -> None:
 
 def train(settings: list[str]) -> None:
     """`lssvwm train`: a new run."""
-    from lssvwm.agent.config.settings import compose
+    from lssvwm.agent.config.composition import compose
     from lssvwm.agent.errors import UserError
 
     show, settings = _without_show(settings)
@@ -121,7 +121,7 @@ def train(settings: list[str]) -> None:
 
 def resume(settings: list[str]) -> None:
     """`lssvwm resume FOLDER`: go on with a run."""
-    from lssvwm.agent.config.settings import from_checkpoint, read
+    from lssvwm.agent.config.composition import from_checkpoint, read
     from lssvwm.agent.errors import UserError
 
     show, settings = _without_show(settings)
@@ -182,13 +182,14 @@ def record(settings: list[str]) -> None:
 
 def collect(settings: list[str]) -> None:
     """`lssvwm collect`: frames only."""
-    from lssvwm.agent.config.settings import compose, given
+    from lssvwm.agent.config.composition import compose, given
+    from lssvwm.agent.config.settings import CheckpointConfig
 
     show, settings = _without_show(settings)
     if given(settings, "checkpoint"):
         config, name = _from_checkpoint("collect", settings)
     else:
-        config = compose(settings)
+        config = compose(settings, CheckpointConfig)
         name = config.name
     if show:
         return _show(config)
@@ -211,13 +212,14 @@ def collect(settings: list[str]) -> None:
 
 def benchmark(settings: list[str]) -> None:
     """`lssvwm benchmark WHAT`: measurements."""
-    from lssvwm.agent.config.settings import compose
-    from lssvwm.agent.config.validation import meant
+    from lssvwm.agent.config.composition import compose
+    from lssvwm.agent.config.settings import BenchmarkRunConfig
+    from lssvwm.agent.config.validation import suggestion
     from lssvwm.agent.errors import UserError
 
     show, settings = _without_show(settings)
     if not settings or settings[0] not in BENCHMARKS:
-        question = meant(settings[0], BENCHMARKS) if settings else ""
+        question = suggestion(settings[0], BENCHMARKS) if settings else ""
         raise UserError(
             f"which benchmark? {question}there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs"
         )
@@ -226,7 +228,7 @@ def benchmark(settings: list[str]) -> None:
         return _sweep(settings, show)
     if what in TRAINED and not any(text.startswith("experiment=") for text in settings):
         settings = [f"experiment={TRAINED[what]}", *settings]
-    config = compose(settings)
+    config = compose(settings, BenchmarkRunConfig)
     if show:
         return _show(config)
     output = _output(config, "runs", "benchmark")
@@ -259,7 +261,7 @@ def benchmark(settings: list[str]) -> None:
 def _sweep(settings: list[str], show: bool) -> None:
     """`lssvwm benchmark planning`: a checkpoint, or several, in several settings."""
     from lssvwm.agent.benchmarks.planning_sweep import cases, folder, planning
-    from lssvwm.agent.config.settings import given
+    from lssvwm.agent.config.composition import given
 
     output = Path(given(settings, "output") or folder(settings)).expanduser()
     if show:
@@ -291,7 +293,7 @@ TRAINED = {
 def doctor(settings: list[str]) -> None:
     """`lssvwm doctor`: versions, devices, backends."""
     from lssvwm.agent.cli.doctor import report
-    from lssvwm.agent.config.settings import compose
+    from lssvwm.agent.config.composition import compose
 
     print(report(compose(settings)))
 
@@ -316,14 +318,15 @@ def _without_show(settings: list[str]) -> tuple[bool, list[str]]:
 
 def _show(config: Config) -> None:
     import yaml
-    from lssvwm.agent.config.settings import to_dict
+    from lssvwm.agent.config.composition import to_dict
 
     print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
 
 
-def _from_checkpoint(command: str, settings: list[str]) -> tuple[Config, str]:
+def _from_checkpoint(command: str, settings: list[str]) -> tuple[Any, str]:
     """The checkpoint's configuration under `settings`, and the checkpoint's short name."""
-    from lssvwm.agent.config.settings import from_checkpoint, given
+    from lssvwm.agent.config.composition import from_checkpoint, given
+    from lssvwm.agent.config.settings import CheckpointConfig, RecordRunConfig
     from lssvwm.agent.errors import UserError
 
     name = given(settings, "checkpoint")
@@ -338,7 +341,8 @@ def _from_checkpoint(command: str, settings: list[str]) -> tuple[Config, str]:
         )
     from lssvwm.agent.checkpoint import read_config, resolve
 
-    config = from_checkpoint(read_config(resolve(name)), settings)
+    cls = RecordRunConfig if command == "record" else CheckpointConfig
+    config = from_checkpoint(read_config(resolve(name)), settings, cls)
     return config, Path(name).expanduser().resolve().name
 
 

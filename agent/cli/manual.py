@@ -128,7 +128,7 @@ settings                       (those of the checkpoint, where it has others)
   tasks.seed=0                 which held-out tasks
   tasks.count=300              how many
   tasks.window=8               frames that the arm `window` observes
-  tasks.arms=[retained,erased,swapped,window,prior,random,noop,seek,wall,oracle]
+  tasks.arms=[retained,erased,swapped,window,policy,random,noop,seek,wall,oracle]
                                also: short (never more than the last frames), and the explorers forage, look
   planner.horizon=16           steps imagined ahead
   planner.candidates=128       futures imagined in every iteration

@@ -57,6 +57,14 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
 }
 """Values, entries of lists and keys of mappings that have another name in format 2."""
 
+RENAMED_PRESETS: dict[str, dict[str, str]] = {
+    # group: {old preset: new one}
+}
+"""Presets that have another name than in earlier versions."""
+
+COMMAND_SETTINGS = ("record", "benchmark", "checkpoint")
+"""Settings that format 1 saved with every run, and that belong to other commands."""
+
 
 def migrate(saved: dict[str, Any]) -> dict[str, Any]:
     """Return a saved configuration in the present format, without its `format_version`.
@@ -70,6 +78,33 @@ def migrate(saved: dict[str, Any]) -> dict[str, Any]:
             f"the configuration has format {version}, this version reads up to {FORMAT_VERSION}: update"
         )
     return _from_format1(plain) if version == 1 else plain
+
+
+def replacement(name: str) -> str:
+    """Return the line that names what replaces a setting of format 1; empty for others."""
+    if new := renamed_settings().get(name):
+        return f"{name} is now {new}"
+    if reason := removed_settings().get(name):
+        return f"{name} is no longer a setting: {reason}"
+    return ""
+
+
+def check_preset(group: str, name: str) -> None:
+    """Raise UserError with the new name if a preset has been renamed."""
+    if new := RENAMED_PRESETS.get(group, {}).get(name):
+        raise UserError(f"{group}={name} is now {group}={new}")
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raise UserError with the new name if a setting or its value has a renamed entry."""
+    section, _, last = name.rpartition(".")
+    if new := RENAMED_VALUES.get(section, {}).get(last):
+        raise UserError(f"{name} is now {section}.{new}")
+    entries = value if isinstance(value, (list, tuple, dict)) else [value]
+    renamed = RENAMED_VALUES.get(name, {})
+    for entry in entries:
+        if new := renamed.get(str(entry)):
+            raise UserError(f"{name}: {entry} is now {new}")
 
 
 def renamed_settings() -> dict[str, str]:
@@ -91,7 +126,7 @@ def removed_settings() -> dict[str, str]:
 def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
     if "model" in plain:
         plain["model"] = model_migration.migrate_config(plain["model"])
-    for name in REMOVED:
+    for name in (*REMOVED, *COMMAND_SETTINGS):
         _take(plain, name)
     moved = {new: _take(plain, old) for old, new in RENAMED.items() if _has(plain, old)}
     for name, value in moved.items():

@@ -1,55 +1,21 @@
-"""One place for configuration: frozen dataclasses, and how Hydra composes them from `configs/`."""
+"""Define the settings of every command: documented classes, checked by pydantic.
+
+Each field states its quantity, unit and range, and the meaning of 0 or null. Help pages, error messages and the
+reference of the documentation are generated from these fields. Environments, planners and models define their own.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-import yaml
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
-from hydra.errors import HydraException
-from lssvwm.agent.config.migration import FORMAT_VERSION, migrate
-from lssvwm.agent.config.presets import GROUPS, config_dir, options, pretrained
-from lssvwm.agent.config.validation import build, meant
-from lssvwm.agent.errors import UserError
 from lssvwm.envs import ENV_CONFIGS
-from lssvwm.planners import PLANNER_CONFIGS, CEMConfig
+from lssvwm.planners import PLANNER_CONFIGS
 from lssvwm.worldmodel import ModelConfig
-from omegaconf import OmegaConf
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass as documented
 
-__all__ = [
-    "ActorCriticConfig",
-    "BenchmarkConfig",
-    "CollectConfig",
-    "Config",
-    "FrameMaskConfig",
-    "RecordConfig",
-    "TasksConfig",
-    "TrainConfig",
-    "compose",
-    "config_dir",
-    "from_checkpoint",
-    "given",
-    "read",
-    "save",
-    "to_dict",
-]
-
 SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-KINDS = {"env": ENV_CONFIGS, "planner": PLANNER_CONFIGS}
-"""Settings whose class depends on their `kind`."""
-PLAIN_TEXT = ("name", "output", "checkpoint")
-"""Settings taken as typed: paths may hold characters that mean something in Hydra's grammar."""
+"""Unknown fields are errors; the text below a field is its documentation."""
 
 
 @documented(frozen=True, config=SETTINGS)
@@ -150,14 +116,18 @@ class TrainConfig:
     """Collection of training frames."""
 
 
-@dataclass(frozen=True)
+@documented(frozen=True, config=SETTINGS)
 class TasksConfig:
-    """Held-out tasks: the same list for every agent and arm. Episode seeds never overlap with training's."""
+    """Set the held-out tasks, which are the same for every agent and arm. Training never draws their episode seeds."""
 
-    seed: int = 0
-    count: int = 300
-    batch: int = 100
-    window: int = 8  # frames the `window` arm observes
+    seed: int = Field(0, ge=0)
+    """Seed of the task list."""
+    count: int = Field(300, ge=1)
+    """Tasks in the list."""
+    batch: int = Field(100, ge=1)
+    """Tasks played together; changes memory and time, not the results."""
+    window: int = Field(8, ge=1)
+    """Frames that the arms with a limited memory observe."""
     arms: tuple[str, ...] = (
         "retained",
         "erased",
@@ -170,303 +140,168 @@ class TasksConfig:
         "wall",
         "oracle",
     )
-
-    def __post_init__(self) -> None:
-        _require("tasks", self, {"seed": 0, "count": 1, "batch": 1, "window": 1})
+    """Arms that are compared: memory interventions, the policy head, scripted explorers."""
 
 
-@dataclass(frozen=True)
+@documented(frozen=True, config=SETTINGS)
 class RecordConfig:
-    """What `record` films."""
+    """Set the content and the format of videos."""
 
-    mode: Literal["open_loop", "plan", "branches"] = "open_loop"
-    episodes: int = 2
-    context: int = 0  # frames observed before imagining; 0: the environment's context phase, or half
-    horizon: int = 32  # frames imagined in open loop
-    plans: int = (
-        3  # in mode branches, 2 to 8: of one memory, each imagined and carried out
-    )
-    denoise: int = 1
-    fps: int = 6
-    scale: int = 4
+    mode: Literal["open_loop", "plan", "counterfactuals"] = "open_loop"
+    """Content: imagination along real actions, imagined plans, or several plans and their outcomes.
+
+    `mode=` is short for `record.mode=`.
+    """
+    episodes: int = Field(2, ge=1, le=10000)
+    """Episodes, one video each."""
+    context: int = Field(0, ge=0, le=100000)
+    """Frames observed before imagining; 0: the context phase of the environment, or half of the episode."""
+    horizon: int = Field(32, ge=1, le=10000)
+    """Frames imagined in mode open_loop."""
+    plans: int = Field(3, ge=2, le=8)
+    """Plans compared in mode counterfactuals. Each is imagined and carried out from the same memory."""
+    denoise: int = Field(1, ge=1, le=1000)
+    """Denoising steps of each imagined frame."""
+    fps: int = Field(6, ge=1, le=120)
+    """Frames per second of the video."""
+    scale: int = Field(4, ge=1, le=16)
+    """Screen pixels per pixel of a frame."""
     gif: bool = False
+    """Write a GIF with every video."""
 
 
-@dataclass(frozen=True)
+@documented(frozen=True, config=SETTINGS)
 class BenchmarkConfig:
-    """What is trained from every seed and measured. `benchmark memory`: every model (a preset); `walks` are observed
-    for each of `contexts` frames, then `horizon` frames are imagined; linear probes are fitted on `probed` walks of the
-    first context (0: none). `benchmark recall`: the same models, by `delays`; `benchmark strategies`: every strategy,
-    by `lengths` of the corridor. `benchmark planning`: a checkpoint's success with every combination of the values in
-    `sweep`, e.g. {env.delay: [32, 128], planner: [cem, mppi]}; in `processes` at once, each on one thread.
-    """
+    """Set what benchmarks train and measure."""
 
-    models: tuple[str, ...] = (
-        "small",
-        "window",
-        "attention",
-        "attention_odometer",
-        "gru",
-        "mamba2",
-        "mamba2_local",
-        "tile1",
-        "untiled",
-        "paper",
+    models: tuple[str, ...] = Field(
+        (
+            "small",
+            "window",
+            "attention",
+            "attention_odometer",
+            "gru",
+            "mamba2",
+            "mamba2_local",
+            "tile1",
+            "untiled",
+            "paper",
+        ),
+        min_length=1,
     )
-    seeds: tuple[int, ...] = (0, 1, 2)
-    walks: int = 48
-    contexts: tuple[int, ...] = (128, 1024)
-    horizon: int = 64
+    """Model presets compared by `benchmark memory` and `benchmark recall`."""
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    """Seeds of the training runs of every model or strategy."""
+    walks: int = Field(48, ge=2)
+    """Walks in each test of `benchmark memory`."""
+    contexts: tuple[Annotated[int, Field(ge=2)], ...] = Field((128, 1024), min_length=1)
+    """Frames observed before each test of `benchmark memory`."""
+    horizon: int = Field(64, ge=2)
+    """Frames imagined in each test of `benchmark memory`."""
     probed: int = 600
-    delays: tuple[int, ...] = (16, 64, 256)
-    strategies: tuple[str, ...] = (
-        "default",
-        "lengths_none",
-        "lengths_adversarial",
-        "diffusion",
-        "diffusion_prefix",
-        "mask_frames",
-        "mask_spans",
-        "no_context_noise",
-        "segments",
-        "burn_in",
-        "self_forcing",
-        "state_resets",
+    """Walks of the first context on which linear probes are fitted; 0: no probes."""
+    delays: tuple[int, ...] = Field((16, 64, 256), min_length=1)
+    """Dark frames before the choice in `benchmark recall`."""
+    strategies: tuple[str, ...] = Field(
+        (
+            "default",
+            "lengths_none",
+            "lengths_adversarial",
+            "diffusion",
+            "diffusion_prefix",
+            "mask_frames",
+            "mask_spans",
+            "no_context_noise",
+            "segments",
+            "burn_in",
+            "self_forcing",
+            "state_resets",
+        ),
+        min_length=1,
     )
-    lengths: tuple[int, ...] = (8, 16, 24, 32, 48, 64)
-    sweep: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    processes: int = 1
+    """Training strategies compared by `benchmark strategies`."""
+    lengths: tuple[int, ...] = Field((8, 16, 24, 32, 48, 64), min_length=1)
+    """Corridor lengths at which `benchmark strategies` evaluates."""
+    sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Values by setting for `benchmark planning`, e.g. {env.delay: [32, 128], planner: [cem, mppi]}.
 
-    def __post_init__(self) -> None:
-        several = (
-            self.models,
-            self.seeds,
-            self.contexts,
-            self.delays,
-            self.strategies,
-            self.lengths,
-        )
-        if (
-            not all(several)
-            or min(*self.contexts, self.walks, self.horizon) < 2
-            or self.processes < 1
-        ):
-            raise ValueError(
-                "benchmark: every list needs an entry; walks, contexts, horizon from 2, processes from 1"
-            )
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything a command needs; `env` is one of `ENV_CONFIGS`, `planner` one of `PLANNER_CONFIGS`."""
-
-    env: Any
-    model: ModelConfig = field(default_factory=ModelConfig)
-    planner: Any = field(default_factory=CEMConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    tasks: TasksConfig = field(default_factory=TasksConfig)
-    record: RecordConfig = field(default_factory=RecordConfig)
-    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
-    name: str = ""  # of the run; default: the experiment's or the environment's
-    output: str | None = None  # folder for results; default runs/NAME/...
-    data: str | None = (
-        None  # folder of frames that `collect` wrote, to train on; default: the run gathers its own
-    )
-    checkpoint: str | None = None  # a name in configs/pretrained or a folder
-    seed: int = 0
-    threads: int = 0  # CPU threads; 0: all cores
-    device: str = "auto"
-    backend: str = "auto"  # of the scan, see `lssvwm doctor`; auto: the fastest that works on the device
-
-    def __post_init__(self) -> None:
-        _require("", self, {"seed": 0, "threads": 0})
-
-
-def _require(group: str, config: Any, least: dict[str, int]) -> None:
-    """Raises ValueError for a setting below what it must be at least."""
-    for name, low in least.items():
-        if getattr(config, name) < low:
-            key = f"{group}.{name}".strip(".")
-            raise ValueError(f"{key}={getattr(config, name)} must be at least {low}")
-
-
-class Setting(NamedTuple):
-    """One `key=value` of a command line."""
-
-    key: str
-    value: Any
-
-    def __str__(self) -> str:
-        return f"{self.key}={self.value}"
-
-
-def compose(overrides: Sequence[str]) -> Config:
-    """The configuration of a new run: presets, then an experiment, then the settings `key=value`.
-
-    `env=recall` (env, model, planner, train) replaces that group by a preset; `experiment=NAME` sets several
-    at once. Raises UserError naming the key, its value and the nearest valid one.
+    Every combination is evaluated.
     """
-    settings = [_parse(text) for text in overrides]
-    choices = _choices(settings)
-    plain = _with(_presets(choices), settings)
-    config = _checked(plain)
-    return dataclasses.replace(
-        config, name=config.name or choices.get("experiment") or config.env.kind
-    )
+    processes: int = Field(1, ge=1)
+    """Processes of `benchmark planning`, each on one thread."""
 
 
-def from_checkpoint(saved: dict[str, Any], overrides: Sequence[str]) -> Config:
-    """The configuration `saved` with a run, and the settings in `overrides` on top; `output` starts empty.
-
-    A planner preset keeps the settings that both planners have (horizon, candidates ...), so that planners
-    are compared on equal terms; any other preset replaces its group. Raises UserError as `compose` does.
-    """
-    settings = [_parse(text) for text in overrides]
-    choices = _choices(settings)
-    if "experiment" in choices:
-        raise UserError(
-            f"experiment={choices['experiment']} starts a new run; a checkpoint has its own settings"
-        )
-    try:
-        plain: dict[str, Any] = to_dict(_checked(saved)) | {
-            "output": None,
-            "checkpoint": None,
-        }
-    except UserError as error:
-        raise UserError(
-            f"the checkpoint's configuration does not fit this version: {error}"
-        ) from None
-    for group, option in choices.items():
-        chosen = _presets({group: option})[group]
-        plain[group] = _shared(plain[group], chosen) if group == "planner" else chosen
-    return _checked(_with(plain, settings))
-
-
-def given(overrides: Sequence[str], key: str) -> Any:
-    """The value that `overrides` give to `key`, or None; the last one counts."""
-    return {setting.key: setting.value for setting in map(_parse, overrides)}.get(key)
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as plain data: dicts, lists, numbers, texts."""
-    return _plain(dataclasses.asdict(config))
-
-
-def save(config: Config, path: str | Path) -> None:
-    """Write the configuration as YAML, all at once."""
-    path = Path(path)
-    draft = path.with_suffix(".tmp")
-    try:
-        draft.write_text(
-            yaml.safe_dump(
-                {"format_version": FORMAT_VERSION} | to_dict(config), sort_keys=False
-            ),
-            encoding="utf-8",
-        )
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def read(path: str | Path) -> dict[str, Any]:
-    """What `save` wrote, as plain data; raises UserError if it is missing or damaged."""
-    try:
-        saved = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"no configuration at {path}: is this the folder of a run?"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        saved = None
-    if not isinstance(saved, dict):
-        raise UserError(f"{path} is damaged: it is not a saved configuration")
-    return migrate(saved)
-
-
-def _parse(text: str) -> Setting:
-    key, equals, value = text.partition("=")
-    if equals and key in PLAIN_TEXT:
-        return Setting(key, None if value in ("", "null") and key != "name" else value)
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException:
-        more = (
-            f"; did you mean checkpoint={text}?"
-            if text in pretrained()
-            else ", e.g. train.steps=100"
-        )
-        raise UserError(
-            f"cannot read {text!r}: settings are given as key=value{more}"
-        ) from None
-    if override.is_sweep_override():
-        raise UserError(
-            f"{text} gives several values: give one, or a list as {key}=[{value}]"
-        )
-    if override.type is OverrideType.DEL or override.package is not None:
-        raise UserError(
-            f"cannot read {text!r}: a setting can be changed, not deleted or moved"
-        )
-    return Setting(override.key_or_group, override.value())
-
-
-def _choices(settings: list[Setting]) -> dict[str, str]:
-    """The presets chosen, by group; raises UserError for one that does not exist."""
-    choices = {}
-    for setting in settings:
-        if setting.key not in GROUPS:
-            continue
-        known = options(setting.key)
-        if str(setting.value) not in known:
-            question = meant(str(setting.value), known, f"{setting.key}=")
-            raise UserError(
-                f"unknown {setting}; {question}there are: {', '.join(known)}"
-            )
-        choices[setting.key] = str(setting.value)
-    return choices
-
-
-def _presets(choices: dict[str, str]) -> dict[str, Any]:
-    """What Hydra composes from the presets, as plain data."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        composed = hydra_compose(
-            "config", [f"{group}={option}" for group, option in choices.items()]
-        )
-    plain = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _with(plain: dict[str, Any], settings: list[Setting]) -> dict[str, Any]:
-    """A copy of `plain` with the settings; those that choose presets are left out."""
-    plain = deepcopy(plain)
-    for setting in settings:
-        if setting.key in GROUPS:
-            continue
-        *groups, last = setting.key.split(".")
-        inside = plain
-        for group in groups:
-            if not isinstance(inside.get(group), dict):
-                inside[group] = {}
-            inside = inside[group]
-        inside[last] = setting.value
-    return plain
-
-
-def _shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the preset `new`, and those of `old` that its kind of planner has too."""
-    names = {f.name for f in dataclasses.fields(PLANNER_CONFIGS[new["kind"]])}
-    return {key: value for key, value in old.items() if key in names} | new
-
-
-def _checked(plain: dict[str, Any]) -> Config:
-    return build(Config, plain, KINDS)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+def kind_of(section: Any) -> Any:
+    """Return the `kind` of a section, from plain data or from an instance of its class."""
     return (
-        [_plain(inner) for inner in value]
-        if isinstance(value, (list, tuple))
-        else value
+        section.get("kind")
+        if isinstance(section, dict)
+        else getattr(section, "kind", None)
     )
+
+
+if TYPE_CHECKING:
+    EnvConfig = PlannerConfig = Any
+else:
+
+    def one_of(classes: dict[str, type]) -> Any:
+        """Return the type of a section whose class depends on its `kind`."""
+        tagged = tuple(Annotated[cls, Tag(kind)] for kind, cls in classes.items())
+        union = Union[tagged]  # noqa: UP007 - a union of a computed tuple
+        return Annotated[union, Discriminator(kind_of)]
+
+    EnvConfig, PlannerConfig = one_of(ENV_CONFIGS), one_of(PLANNER_CONFIGS)
+
+
+@documented(frozen=True, config=SETTINGS)
+class Config:
+    """Configure a training run."""
+
+    env: EnvConfig = Field(default_factory=ENV_CONFIGS["tmaze"])
+    """Environment, one of `ENV_CONFIGS`."""
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    """World model."""
+    planner: PlannerConfig = Field(default_factory=PLANNER_CONFIGS["cem"])
+    """Search of the planner, one of `PLANNER_CONFIGS`."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """Optimisation and collection."""
+    tasks: TasksConfig = Field(default_factory=TasksConfig)
+    """Held-out tasks."""
+    name: str = ""
+    """Name of the run; empty: that of the experiment or of the environment."""
+    output: str | None = None
+    """Folder for results; null: a folder under runs/, or under data/ for `collect`."""
+    data: str | None = None
+    """Folder of frames that `collect` wrote, to train on; null: the run collects its own frames."""
+    seed: int = Field(0, ge=0)
+    """Seed of weights, batches and planning."""
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0: all cores."""
+    device: str = "auto"
+    """Device, e.g. cpu or cuda:0; auto: the GPU if there is one."""
+    backend: str = "auto"
+    """Backend of the scan: chunked, mamba_ssm or fla; auto: the fastest that works, see `lssvwm doctor`."""
+
+
+@documented(frozen=True, config=SETTINGS)
+class CheckpointConfig(Config):
+    """Configure a command that uses a trained model."""
+
+    checkpoint: str | None = None
+    """Trained model: the folder of a run, or the name of a pretrained model."""
+
+
+@documented(frozen=True, config=SETTINGS)
+class RecordRunConfig(CheckpointConfig):
+    """Configure `lssvwm record`."""
+
+    record: RecordConfig = Field(default_factory=RecordConfig)
+    """Videos."""
+
+
+@documented(frozen=True, config=SETTINGS)
+class BenchmarkRunConfig(CheckpointConfig):
+    """Configure `lssvwm benchmark`."""
+
+    benchmark: BenchmarkConfig = Field(default_factory=BenchmarkConfig)
+    """What benchmarks train and measure."""

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.settings import CheckpointConfig, Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent, AgentState, build_agent
 from lssvwm.agent.progress import Progress
@@ -484,7 +484,7 @@ def crossed(result: Outcome, groups: int = 3) -> list[dict[str, Any]]:
     return cells
 
 
-def evaluate(config: Config, output: Path) -> dict[str, Any]:
+def evaluate(config: CheckpointConfig, output: Path) -> dict[str, Any]:
     """`lssvwm evaluate`: all arms on the held-out tasks; tables on the terminal and as Markdown, JSON, CSV, a plot in
     `output`.
 

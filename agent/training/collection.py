@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.settings import CheckpointConfig, Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent, build_agent
 from lssvwm.agent.progress import Progress
@@ -258,7 +258,7 @@ def _walk(
         collector.shutdown()
 
 
-def collect(config: Config, output: Path) -> None:
+def collect(config: CheckpointConfig, output: Path) -> None:
     """`lssvwm collect`: add `train.collect.frames` frames to the data folder `output`."""
     replay = Replay(output, config.train.collect.keep)
     if config.threads:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config import settings as configuration
+from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.settings import Config, TrainConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import tables as report

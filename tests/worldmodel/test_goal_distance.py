@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from lssvwm.agent.config.settings import compose
+from lssvwm.agent.config.composition import compose
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import PlanPolicy, build_agent
 from lssvwm.agent.training.loop import build_model, train

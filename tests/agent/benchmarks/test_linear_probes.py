@@ -5,7 +5,8 @@ import pytest
 import torch
 from lssvwm.agent.benchmarks import linear_probes as probe
 from lssvwm.agent.benchmarks import maze_walks as walks
-from lssvwm.agent.config.settings import compose
+from lssvwm.agent.config.composition import compose
+from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.envs.maze.layout import FORWARD
 
@@ -56,7 +57,7 @@ def test_ridge_fits_linear_targets_and_predicts_mean():
 
 def test_probes_skip_too_large_memories(monkeypatch):
     monkeypatch.setattr(probe, "MAX_FEATURES", 10)
-    config = compose(["experiment=recollect"])
+    config = compose(["experiment=recollect"], BenchmarkRunConfig)
     from lssvwm.worldmodel import WorldModel
 
     assert probe.probes(config, WorldModel(config.model, (3, 64, 64), 4)) == []

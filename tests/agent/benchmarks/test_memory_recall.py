@@ -8,7 +8,7 @@ import torch
 from lssvwm.agent.benchmarks import maze_walks as tours
 from lssvwm.agent.benchmarks import memory_recall as recollection
 from lssvwm.agent.cli import main as cli
-from lssvwm.agent.config.settings import compose
+from lssvwm.agent.config.composition import compose
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import task_seeds
 
@@ -109,7 +109,10 @@ def test_memory_reports_empty_lists_in_one_line(tmp_path, capsys):
         cli.main(["benchmark", "memory", f"output={tmp_path}", "benchmark.seeds=[]"])
         == 2
     )
-    assert "benchmark: every list needs an entry" in capsys.readouterr().err
+    assert (
+        "benchmark.seeds=[] is wrong: it must be a list with an entry or more"
+        in capsys.readouterr().err
+    )
 
 
 def test_walk_refuses_other_environments():

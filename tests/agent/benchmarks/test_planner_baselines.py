@@ -12,7 +12,7 @@ from lssvwm.agent.benchmarks.planner_baselines import (
     episode,
     planning,
 )
-from lssvwm.agent.config.settings import compose
+from lssvwm.agent.config.composition import compose
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import check_env_specs
 

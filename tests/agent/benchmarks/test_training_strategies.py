@@ -5,8 +5,9 @@ import json
 import pytest
 from lssvwm.agent.benchmarks import training_strategies as contest
 from lssvwm.agent.cli import main as cli
-from lssvwm.agent.config import settings as config
-from lssvwm.agent.config.settings import BenchmarkConfig, compose
+from lssvwm.agent.config import composition as config
+from lssvwm.agent.config.composition import compose
+from lssvwm.agent.config.settings import BenchmarkConfig
 
 TINY = [
     "train.steps=1",

@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import pytest
 from lssvwm.agent.cli import main as cli
 from lssvwm.agent.cli import manual
-from lssvwm.agent.config import settings as configuration
-from lssvwm.agent.config.settings import Config, compose, to_dict
+from lssvwm.agent.config import composition as configuration
+from lssvwm.agent.config.composition import compose, to_dict
+from lssvwm.agent.config.settings import BenchmarkRunConfig, Config, RecordRunConfig
 from lssvwm.agent.errors import UserError
 
 
@@ -104,7 +105,9 @@ def test_every_setting_on_a_help_page_exists_with_that_default(command: str) -> 
         r"^  ([a-z_.]+)=(\{.*?\}|\S+)", manual.page(command), re.MULTILINE
     )
     assert len(listed) >= 4
-    plain = to_dict(compose([]))
+    plain = to_dict(compose([], BenchmarkRunConfig)) | to_dict(
+        compose([], RecordRunConfig)
+    )
     for key, default in listed:
         value = plain
         for part in key.split("."):

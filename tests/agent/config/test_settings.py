@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from lssvwm.agent.config import settings as configuration
+from lssvwm.agent.config import composition as configuration
+from lssvwm.agent.config.composition import compose, from_checkpoint, to_dict
 from lssvwm.agent.config.presets import GROUPS, config_dir, options
 from lssvwm.agent.config.settings import (
+    CheckpointConfig,
     Config,
+    RecordRunConfig,
     TrainConfig,
-    compose,
-    from_checkpoint,
-    to_dict,
 )
 from lssvwm.agent.config.validation import nearest
 from lssvwm.agent.errors import UserError
@@ -113,7 +113,9 @@ def test_a_mapping_is_replaced_and_its_entries_can_be_set() -> None:
 
 
 def test_paths_are_taken_as_typed() -> None:
-    config = compose(["output=~/a,b=c", "checkpoint=runs/x{1}", "name="])
+    config = compose(
+        ["output=~/a,b=c", "checkpoint=runs/x{1}", "name="], CheckpointConfig
+    )
     assert (config.output, config.checkpoint, config.name) == (
         "~/a,b=c",
         "runs/x{1}",
@@ -126,7 +128,7 @@ def test_paths_are_taken_as_typed() -> None:
     [
         ("train.stepz=5", "unknown setting train.stepz=5; did you mean train.steps?"),
         ("trian.steps=5", "unknown setting trian.steps=5; did you mean train.steps?"),
-        ("mode=plan", "unknown setting mode=plan; did you mean record.mode?"),
+        ("mode=plan", "unknown setting mode=plan; it belongs to `lssvwm record`"),
         ("train.collect.mux.a=1", "unknown setting train.collect.mux.a=1;"),
         (
             "env.objects=3",
@@ -135,7 +137,7 @@ def test_paths_are_taken_as_typed() -> None:
         ("zzz=1", "unknown setting zzz=1; see `lssvwm train --help`"),
         (
             "train.steps=abc",
-            "train.steps=abc is wrong: it must be a whole number (default 400)",
+            "train.steps=abc is wrong: it must be a whole number of at least 0 (default 400)",
         ),
         ("train.steps=1.5", "train.steps=1.5 is wrong: it must be a whole number"),
         ("train.steps=true", "train.steps=true is wrong: it must be a whole number"),
@@ -146,10 +148,10 @@ def test_paths_are_taken_as_typed() -> None:
         ),
         (
             "model.tiles=3",
-            "model.tiles=3 is wrong: it must be a list, each entry a whole number",
+            "model.tiles=3 is wrong: it must be a list with an entry or more, each entry a whole number",
         ),
         ("model.tiles=[1,a]", "model.tiles=[1,a] is wrong"),
-        ("record.mode=plna", "record.mode=plna is wrong: it must be open_loop or plan"),
+        ("record.mode=plan", "record.mode=plan; it belongs to `lssvwm record`"),
         ("train.collect.mix={a: b}", "train.collect.mix={a: b} is wrong"),
         (
             "train.collect=5",
@@ -179,15 +181,27 @@ def test_paths_are_taken_as_typed() -> None:
             "tmaze",
             "cannot read 'tmaze': settings are given as key=value; did you mean checkpoint=tmaze?",
         ),
-        ("seed=-1", "seed=-1 must be at least 0"),
-        ("threads=-1", "threads=-1 must be at least 0"),
-        ("tasks.count=0", "tasks.count=0 must be at least 1"),
-        ("tasks.window=0", "tasks.window=0 must be at least 1"),
-        ("tasks.seed=-1", "tasks.seed=-1 must be at least 0"),
+        ("seed=-1", "seed=-1 is wrong: it must be a whole number of at least 0"),
+        ("threads=-1", "threads=-1 is wrong: it must be a whole number of at least 0"),
+        (
+            "tasks.count=0",
+            "tasks.count=0 is wrong: it must be a whole number of at least 1",
+        ),
+        (
+            "tasks.window=0",
+            "tasks.window=0 is wrong: it must be a whole number of at least 1",
+        ),
+        (
+            "tasks.seed=-1",
+            "tasks.seed=-1 is wrong: it must be a whole number of at least 0",
+        ),
         (
             "train.state_reset_prob=2",
-            "train.state_reset_prob=2.0 is wrong: it must be at most 1",
+            "train.state_reset_prob=2 is wrong: it must be a number from 0 to 1 (default 0.0)",
         ),
+        ("train.forget=0.1", "train.forget is now train.state_reset_prob"),
+        ("train.clip=1", "train.clip is no longer a setting: gradients are clipped"),
+        ("tasks.arms=[prior]", "tasks.arms: prior is now policy"),
         ("train.steps", "cannot read 'train.steps': settings are given as key=value"),
         ("~env", "cannot read '~env': a setting can be changed, not deleted or moved"),
         ("planner.horizon=0", "planner cem: horizon must be at least 1, got 0"),
@@ -228,7 +242,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path) -> None:
 
 def test_a_checkpoint_keeps_its_settings_under_those_given(saved: dict) -> None:
     config = from_checkpoint(
-        saved, ["env.length=96", "tasks.seed=3", "checkpoint=smoke"]
+        saved, ["env.length=96", "tasks.seed=3", "checkpoint=smoke"], CheckpointConfig
     )
     assert (config.env.length, config.tasks.seed, config.checkpoint) == (96, 3, "smoke")
     assert (config.model.width, config.seed, config.name) == (16, 3, "smoke")
@@ -265,6 +279,14 @@ def test_mistakes_on_top_of_a_checkpoint(
     with pytest.raises(UserError) as raised:
         from_checkpoint(saved, [override])
     assert message in str(raised.value)
+
+
+def test_choices_name_every_valid_value(saved: dict) -> None:
+    with pytest.raises(UserError) as raised:
+        from_checkpoint(saved, ["record.mode=plna"], RecordRunConfig)
+    assert "record.mode=plna is wrong: it must be open_loop or plan" in str(
+        raised.value
+    )
 
 
 def test_a_checkpoint_of_another_version_says_so(saved: dict) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config import settings as configuration
+from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.settings import (
     ActorCriticConfig,
     CollectConfig,

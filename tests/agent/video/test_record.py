@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.config.settings import Config, RecordConfig
+from lssvwm.agent.config.settings import RecordConfig, RecordRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent, AgentState
 from lssvwm.agent.video import rendering as film
@@ -30,6 +30,7 @@ from lssvwm.envs.counting import decode, encode
 from lssvwm.planners import CEMConfig, Plan
 from lssvwm.worldmodel import ModelConfig, Rollout, WorldModel
 from PIL import Image
+from pydantic import ValidationError
 
 from lssvwm import envs
 
@@ -86,7 +87,7 @@ class Clairvoyant:
 
 
 def counting(mode, **settings):
-    config = Config(
+    config = RecordRunConfig(
         env=CountingConfig(size=16, episode_length=EPISODE - 1),
         record=RecordConfig(mode=mode, **settings),
     )
@@ -159,7 +160,7 @@ def test_plans_are_filmed_beside_what_came_of_them():
 
 
 def test_the_guide_ends_where_planning_starts():
-    config = Config(
+    config = RecordRunConfig(
         env=TMazeConfig(length=6), record=RecordConfig(mode="open_loop", horizon=3)
     )
     model = WorldModel(SMALL, (3, 64, 64), 4)
@@ -199,7 +200,7 @@ def config(monkeypatch):
     torch.manual_seed(0)
     model = WorldModel(SMALL, (3, 64, 64), 4)
     monkeypatch.setattr(checkpoint, "load", lambda *_: model)
-    return Config(
+    return RecordRunConfig(
         env=TMazeConfig(length=5),
         planner=PLANNER,
         record=RecordConfig(episodes=1, scale=1, horizon=6),
@@ -261,20 +262,11 @@ def test_same_seed_same_data(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"mode": "openloop"}, "did you mean open_loop"),
-        ({"episodes": 0}, r"record\.episodes=0"),
-        ({"scale": 40}, r"record\.scale=40"),
-        ({"horizon": 0}, r"record\.horizon=0"),
-    ],
+    "setting", [{"mode": "openloop"}, {"episodes": 0}, {"scale": 40}, {"horizon": 0}]
 )
-def test_mistakes_are_named(config, tmp_path, setting, message):
-    with pytest.raises(UserError, match=message):
-        record(
-            replace(config, record=replace(config.record, **setting)), tmp_path / "out"
-        )
-    assert not (tmp_path / "out").exists()
+def test_record_settings_have_ranges(setting):
+    with pytest.raises(ValidationError, match=next(iter(setting))):
+        RecordConfig(**setting)
 
 
 def test_output_and_checkpoint_must_make_sense(config, tmp_path):
@@ -445,7 +437,7 @@ def branching(**changes):
         ),
         0,
     )
-    setting = Config(
+    setting = RecordRunConfig(
         env=TMazeConfig(length=5), record=RecordConfig(mode="branches", **changes)
     )
     stage = Stage(env, 2**32, 0)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from lssvwm.agent.cli import main as cli
+from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.presets import options
-from lssvwm.agent.config.settings import compose
 from lssvwm.worldmodel import WorldModel
 from lssvwm.worldmodel.mixers.baselines import Attention
 

@@ -1,0 +1,223 @@
+"""Compose configurations: presets by Hydra, then an experiment, then settings `key=value`; save and read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException
+from lssvwm.agent.config import migration
+from lssvwm.agent.config.presets import GROUPS, config_dir, options, pretrained
+from lssvwm.agent.config.reference import plain_data, text
+from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.validation import build, suggestion
+from lssvwm.agent.errors import UserError
+from lssvwm.planners import PLANNER_CONFIGS
+from omegaconf import OmegaConf
+
+PLAIN_TEXT = ("name", "output", "data", "checkpoint")
+"""Settings taken as typed: paths may hold characters that mean something in Hydra's grammar."""
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Override:
+    """Hold one `key=value` of a command line."""
+
+    key: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}={text(self.value)}"
+
+
+def compose(settings: Sequence[str], cls: type[AnyConfig] = Config) -> AnyConfig:
+    """Return the configuration of a new run or measurement.
+
+    `env=recall` (also model, planner, train) replaces that section by a preset. `experiment=NAME` sets several
+    sections. Every other setting changes one value. Raises UserError with one line about a mistake.
+    """
+    overrides = [parse(setting) for setting in settings]
+    choices = _choices(overrides)
+    composed = _with(presets(choices), overrides)
+    config = build(cls, composed)
+    name = config.name or choices.get("experiment") or config.env.kind
+    return dataclasses.replace(config, name=name)
+
+
+def from_checkpoint(
+    saved: Mapping[str, Any], settings: Sequence[str], cls: type[AnyConfig] = Config
+) -> AnyConfig:
+    """Return the configuration `saved` with a run, changed by `settings`; `output` starts empty.
+
+    A planner preset keeps the settings that both planners have, so that planners are compared on equal terms.
+    Any other preset replaces its section. Raises UserError with one line about a mistake.
+    """
+    overrides = [parse(setting) for setting in settings]
+    choices = _choices(overrides)
+    if "experiment" in choices:
+        raise UserError(
+            f"experiment={choices['experiment']} starts a new run; a checkpoint has its own settings"
+        )
+    try:
+        plain: dict[str, Any] = to_dict(build(Config, saved)) | {"output": None}
+    except UserError as error:
+        raise UserError(
+            f"the checkpoint's configuration does not fit this version: {error}"
+        ) from None
+    for group, option in choices.items():
+        chosen = presets({group: option})[group]
+        plain[group] = (
+            _keep_shared(plain[group], chosen) if group == "planner" else chosen
+        )
+    return build(cls, _with(plain, overrides))
+
+
+def given(settings: Sequence[str], key: str) -> Any:
+    """Return the value that `settings` give to `key`, or None. The last one counts."""
+    values = {override.key: override.value for override in map(parse, settings)}
+    return values.get(key)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as plain data: dicts, lists, numbers, texts."""
+    return plain_data(config)
+
+
+def save(config: Config, path: str | Path) -> None:
+    """Write every setting of the run as YAML. The file is replaced at once or not at all.
+
+    Settings that belong to other commands than `train` are left out.
+    """
+    names = [field.name for field in dataclasses.fields(Config)]
+    run = {name: plain_data(getattr(config, name)) for name in names}
+    plain = {"format_version": migration.FORMAT_VERSION} | run
+    path = Path(path)
+    draft = path.with_suffix(".tmp")
+    try:
+        draft.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Return what `save` wrote, as plain data in the present format.
+
+    Raises UserError if the file is missing or damaged.
+    """
+    try:
+        saved = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"no configuration at {path}: is this the folder of a run?"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        saved = None
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} is damaged: it is not a saved configuration")
+    return migration.migrate(saved)
+
+
+def rewrite(path: str | Path) -> None:
+    """Upgrade a saved configuration in place: read it in any format, write it with every setting."""
+    save(build(Config, read(path)), path)
+
+
+def presets(choices: Mapping[str, str]) -> dict[str, Any]:
+    """Return what Hydra composes from one preset per group of `GROUPS`, as plain data.
+
+    Groups that are not chosen have the preset that `configs/config.yaml` or the experiment names.
+    """
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        composed = hydra_compose(
+            "config", [f"{group}={option}" for group, option in choices.items()]
+        )
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def parse(setting: str) -> Override:
+    """Read one `key=value` by Hydra's grammar; raises UserError if it cannot be read."""
+    key, equals, value = setting.partition("=")
+    if equals and key in PLAIN_TEXT:
+        empty = value in ("", "null") and key != "name"
+        return Override(key, None if empty else value)
+    try:
+        override = OverridesParser.create().parse_override(setting)
+    except HydraException:
+        more = (
+            f"; did you mean checkpoint={setting}?"
+            if setting in pretrained()
+            else ", e.g. train.steps=100"
+        )
+        raise UserError(
+            f"cannot read {setting!r}: settings are given as key=value{more}"
+        ) from None
+    if override.is_sweep_override():
+        raise UserError(
+            f"{setting} gives several values: give one, or a list as {key}=[{value}]"
+        )
+    if override.type is OverrideType.DEL or override.package is not None:
+        raise UserError(
+            f"cannot read {setting!r}: a setting can be changed, not deleted or moved"
+        )
+    return Override(override.key_or_group, _whole(override.value()))
+
+
+def _whole(value: Any) -> Any:
+    """Turn a float without fraction, such as 1e3, into an int, which settings of both types take."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _choices(overrides: Sequence[Override]) -> dict[str, str]:
+    """Return the presets that are chosen, by group; raises UserError for one that does not exist."""
+    choices = {}
+    for override in overrides:
+        if override.key not in GROUPS:
+            continue
+        name = str(override.value)
+        known = options(override.key)
+        if name not in known:
+            migration.check_preset(override.key, name)
+            question = suggestion(name, known, f"{override.key}=")
+            raise UserError(
+                f"unknown {override}; {question}there are: {', '.join(known)}"
+            )
+        choices[override.key] = name
+    return choices
+
+
+def _with(plain: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    """Return a copy of `plain` with the overrides, without those that choose presets."""
+    plain = deepcopy(plain)
+    for override in overrides:
+        if override.key in GROUPS:
+            continue
+        migration.check_value(override.key, override.value)
+        *sections, last = override.key.split(".")
+        inside = plain
+        for section in sections:
+            if not isinstance(inside.get(section), dict):
+                inside[section] = {}
+            inside = inside[section]
+        inside[last] = override.value
+    return plain
+
+
+def _keep_shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return the planner preset `new`, with those settings of `old` that its kind has too."""
+    names = {field.name for field in dataclasses.fields(PLANNER_CONFIGS[new["kind"]])}
+    shared = {key: value for key, value in old.items() if key in names}
+    return shared | new

@@ -7,14 +7,13 @@ labels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from lssvwm.agent.evaluation import tables
+from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.tables import Grid
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -99,7 +98,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], list[Grid]]] = {
 
 def read(name: str) -> dict[str, Any]:
     """Read a result file by its path below `docs/results`."""
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return results.read(RESULTS / name)
 
 
 def grids(name: str) -> list[Grid]:
@@ -133,8 +132,8 @@ def summary() -> Grid:
 
 def _summary_cells(arms: dict[str, Any]) -> list[str]:
     retained = arms["retained"]
-    without = arms["erased"] if "erased" in arms else arms[ALWAYS_WINDOW]
-    others = [without, arms[POLICY], arms["oracle"]]
+    without = arms["erased"] if "erased" in arms else arms["always_window"]
+    others = [without, arms["policy"], arms["oracle"]]
     if retained["reward"] > 1.05:  # several rewards per task: Scavenge
         half = 1.96 * retained["reward_error"]
         low, high = retained["reward"] - half, retained["reward"] + half
@@ -144,9 +143,6 @@ def _summary_cells(arms: dict[str, Any]) -> list[str]:
     first = f"{success['mean']:.2f} ({success['low']:.2f} - {success['high']:.2f})"
     means = [f"{arm['success']['mean']:.2f}" for arm in others]
     return [str(retained["n"]), first, *means]
-
-
-POLICY, ALWAYS_WINDOW = "prior", "short"
 
 
 class ResultTable(SphinxDirective):

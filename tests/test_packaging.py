@@ -11,8 +11,6 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import pytest
-from lssvwm.agent.evaluation import results
-from lssvwm.agent.evaluation import tables as report
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("agent", "envs", "planners", "worldmodel")
@@ -74,68 +72,3 @@ def test_every_dependency_is_pinned(project: dict) -> None:
     assert (
         "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
     )  # any build: no +cpu, no +cu
-
-
-SINGLE = {
-    "demo": report.arms_grid,
-    "recall": report.success_grid,
-    "strategies": report.success_grid,
-    "planners": report.planner_grid,
-    "decide": report.decision_grid,
-}
-SEVERAL = {
-    "memory": report.memory_grids,
-    **dict.fromkeys(
-        ("tworoom", "scavenge", "tmaze_lengths", "tmaze_alone"), report.sweep_grids
-    ),
-    **dict.fromkeys(
-        ("return_tours", "recall_delays", "memory_sizes"), report.sweep_grids
-    ),
-    "tmaze_dreams": lambda found: report.sweep_grids(found)[
-        :1
-    ],  # the way is always the same
-    "return_planners": lambda found: report.sweep_grids(found)[
-        :1
-    ],  # not the grid of every planner
-}
-
-
-@pytest.mark.parametrize("name", [*SINGLE, *SEVERAL])
-def test_tables_in_the_readme_are_those_of_the_committed_numbers(name):
-    folder = ROOT / "docs" / "results"
-    if not (folder / f"{name}.json").exists():
-        pytest.skip(f"benchmark {name} has not been committed")
-    found = results.read(folder / f"{name}.json")
-    for grid in SEVERAL[name](found) if name in SEVERAL else [SINGLE[name](found)]:
-        assert grid.markdown() in (ROOT / "README.md").read_text()
-
-
-EVALUATIONS = sorted(
-    (ROOT / "docs" / "results" / "pretrained").glob("*/evaluation.json")
-)
-
-
-@pytest.mark.parametrize("file", EVALUATIONS, ids=lambda file: file.parent.name)
-def test_the_arms_of_packaged_weights_in_the_readme_are_those_of_their_committed_evaluation(
-    file,
-):
-    assert (
-        report.arms_grid(results.read(file)).markdown()
-        in (ROOT / "README.md").read_text()
-    )
-
-
-def test_the_python_example_in_the_readme_runs(tmp_path, monkeypatch):
-    readme = (ROOT / "README.md").read_text()
-    code = (
-        readme.partition("## From Python")[2]
-        .partition("```python\n")[2]
-        .partition("```")[0]
-    )
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    monkeypatch.chdir(tmp_path)
-    told: dict = {}
-    exec(code, told)
-    assert told["future"].frames.shape == (1, 256, 16, 3, 64, 64) and told[
-        "action"
-    ].shape == (1,)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-import structure  # noqa: E402
+import structure
 
 SOURCES = structure.sources()
 README = structure.ROOT / "README.md"

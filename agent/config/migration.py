@@ -53,7 +53,6 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
     # tasks, record
     "tasks.arms": {"prior": "policy", "still": "noop", "short": "always_window"},
     "train.collect.mix": {"prior": "policy", "still": "noop"},
-    "record.mode": {"branches": "counterfactuals"},
 }
 """Values, entries of lists and keys of mappings that have another name in format 2."""
 

@@ -112,7 +112,7 @@ def decisions(name: str | Path) -> dict[str, np.ndarray]:
         return action, state
 
     agent.act = recorded
-    result = Play(config, env, task_seeds(0, TASKS), "retained", agent).run()
+    result = Play(env, task_seeds(0, TASKS), "retained", agent).run()
     outcome = {
         key: getattr(result, key)
         for key in ("success", "outcome", "steps", "goal_distance", "evidence_age")

@@ -17,7 +17,7 @@ from lssvwm.agent import checkpoint
 from lssvwm.agent.benchmarks.maze_walks import remember
 from lssvwm.agent.config.composition import compose, from_checkpoint
 from lssvwm.agent.config.settings import Config
-from lssvwm.agent.evaluation import tables as report
+from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.agent.imagined_env import ImaginedEnv
 from lssvwm.agent.mpc import Agent
@@ -118,8 +118,8 @@ def decide(config: Config, output: Path) -> Path:
         "threads": torch.get_num_threads(),
         "rows": rows,
     }
-    report.write_json(output / "decide.json", found)
-    report.publish([report.decision_grid(found)], output / "decide.md")
+    results.write_json(output / "decide.json", found)
+    tables.publish([tables.decision_grid(found)], output / "decide.md")
     return output / "decide.json"
 
 

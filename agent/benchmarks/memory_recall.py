@@ -31,7 +31,7 @@ from lssvwm.agent.benchmarks.seed_runs import check, collected, spread, trained
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import BenchmarkRunConfig
-from lssvwm.agent.evaluation import tables as report
+from lssvwm.agent.evaluation import plots, results, tables
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.envs.maze import rendering as picture
 from lssvwm.worldmodel import Memory, WorldModel
@@ -210,9 +210,9 @@ def memory(settings: list[str], output: Path) -> Path:
             config = dataclasses.replace(config, name=name, data=data)
             _run(config, output / f"{name}-{seed}")
             found = summary(output, base)
-            report.write_json(output / "memory.json", found)
-    report.publish(report.memory_grids(found), output / "memory.md")
-    report.plot_memory(found, output / "memory.png")
+            results.write_json(output / "memory.json", found)
+    tables.publish(tables.memory_grids(found), output / "memory.md")
+    plots.plot_memory(found, output / "memory.png")
     return output / "memory.json"
 
 
@@ -238,7 +238,7 @@ def _run(config: BenchmarkRunConfig, folder: Path) -> None:
         "memory_bytes": model.initial(1).nbytes(),
         "rows": video(config, model) + probes(config, model),
     }
-    report.write_json(file, found)
+    results.write_json(file, found)
 
 
 def _settings(config: BenchmarkRunConfig) -> dict[str, Any]:

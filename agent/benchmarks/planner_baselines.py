@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from lssvwm.agent.benchmarks.seed_runs import spread
 from lssvwm.agent.config.settings import Config
-from lssvwm.agent.evaluation import tables as report
+from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.progress import Progress
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -362,8 +362,8 @@ def planning(
         "settings": settings,
         "rows": rows,
     }
-    report.write_json(output / "planners.json", found)
-    report.publish([report.planner_grid(found)], output / "planners.md")
+    results.write_json(output / "planners.json", found)
+    tables.publish([tables.planner_grid(found)], output / "planners.md")
     return output / "planners.json"
 
 

@@ -26,19 +26,11 @@ from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.composition import from_checkpoint, given
 from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.evaluation import tables as report
-from lssvwm.agent.evaluation.evaluate import (
-    ARRAYS,
-    Outcome,
-    crossed,
-    difference,
-    grouped,
-    measure,
-    offered,
-    summary,
-)
+from lssvwm.agent.evaluation import plots, results, tables
+from lssvwm.agent.evaluation.evaluate import measure, offered, summary
+from lssvwm.agent.evaluation.results import ARRAYS, Outcome, weights_hash
+from lssvwm.agent.evaluation.statistics import crossed, difference, grouped
 from lssvwm.agent.training.collection import build_env
-from lssvwm.worldmodel.serialization import WEIGHTS
 
 GROUPS = 4
 """Ranges of goal distance and of evidence age in the grid."""
@@ -67,7 +59,7 @@ class Case:
         plain = configuration.to_dict(self.config)
         found = {key: plain[key] for key in PLAYED_BY if key in plain}
         found["tasks"] = {k: v for k, v in plain["tasks"].items() if k != "arms"}
-        found["weights"] = _fingerprint(str(self.config.checkpoint))
+        found["weights"] = weights_hash(str(self.config.checkpoint))
         return found
 
     def results(self) -> dict[str, Outcome]:
@@ -174,9 +166,9 @@ def planning(settings: Sequence[str], output: Path) -> Path:
         for case in todo:
             _play(case, case.config.threads)
     found = summarise(todo)
-    report.write_json(output / "planning.json", found)
-    report.publish(report.sweep_grids(found), output / "planning.md")
-    report.plot_sweep(found, output / "planning.png")
+    results.write_json(output / "planning.json", found)
+    tables.publish(tables.sweep_grids(found), output / "planning.md")
+    plots.plot_sweep(found, output / "planning.png")
     return output / "planning.json"
 
 
@@ -196,9 +188,9 @@ def _play(case: Case, threads: int) -> None:
     settings = case.settings()
     model = checkpoint.load(str(config.checkpoint), config.device, config.backend)
 
-    def keep(results: dict[str, Outcome]) -> None:
-        rows = {arm: _plain(result) for arm, result in (played | results).items()}
-        report.write_json(case.file, {"settings": settings, "arms": rows}, indent=None)
+    def keep(outcomes: dict[str, Outcome]) -> None:
+        rows = {arm: _plain(result) for arm, result in (played | outcomes).items()}
+        results.write_json(case.file, {"settings": settings, "arms": rows}, indent=None)
 
     measure(config, model, tuple(missing), keep)
 
@@ -212,6 +204,7 @@ def summarise(played: Sequence[Case]) -> dict[str, Any]:
     """
     plain = configuration.to_dict(played[0].config)
     return {
+        "format_version": results.FORMAT_VERSION,
         "command": "lssvwm benchmark planning",
         "settings": {key: plain[key] for key in ("env", "planner", "tasks")},
         "cases": _case_rows(played),
@@ -229,14 +222,14 @@ def _case_rows(played: Sequence[Case]) -> list[dict[str, Any]]:
     rows = []
     first: dict[str, np.ndarray] = {}  # success of the first case, by task list
     for case in played:
-        results = _played_arms(case)
-        found = summary(case.config, results)
+        played_arms = _played_arms(case)
+        found = summary(case.config, played_arms).to_dict()
         arms = {}
         for arm, row in found["arms"].items():
             arms[arm] = {k: v for k, v in row.items() if not k.startswith("by_")}
         row = {"values": case.values, "tasks": found["tasks"], "arms": arms}
-        if "retained" in results:
-            own = results["retained"].counted().success
+        if "retained" in played_arms:
+            own = played_arms["retained"].counted().success
             other = first.setdefault(found["tasks"]["hash"], own)
             row["retained_minus_first"] = difference(own, other)
         rows.append(row)
@@ -266,7 +259,9 @@ def _pooled_arm(whole: dict[str, Outcome], arm: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "by_goal_distance": grouped(result.success, result.goal_distance, GROUPS),
         "by_evidence_age": grouped(result.success, result.evidence_age, GROUPS),
-        "by_both": crossed(result, GROUPS),
+        "by_both": crossed(
+            result.success, result.goal_distance, result.evidence_age, GROUPS
+        ),
     }
     if arm != "retained":
         retained = whole.get("retained")
@@ -274,12 +269,6 @@ def _pooled_arm(whole: dict[str, Outcome], arm: str) -> dict[str, Any]:
             None if retained is None else difference(retained.success, result.success)
         )
     return row
-
-
-def _fingerprint(name: str) -> str:
-    """Return the hash of a checkpoint's weights."""
-    weights = (checkpoint.resolve(name) / WEIGHTS).read_bytes()
-    return hashlib.sha256(weights).hexdigest()[:16]
 
 
 def _text(value: Any) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import ENV_CONFIGS, Config
-from lssvwm.agent.evaluation import tables as report
+from lssvwm.agent.evaluation import results
 from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.envs.torchrl_env import TorchRLEnv
@@ -282,7 +282,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _write(file: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
-    report.write_json(file, about | {"machine": platform.machine(), "rows": rows})
+    results.write_json(file, about | {"machine": platform.machine(), "rows": rows})
     return file
 
 

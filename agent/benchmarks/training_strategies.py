@@ -21,7 +21,7 @@ from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.evaluation import tables as report
+from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import measure
 from lssvwm.envs.base import WRONG
 
@@ -119,14 +119,14 @@ def _measure(
     rows = []
     for value in values:
         env = dataclasses.replace(config.env, **{key: value})
-        results = measure(dataclasses.replace(config, env=env), model, ("retained",))
-        found = results["retained"]
+        outcomes = measure(dataclasses.replace(config, env=env), model, ("retained",))
+        found = outcomes["retained"]
         row: Row = {"by": key, "at": value, "n": len(found.success)}
         row["success"] = float(found.success.mean())
         row["wrong"] = float((found.outcome == WRONG).mean())
         rows.append(row)
     about = {"name": config.name, "seed": config.seed, "steps": config.train.steps}
-    report.write_json(file, about | {"settings": settings, "rows": rows})
+    results.write_json(file, about | {"settings": settings, "rows": rows})
 
 
 def _read(output: Path, pattern: str) -> list[Run]:
@@ -148,8 +148,8 @@ def _publish(
         "settings": configuration.to_dict(base),
         "rows": summary(runs, names),
     }
-    report.write_json(output / f"{what}.json", found)
-    report.publish([report.success_grid(found)], output / f"{what}.md")
+    results.write_json(output / f"{what}.json", found)
+    tables.publish([tables.success_grid(found)], output / f"{what}.md")
     return output / f"{what}.json"
 
 

@@ -21,8 +21,8 @@ from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.settings import Config, TrainConfig
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.evaluation import tables as report
 from lssvwm.agent.evaluation.evaluate import quick_success
+from lssvwm.agent.evaluation.plots import plot_curves
 from lssvwm.agent.mpc import Agent, action_count, build_agent
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.replay import Replay
@@ -284,7 +284,7 @@ def finish(run: Run, logger: Logger) -> None:
     if not run.config.train.evaluate_every:
         checkpoint.export(run.ema, run.config, run.folder / "best")
     logger.close()
-    report.curves(run.folder)
+    plot_curves(run.folder)
 
 
 def step(run: Run) -> dict[str, Tensor]:

@@ -1,429 +1,335 @@
-"""The console script `lssvwm`: read the command line, compose the configuration, call, say what to do next.
+"""Run the console script `lssvwm`: the commands, their help pages, exit codes, one line for each mistake.
 
-What needs torch is imported when a command runs, so that help is quick and a typo is answered at once.
+Everything that needs torch, pydantic or Hydra is imported when a command runs, so that `lssvwm --help` is quick.
 """
 
 from __future__ import annotations
 
 import difflib
-import errno
-import shutil
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from lssvwm.agent.cli import manual
+import click
+from lssvwm.agent.cli.failures import INTERRUPTED, USER_ERROR, Stop
+from lssvwm.agent.config.presets import options, pretrained
+from lssvwm.agent.errors import UserError
 
-if TYPE_CHECKING:
-    from lssvwm.agent.config.settings import Config
-
-USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
-"""Exit codes."""
-FULL = 1 << 20
-"""A disk with fewer free bytes than this is taken for the cause of a failed write."""
-DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-SHORT = {"mode": "record.mode"}
-
-
-class Stop(Exception):
-    """Ends the program with one line and an exit code."""
-
-    def __init__(self, message: str, code: int):
-        super().__init__(message)
-        self.code = code
+WIDTH = 110
+"""Characters in a line of a help page, at most."""
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lssvwm`; returns the exit code: 0, 1 (failed), 2 (a mistake in the command line), 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if text := _help(arguments):
-        print(text, end="")
-        return 0
+    if arguments[:1] == ["help"]:
+        arguments = ["--help"]
+    if "_LSSVWM_COMPLETE" in os.environ:
+        from lssvwm.agent.cli import completion
+
+        completion.register()
     try:
-        _run(arguments[0], [_long(text) for text in arguments[1:]])
-    except Stop as stop:
-        print(f"lssvwm: {stop}", file=sys.stderr)
-        return stop.code
-    except KeyboardInterrupt:
-        print("lssvwm: stopped", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+        code = lssvwm.main(arguments, prog_name="lssvwm", standalone_mode=False)
+        return code or 0
+    except (Stop, UserError, click.ClickException, click.Abort) as error:
+        message, code = _failure(error)
+    print(f"lssvwm: {' '.join(message.split())}", file=sys.stderr)
+    return code
 
 
-def _help(arguments: list[str]) -> str | None:
-    """What is asked for in place of a command: help or the version; None for a command."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        return manual.overview()
-    if arguments[0] == "--version":
+def _failure(error: Exception) -> tuple[str, int]:
+    """Return the line and the exit code of an error that has no traceback."""
+    match error:
+        case Stop():
+            return str(error), error.code
+        case click.Abort():
+            return "stopped", INTERRUPTED
+        case click.NoSuchOption():
+            hint = "settings are given as key=value, e.g. train.steps=100"
+            return f"unknown option {error.option_name}: {hint}", USER_ERROR
+        case click.ClickException():
+            return error.format_message(), USER_ERROR
+    return str(error), USER_ERROR
+
+
+class CommandGroup(click.Group):
+    """List commands in the order of their definition, and name the nearest one where one is misspelt."""
+
+    def unknown(self, name: str) -> str:
+        """Return the line about a command that does not exist."""
+        hint = (
+            suggestion(name, self.commands) or f"there are: {', '.join(self.commands)}"
+        )
+        return f"unknown command {name}; {hint}"
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; raises UserError with the nearest one."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            raise UserError(self.unknown(args[0]))
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of their definition."""
+        return list(self.commands)
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Return "did you mean ...?" with the nearest name; empty where none is near."""
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+class Overview(CommandGroup):
+    """Add presets and pretrained models to the list of commands."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what follows the list of commands."""
+        with formatter.section("Experiments"):
+            formatter.write_dl(list(options("experiment").items()))
+        with formatter.section("Pretrained models"):
+            formatter.write_text(", ".join(pretrained()) or "none")
+        with formatter.section("Shell completion"):
+            formatter.write_text('eval "$(_LSSVWM_COMPLETE=bash_source lssvwm)"')
+            formatter.write_text("For other shells: zsh_source, fish_source.")
+
+
+class Benchmarks(CommandGroup):
+    """List all benchmarks where none or a misspelt one is given."""
+
+    def unknown(self, name: str) -> str:
+        """Return the line about a missing benchmark, or one that does not exist."""
+        question = suggestion(name, self.commands)
+        there_are = f"there are: {', '.join(self.commands)}"
+        return " ".join(
+            f"which benchmark? {question} {there_are}, e.g. lssvwm benchmark envs".split()
+        )  # one blank where there is no question
+
+
+class SettingsCommand(click.Command):
+    """Add the settings of a command to its help page."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the settings, because presets among them choose what the help page shows."""
+        ctx.meta["settings"] = [text for text in args if "=" in text]
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write presets and settings; environment, model and planner are those of the settings."""
+        from lssvwm.agent.cli import reference_pages
+
+        names = ctx.command_path.split()[1:]
+        reference_pages.write(names[0], ctx.meta["settings"], formatter)
+
+
+def complete(
+    ctx: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[Any]:
+    """Complete a setting or its value."""
+    from lssvwm.agent.cli import completion
+
+    return completion.complete(ctx, incomplete)
+
+
+def takes_settings(function: Callable) -> Callable:
+    """Give a command any number of settings `key=value`, and the option --show."""
+    settings = click.argument(
+        "settings", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete
+    )
+    show = click.option(
+        "--show",
+        is_flag=True,
+        help="Print the settings as YAML and stop; says where each comes from.",
+    )
+    return settings(show(function))
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
         from importlib.metadata import version
 
-        return f"lssvwm {version('lssvwm')}\n"
-    if arguments[0] in COMMANDS and {"-h", "--help"} & set(arguments[1:]):
-        return manual.page(arguments[0])
-    return None
+        print(f"lssvwm {version('lssvwm')}")
+        ctx.exit()
 
 
-def _long(text: str) -> str:
-    key, equals, value = text.partition("=")
-    return f"{SHORT.get(key, key)}{equals}{value}"
+@click.group(cls=Overview, context_settings=CONTEXT, invoke_without_command=True)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Print the version and stop.",
+)
+@click.pass_context
+def lssvwm(ctx: click.Context) -> None:
+    """Train, evaluate and record agents that plan with a video world model.
+
+    Settings are written KEY=VALUE, in any number. experiment=NAME chooses a tested set of them. env=NAME, model=NAME,
+    planner=NAME and train=NAME replace one section by a preset. env.length=32 changes one value.
+
+    \b
+    lssvwm train experiment=tmaze
+    lssvwm evaluate checkpoint=runs/tmaze
+    lssvwm record checkpoint=runs/tmaze mode=plan
+    """
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
 
 
-def _run(command: str, settings: list[str]) -> None:
-    if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, 1)
-        meant = (
-            f"did you mean {near[0]}?" if near else f"there are: {', '.join(COMMANDS)}"
-        )
-        raise Stop(f"unknown command {command}; {meant}", USER_ERROR)
-    from lssvwm.agent.errors import UserError
+@lssvwm.command(cls=SettingsCommand)
+@takes_settings
+def train(settings: tuple[str, ...], show: bool) -> None:
+    """Collect frames and train a world model on them.
 
-    try:
-        COMMANDS[command](settings)
-    except UserError as error:
-        raise Stop(" ".join(str(error).split()), USER_ERROR) from None
+    Scripted explorers collect the frames. The folder of the run receives config.yaml, metrics.jsonl, tensorboard/,
+    data/, checkpoints/ (to resume) and the exported weights. Ctrl-C saves; `lssvwm resume FOLDER` continues. A folder
+    that holds a run is never overwritten.
 
+    \b
+    lssvwm train experiment=tmaze
+    lssvwm train experiment=tmaze env.length=32 output=runs/long
+    lssvwm train env=minigrid env.id=MiniGrid-FourRooms-v0 train=quick
+    """
+    from lssvwm.agent.cli import commands
 
-# ---- the commands
-
-
-def train(settings: list[str]) -> None:
-    """`lssvwm train`: a new run."""
-    from lssvwm.agent.config.composition import compose
-    from lssvwm.agent.errors import UserError
-
-    show, settings = _without_show(settings)
-    config = compose(settings)
-    output = _output(config, "runs", config.name)
-    if show:
-        return _show(config)
-    if (output / "config.yaml").exists():
-        raise UserError(
-            f"{output} holds a run already: use `lssvwm resume {output}`, or another output="
-        )
-    plan = config.train
-    print(f"train {config.name} on {_text(config.env)}")
-    frames = (
-        f"on the frames in {config.data}"
-        if config.data
-        else f"collects {plan.collect.frames:,} frames unless {output}/data has some"
-    )
-    print(f"{frames},")
-    print(
-        f"then {plan.steps:,} steps of {plan.batch} x {plan.length} frames; all goes to {output}"
-    )
-    with _saved(output, resumable=True):
-        from lssvwm.agent.training.loop import train as run
-
-        _trained(run(config, output))
+    commands.train(list(settings), show)
 
 
-def resume(settings: list[str]) -> None:
-    """`lssvwm resume FOLDER`: go on with a run."""
-    from lssvwm.agent.config.composition import from_checkpoint, read
-    from lssvwm.agent.errors import UserError
+@lssvwm.command(cls=SettingsCommand)
+@click.argument("folder", required=False)
+@takes_settings
+def resume(folder: str | None, settings: tuple[str, ...], show: bool) -> None:
+    """Continue the run in FOLDER, for more steps if train.steps is raised.
 
-    show, settings = _without_show(settings)
-    if not settings or "=" in settings[0]:
-        raise UserError("which run? e.g. lssvwm resume runs/tmaze train.steps=800")
-    folder = Path(settings[0]).expanduser()
-    if show:
-        return _show(from_checkpoint(read(folder / "config.yaml"), settings[1:]))
-    print(
-        f"resume the run in {folder}"
-        + (f" with {' '.join(settings[1:])}" if settings[1:] else "")
-    )
-    with _saved(folder, resumable=True):
-        from lssvwm.agent.training.loop import resume as run
+    The run continues from its last checkpoint as if it had not stopped. Collected data and trained weights are kept.
 
-        _trained(run(folder, settings[1:]))
+    \b
+    lssvwm resume runs/tmaze
+    lssvwm resume runs/tmaze train.steps=800
+    """
+    from lssvwm.agent.cli import commands
+
+    commands.resume(folder, list(settings), show)
 
 
-def evaluate(settings: list[str]) -> None:
-    """`lssvwm evaluate`: planning success of a checkpoint."""
-    show, settings = _without_show(settings)
-    config, name = _from_checkpoint("evaluate", settings)
-    if show:
-        return _show(config)
-    output = _output(config, "runs", name, "evaluation")
-    tasks = config.tasks
-    print(
-        f"evaluate {config.checkpoint} on {tasks.count:,} tasks (seed {tasks.seed}) of {_text(config.env)}"
-    )
-    print(f"with planner {_text(config.planner)}; results go to {output}")
-    with _saved(output):
-        from lssvwm.agent.evaluation.evaluate import evaluate as run
+@lssvwm.command(cls=SettingsCommand)
+@takes_settings
+def evaluate(settings: tuple[str, ...], show: bool) -> None:
+    """Measure planning success of a checkpoint, with memory and without.
 
-        run(config, output)
-        _wrote(sorted(path for path in output.iterdir() if path.is_file()))
-        print(f"next: lssvwm record checkpoint={config.checkpoint} mode=plan")
+    Every arm plays the same held-out tasks: the agent with its memory (retained), without it (erased), with the memory
+    of another task (swapped), with the last frames only (window), the policy head without planning (policy), and
+    scripted explorers. Prints tables; writes evaluation.json, Markdown, CSV and a plot. Settings that are not given
+    are those of the checkpoint.
 
+    \b
+    lssvwm evaluate checkpoint=runs/tmaze
+    lssvwm evaluate checkpoint=tmaze env.length=64 tasks.count=100
+    lssvwm evaluate checkpoint=tmaze planner=mppi 'tasks.arms=[retained,erased]'
+    """
+    from lssvwm.agent.cli import commands
 
-def record(settings: list[str]) -> None:
-    """`lssvwm record`: videos of a checkpoint."""
-    show, settings = _without_show(settings)
-    config, name = _from_checkpoint("record", settings)
-    if show:
-        return _show(config)
-    output = _output(config, "runs", name, "video")
-    count, mode = config.record.episodes, config.record.mode
-    print(f"record {config.checkpoint} on {count} tasks of {_text(config.env)}")
-    print(f"mode {mode}; videos go to {output}")
-    with _saved(output):
-        from lssvwm.agent.video.record import record as run
-
-        _wrote(run(config, output))
-        other = "plan" if mode == "open_loop" else "open_loop"
-        print(
-            f"next: watch them, or lssvwm record checkpoint={config.checkpoint} mode={other}"
-        )
+    commands.evaluate(list(settings), show)
 
 
-def collect(settings: list[str]) -> None:
-    """`lssvwm collect`: frames only."""
-    from lssvwm.agent.config.composition import compose, given
-    from lssvwm.agent.config.settings import CheckpointConfig
+@lssvwm.command(cls=SettingsCommand)
+@takes_settings
+def record(settings: tuple[str, ...], show: bool) -> None:
+    """Record videos of a checkpoint: real next to imagined frames.
 
-    show, settings = _without_show(settings)
-    if given(settings, "checkpoint"):
-        config, name = _from_checkpoint("collect", settings)
-    else:
-        config = compose(settings, CheckpointConfig)
-        name = config.name
-    if show:
-        return _show(config)
-    output = _output(config, "data", name)
-    print(
-        f"collect {config.train.collect.frames:,} frames of {_text(config.env)} into {output}"
-    )
-    with _saved(output):
-        from lssvwm.agent.training.collection import collect as run
+    Writes mp4 videos of held-out tasks with actions, rewards and PSNR, and the same as JSON. `mode=` is short for
+    record.mode=. Settings that are not given are those of the checkpoint.
 
-        run(config, output)
-        _wrote([output])
-        if output.name == "data":
-            print(
-                f"next: lssvwm train with the same settings and output={output.parent}"
-            )
-        else:
-            print(f"next: lssvwm train data={output}, with the same settings")
+    \b
+    lssvwm record checkpoint=runs/tmaze
+    lssvwm record checkpoint=runs/tmaze mode=plan record.episodes=4 output=videos
+    """
+    from lssvwm.agent.cli import commands
+
+    commands.record(list(settings), show)
 
 
-def benchmark(settings: list[str]) -> None:
-    """`lssvwm benchmark WHAT`: measurements."""
-    from lssvwm.agent.config.composition import compose
-    from lssvwm.agent.config.settings import BenchmarkRunConfig
-    from lssvwm.agent.config.validation import suggestion
-    from lssvwm.agent.errors import UserError
+@lssvwm.command(cls=SettingsCommand)
+@takes_settings
+def collect(settings: tuple[str, ...], show: bool) -> None:
+    """Collect frames only.
 
-    show, settings = _without_show(settings)
-    if not settings or settings[0] not in BENCHMARKS:
-        question = suggestion(settings[0], BENCHMARKS) if settings else ""
-        raise UserError(
-            f"which benchmark? {question}there are: {', '.join(BENCHMARKS)}, e.g. lssvwm benchmark envs"
-        )
-    what, settings = settings[0], settings[1:]
-    if what == "planning":
-        return _sweep(settings, show)
-    if what in TRAINED and not any(text.startswith("experiment=") for text in settings):
-        settings = [f"experiment={TRAINED[what]}", *settings]
-    config = compose(settings, BenchmarkRunConfig)
-    if show:
-        return _show(config)
-    output = _output(config, "runs", "benchmark")
-    print(f"benchmark {what}: {BENCHMARKS[what]}; results go to {output}")
-    with _saved(
-        output, anew="run it again to go on" if what in TRAINED else "run it again"
-    ):
-        if what == "memory":
-            from lssvwm.agent.benchmarks.memory_recall import memory
+    Explorers act, and whole episodes are kept on disk; an existing folder grows. A run whose folder has data/ trains on
+    that data, so output=runs/NAME/data prepares the run runs/NAME. With checkpoint=, the shares `plan` and `policy` of
+    train.collect.mix are collected by its agent.
 
-            _wrote([memory(settings, output)])
-        elif what == "planners":
-            from lssvwm.agent.benchmarks.planner_baselines import planning
+    \b
+    lssvwm collect experiment=tmaze output=runs/tmaze/data
+    lssvwm collect env=recall 'train.collect.mix={tour: 0.5, cells: 0.5}'
+    lssvwm collect checkpoint=return9 'train.collect.mix={plan: 1.0}'
+    """
+    from lssvwm.agent.cli import commands
 
-            _wrote([planning(config, output)])
-        elif what == "decide":
-            from lssvwm.agent.benchmarks.decision_latency import decide
-
-            _wrote([decide(config, output)])
-        elif what in TRAINED:
-            from lssvwm.agent.benchmarks import training_strategies as contest
-
-            _wrote([getattr(contest, what)(settings, output)])
-        else:
-            from lssvwm.agent.benchmarks import throughput as benchmarks
-
-            _wrote([getattr(benchmarks, what)(config, output)])
+    commands.collect(list(settings), show)
 
 
-def _sweep(settings: list[str], show: bool) -> None:
-    """`lssvwm benchmark planning`: a checkpoint, or several, in several settings."""
-    from lssvwm.agent.benchmarks.planning_sweep import cases, folder, planning
-    from lssvwm.agent.config.composition import given
+@lssvwm.group(cls=Benchmarks, context_settings=CONTEXT, invoke_without_command=True)
+@click.pass_context
+def benchmark(ctx: click.Context) -> None:
+    """Measure speed, memory and planning success.
 
-    output = Path(given(settings, "output") or folder(settings)).expanduser()
-    if show:
-        return _show(cases(settings, output)[0].config)
-    print(f"benchmark planning: {BENCHMARKS['planning']}; results go to {output}")
-    with _saved(output, anew="run it again to go on"):
-        _wrote([planning(settings, output)])
+    Benchmarks print tables and write them as JSON. memory, recall and strategies train models, which takes hours. These
+    three and planning continue where they stopped when they run again.
+
+    \b
+    lssvwm benchmark envs
+    lssvwm benchmark planning checkpoint=recall9 'benchmark.sweep={env.delay: [32, 512]}'
+    lssvwm benchmark memory 'benchmark.models=[small,window]' 'benchmark.seeds=[0]'
+    """
+    if ctx.invoked_subcommand is None:
+        assert isinstance(ctx.command, Benchmarks)
+        raise UserError(ctx.command.unknown(""))
 
 
 BENCHMARKS = {
-    "envs": "frames per second of the mazes",
-    "speed": "seconds per frame against the frames remembered",
-    "fork": "many futures of one memory against copies of it",
-    "decide": "time and memory of a plan, made in several ways",
-    "planners": "our planners beside those of other packages",
-    "planning": "planning success of a checkpoint by settings of task and planner",
-    "memory": "what models remember, trained alike",
-    "recall": "planning success by dark frames since the evidence, of models trained alike",
-    "strategies": "planning success by training strategy",
+    "envs": "Frames per second of the mazes, the engine alone and through TorchRL.",
+    "speed": "Seconds per frame of observing, imagining and training, by frames in memory.",
+    "fork": "Time and memory of 1024 imagined futures of one memory, or of 1024 copies of it.",
+    "decide": "Time and memory of a decision by planner and implementation.",
+    "planners": "Planners of this package and of others on problems with an exact model.",
+    "planning": "Planning success of a checkpoint for every combination in benchmark.sweep.",
+    "memory": "Retrieval and reasoning in imagination after long contexts, by model.",
+    "recall": "Planning success by dark frames since the evidence, by model.",
+    "strategies": "Planning success by training strategy.",
 }
-TRAINED = {
-    "memory": "recollect",
-    "recall": "recollect_recall",
-    "strategies": "strategies",
-}
-"""Benchmarks that train first, and by which experiment."""
+"""Benchmarks, and what each measures."""
 
 
-def doctor(settings: list[str]) -> None:
-    """`lssvwm doctor`: versions, devices, backends."""
-    from lssvwm.agent.cli.doctor import report
-    from lssvwm.agent.config.composition import compose
+def _add_benchmark(name: str, about: str) -> None:
+    @benchmark.command(name, cls=SettingsCommand, help=about)
+    @takes_settings
+    def run(settings: tuple[str, ...], show: bool) -> None:
+        from lssvwm.agent.cli import commands
 
-    print(report(compose(settings)))
-
-
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": train,
-    "resume": resume,
-    "evaluate": evaluate,
-    "record": record,
-    "collect": collect,
-    "benchmark": benchmark,
-    "doctor": doctor,
-}
+        commands.benchmark(name, list(settings), show)
 
 
-# ---- what they share
+for _name, _about in BENCHMARKS.items():
+    _add_benchmark(_name, _about)
 
 
-def _without_show(settings: list[str]) -> tuple[bool, list[str]]:
-    return "--show" in settings, [text for text in settings if text != "--show"]
+@lssvwm.command(cls=SettingsCommand)
+@takes_settings
+def doctor(settings: tuple[str, ...], show: bool) -> None:
+    """Print versions, devices and backends of the scan.
 
+    Every backend is compared with the plain recurrence on this device. The last lines say what a run would use.
 
-def _show(config: Config) -> None:
-    import yaml
-    from lssvwm.agent.config.composition import to_dict
+    \b
+    lssvwm doctor
+    lssvwm doctor device=cuda backend=mamba_ssm
+    """
+    from lssvwm.agent.cli import commands
 
-    print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
-
-
-def _from_checkpoint(command: str, settings: list[str]) -> tuple[Any, str]:
-    """The checkpoint's configuration under `settings`, and the checkpoint's short name."""
-    from lssvwm.agent.config.composition import from_checkpoint, given
-    from lssvwm.agent.config.settings import CheckpointConfig, RecordRunConfig
-    from lssvwm.agent.errors import UserError
-
-    name = given(settings, "checkpoint")
-    if name is None:
-        raise UserError(
-            f"which checkpoint? e.g. lssvwm {command} checkpoint=runs/tmaze"
-        )
-    fixed = [text for text in settings if text.startswith(("model=", "model."))]
-    if fixed:
-        raise UserError(
-            f"{fixed[0]} cannot change trained weights; train with it: lssvwm train {fixed[0]}"
-        )
-    from lssvwm.agent.checkpoint import read_config, resolve
-
-    cls = RecordRunConfig if command == "record" else CheckpointConfig
-    config = from_checkpoint(read_config(resolve(name)), settings, cls)
-    return config, Path(name).expanduser().resolve().name
-
-
-def _output(config: Config, *default: str) -> Path:
-    return Path(config.output).expanduser() if config.output else Path(*default)
-
-
-def _text(part: Any) -> str:
-    """A configuration in a few words: its kind and what differs from its class's defaults."""
-    import dataclasses
-
-    plain = dataclasses.asdict(type(part)())
-    changed = [
-        f"{key}={value}"
-        for key, value in dataclasses.asdict(part).items()
-        if value != plain[key]
-    ]
-    return " ".join([part.kind, *changed])
-
-
-def _trained(folder: Path) -> None:
-    _wrote([folder])
-    print(f"next: lssvwm evaluate checkpoint={folder}")
-    print(f"      lssvwm record checkpoint={folder} mode=plan")
-
-
-def _wrote(paths: Sequence[Path]) -> None:
-    print("wrote " + (" ".join(str(path) for path in paths) or "nothing"))
-
-
-@contextmanager
-def _saved(
-    folder: Path, resumable: bool = False, anew: str = "run it again to begin anew"
-) -> Iterator[None]:
-    """Turn Ctrl-C, a full disk and a folder that cannot be written into one line that says what is left."""
-
-    def again(otherwise: str) -> str:
-        return (
-            f"continue with `lssvwm resume {folder}`"
-            if resumable and _holds_run(folder)
-            else otherwise
-        )
-
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        where = f" {stop}" if stop.args else ""
-        raise Stop(f"stopped{where}; {again(anew)}", INTERRUPTED) from None
-    except Exception as error:
-        if _disk_full(error, folder):
-            advice = f"free some space, then {again('run it again')}"
-            raise Stop(
-                f"the disk of {folder} is full; what was saved before is whole: {advice}",
-                FAILED,
-            ) from None
-        if isinstance(error, OSError) and error.errno in DENIED:
-            raise Stop(
-                f"cannot write {folder} ({error}); choose another output=", FAILED
-            ) from None
-        raise
-
-
-def _holds_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file()
-
-
-def _disk_full(error: BaseException | None, folder: Path) -> bool:
-    """Whether a write failed for want of space; torch says only that it failed."""
-    while error is not None:
-        if getattr(error, "errno", None) in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-        ) or "No space left" in str(error):
-            return True
-        if isinstance(error, RuntimeError):
-            existing = next(
-                path for path in (folder, *folder.absolute().parents) if path.exists()
-            )
-            return shutil.disk_usage(existing).free < FULL
-        error = error.__cause__ or error.__context__
-    return False
+    commands.doctor(list(settings), show)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,254 @@
+"""Run the commands: compose the configuration, do the work, say what to do next."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lssvwm.agent.checkpoint import read_config, resolve
+from lssvwm.agent.cli import show_settings
+from lssvwm.agent.cli.failures import saved
+from lssvwm.agent.cli.main import BENCHMARKS
+from lssvwm.agent.config.composition import compose, from_checkpoint, given, read
+from lssvwm.agent.config.settings import (
+    BenchmarkRunConfig,
+    CheckpointConfig,
+    Config,
+    RecordRunConfig,
+)
+from lssvwm.agent.errors import UserError
+
+TRAINED = {
+    "memory": "recollect",
+    "recall": "recollect_recall",
+    "strategies": "strategies",
+}
+"""Benchmarks that train models, and the experiment of each."""
+AnyConfig = TypeVar("AnyConfig", bound=CheckpointConfig)
+
+
+def train(settings: list[str], show: bool) -> None:
+    """Start a new run."""
+    config = compose(settings)
+    if show:
+        return show_settings.of_new_run(config, settings)
+    output = _output(config, "runs", config.name)
+    if (output / "config.yaml").exists():
+        raise UserError(
+            f"{output} holds a run already: use `lssvwm resume {output}`, or another output="
+        )
+    print(f"train {config.name} on {_summary(config.env)}")
+    frames = f"{config.train.collect.frames:,} frames unless {output}/data has some"
+    print(f"on the frames in {config.data}," if config.data else f"collects {frames},")
+    batch = f"{config.train.batch} x {config.train.length} frames"
+    print(f"then {config.train.steps:,} steps of {batch}; all goes to {output}")
+    with saved(output, resumable=True):
+        from lssvwm.agent.training import loop
+
+        _print_trained(loop.train(config, output))
+
+
+def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
+    """Continue a run."""
+    if folder_name is None or "=" in folder_name:
+        raise UserError("which run? e.g. lssvwm resume runs/tmaze train.steps=800")
+    folder = Path(folder_name).expanduser()
+    if show:
+        config = from_checkpoint(read(folder / "config.yaml"), settings)
+        return show_settings.of_checkpoint(config, settings, str(folder))
+    changes = f" with {' '.join(settings)}" if settings else ""
+    print(f"resume the run in {folder}{changes}")
+    with saved(folder, resumable=True):
+        from lssvwm.agent.training import loop
+
+        _print_trained(loop.resume(folder, settings))
+
+
+def evaluate(settings: list[str], show: bool) -> None:
+    """Measure planning success of a checkpoint."""
+    config = _of_checkpoint("evaluate", settings, CheckpointConfig)
+    if show:
+        return show_settings.of_checkpoint(config, settings)
+    output = _output(config, "runs", _short_name(config), "evaluation")
+    tasks = f"{config.tasks.count:,} tasks (seed {config.tasks.seed})"
+    print(f"evaluate {config.checkpoint} on {tasks} of {_summary(config.env)}")
+    print(f"with planner {_summary(config.planner)}; results go to {output}")
+    with saved(output):
+        from lssvwm.agent.evaluation import evaluate as evaluation
+
+        evaluation.evaluate(config, output)
+        _print_written(sorted(path for path in output.iterdir() if path.is_file()))
+        print(f"next: lssvwm record checkpoint={config.checkpoint} mode=plan")
+
+
+def record(settings: list[str], show: bool) -> None:
+    """Record videos of a checkpoint."""
+    settings = [_long(setting) for setting in settings]
+    config = _of_checkpoint("record", settings, RecordRunConfig)
+    if show:
+        return show_settings.of_checkpoint(config, settings)
+    output = _output(config, "runs", _short_name(config), "video")
+    tasks = f"{config.record.episodes} tasks of {_summary(config.env)}"
+    print(f"record {config.checkpoint} on {tasks}")
+    print(f"mode {config.record.mode}; videos go to {output}")
+    with saved(output):
+        from lssvwm.agent.video import record as video
+
+        _print_written(video.record(config, output))
+        other = "plan" if config.record.mode == "open_loop" else "open_loop"
+        command = f"lssvwm record checkpoint={config.checkpoint} mode={other}"
+        print(f"next: watch them, or {command}")
+
+
+def collect(settings: list[str], show: bool) -> None:
+    """Collect frames only."""
+    if given(settings, "checkpoint"):
+        config = _of_checkpoint("collect", settings, CheckpointConfig)
+        name = _short_name(config)
+    else:
+        config = compose(settings, CheckpointConfig)
+        name = config.name
+    if show and config.checkpoint:
+        return show_settings.of_checkpoint(config, settings)
+    if show:
+        return show_settings.of_new_run(config, settings)
+    output = _output(config, "data", name)
+    frames = f"{config.train.collect.frames:,} frames of {_summary(config.env)}"
+    print(f"collect {frames} into {output}")
+    with saved(output):
+        from lssvwm.agent.training import collection
+
+        collection.collect(config, output)
+    _print_written([output])
+    if output.name == "data":
+        print(f"next: lssvwm train with the same settings and output={output.parent}")
+    else:
+        print(f"next: lssvwm train data={output}, with the same settings")
+
+
+def benchmark(name: str, settings: list[str], show: bool) -> None:
+    """Run one of BENCHMARKS."""
+    if name == "planning":
+        return _benchmark_planning(settings, show)
+    has_experiment = any(text.startswith("experiment=") for text in settings)
+    if name in TRAINED and not has_experiment:
+        settings = [f"experiment={TRAINED[name]}", *settings]
+    config = compose(settings, BenchmarkRunConfig)
+    if show:
+        return show_settings.of_new_run(config, settings)
+    output = _output(config, "runs", "benchmark")
+    print(f"benchmark {name}: {BENCHMARKS[name]} Results go to {output}")
+    again = "run it again to continue" if name in TRAINED else "run it again"
+    with saved(output, again=again):
+        _print_written([_measure(name, config, settings, output)])
+
+
+def _measure(
+    name: str, config: BenchmarkRunConfig, settings: list[str], output: Path
+) -> Path:
+    """Call the function of a benchmark; returns the file that it wrote."""
+    match name:
+        case "memory":
+            from lssvwm.agent.benchmarks.memory_recall import memory
+
+            return memory(settings, output)
+        case "recall":
+            from lssvwm.agent.benchmarks.training_strategies import recall
+
+            return recall(settings, output)
+        case "strategies":
+            from lssvwm.agent.benchmarks.training_strategies import strategies
+
+            return strategies(settings, output)
+        case "planners":
+            from lssvwm.agent.benchmarks.planner_baselines import planning
+
+            return planning(config, output)
+        case "decide":
+            from lssvwm.agent.benchmarks.decision_latency import decide
+
+            return decide(config, output)
+    from lssvwm.agent.benchmarks import throughput
+
+    measurements = {
+        "envs": throughput.envs,
+        "speed": throughput.speed,
+        "fork": throughput.fork,
+    }
+    return measurements[name](config, output)
+
+
+def _benchmark_planning(settings: list[str], show: bool) -> None:
+    """Evaluate checkpoints with every combination of settings in `benchmark.sweep`."""
+    from lssvwm.agent.benchmarks.planning_sweep import cases, folder, planning
+
+    output = Path(given(settings, "output") or folder(settings)).expanduser()
+    if show:
+        return show_settings.of_checkpoint(cases(settings, output)[0].config, settings)
+    print(f"benchmark planning: {BENCHMARKS['planning']} Results go to {output}")
+    with saved(output, again="run it again to continue"):
+        _print_written([planning(settings, output)])
+
+
+def doctor(settings: list[str], show: bool) -> None:
+    """Print versions, devices and backends."""
+    config = compose(settings)
+    if show:
+        return show_settings.of_new_run(config, settings)
+    from lssvwm.agent.cli.doctor import report
+
+    print(report(config))
+
+
+def _long(setting: str) -> str:
+    """Write out the short form `mode=` of a setting."""
+    return f"record.{setting}" if setting.startswith("mode=") else setting
+
+
+def _of_checkpoint(
+    command: str, settings: Sequence[str], cls: type[AnyConfig]
+) -> AnyConfig:
+    """Return the configuration of the checkpoint in `settings`, changed by them.
+
+    Raises UserError if there is no checkpoint, or if a setting would need other weights.
+    """
+    name = given(settings, "checkpoint")
+    if name is None:
+        raise UserError(
+            f"which checkpoint? e.g. lssvwm {command} checkpoint=runs/tmaze"
+        )
+    fixed = [text for text in settings if text.startswith(("model=", "model."))]
+    if fixed:
+        raise UserError(
+            f"{fixed[0]} cannot change trained weights; train with it: lssvwm train {fixed[0]}"
+        )
+    return from_checkpoint(read_config(resolve(name)), settings, cls)
+
+
+def _short_name(config: CheckpointConfig) -> str:
+    """Return the last part of the checkpoint's name or folder."""
+    return Path(str(config.checkpoint)).expanduser().resolve().name
+
+
+def _output(config: Config, *default: str) -> Path:
+    return Path(config.output).expanduser() if config.output else Path(*default)
+
+
+def _summary(section: Any) -> str:
+    """Return the kind of a section and the settings that differ from its defaults."""
+    defaults = dataclasses.asdict(type(section)())
+    values = dataclasses.asdict(section)
+    changed = [f"{k}={v}" for k, v in values.items() if v != defaults[k]]
+    return " ".join([section.kind, *changed])
+
+
+def _print_trained(folder: Path) -> None:
+    _print_written([folder])
+    print(f"next: lssvwm evaluate checkpoint={folder}")
+    print(f"      lssvwm record checkpoint={folder} mode=plan")
+
+
+def _print_written(paths: Sequence[Path]) -> None:
+    print("wrote " + (" ".join(str(path) for path in paths) or "nothing"))

@@ -1,0 +1,69 @@
+"""Turn what stops a command (Ctrl-C, a full disk, a denied folder) into one line with the remedy."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+"""Exit codes of the console script."""
+FULL_BYTES = 1 << 20
+"""Free bytes of a disk below which a failed write is put down to a full disk."""
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Stop(Exception):
+    """End the program with one line and an exit code."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+@contextmanager
+def saved(
+    folder: Path, resumable: bool = False, again: str = "run it again to start over"
+) -> Iterator[None]:
+    """Raise Stop in place of Ctrl-C, a full disk and a folder that cannot be written.
+
+    The line says how to continue: by `lssvwm resume` if the folder holds a `resumable` run, otherwise by `again`.
+    """
+
+    def advice(otherwise: str) -> str:
+        holds_run = (folder / "config.yaml").is_file()
+        resume = f"continue with `lssvwm resume {folder}`"
+        return resume if resumable and holds_run else otherwise
+
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        where = f" {stop}" if stop.args else ""
+        raise Stop(f"stopped{where}; {advice(again)}", INTERRUPTED) from None
+    except Exception as error:
+        if _disk_full(error, folder):
+            remedy = f"free some space, then {advice('run it again')}"
+            message = (
+                f"the disk of {folder} is full; saved files are complete: {remedy}"
+            )
+            raise Stop(message, FAILED) from None
+        if isinstance(error, OSError) and error.errno in DENIED:
+            message = f"cannot write {folder} ({error}); choose another output="
+            raise Stop(message, FAILED) from None
+        raise
+
+
+def _disk_full(error: BaseException | None, folder: Path) -> bool:
+    """Return true if a write failed for lack of space. Torch only says that it failed."""
+    while error is not None:
+        if getattr(error, "errno", None) in NO_SPACE or "No space left" in str(error):
+            return True
+        if isinstance(error, RuntimeError):
+            above = (folder, *folder.absolute().parents)
+            existing = next(path for path in above if path.exists())
+            return shutil.disk_usage(existing).free < FULL_BYTES
+        error = error.__cause__ or error.__context__
+    return False

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from lssvwm.worldmodel.blocks import at_least_float
 from lssvwm.worldmodel.config import HEAD_HIDDEN
+from lssvwm.worldmodel.fused_ops import at_least_float32
 from lssvwm.worldmodel.motion_calibration import moving, shifted
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,7 +53,7 @@ class ActionLimits(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Of frames, embedded [..., S, D]: the most that an action can be, downwards and upwards, [..., 2 A]"""
         return F.softplus(
-            at_least_float(self.tell(tokens.flatten(-2)))
+            at_least_float32(self.tell(tokens.flatten(-2)))
         ) * self.scale.repeat(2)
 
 
@@ -65,7 +65,7 @@ def stopped(action: Tensor, reach: Tensor) -> Tensor:
 
 def shift(model: WorldModel) -> Tensor:
     """How the view shifts per unit of an action, [2, A]: to the right and down, in pixels; zero where unknown."""
-    odometer, a = model.odometers[0], model.actions
+    odometer, a = model.path_integrators[0], model.actions
     ahead, right = odometer.action.weight.detach()[1:, :a] * odometer.known[:a]
     return torch.stack((right, -ahead)) * model.patches.patch
 

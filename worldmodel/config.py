@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from lssvwm.worldmodel.mixers import AnyMixerConfig, TiledSSDConfig
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -46,13 +47,10 @@ class LossWeights:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """Set the size of the world model and how it is trained.
+    """Set the size of the world model and how it is trained."""
 
-    `kind` selects what carries memory over time: lssvwm, attention, attention_odometer or gru.
-    """
-
-    kind: Literal["lssvwm", "attention", "attention_odometer", "gru"] = "lssvwm"
-    """Mixer of every block."""
+    mixer: AnyMixerConfig = Field(default_factory=TiledSSDConfig)
+    """Settings of what carries memory over time. `mixer.kind` selects it."""
 
     patch: int = Field(22, ge=1)
     """Side of a patch (a token of the frame), in pixels."""
@@ -63,20 +61,8 @@ class ModelConfig:
     width: int = Field(64, ge=1)
     """Numbers per token; a multiple of `attention_heads`."""
 
-    tiles: tuple[int, ...] = Field((1, 3), min_length=1)
-    """Side of the tiles of each block, in tokens. One block per entry."""
-
-    state: int = Field(128, ge=1)
-    """Size of the mixer's state."""
-
-    scan_head: int = Field(32, ge=1)
-    """Size of a head of the scan; must divide 2 x `width`."""
-
-    rotary: float = Field(0.75, ge=0, le=1)
-    """Fraction of the state's keys that encode places. 0: plain Mamba-2."""
-
-    window: int = Field(3, ge=0)
-    """Frames of the frame-local attention. 0: none."""
+    attention_window: int = Field(3, ge=0)
+    """Frames of the frame-local attention, the present one included. 0: no such attention."""
 
     attention_heads: int = Field(4, ge=1)
     """Heads of the frame-local attention; must divide `width`."""
@@ -116,13 +102,7 @@ class ModelConfig:
     """Weights of the loss terms."""
 
     def __post_init__(self) -> None:
-        if self.width % self.attention_heads or 2 * self.width % self.scan_head:
+        if self.width % self.attention_heads:
             raise ValueError(
-                f"model.width={self.width} must be a multiple of attention_heads={self.attention_heads}, "
-                f"and 2 * width one of scan_head={self.scan_head}"
+                f"model.width={self.width} must be a multiple of attention_heads={self.attention_heads}"
             )
-
-    @property
-    def local(self) -> int:
-        """Frames of the frame-local attention; 0 if there is none, or if `kind` is attention itself."""
-        return 0 if self.kind.startswith("attention") else self.window

@@ -47,6 +47,11 @@ def rotate(V: Tensor, angle: Tensor) -> Tensor:
     return cast("Tensor", _Rotation.apply(V, angle)) if angle.shape[-1] else V
 
 
+def at_least_float32(v: Tensor) -> Tensor:
+    """Cast bfloat16 to float32. Other types stay as they are."""
+    return v.float() if v.dtype == torch.bfloat16 else v
+
+
 class _Inner(Function):
     @staticmethod
     def forward(ctx, A: Tensor, B: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lssvwm.worldmodel.blocks import BlockCache
 from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from torch import Tensor
 class Memory(TensorClass):
     """Memory of B agents: per layer the scan state of each tile and the last frames' keys and values.
 
-    layers[i]: state [B, G, h, p, n], pose [B, G, 3], key and value [B, k-1, heads, S, d];
+    layers[i]: `mixer` and `attention`, what the mixer and the local attention of block i remember (see there);
     seen [B, k-1]: which of the last k-1 frames may be attended to; reach [B, 2 A]: how far a continuous action can
     lead from the last frame (see `reach`; [B, 0]: not told); frames [B]: frames observed since the episode began.
     Indexing, `to`, `detach`, `clone`, `torch.stack` and `torch.cat` work as on any TensorClass.
@@ -64,6 +65,10 @@ class Memory(TensorClass):
             raise ValueError(
                 f"{path} holds no memory of this version: {', '.join(sorted(missing))} not in it"
             )
+        if not all("mixer" in layer for layer in saved["layers"].values()):
+            raise ValueError(
+                f"{path} holds the memory of an earlier version, which cannot be read: observe the frames again"
+            )
         batch = saved["frames"].shape
         layers = TensorDict(saved["layers"], batch_size=batch)
         rest = {key: saved[key] for key in ("seen", "reach", "frames")}
@@ -77,7 +82,7 @@ class RolloutState:
     memory: Memory
     n: int
     horizon: int
-    traces: list[tuple[Any, dict[str, Tensor]]] | None = None
+    traces: list[BlockCache] | None = None
     seen: Tensor | None = None  # [B, n, k-1]
     reach: Tensor | None = None  # [B, n, 2 A]
     aim: Tensor | None = None  # what the distance head needs of the goals

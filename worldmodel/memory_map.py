@@ -7,10 +7,10 @@ Shapes: B memories, n futures or poses, H steps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
-from lssvwm.worldmodel.blocks import TiledSSD, turn
+from lssvwm.worldmodel.mixers.path_integrator import rotate2d
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def has_map(model: WorldModel) -> bool:
 
 def pose(model: WorldModel, memory: Memory) -> Tensor:
     """Where each agent takes itself to be, [B, 3]; raises ValueError for a model that carries no odometer."""
-    return memory.layers[str(_last(model))]["pose"].mean(1)
+    return memory.layers[str(_last(model))]["mixer"]["pose"].mean(1)
 
 
 @torch.no_grad()
@@ -52,7 +52,10 @@ def look(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
     fork.seen = torch.zeros_like(fork.seen)
     action, motion = _stillest(model)
     before = torch.cat(
-        (poses[..., :1] - motion[0], poses[..., 1:] - turn(motion[1:], poses[..., :1])),
+        (
+            poses[..., :1] - motion[0],
+            poses[..., 1:] - rotate2d(motion[1:], poses[..., :1]),
+        ),
         -1,
     )
     for i in _odometers(model):
@@ -88,12 +91,12 @@ def survey(
     heading = torch.tensor([up]).to(model.place)
     known = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
     for part in trail.to(model.place).split(CHUNK):
-        there = turn(
-            turn(places, heading)[:, :, None] - part[:, 1:], -part[:, :1]
+        there = rotate2d(
+            rotate2d(places, heading)[:, :, None] - part[:, 1:], -part[:, :1]
         )  # from the agent, at each pose
         aside = there[..., 1].abs() < columns / 2
         known |= ((there[..., 0] > -0.5) & (there[..., 0] < rows - 0.5) & aside).any(-1)
-    points = turn(places[known] - offset, heading)
+    points = rotate2d(places[known] - offset, heading)
     poses = torch.cat((heading.expand(len(points), 1), points), -1)
     seen = torch.cat(
         [look(model, memory[:1], part[None])[0] for part in poses.split(CHUNK)]
@@ -108,9 +111,7 @@ def survey(
 
 def _odometers(model: WorldModel) -> list[int]:
     """The layers with an odometer."""
-    return [
-        i for i, block in enumerate(model.layers) if isinstance(block.scan, TiledSSD)
-    ]
+    return [i for i, block in enumerate(model.layers) if block.mixer.has_poses]
 
 
 def _last(model: WorldModel) -> int:
@@ -118,19 +119,19 @@ def _last(model: WorldModel) -> int:
     found = _odometers(model)
     if not found:
         raise ValueError(
-            f"a model of kind {model.config.kind} carries no odometer: it has no map"
+            f"a model of kind {model.config.mixer.kind} carries no odometer: it has no map"
         )
     return found[-1]
 
 
 def _trace(fork: RolloutState, layer: int):
     assert fork.traces is not None
-    return fork.traces[layer][0]
+    return fork.traces[layer].mixer
 
 
 def _stillest(model: WorldModel) -> tuple[Tensor, Tensor]:
     """The action that moves the agent least, and its motion [3]: the map is looked at without going anywhere."""
-    odometer = cast("TiledSSD", model.layers[_last(model)].scan).odometer
+    odometer = model.layers[_last(model)].mixer.integrator()
     if not model.discrete:
         return torch.zeros(model.actions, device=model.place.device), torch.zeros(
             3, device=model.place.device

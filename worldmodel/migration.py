@@ -15,7 +15,11 @@ V = TypeVar("V")
 FORMAT_VERSION = 2
 """Format of weights, and of the model settings in their header, that this version writes."""
 
-_RENAMED_WEIGHTS: list[tuple[str, str]] = []
+_RENAMED_WEIGHTS: list[tuple[str, str]] = [
+    (r"^blocks\.(\d+)\.scan\.place$", r"blocks.\1.mixer.pos_embed"),
+    (r"^blocks\.(\d+)\.scan\.odometer\.", r"blocks.\1.mixer.path_integrator."),
+    (r"^blocks\.(\d+)\.scan\.", r"blocks.\1.mixer."),
+]
 """Regular expressions of state-dict keys in format 1, and what replaces the match; applied in this order."""
 
 RENAMED_SETTINGS: dict[str, str] = {
@@ -25,6 +29,12 @@ RENAMED_SETTINGS: dict[str, str] = {
     "imagined_span": "self_forcing_span",
     "pixel_share": "pixel_fraction",
     "rarity": "rare_colour_power",
+    "kind": "mixer.kind",
+    "tiles": "mixer.tiles",
+    "state": "mixer.state",
+    "scan_head": "mixer.head_dim",
+    "rotary": "mixer.rope_fraction",
+    "window": "attention_window",
 }
 """Dotted names of model settings in format 1, below `model`, and their names in format 2."""
 
@@ -43,6 +53,17 @@ REMOVED_SETTINGS: dict[str, str] = {
 
 _SIZES = {"head_hidden": 128, "expand": 2}
 """Removed settings that decide the shapes of weights, and their constants."""
+
+
+_MIXER_DEFAULTS: dict[str, Any] = {
+    "kind": "lssvwm",
+    "tiles": [1, 3],
+    "state": 128,
+    "scan_head": 32,
+    "rotary": 0.75,
+    "expand": 2,
+}
+"""Settings of format 1 that belong to the mixer, and their defaults."""
 
 
 def check_version(version: int, what: str) -> None:
@@ -89,6 +110,8 @@ def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
             )
     if plain.get("forcing") == "diffusion" and plain.get("clean_prefix", 0.5) > 0:
         plain["forcing"] = "diffusion_prefix"
+    if "mixer" not in plain:
+        plain = _nest_mixer(plain)
     for name in REMOVED_SETTINGS:
         _take(plain, name)
     moved = {
@@ -99,6 +122,34 @@ def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
     for name, value in moved.items():
         _put(plain, name, value)
     return plain
+
+
+def _nest_mixer(plain: dict[str, Any]) -> dict[str, Any]:
+    """Move the settings of the mixer, some of which had several meanings in format 1, into a group of their own."""
+    old = _MIXER_DEFAULTS | plain
+    rest = {name: value for name, value in plain.items() if name not in _MIXER_DEFAULTS}
+    layers = len(old["tiles"])
+    if old["kind"] == "gru":
+        mixer = {"kind": "gru", "layers": layers, "state": old["state"]}
+    elif old["kind"] in ("attention", "attention_odometer"):
+        mixer = {
+            "kind": "attention",
+            "layers": layers,
+            "window": plain.get("window", 3),
+            "heads": plain.get("attention_heads", 4),
+            "path_integration": old["kind"] == "attention_odometer",
+            "rope_fraction": old["rotary"],
+        }
+        rest["window"] = 0  # attention had no frame-local attention beside it
+    else:
+        mixer = {
+            "kind": "tiled_ssd",
+            "tiles": old["tiles"],
+            "state": old["state"],
+            "head_dim": old["scan_head"],
+            "rope_fraction": old["rotary"],
+        }
+    return {"mixer": mixer} | rest
 
 
 def _inside(plain: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:

@@ -21,10 +21,8 @@ from lssvwm.worldmodel import corruption as noise
 from lssvwm.worldmodel.blocks import (
     Block,
     LocalAttention,
-    Mixer,
-    PathIntegrator,
-    TiledSSD,
-    pick,
+    RolloutInputs,
+    SequenceInputs,
 )
 from lssvwm.worldmodel.config import ModelConfig
 from lssvwm.worldmodel.fused_ops import squares
@@ -41,7 +39,8 @@ from lssvwm.worldmodel.losses import (
     TD_LAMBDA,
 )
 from lssvwm.worldmodel.memory import Memory, RolloutState
-from lssvwm.worldmodel.mixers.baselines import GRU, Attention
+from lssvwm.worldmodel.mixers.base import MixerContext, build_mixer, pick
+from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 from lssvwm.worldmodel.patches import Patches, Rarity
 from lssvwm.worldmodel.prefix_tree import levels
 from lssvwm.worldmodel.scan import backends
@@ -138,10 +137,6 @@ def _rollout(actions: Tensor, steps: list[Step]) -> Rollout:
     )
 
 
-EXPAND = 2
-"""Inner width of the scan, as a multiple of `width`."""
-
-
 class WorldModel(nn.Module):
     """The model for frames of `frame_shape` (C, H, W) and `actions` discrete actions or action dimensions."""
 
@@ -170,14 +165,16 @@ class WorldModel(nn.Module):
             Block(
                 c.width,
                 c.mlp_ratio,
-                _mixer(c, grid, tile, actions + 1, walls=discrete),
-                LocalAttention(c.width, tokens, c.local, c.attention_heads)
-                if c.local
+                build_mixer(
+                    c.mixer, MixerContext(layer, c.width, grid, actions + 1, discrete)
+                ),
+                LocalAttention(c.width, tokens, c.attention_window, c.attention_heads)
+                if c.attention_window
                 else None,
             )
-            for tile in c.tiles
+            for layer in range(c.mixer.depth)
         )
-        odometers = not discrete and c.kind == "lssvwm"
+        odometers = not discrete and self.layers[0].mixer.has_poses
         self.reach = (
             reaching.ActionLimits(tokens, c.width, actions) if odometers else None
         )
@@ -196,24 +193,23 @@ class WorldModel(nn.Module):
         return cast("list[Block]", list(self.blocks))
 
     @property
-    def odometers(self) -> list[PathIntegrator]:
+    def path_integrators(self) -> list[PathIntegrator]:
         """Those of the layers that have one."""
-        found = (getattr(block.scan, "odometer", None) for block in self.layers)
-        return [odometer for odometer in found if odometer is not None]
+        found = (block.mixer.integrator() for block in self.layers)
+        return [integrator for integrator in found if integrator is not None]
 
     def use(self, backend: str = "auto") -> WorldModel:
         """Scan by this backend (see `backends.pick`); raises ValueError or `backends.Unavailable`. Returns itself."""
         _, scan = backends.pick(backend, self.place.device)
         for block in self.layers:
-            if isinstance(block.scan, TiledSSD):
-                block.scan.scan = scan
+            block.mixer.use_kernel(scan)
         return self
 
     # ---- memory
 
     def initial(self, batch: int) -> Memory:
         """The empty memory of `batch` agents."""
-        m, like = max(0, self.config.local - 1), self.place
+        m, like = max(0, self.config.attention_window - 1), self.place
         layers = {
             str(i): block.initial(batch, like) for i, block in enumerate(self.layers)
         }
@@ -271,17 +267,10 @@ class WorldModel(nn.Module):
         condition = self.act(action)[:, :, None] + self._level(level)
         x = x + self.place + condition[..., None, :]
         visible, seen = _visibility(memory.seen, writes, reset)
+        frames = SequenceInputs(made, writes, reset, visible)
         layers = {}
         for i, block in enumerate(self.layers):
-            inputs = (
-                x,
-                condition,
-                made,
-                writes,
-                reset,
-                visible,
-                dict(memory.layers[str(i)].items()),
-            )
+            inputs = (x, condition, frames, memory.layers[str(i)].to_dict())
             again = self.recompute and torch.is_grad_enabled()
             x, layers[str(i)] = (
                 checkpoint(block, *inputs, use_reentrant=False)
@@ -370,7 +359,7 @@ class WorldModel(nn.Module):
             v[:, None].expand(-1, n, -1) for v in (memory.seen, memory.reach)
         )
         fork.traces = [
-            block.trace(dict(memory.layers[str(i)].items()), n, horizon)
+            block.start_rollout(memory.layers[str(i)].to_dict(), n, horizon)
             for i, block in enumerate(self.layers)
         ]
         return fork
@@ -385,9 +374,8 @@ class WorldModel(nn.Module):
             pick(fork.seen, which),
             pick(fork.reach, which),
         )
-        fork.traces = [
-            block.select(trace, which) for block, trace in zip(self.layers, fork.traces)
-        ]
+        for cache in fork.traces:
+            cache.select(which)
 
     def step(
         self,
@@ -564,16 +552,10 @@ class WorldModel(nn.Module):
                 x, torch.ones_like(action[..., 0], dtype=torch.bool)
             )
         x = x + self.place + condition[..., None, :]
-        for i, (block, trace) in enumerate(zip(self.layers, fork.traces)):
-            x = block.recall(
-                x,
-                condition,
-                made,
-                fork.seen,
-                trace,
-                commit,
-                read or i < len(self.layers) - 1,
-            )
+        for i, (block, cache) in enumerate(zip(self.layers, fork.traces)):
+            read_layer = read or i < len(self.layers) - 1
+            frame = RolloutInputs(made, fork.seen, commit, read_layer)
+            x = block.imagine_step(x, condition, frame, cache)
         return x
 
     # ---- training
@@ -827,28 +809,6 @@ class WorldModel(nn.Module):
                 policy.flatten(0, 1), action.flatten(), reduction="none"
             ).view(action.shape)
         return (policy - action).square().sum(-1)
-
-
-def _mixer(
-    c: ModelConfig, grid: tuple[int, int], tile: int, actions: int, walls: bool
-) -> Mixer:
-    """What a layer remembers by."""
-    tokens = grid[0] * grid[1]
-    if c.kind == "attention":
-        return Attention(c.width, tokens, c.window, c.attention_heads)
-    if c.kind == "attention_odometer":
-        if grid[0] != grid[1]:
-            raise ValueError(
-                f"model.kind={c.kind}: needs as many rows of tokens as columns, got {grid[0]} x {grid[1]}"
-            )
-        places = c.attention_heads * (int(c.rotary * c.width / c.attention_heads) // 2)
-        odometer = PathIntegrator(c.width, actions, grid[0], places, walls)
-        return Attention(c.width, tokens, c.window, c.attention_heads, odometer)
-    if c.kind == "gru":
-        return GRU(c.width, tokens, c.state, actions)
-    return TiledSSD(
-        c.width, grid, tile, c.state, c.scan_head, EXPAND, c.rotary, actions, walls
-    )
 
 
 def _mean(x: Tensor, weight: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def calibrate(model: WorldModel, batch: Batch) -> dict[int, tuple[float, float, 
         if len(where) >= FEW:
             motions[a] = _best(after[where], before[where], model.patches.grid)
     if motions:
-        for odometer in model.odometers:
+        for odometer in model.path_integrators:
             for a, motion in motions.items():
                 odometer.action.weight[:, a] = torch.tensor(motion or (0.0, 0.0, 0.0))
                 odometer.known[a] = motion is not None
@@ -82,7 +82,7 @@ def _calibrate_continuous(
         i: (0.0, -down, right)
         for i, (right, down) in enumerate((shift.T / model.patches.patch).tolist())
     }
-    for odometer in model.odometers:
+    for odometer in model.path_integrators:
         for i, motion in motions.items():
             odometer.action.weight[:, i] = torch.tensor(motion)
             odometer.known[i] = any(motion)

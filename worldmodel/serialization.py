@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lssvwm.worldmodel.config import LossWeights, ModelConfig
+from lssvwm.worldmodel.config import ModelConfig
 from lssvwm.worldmodel.migration import (
     FORMAT_VERSION,
     check_version,
@@ -17,6 +17,7 @@ from lssvwm.worldmodel.migration import (
     migrate_weights,
 )
 from lssvwm.worldmodel.model import WorldModel
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -72,10 +73,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
 
 def config_from(fields: dict[str, Any]) -> ModelConfig:
     """Build a `ModelConfig` from plain data, as JSON or YAML hold it."""
-    return ModelConfig(
-        **fields
-        | {"tiles": tuple(fields["tiles"]), "loss": LossWeights(**fields["loss"])}
-    )
+    return TypeAdapter(ModelConfig).validate_python(fields)
 
 
 def _file(path: str | Path) -> Path:

@@ -21,7 +21,7 @@ from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.envs.torchrl_env import TorchRLEnv
 from lssvwm.worldmodel import Batch, Memory, WorldModel
-from lssvwm.worldmodel.blocks import StateCache
+from lssvwm.worldmodel.mixers.tiled_ssd import StateCache
 from torch import Tensor
 
 from lssvwm import envs as environments
@@ -159,19 +159,12 @@ def _rollout(
     fork = model.fork(memory, actions.shape[1], actions.shape[2])
     assert fork.traces is not None
     if copied:
-        fork.traces = [
-            (StateCache.of(layer["state"], layer["pose"]), local)
-            for layer, (_, local) in zip(memory.layers.values(), fork.traces)
-        ]
+        for layer, cache in zip(memory.layers.values(), fork.traces):
+            cache.mixer = StateCache.overwriting(layer["mixer"])
     for h in range(actions.shape[2]):
         model.step(fork, actions[:, :, h])
-    scans = [scan for scan, _ in fork.traces]
-    local = sum(
-        x.numel() * x.element_size() for _, trace in fork.traces for x in trace.values()
-    )
-    return local + sum(scan.nbytes() for scan in scans), [
-        type(scan).__name__.lower() for scan in scans
-    ]
+    forms = [type(cache.mixer).__name__.lower() for cache in fork.traces]
+    return sum(cache.nbytes() for cache in fork.traces), forms
 
 
 @dataclass
@@ -224,7 +217,7 @@ def _model(name: str, reach: int) -> WorldModel:
     """A new model of this preset; full attention reaches over so many frames."""
     overrides = [
         f"model={name}",
-        *([f"model.window={reach}"] if name == "attention" else []),
+        *([f"model.mixer.window={reach}"] if name == "attention" else []),
     ]
     return WorldModel(compose(overrides).model, FRAME, ACTIONS)
 
@@ -244,12 +237,12 @@ def _filled(model: WorldModel, context: int) -> Memory:
     """A memory that holds `context` frames."""
     memory = model.initial(1)
     if (
-        model.config.kind == "attention"
+        model.config.mixer.kind == "attention"
     ):  # to observe them one after the other would take long, and cost the same after
         for layer in memory.layers.values():
-            layer["valid"].fill_(True)
-            layer["key"].normal_()
-            layer["value"].normal_()
+            layer["mixer"]["valid"].fill_(True)
+            layer["mixer"]["key"].normal_()
+            layer["mixer"]["value"].normal_()
         return memory
     for at in range(0, context, 256):
         memory, _ = model.observe(memory, *_frames(1, min(256, context - at)))

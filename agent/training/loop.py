@@ -167,7 +167,7 @@ def parameter_groups(model: WorldModel) -> list[dict[str, Any]]:
     for name, p in model.named_parameters():
         kind = (
             "odometers"
-            if "odometer" in name and "frame" not in name
+            if "path_integrator" in name and "frame" not in name
             else "weights"
             if p.dim() > 1
             else "rest"

@@ -31,7 +31,7 @@ from lssvwm.agent.video.rendering import (
 )
 from lssvwm.worldmodel import Memory, WorldModel
 from lssvwm.worldmodel import memory_map as belief
-from lssvwm.worldmodel.blocks import turn
+from lssvwm.worldmodel.mixers.path_integrator import rotate2d
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -163,7 +163,7 @@ def sketch(
         return None
     past = torch.stack(trail)
     up = past[-1, :1] - bearing
-    routes = [turn(route[:, 1:], -up) for route in (past, *routes)]
+    routes = [rotate2d(route[:, 1:], -up) for route in (past, *routes)]
     points, now = torch.cat(routes), routes[0][-1]
     low = torch.maximum(points.amin(0) - MARGIN, now - LARGEST // 2).floor()
     high = torch.minimum(points.amax(0) + MARGIN, now + LARGEST // 2).ceil()

@@ -4,6 +4,9 @@ import pytest
 import torch
 from lssvwm.agent.imagined_env import ImaginationPlanner, ImaginedEnv
 from lssvwm.worldmodel import ModelConfig, WorldModel
+from lssvwm.worldmodel.mixers.attention import AttentionConfig
+from lssvwm.worldmodel.mixers.gru import GRUConfig
+from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from tensordict import TensorDict
 from torchrl.envs.utils import check_env_specs
 from torchrl.modules import CEMPlanner, MPPIPlanner, ValueOperator
@@ -14,9 +17,15 @@ from lssvwm import planners
 KINDS = {
     "lssvwm": {},
     "self_forcing": {"self_forcing_prob": 0.3},
-    "mamba2": {"tiles": (3, 3), "rotary": 0.0, "window": 0},
-    "window": {"kind": "attention", "window": 5},
-    "gru": {"kind": "gru", "state": 30},
+    "mamba2": {
+        "mixer": TiledSSDConfig(tiles=(3, 3), state=16, head_dim=16, rope_fraction=0.0),
+        "attention_window": 0,
+    },
+    "window": {
+        "mixer": AttentionConfig(layers=2, window=5, heads=2),
+        "attention_window": 0,
+    },
+    "gru": {"mixer": GRUConfig(layers=2, state=30)},
 }
 
 
@@ -25,9 +34,7 @@ def world(discrete=True, **changes) -> WorldModel:
     fields = {
         "width": 32,
         "patch": 8,
-        "tiles": (1, 3),
-        "state": 16,
-        "scan_head": 16,
+        "mixer": TiledSSDConfig(tiles=(1, 3), state=16, head_dim=16),
         "attention_heads": 2,
     }
     model = (

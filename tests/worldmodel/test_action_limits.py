@@ -9,6 +9,7 @@ from lssvwm.envs import PointMazeConfig, make
 from lssvwm.worldmodel import Batch, Memory, ModelConfig, WorldModel
 from lssvwm.worldmodel import action_limits as reach
 from lssvwm.worldmodel import memory_map as belief
+from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from lssvwm.worldmodel.motion_calibration import calibrate
 
 SPEED = 3.0
@@ -40,7 +41,11 @@ def walks(explorer: str, seed: int, slots=16, length=80) -> tuple[Batch, torch.T
 def small(**changes) -> WorldModel:
     torch.manual_seed(0)
     config = ModelConfig(
-        **{"width": 16, "patch": 16, "tiles": (4, 1), "state": 16, "scan_head": 8}
+        **{
+            "width": 16,
+            "patch": 16,
+            "mixer": TiledSSDConfig(tiles=(4, 1), state=16, head_dim=8),
+        }
         | changes
     )
     return WorldModel(config, (3, 64, 64), 2, discrete=False)
@@ -130,7 +135,7 @@ def walled() -> WorldModel:
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p) if p.dim() > 1 else 0)
         for block in model.layers:
-            odometer = block.scan.odometer
+            odometer = block.mixer.path_integrator
             odometer.action.weight[:, :2] = torch.tensor(
                 [[0.0, 0.0], [0.0, -0.4], [0.4, 0.0]]
             )
@@ -243,8 +248,10 @@ def test_weights_from_before_walls_were_told_load_as_if_new():
         if not name.startswith("reach")
     }
     for i, tile in enumerate((4, 1)):
-        state[f"blocks.{i}.scan.odometer.frame.weight"] = torch.zeros(4, 16 * tile**2)
-        state[f"blocks.{i}.scan.odometer.frame.bias"] = torch.zeros(4)
+        state[f"blocks.{i}.mixer.path_integrator.frame.weight"] = torch.zeros(
+            4, 16 * tile**2
+        )
+        state[f"blocks.{i}.mixer.path_integrator.frame.bias"] = torch.zeros(4)
     other = small()
     other.load_state_dict(state)
     assert all(

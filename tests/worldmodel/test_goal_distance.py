@@ -12,6 +12,7 @@ from lssvwm.envs import make
 from lssvwm.envs.torchrl_env import TorchRLEnv
 from lssvwm.worldmodel import Batch, ModelConfig, WorldModel
 from lssvwm.worldmodel.heads import CLOSE, Distance, later
+from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from torch.nn import functional as F
 from torchrl.envs import TransformedEnv
 
@@ -20,9 +21,7 @@ from lssvwm import planners
 TINY = {
     "width": 32,
     "patch": 22,
-    "tiles": (1,),
-    "state": 16,
-    "scan_head": 16,
+    "mixer": TiledSSDConfig(tiles=(1,), state=16, head_dim=16),
     "attention_heads": 2,
 }
 

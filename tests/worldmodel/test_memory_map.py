@@ -10,17 +10,24 @@ from lssvwm.agent.video.counterfactuals import sketch
 from lssvwm.envs import MiniGridConfig, ReturnConfig, make
 from lssvwm.worldmodel import ModelConfig, WorldModel
 from lssvwm.worldmodel import memory_map as belief
+from lssvwm.worldmodel.mixers.attention import AttentionConfig
+from lssvwm.worldmodel.mixers.gru import GRUConfig
+from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 
 LEFT, RIGHT, AHEAD, STAY = range(4)
 
 
-def known(**changes) -> WorldModel:
+def known(tiles=(1, 3), **changes) -> WorldModel:
     """A small model whose odometers know four actions, and that nothing stops."""
     model = WorldModel(
-        ModelConfig(width=16, state=32, patch=8, **changes), (3, 24, 24), 4
+        ModelConfig(
+            width=16, patch=8, mixer=TiledSSDConfig(tiles=tiles, state=32), **changes
+        ),
+        (3, 24, 24),
+        4,
     ).eval()
     for block in model.layers:
-        odometer = block.scan.odometer
+        odometer = block.mixer.path_integrator
         with torch.no_grad():
             odometer.action.weight.zero_()
             odometer.action.weight[0, :2] = torch.tensor([-math.pi / 2, math.pi / 2])
@@ -61,7 +68,7 @@ def test_poses_and_routes_follow_the_odometer():
 
 def test_a_place_looks_as_it_does_to_who_goes_there():
     """From the same memory, without the last frames: walking there, or being asked."""
-    model = known(window=0)
+    model = known(attention_window=0)
     memory = observed(model, [STAY, AHEAD])
     actions = torch.tensor([[[STAY]]])
     here = model.imagine(memory, actions, decode=True).frames[:, 0]
@@ -73,10 +80,10 @@ def test_a_place_looks_as_it_does_to_who_goes_there():
 
 def test_whoever_cannot_stand_still_is_put_back():
     """Of two actions that turn, the one that is looked with is undone."""
-    model = known(window=0)
+    model = known(attention_window=0)
     for block in model.layers:
         with torch.no_grad():
-            block.scan.odometer.action.weight[1, STAY] = 1.0
+            block.mixer.path_integrator.action.weight[1, STAY] = 1.0
     memory = observed(model, [AHEAD, AHEAD])
     there = belief.routes(model, memory, torch.tensor([[[LEFT]]]))[:, :, 0]
     turned = model.imagine(memory, torch.tensor([[[LEFT]]]), decode=True).frames[:, 0]
@@ -148,10 +155,10 @@ def test_whoever_steps_ahead_moves_along_its_bearing(config):
     assert steps
 
 
-@pytest.mark.parametrize("kind", ["gru", "attention"])
-def test_a_model_without_odometer_has_no_map(kind):
+@pytest.mark.parametrize("mixer", [GRUConfig(state=64), AttentionConfig(window=3)])
+def test_a_model_without_odometer_has_no_map(mixer):
     model = WorldModel(
-        ModelConfig(kind=kind, width=16, state=64, patch=8), (3, 24, 24), 4
+        ModelConfig(width=16, mixer=mixer, patch=8), (3, 24, 24), 4
     ).eval()
     assert not belief.has_map(model)
     with pytest.raises(ValueError, match="carries no odometer"):

@@ -9,9 +9,11 @@ import pytest
 import torch
 from lssvwm.worldmodel import Batch, Memory, ModelConfig, WorldModel
 from lssvwm.worldmodel import corruption as noise
-from lssvwm.worldmodel.blocks import StateCache, TokenCache
 from lssvwm.worldmodel.heads import lambda_returns
-from lssvwm.worldmodel.mixers import baselines
+from lssvwm.worldmodel.mixers import attention
+from lssvwm.worldmodel.mixers.attention import AttentionConfig
+from lssvwm.worldmodel.mixers.gru import GRUConfig
+from lssvwm.worldmodel.mixers.tiled_ssd import StateCache, TiledSSDConfig, TokenCache
 from lssvwm.worldmodel.prefix_tree import levels
 from lssvwm.worldmodel.scan import chunked as ssm
 
@@ -19,20 +21,28 @@ from lssvwm import worldmodel
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
+
+def ssd(tiles: tuple[int, ...] = (1, 3, 1), **changes) -> TiledSSDConfig:
+    return TiledSSDConfig(**{"tiles": tiles, "state": 16, "head_dim": 16} | changes)
+
+
 KINDS = {
     "lssvwm": {},
-    "mamba2": {"tiles": (3, 3), "rotary": 0.0, "window": 0},
-    "window": {"kind": "attention", "window": 5},
-    "attention": {"kind": "attention", "window": 30},
-    "attention_odometer": {"kind": "attention_odometer", "window": 6},
-    "gru": {"kind": "gru", "state": 30},
+    "mamba2": {"mixer": ssd((3, 3), rope_fraction=0.0), "attention_window": 0},
+    "window": {"mixer": AttentionConfig(window=5, heads=2), "attention_window": 0},
+    "attention": {"mixer": AttentionConfig(window=30, heads=2), "attention_window": 0},
+    "attention_odometer": {
+        "mixer": AttentionConfig(window=6, heads=2, path_integration=True),
+        "attention_window": 0,
+    },
+    "gru": {"mixer": GRUConfig(layers=3, state=30)},
 }
 
 
 @pytest.fixture(params=KINDS.values(), ids=list(KINDS))
 def kind(request, monkeypatch) -> dict:
     """Settings of a model, ours or a baseline: what holds for one holds for all."""
-    monkeypatch.setattr(baselines, "SEGMENT", 4)
+    monkeypatch.setattr(attention, "SEGMENT", 4)
     return request.param
 
 
@@ -41,9 +51,7 @@ def tiny(dtype=torch.float64, **changes) -> WorldModel:
     fields = {
         "width": 32,
         "patch": 8,
-        "tiles": (1, 3, 1),
-        "state": 16,
-        "scan_head": 16,
+        "mixer": ssd(),
         "attention_heads": 2,
     }
     model = WorldModel(ModelConfig(**fields | changes), (3, 24, 24), 4).to(dtype).eval()
@@ -317,7 +325,7 @@ def test_hidden_frames_leave_no_trace(kind):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tiles": (3, 3)}, {"tiles": (1, 1)}, *KINDS.values()]
+    "changes", [{"mixer": ssd((3, 3))}, {"mixer": ssd((1, 1))}, *KINDS.values()]
 )
 def test_imagining_with_the_frames_that_came_is_observing(changes):
     """RolloutState: the dual form over imagined frames equals the scan over the same frames."""
@@ -346,21 +354,23 @@ def test_imagining_with_the_frames_that_came_is_observing(changes):
 
 @torch.no_grad()
 def test_a_fork_takes_the_form_that_is_smaller_and_both_forms_agree():
-    model, (frames, action, first) = tiny(tiles=(1, 3)), sequences()
+    model, (frames, action, first) = tiny(mixer=ssd((1, 3))), sequences()
     memory, _ = model.observe(model.initial(2), frames, action, first)
     before = memory.clone()
-    small, large = (model.fork(memory, 3, 5).traces[i][0] for i in (0, 1))
+    small, large = (model.fork(memory, 3, 5).traces[i].mixer for i in (0, 1))
     assert isinstance(small, TokenCache) and isinstance(large, StateCache)
     for i, layer in enumerate(model.layers):
-        state, pose = (memory.layers[str(i)][key] for key in ("state", "pose"))
+        shared = memory.layers[str(i)]["mixer"]
         forms = (
-            TokenCache(state, pose, 3, 5 * layer.scan.tile**2),
-            StateCache(state, pose, 3),
+            TokenCache(shared, 3, 5 * layer.mixer.side**2),
+            StateCache(shared, 3),
         )
         for _ in range(5):
             u, act = torch.randn(2, 3, 9, 32).double(), torch.rand(2, 3, 5).double()
             for commit in (False, True):
-                a, b = (layer.scan.recall(u, act, form, commit) for form in forms)
+                a, b = (
+                    layer.mixer.rollout_step(u, act, form, commit) for form in forms
+                )
                 assert torch.allclose(a, b, atol=1e-9)
     assert memory.diff(before).max() == 0
 
@@ -471,11 +481,9 @@ def test_training_lowers_the_loss_and_learns_to_recall():
         ModelConfig(
             width=32,
             patch=8,
-            tiles=(1, 1),
-            state=16,
-            scan_head=16,
+            mixer=ssd((1, 1)),
             attention_heads=2,
-            window=2,
+            attention_window=2,
         ),
         (3, 8, 8),
         2,
@@ -551,7 +559,12 @@ def test_frames_remembered_as_foreseen_leak_nothing_of_what_they_showed(blank_on
 
 def test_continuous_actions_and_bad_sizes():
     model = WorldModel(
-        ModelConfig(width=32, patch=8, tiles=(1,), state=16, attention_heads=2),
+        ModelConfig(
+            width=32,
+            patch=8,
+            mixer=TiledSSDConfig(tiles=(1,), state=16),
+            attention_heads=2,
+        ),
         (3, 8, 8),
         2,
         False,
@@ -565,7 +578,7 @@ def test_continuous_actions_and_bad_sizes():
     assert heads.policy.shape == (1, 2, 2)
     assert model.imagine(memory, torch.zeros(1, 4, 3, 2)).reward.shape == (1, 4, 3)
     with pytest.raises(ValueError, match="tile 2 does not divide"):
-        tiny(tiles=(2,))
+        tiny(mixer=ssd((2,)))
 
 
 def test_saved_model_is_the_same_and_damage_is_reported(tmp_path):
@@ -647,7 +660,7 @@ def test_diffusion_forcing_remembers_what_it_denoises_and_a_clean_prefix_is_not_
 
 
 def test_training_in_bf16_counts_turns_and_decays_in_float32():
-    model = tiny(torch.float32, rotary=0.5).train()
+    model = tiny(torch.float32, mixer=ssd(rope_fraction=0.5)).train()
     frames, action, first = sequences(t=200)
     zeros = torch.zeros(2, 200)
     batch = Batch(frames, action, zeros, first & False, first & False, first)
@@ -663,7 +676,8 @@ def test_training_in_bf16_counts_turns_and_decays_in_float32():
     assert b == pytest.approx(a.item(), rel=0.01) and all(
         torch.isfinite(p.grad).all() for p in model.parameters()
     )
-    for one, other in zip(exact.layers.values(), rough.layers.values()):
+    for exact_layer, rough_layer in zip(exact.layers.values(), rough.layers.values()):
+        one, other = exact_layer["mixer"], rough_layer["mixer"]
         assert torch.equal(
             one["pose"][..., 0], other["pose"][..., 0]
         )  # headings, after 200 turns

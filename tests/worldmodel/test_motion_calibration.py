@@ -52,11 +52,11 @@ def test_frames_tell_how_actions_move_the_view(config, actions, patch):
         and motions[1] == (90, 0, 0)
         and motions[2] == (0, 1, 0)
     )
-    turns = model.layers[0].scan.odometer.action.weight[0]
+    turns = model.layers[0].mixer.path_integrator.action.weight[0]
     assert torch.allclose(turns[:3], torch.tensor([-math.pi / 2, math.pi / 2, 0.0]))
-    assert all(block.scan.odometer.known[:3].all() for block in model.layers)
+    assert all(block.mixer.path_integrator.known[:3].all() for block in model.layers)
     for odometer in (
-        block.scan.odometer for block in model.layers
+        block.mixer.path_integrator for block in model.layers
     ):  # where an episode begins, nothing moves
         assert odometer.known[-1] and not odometer.action.weight[:, -1].any()
 
@@ -71,10 +71,13 @@ def test_pictures_tell_how_continuous_actions_move_the_view(view, explorer):
     config = PointMazeConfig(view=view, goal="spot", objects=3, tour=60)
     batch, step = walks(config, explorer, slots=16, length=80), 2.0 * (64 - 4) / 30 / 22
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 2, discrete=False)
-    motions, known = calibrate(model, batch), model.layers[0].scan.odometer.known
+    motions, known = (
+        calibrate(model, batch),
+        model.layers[0].mixer.path_integrator.known,
+    )
     if view == "above":
         assert not any(map(any, motions.values())) and not known[:2].any()
-        assert not model.layers[0].scan.odometer.action.weight[:, :2].any()
+        assert not model.layers[0].mixer.path_integrator.action.weight[:, :2].any()
     else:  # x is to the right, y down, which is backward
         assert motions[0] == pytest.approx((0, 0, step), abs=0.03 * step) and known[0]
         assert motions[1] == pytest.approx((0, -step, 0), abs=0.03 * step) and known[1]
@@ -92,7 +95,7 @@ def test_standing_still_is_a_motion_too():
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
     assert (
         calibrate(model, batch)[3] == (0, 0, 0)
-        and model.layers[0].scan.odometer.known[3]
+        and model.layers[0].mixer.path_integrator.known[3]
     )
 
 
@@ -101,18 +104,18 @@ def test_what_is_known_is_not_trained_and_the_rest_is():
         WorldModel(ModelConfig(width=16), (3, 64, 64), 4).train(),
         walks(ReturnConfig(tour=100), slots=4),
     )
-    odometer = model.layers[0].scan.odometer
+    odometer = model.layers[0].mixer.path_integrator
     odometer.known[:2] = True
     model.loss(batch)[0].backward()
     moved = odometer.action.weight.grad.abs().sum(0) > 0
     assert not moved[:2].any() and moved[2:].any()
     state = model.state_dict()
-    del state["blocks.0.scan.odometer.known"]  # weights from before it was kept
+    del state["blocks.0.mixer.path_integrator.known"]  # weights from before it was kept
     other = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
     other.load_state_dict(state)
     assert (
-        not other.layers[0].scan.odometer.known.any()
-        and "blocks.0.scan.odometer.known" not in state
+        not other.layers[0].mixer.path_integrator.known.any()
+        and "blocks.0.mixer.path_integrator.known" not in state
     )
 
 
@@ -122,7 +125,7 @@ def test_noise_tells_nothing():
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
     assert (
         calibrate(model, batch) == {}
-        and not model.layers[0].scan.odometer.known[:-1].any()
+        and not model.layers[0].mixer.path_integrator.known[:-1].any()
     )
 
 
@@ -136,15 +139,20 @@ def test_pictures_that_actions_do_not_move_tell_nothing():
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 3, discrete=False)
     found = calibrate(model, batch)
     assert any(found[0]) and any(found[1]) and not any(found[2])
-    assert model.layers[0].scan.odometer.known.tolist() == [True, True, False, True]
+    assert model.layers[0].mixer.path_integrator.known.tolist() == [
+        True,
+        True,
+        False,
+        True,
+    ]
     batch.pixels = torch.randint(0, 255, batch.pixels.shape, dtype=torch.uint8)
     assert not any(map(any, calibrate(model, batch).values()))
-    assert not model.layers[0].scan.odometer.known[:-1].any()
+    assert not model.layers[0].mixer.path_integrator.known[:-1].any()
 
 
 def test_a_walk_in_a_circle_comes_back_to_the_same_phases():
     model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
-    odometer = model.layers[1].scan.odometer
+    odometer = model.layers[1].mixer.path_integrator
     with torch.no_grad():
         odometer.action.weight.zero_()
         odometer.action.weight[0, 0] = -math.pi / 2

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from lssvwm.worldmodel import Batch, ModelConfig, WorldModel
+from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from lssvwm.worldmodel.model import COARSE
 from lssvwm.worldmodel.patches import Patches
 
@@ -32,9 +33,7 @@ def model(**changes):
     fields = {
         "width": 32,
         "patch": 10,
-        "tiles": (3,),
-        "state": 16,
-        "scan_head": 16,
+        "mixer": TiledSSDConfig(tiles=(3,), state=16, head_dim=16),
         "attention_heads": 2,
     }
     loss = dataclasses.replace(ModelConfig().loss, **changes.pop("loss", {}))
@@ -86,7 +85,7 @@ def test_mean_and_spread_are_saved_with_the_weights(tmp_path):
     a, b = (
         m.eval().observe(m.initial(1), frames, action, first)[0] for m in (one, other)
     )
-    assert torch.equal(a.layers["0"]["state"], b.layers["0"]["state"])
+    assert torch.equal(a.layers["0"]["mixer"]["state"], b.layers["0"]["mixer"]["state"])
     assert torch.equal(one.patches.centre, other.patches.centre)
 
 
@@ -106,7 +105,10 @@ def test_what_never_changes_is_predicted_before_any_training():
 @pytest.mark.parametrize("standardise", [False, True])
 def test_the_coarse_loss_is_the_error_of_the_frame_averaged_over_fields(standardise):
     one = model(
-        normalize_frames=standardise, patch=12, tiles=(2,), loss={"coarse": 1.0}
+        normalize_frames=standardise,
+        patch=12,
+        mixer=TiledSSDConfig(tiles=(2,), state=16, head_dim=16),
+        loss={"coarse": 1.0},
     ).eval()
     one.patches.fit(dots())
     x, patches = torch.randn(1, 4, 4, 32), one.patches.cut(dots(4))[None]

@@ -18,8 +18,8 @@ TINY = [
     "train.collect.frames=600",
     "train.collect.envs=4",
     "model.width=16",
-    "model.state=16",
-    "model.scan_head=16",
+    "model.mixer.state=16",
+    "model.mixer.head_dim=16",
     "planner.candidates=8",
     "planner.elites=4",
     "planner.proposals=2",
@@ -73,14 +73,14 @@ def test_strategies_resumes_and_keeps_finished_runs(tmp_path, capsys):
 
 def test_recall_continues_models_of_benchmark_memory(tmp_path):
     tiny = [
-        *TINY,
+        *(text for text in TINY if not text.startswith("model.mixer")),
         f"output={tmp_path}",
         "env.n=7",
         "env.tour=16",
         "train.collect.vary={}",
         "benchmark.models=[gru]",
     ]
-    tiny += ["benchmark.seeds=[0]", "model.state=32"]
+    tiny += ["benchmark.seeds=[0]", "model.mixer.state=32"]
     assert (
         cli.main(
             ["benchmark", "recall", *tiny, "env.objects=2", "benchmark.delays=[2]"]

@@ -81,14 +81,14 @@ def test_without_settings_the_defaults_of_the_classes_hold() -> None:
 def test_values_have_the_types_of_the_schema() -> None:
     config = compose(
         [
-            "model.tiles=[1,2]",
+            "model.mixer.tiles=[1,2]",
             "train.learning_rate=1",
             "train.steps=1e3",
             "env.steps=null",
             "name=7",
         ]
     )
-    assert config.model.tiles == (1, 2)
+    assert config.model.mixer.tiles == (1, 2)
     assert type(config.train.learning_rate) is float
     assert (config.train.steps, type(config.train.steps)) == (1000, int)
     assert config.env.steps is None
@@ -147,10 +147,10 @@ def test_paths_are_taken_as_typed() -> None:
             "train.compile=1 is wrong: it must be true or false (default false)",
         ),
         (
-            "model.tiles=3",
-            "model.tiles=3 is wrong: it must be a list with an entry or more, each entry a whole number",
+            "model.mixer.tiles=3",
+            "model.mixer.tiles=3 is wrong: it must be a list with an entry or more, each entry a whole number",
         ),
-        ("model.tiles=[1,a]", "model.tiles=[1,a] is wrong"),
+        ("model.mixer.tiles=[1,a]", "model.mixer.tiles=[1,a] is wrong"),
         ("record.mode=plan", "record.mode=plan; it belongs to `lssvwm record`"),
         ("train.collect.mix={a: b}", "train.collect.mix={a: b} is wrong"),
         (

@@ -28,10 +28,15 @@ from lssvwm.envs.counting import decode
 from lssvwm.envs.torchrl_env import TorchRLEnv
 from lssvwm.planners import CEMConfig
 from lssvwm.worldmodel import ModelConfig, WorldModel, save
+from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from tensordict import TensorDict
 from torchrl.envs import TransformedEnv
 
-TINY = ModelConfig(width=16, tiles=(1, 3), state=16, scan_head=16, attention_heads=2)
+TINY = ModelConfig(
+    width=16,
+    mixer=TiledSSDConfig(state=16, head_dim=16),
+    attention_heads=2,
+)
 PLANNER = CEMConfig(
     horizon=5,
     candidates=12,

@@ -29,6 +29,7 @@ from lssvwm.envs import CountingConfig, TMazeConfig
 from lssvwm.envs.counting import decode, encode
 from lssvwm.planners import CEMConfig, Plan
 from lssvwm.worldmodel import ModelConfig, Rollout, WorldModel
+from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from PIL import Image
 from pydantic import ValidationError
 
@@ -175,7 +176,11 @@ def test_the_guide_ends_where_planning_starts():
 
 # ---- files
 
-SMALL = ModelConfig(width=16, tiles=(1,), state=8, scan_head=16, attention_heads=2)
+SMALL = ModelConfig(
+    width=16,
+    mixer=TiledSSDConfig(tiles=(1,), state=8, head_dim=16),
+    attention_heads=2,
+)
 PLANNER = CEMConfig(
     horizon=4,
     candidates=8,
@@ -424,9 +429,7 @@ def branching(**changes):
     torch.manual_seed(0)
     fields = {
         "width": 32,
-        "tiles": (3,),
-        "state": 16,
-        "scan_head": 16,
+        "mixer": TiledSSDConfig(tiles=(3,), state=16, head_dim=16),
         "attention_heads": 2,
     }
     model = WorldModel(ModelConfig(**fields), env.frame_shape, 4)

@@ -17,6 +17,7 @@ import torch
 from lssvwm.agent.cli import doctor
 from lssvwm.agent.cli import main as cli
 from lssvwm.worldmodel import ModelConfig, WorldModel
+from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from lssvwm.worldmodel.scan import backends
 from lssvwm.worldmodel.scan import chunked as ssm
 
@@ -231,7 +232,11 @@ def test_fused_kernels_say_why_they_cannot_run(name):
 
 def test_a_model_scans_by_the_backend_it_is_told():
     model = WorldModel(
-        ModelConfig(patch=4, width=16, tiles=(1,), state=8, scan_head=8), (3, 8, 8), 3
+        ModelConfig(
+            patch=4, width=16, mixer=TiledSSDConfig(tiles=(1,), state=8, head_dim=8)
+        ),
+        (3, 8, 8),
+        3,
     ).eval()
     frames = torch.randint(0, 255, (1, 5, 3, 8, 8), dtype=torch.uint8)
     args = (
@@ -240,7 +245,7 @@ def test_a_model_scans_by_the_backend_it_is_told():
         torch.zeros(1, 5, dtype=torch.bool),
     )
     before, _ = model.observe(model.initial(1), *args)
-    assert model.use("reference").layers[0].scan.scan is ssm.reference
+    assert model.use("reference").layers[0].mixer.scan is ssm.reference
     after, _ = model.observe(model.initial(1), *args)
     assert 0 < before.diff(after).max() < 1e-4
 

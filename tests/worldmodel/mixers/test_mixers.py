@@ -6,7 +6,7 @@ from lssvwm.agent.cli import main as cli
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.presets import options
 from lssvwm.worldmodel import WorldModel
-from lssvwm.worldmodel.mixers.baselines import Attention
+from lssvwm.worldmodel.mixers.attention import Attention
 
 BASELINES = (
     "mamba2",
@@ -34,13 +34,13 @@ def test_parameters_within_five_percent_of_ours(name):
 
 
 def test_there_is_no_other_preset_of_a_model():
-    assert set(options("model")) == {"base", "small", *BASELINES}
+    assert set(options("model")) == {"base", "small", "tiny", *BASELINES}
 
 
 def test_attention_costs_what_is_in_memory_and_forgets_what_is_out_of_reach():
     torch.manual_seed(0)
     model = WorldModel(
-        compose(["model=window", "model.window=4", "model.tiles=[1]"]).model,
+        compose(["model=window", "model.mixer.window=4", "model.mixer.layers=1"]).model,
         (3, 64, 64),
         3,
     ).eval()
@@ -101,9 +101,9 @@ def test_every_command_takes_a_baseline(name, tmp_path):
 
 
 def test_a_model_of_no_known_kind_is_named(capsys):
-    assert cli.main(["train", "model.kind=transformer"]) == 2
+    assert cli.main(["train", "model.mixer.kind=transformer"]) == 2
     assert (
-        "model.kind=transformer is wrong: it must be lssvwm or attention or attention_"
+        "unknown model.mixer.kind=transformer; there are: attention, gru, tiled_ssd"
         in capsys.readouterr().err
     )
 
@@ -111,19 +111,21 @@ def test_a_model_of_no_known_kind_is_named(capsys):
 def test_attention_with_an_odometer_looks_for_the_place_first():
     torch.manual_seed(0)
     model = build("attention_odometer")
-    mixer = model.layers[0].scan
+    mixer = model.layers[0].mixer
     assert (
         isinstance(mixer, Attention)
-        and len(model.odometers) == 3
-        and build("attention").odometers == []
+        and len(model.path_integrators) == 3
+        and build("attention").path_integrators == []
     )
     u, here = torch.randn(1, 1, 1, 9, 64), torch.zeros(1, 1, 1, 3)
     ahead = here + torch.tensor(
         [0.0, 2.0, 0.0]
     )  # by two tokens: its last row lies where the first row is now
     (q, *_), (_, k, _) = (
-        mixer.split(u, mixer.phases(pose)[:, :, None]) for pose in (here, ahead)
+        mixer.project(u, mixer.phases(pose)[:, :, None]) for pose in (here, ahead)
     )
-    q, k = (mixer._turn(x[0, 0, :, 0], torch.tensor(9)) for x in (q, k))  # [h, S, d]
-    share = torch.softmax(q @ k.transpose(-1, -2) / mixer.size**0.5, -1)[:, :3]
+    q, k = (
+        mixer._rotate_by_frame(x[0, 0, :, 0], torch.tensor(9)) for x in (q, k)
+    )  # [h, S, d]
+    share = torch.softmax(q @ k.transpose(-1, -2) / mixer.head_dim**0.5, -1)[:, :3]
     assert share[:, range(3), range(6, 9)].min() > 0.9

@@ -1,0 +1,149 @@
+"""Define memory mixers: their settings, their interface, and the list of those that exist.
+
+A mixer is the layer of a block that carries memory over time. To add one, write a module of this package that holds a
+config class and, below it, a `Mixer` decorated with `register`; then import that module in `__init__.py`.
+
+Shapes
+    u [B, T, R, S, D]    tokens: B sequences, T frames, R copies of a frame, S tokens per frame, width D.
+                         The last copy of a frame is the one that memory may keep. A copy before it only reads.
+    u [B, n, S, D]       tokens of one imagined frame of each of n candidates
+    action [..., A]      action that led to the frame, as numbers; the last one is 1 if there was none
+    writes [B, T]        true where memory keeps the frame
+    reset [B, T]         true where memory is erased before the frame
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
+from lssvwm.worldmodel.scan.backends import Scan
+from torch import Tensor, nn
+
+MixerMemory = dict[str, Tensor]
+"""Memory of one mixer: tensors whose first axis is the batch."""
+
+
+class MixerConfig(Protocol):
+    """Describe the settings that all mixers have. The classes themselves are frozen pydantic dataclasses."""
+
+    @property
+    def kind(self) -> Any:
+        """Name of the mixer."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+
+
+@dataclass(frozen=True)
+class MixerContext:
+    """Describe the model around the mixer of one block."""
+
+    layer: int
+    """Index of the block."""
+
+    width: int
+    """Numbers per token."""
+
+    grid: tuple[int, int]
+    """Rows and columns of tokens."""
+
+    actions: int
+    """Numbers of an action."""
+
+    walls: bool
+    """Predict from the frame if a step was blocked. Otherwise blocked actions are corrected beforehand."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per frame."""
+        return self.grid[0] * self.grid[1]
+
+
+class RolloutCache(Protocol):
+    """Hold what n candidates of each memory imagined, apart from the memory that they share."""
+
+    def select(self, index: Tensor) -> None:
+        """Keep the candidates `index` [B, m], each once or more often."""
+
+    def nbytes(self) -> int:
+        """Return the bytes of all candidates, without the shared memory."""
+        ...
+
+
+class Mixer(nn.Module):
+    """Carry memory over time. Subclasses take their config and a `MixerContext`."""
+
+    has_poses: bool = False
+    """Memory has an entry `pose` [B, G, 3] and the rollout cache an attribute `pose` [B, n, G, 3], which may be set."""
+
+    def integrator(self) -> PathIntegrator | None:
+        """Return what sums up the agent's motion, if keys stand for places."""
+        return None
+
+    def initial(self, batch: int, like: Tensor) -> MixerMemory:
+        """Return the empty memory of `batch` agents, on the device and in the type of `like`."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        u: Tensor,
+        action: Tensor,
+        writes: Tensor,
+        reset: Tensor,
+        memory: MixerMemory,
+    ) -> tuple[Tensor, MixerMemory]:
+        """Process sequences u [B, T, R, S, D]. Returns the same shape, and the memory after the last frame."""
+        raise NotImplementedError
+
+    def start_rollout(self, memory: MixerMemory, n: int, frames: int) -> Any:
+        """Return the `RolloutCache` of n candidates that imagine at most `frames` frames. The memory is only read."""
+        raise NotImplementedError
+
+    def rollout_step(
+        self, u: Tensor, action: Tensor, cache: Any, write: bool
+    ) -> Tensor:
+        """Process one imagined frame u [B, n, S, D]. Returns the same shape.
+
+        With `write`, the cache keeps the frame.
+        """
+        raise NotImplementedError
+
+    def use_kernel(self, scan: Scan) -> None:
+        """Compute the state-space scan by this function. Mixers without a scan ignore it."""
+
+
+Class = TypeVar("Class", bound=type[Mixer])
+
+_MIXERS: dict[type, type[Mixer]] = {}
+
+
+def register(config: type) -> Callable[[Class], Class]:
+    """Add the decorated mixer, configured by the class `config`, to the list of mixers."""
+
+    def add(mixer: Class) -> Class:
+        _MIXERS[config] = mixer
+        return mixer
+
+    return add
+
+
+def config_classes() -> tuple[type, ...]:
+    """Return the config classes of all mixers, in the order of registration."""
+    return tuple(_MIXERS)
+
+
+def build_mixer(config: MixerConfig, context: MixerContext) -> Mixer:
+    """Build the mixer of one block. Raises ValueError for settings that do not fit the model."""
+    return _MIXERS[type(config)](config, context)
+
+
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """Select candidates `index` [B, m] of x [B, n, ...]. Returns [B, m, ...]."""
+    first_row = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    rows = (first_row + index).flatten()
+    return x.flatten(0, 1).index_select(0, rows).unflatten(0, index.shape)

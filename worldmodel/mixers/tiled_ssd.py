@@ -1,0 +1,444 @@
+"""Carry memory by the block-wise SSM scan of LSSVWM (arXiv 2505.20171, section 3.2), with keys that stand for places.
+
+Shapes, beside those of `base`
+    G, s                  tiles per frame, tokens per tile (G * s = S)
+    h, p                  heads, width of a head (h * p = inner = 2 D)
+    N                     size of keys and queries
+    X [..., G, s, h, p]   values                   dt [..., G, s, h]   step sizes
+    B [..., G, s, N]      keys                     C [..., G, s, N]    queries
+    gate [..., S, inner]  gate of what is read (by token, not by tile)
+
+X, dt, A, B, C and the state are those of `scan.chunked`. Memory: state [B, G, h, p, N] and pose [B, G, 3].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass as plain_dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from lssvwm.worldmodel.fused_ops import addcmul, at_least_float32, rotate
+from lssvwm.worldmodel.mixers.base import (
+    Mixer,
+    MixerContext,
+    MixerMemory,
+    pick,
+    register,
+)
+from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
+from lssvwm.worldmodel.scan import chunked
+from lssvwm.worldmodel.scan.backends import Scan
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EXPAND = 2
+"""Width of the values, as a multiple of the width of tokens."""
+
+
+@dataclass(
+    frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True)
+)
+class TiledSSDConfig:
+    """Set the sizes of the tiled Mamba-2 scan: a state of constant size for every tile of tokens."""
+
+    kind: Literal["tiled_ssd"] = "tiled_ssd"
+    """Name of this mixer."""
+
+    tiles: tuple[int, ...] = Field((1, 3), min_length=1)
+    """Side of the tiles of each block, in tokens. There is one block per entry. Each must divide the token grid."""
+
+    state: int = Field(128, ge=1)
+    """Size of keys and queries: each head of a tile keeps `head_dim` x `state` numbers."""
+
+    head_dim: int = Field(32, ge=1)
+    """Width of a head. It must divide 2 x model.width."""
+
+    rope_fraction: float = Field(0.75, ge=0, le=1, allow_inf_nan=False)
+    """Fraction of keys and queries that is rotated by the agent's place. 0: plain Mamba-2."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.tiles)
+
+
+class TokenCache:
+    """Keep the tokens that n candidates imagined, in SSD's attention-like form.
+
+    The memory that they share is not copied and not written.
+    """
+
+    def __init__(self, memory: MixerMemory, n: int, tokens: int):
+        """Reserve room for at most `tokens` imagined tokens per tile of each of n candidates."""
+        state = memory["state"]
+        batch, tiles, heads, head_dim, size = state.shape
+        self.state = state
+        self.pose = memory["pose"][:, None].expand(-1, n, -1, -1)
+        self.used = 0
+        self.keys = state.new_empty(batch, n, tiles, tokens, size)
+        self.values = state.new_empty(batch, n, tiles, heads, tokens, head_dim)
+        self.decay = state.new_empty(batch, n, tiles, heads, tokens)
+        """Log decay from the shared memory to each token."""
+        self.total = state.new_zeros(batch, n, tiles, heads)
+        """Log decay from the shared memory to the last token."""
+
+    def read(self, C: Tensor) -> Tensor:
+        """Read the shared memory and the tokens. C [B, n, G, s, N] -> [B, n, G, h, s, p]"""
+        shared = torch.einsum("bkgsn,bghpn->bkghsp", C, self.state)
+        Y = shared * torch.exp(self.total)[..., None, None]
+        if not self.used:
+            return Y
+        keys = self.keys[..., : self.used, :]
+        values = self.values[..., : self.used, :]
+        fade = torch.exp(self.total[..., None] - self.decay[..., : self.used])
+        score = (C @ keys.transpose(-1, -2))[..., None, :, :]
+        weight = score * fade[..., None, :]
+        return Y + weight @ values
+
+    def write(self, values: Tensor, B: Tensor, decay: Tensor) -> None:
+        """Append the tokens of a frame.
+
+        values [B, n, G, h, s, p], keys B [B, n, G, s, N], log decay since the frame began [B, n, G, h, s]
+        """
+        new = slice(self.used, self.used + B.shape[3])
+        self.keys[..., new, :] = B
+        self.values[..., new, :] = values
+        self.decay[..., new] = self.total[..., None] + decay
+        self.total = self.total + decay[..., -1]
+        self.used = new.stop
+
+    def select(self, index: Tensor) -> None:
+        """Keep the candidates `index` [B, m], each once or more often."""
+        for name in ("keys", "values", "decay", "total", "pose"):
+            setattr(self, name, pick(getattr(self, name), index))
+
+    def nbytes(self) -> int:
+        """Return the bytes of all candidates, without the shared memory."""
+        own = (self.keys, self.values, self.decay, self.total)
+        return sum(v.numel() * v.element_size() for v in own)
+
+
+class StateCache:
+    """Keep a state of its own for each of n candidates, from its first imagined frame on."""
+
+    def __init__(self, memory: MixerMemory, n: int):
+        self.shared = memory["state"]
+        self.pose = memory["pose"][:, None].expand(-1, n, -1, -1)
+        self.state: Tensor | None = None  # [B, n, G, h p, N]
+
+    @classmethod
+    def overwriting(cls, memory: MixerMemory) -> StateCache:
+        """Return a cache of one candidate per memory, which writes over the memory's own state."""
+        cache = cls(memory, 1)
+        cache.state = memory["state"].flatten(2, 3)[:, None]
+        return cache
+
+    def read(self, C: Tensor) -> Tensor:
+        """Read the state. C [B, n, G, s, N] -> [B, n, G, h, s, p]"""
+        if self.state is None:
+            return torch.einsum("bkgsn,bghpn->bkghsp", C, self.shared)
+        Y = C @ self.state.transpose(-1, -2)  # [B, n, G, s, h p]
+        return Y.unflatten(-1, self.shared.shape[2:4]).transpose(-2, -3)
+
+    def write(self, values: Tensor, B: Tensor, decay: Tensor) -> None:
+        """Add the tokens of a frame to the state.
+
+        values [B, n, G, h, s, p], keys B [B, n, G, s, N], log decay since the frame began [B, n, G, h, s]
+        """
+        frame_decay = decay[..., -1]
+        keep = torch.exp(frame_decay).repeat_interleave(values.shape[-1], -1)
+        keep = keep[..., None]  # [B, n, G, h p, 1]
+        V = values * torch.exp(frame_decay[..., None] - decay)[..., None]
+        V = V.transpose(-1, -2).flatten(3, 4)  # [B, n, G, h p, s]
+        differentiable = torch.is_grad_enabled()
+        if self.state is None:  # the shared state must not change
+            state = self.shared.flatten(2, 3)[:, None] * keep
+        elif differentiable:
+            state = self.state * keep
+        else:
+            state = self.state.mul_(keep)
+        V, B = V.flatten(0, 2), B.flatten(0, 2)
+        if differentiable:
+            sums = torch.baddbmm(state.flatten(0, 2), V, B)
+            self.state = sums.unflatten(0, state.shape[:3])
+        else:
+            state.flatten(0, 2).baddbmm_(V, B)
+            self.state = state
+
+    def select(self, index: Tensor) -> None:
+        """Keep the candidates `index` [B, m], each once or more often."""
+        self.pose = pick(self.pose, index)
+        if self.state is not None:
+            self.state = pick(self.state, index)
+
+    def nbytes(self) -> int:
+        """Return the bytes of all candidates, without the shared memory."""
+        if self.state is None:
+            return 0
+        return self.state.numel() * self.state.element_size()
+
+
+@plain_dataclass
+class Query:
+    """Hold what a token needs to read memory."""
+
+    gate: Tensor
+    X: Tensor
+    C: Tensor
+
+
+@plain_dataclass
+class Token(Query):
+    """Hold what a token needs to read and to write memory."""
+
+    dt: Tensor
+    B: Tensor
+
+
+@register(TiledSSDConfig)
+class TiledSSD(Mixer):
+    """Scan every tile of tokens over time with Mamba-2, each tile with a state of its own.
+
+    Differences from Mamba-2, all for reading and writing by frames:
+    - There is no short convolution. It would leak noisy tokens into clean ones.
+    - Keys and queries are normalised.
+    - The leading pairs of both are rotated by phases that stand for a place (`PathIntegrator`). So what was written is
+      found again by where it is. Mamba-3 rotates by data-dependent phases, too.
+    """
+
+    has_poses = True
+
+    def __init__(self, config: TiledSSDConfig, context: MixerContext):
+        super().__init__()
+        side, state = config.tiles[context.layer], config.state
+        rows, columns = context.grid
+        if rows % side or columns % side:
+            raise ValueError(
+                f"tile {side} does not divide the token grid {rows} x {columns}"
+            )
+        self.inner = EXPAND * context.width
+        if self.inner % config.head_dim:
+            raise ValueError(
+                f"model.mixer.head_dim={config.head_dim} must divide "
+                f"2 x model.width = {self.inner}"
+            )
+        self.grid = context.grid
+        self.side = side
+        self.state = state
+        self.head_dim = config.head_dim
+        self.heads = self.inner // config.head_dim
+        self.waves = int(config.rope_fraction * state) // 2  # rotated pairs
+        self.scan: Scan = chunked.chunked
+        projected = 2 * self.inner + 2 * state + self.heads
+        self.project = nn.Linear(context.width, projected, bias=False)
+        self.path_integrator = PathIntegrator(
+            context.width, context.actions, side, self.waves, context.walls
+        )
+        self.scale_B = nn.Parameter(torch.ones(state))
+        self.scale_C = nn.Parameter(torch.ones(state))
+        self.shift_B = nn.Parameter(torch.zeros(state))
+        self.shift_C = nn.Parameter(torch.zeros(state))
+        self.D = nn.Parameter(torch.ones(self.heads))
+        log_A = torch.linspace(math.log(0.001), math.log(0.2), self.heads)
+        self.A_log = nn.Parameter(log_A)
+        dt = torch.exp(torch.linspace(math.log(0.3), math.log(0.05), self.heads))
+        inverse_softplus = dt + torch.log(-torch.expm1(-dt))
+        self.dt_bias = nn.Parameter(inverse_softplus)
+        self.out = nn.Linear(self.inner, context.width, bias=False)
+        self._start_with_places()
+
+    @torch.no_grad()
+    def _start_with_places(self) -> None:
+        """Make keys and queries stand for the place alone, not for what is there, until training adds that."""
+        rotated = 2 * self.waves
+        for scale in (self.scale_B, self.scale_C):
+            scale[:rotated] = 0.2
+        for shift in (self.shift_B, self.shift_C):
+            shift[: self.waves] = 1.0
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles per frame."""
+        rows, columns = self.grid
+        return (rows // self.side) * (columns // self.side)
+
+    def integrator(self) -> PathIntegrator:
+        """Return what sums up the agent's motion."""
+        return self.path_integrator
+
+    def use_kernel(self, scan: Scan) -> None:
+        """Compute the scan by this function."""
+        self.scan = scan
+
+    def initial(self, batch: int, like: Tensor) -> MixerMemory:
+        """Return the empty memory of `batch` agents."""
+        shape = (batch, self.tiles, self.heads, self.head_dim, self.state)
+        return {
+            "state": like.new_zeros(shape),
+            "pose": like.new_zeros(batch, self.tiles, 3),
+        }
+
+    def tile(self, x: Tensor) -> Tensor:
+        """Order tokens by tiles. [..., S, d] -> [..., G, s, d]"""
+        rows, columns = self.grid
+        if self.side == 1:
+            return x.unsqueeze(-2)
+        if self.side == rows == columns:
+            return x.unsqueeze(-3)
+        lead, side = x.shape[:-2], self.side
+        x = x.reshape(-1, rows, columns, x.shape[-1])
+        pattern = "b (gh th) (gw tw) d -> b (gh gw) (th tw) d"
+        x = rearrange(x, pattern, th=side, tw=side)
+        return x.reshape(*lead, *x.shape[1:])
+
+    def untile(self, x: Tensor) -> Tensor:
+        """Order tokens by rows again. [..., G, s, d] -> [..., S, d]"""
+        rows, columns = self.grid
+        if self.side == 1:
+            return x.squeeze(-2)
+        if self.side == rows == columns:
+            return x.squeeze(-3)
+        lead, side = x.shape[:-3], self.side
+        x = x.reshape(-1, *x.shape[-3:])
+        pattern = "b (gh gw) (th tw) d -> b (gh th gw tw) d"
+        x = rearrange(x, pattern, gw=columns // side, th=side)
+        return x.reshape(*lead, *x.shape[1:])
+
+    def _token(self, u: Tensor) -> Token:
+        """Project tokens u [..., S, D] to what they read and write by."""
+        size, inner = self.state, self.inner
+        gate, rest = self.project(u).split([inner, inner + 2 * size + self.heads], -1)
+        X, B, C, dt = self.tile(rest).split([inner, size, size, self.heads], -1)
+        B = F.layer_norm(B, (size,), self.scale_B, self.shift_B)
+        dt = F.softplus(dt + self.dt_bias)
+        return Token(gate, self._values(X), self._queries(C), dt, B)
+
+    def _query(self, u: Tensor) -> Query:
+        """Project tokens u [..., S, D] to what they read by. It saves the projections that only writing needs."""
+        size, inner = self.state, self.inner
+        parts = self.project.weight.split([2 * inner, size, size, self.heads])
+        gate_and_values, _, queries, _ = parts
+        weight = torch.cat((gate_and_values, queries))
+        gate, rest = F.linear(u, weight).split([inner, inner + size], -1)
+        X, C = self.tile(rest).split([inner, size], -1)
+        return Query(gate, self._values(X), self._queries(C))
+
+    def _values(self, X: Tensor) -> Tensor:
+        return F.silu(X).unflatten(-1, (self.heads, self.head_dim))
+
+    def _queries(self, C: Tensor) -> Tensor:
+        C = F.layer_norm(C, (self.state,), self.scale_C, self.shift_C)
+        return C / math.sqrt(self.state)
+
+    def _output(self, Y: Tensor, query: Query) -> Tensor:
+        """Gate what was read, Y [..., G, s, h, p]. Returns [..., S, D]."""
+        skip = self.D[:, None].to(query.X.dtype)
+        y = self.untile(addcmul(Y, query.X, skip).flatten(-2))
+        y = F.layer_norm(y * F.silu(query.gate), (self.inner,))
+        return self.out(y)
+
+    def forward(
+        self,
+        u: Tensor,
+        action: Tensor,
+        writes: Tensor,
+        reset: Tensor,
+        memory: MixerMemory,
+    ) -> tuple[Tensor, MixerMemory]:
+        """Scan sequences u [B, T, R, S, D], R at most 2. Returns the same shape, and the memory after the last frame.
+
+        The first of two copies reads the state before its frame.
+        """
+        *noisy, clean = u.unbind(2)  # a slice would cost whole tensors going backward
+        token = self._token(clean)
+        readers = [self._query(copy) for copy in noisy]
+        # sums over thousands of frames: bf16 would ruin memory
+        with torch.autocast(u.device.type, enabled=False):
+            dt, B, C = (at_least_float32(v) for v in (token.dt, token.B, token.C))
+            noisy_C = [at_least_float32(reader.C) for reader in readers]
+            poses, pose = self.path_integrator(
+                self.tile(u), action, writes, reset, memory["pose"]
+            )
+            *noisy_phases, phase = self.path_integrator.phases(poses).unbind(2)
+            B, C = rotate(B, phase), rotate(C, phase)
+            rotated = [rotate(*pair) for pair in zip(noisy_C, noisy_phases)]
+        peek = [rearrange(v, "b t g s n -> (b g) t s n") for v in rotated]
+        dt = dt * writes.to(dt.dtype)[..., None, None, None]
+        X, dt, B, C = (
+            rearrange(v, "b t g s ... -> (b g) (t s) ...") for v in (token.X, dt, B, C)
+        )
+        A = -torch.exp(self.A_log)
+        state = memory["state"].flatten(0, 1)
+        Y, state, *peeked = self.scan(
+            X, dt, A, B, C, state, self._token_resets(reset), *peek
+        )
+        batch, frames = reset.shape
+        size = {"b": batch, "t": frames}
+        by_copy = [
+            self._output(rearrange(y, "(b g) (t s) h p -> b t g s h p", **size), query)
+            for y, query in zip((*peeked, Y), (*readers, token))
+        ]
+        state = state.unflatten(0, (batch, -1))
+        return torch.stack(by_copy, 2), {"state": state, "pose": pose}
+
+    def _token_resets(self, reset: Tensor) -> Tensor:
+        """Mark the first token of each reset frame in every tile. [B, T] -> [B G, T s]"""
+        by_token = F.pad(reset[..., None], (0, self.side**2 - 1)).flatten(1)
+        return by_token.repeat_interleave(self.tiles, 0)
+
+    def start_rollout(
+        self, memory: MixerMemory, n: int, frames: int
+    ) -> TokenCache | StateCache:
+        """Return the cache that takes less room by the end of the rollout: of tokens, or of states."""
+        tokens = frames * self.side**2
+        per_token = self.state + self.inner + self.heads
+        if tokens * per_token < self.inner * self.state:
+            return TokenCache(memory, n, tokens)
+        return StateCache(memory, n)
+
+    def rollout_step(
+        self, u: Tensor, action: Tensor, cache: TokenCache | StateCache, write: bool
+    ) -> Tensor:
+        """Read memory and cache for one imagined frame u [B, n, S, D]. Returns the same shape.
+
+        With `write`, the frame is added to the cache and the candidates move to its pose.
+        """
+        query = self._token(u) if write else self._query(u)
+        with torch.autocast(u.device.type, enabled=False):
+            pose = self.path_integrator.move(self.tile(u), action, cache.pose)
+            phase = self.path_integrator.phases(pose)
+            C = rotate(at_least_float32(query.C), phase)
+            Y = cache.read(C)
+            if isinstance(query, Token):
+                Y = self._write(query, C, Y, phase, cache)
+                cache.pose = pose
+        return self._output(Y.transpose(-2, -3), query)
+
+    def _write(
+        self,
+        token: Token,
+        C: Tensor,
+        Y: Tensor,
+        phase: Tensor,
+        cache: TokenCache | StateCache,
+    ) -> Tensor:
+        """Add a frame to the cache. Returns Y [B, n, G, h, s, p], to which its tokens add what they read of it."""
+        dt = at_least_float32(token.dt)
+        B = rotate(at_least_float32(token.B), phase)
+        values = (at_least_float32(token.X) * dt[..., None]).transpose(-2, -3)
+        log_decay = dt * -torch.exp(self.A_log)
+        decay = log_decay.transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s]
+        tokens = dt.shape[3]
+        ones = torch.ones(tokens, tokens, dtype=torch.bool, device=dt.device)
+        later = ones.triu(1)
+        gap = decay[..., :, None] - decay[..., None, :]
+        gap = gap.masked_fill(later, float("-inf"))
+        score = (C @ B.transpose(-1, -2))[..., None, :, :]
+        own = (score * torch.exp(gap)) @ values
+        Y = Y * torch.exp(decay)[..., None] + own
+        cache.write(values, B, decay)
+        return Y

@@ -169,7 +169,11 @@ class ResultTable(SphinxDirective):
         for pair in self.options.get("replace", "").split(","):
             old, _, new = pair.strip().partition("=")
             text = text.replace(old, new) if old else text
-        return self.parse_text_to_nodes(text)
+        parsed = self.parse_text_to_nodes(text)
+        for node in parsed:
+            for table in node.findall(nodes.table):
+                table["classes"].append("result")
+        return parsed
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -25,7 +25,7 @@ exclude_patterns = ["results/memory/*", "extensions"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_class_signature = "separated"
+
 autodoc_preserve_defaults = True
 add_module_names = False
 

@@ -153,9 +153,9 @@ def _values(schema: dict[str, Any]) -> str:
         )
         return f"{several}, each entry {_values(schema.get('items', {}))}"
     if kind == "object":
-        return "{name: value, ...}, each value " + _values(
-            schema.get("additionalProperties") or {}
-        )
+        inner = schema.get("additionalProperties")
+        values = _values(inner if isinstance(inner, dict) else {})
+        return "{name: value, ...}, each value " + values
     return TYPES.get(str(kind), "any value") + _range(schema)
 
 

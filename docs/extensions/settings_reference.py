@@ -1,128 +1,79 @@
 """Build the settings reference from the documented fields of the config classes.
 
-The directive `{settings} module:Class PREFIX` lists every field of a pydantic dataclass as
-`PREFIX.field`, with its type, default, range and documentation.
+The directive `{settings} module:Class` lists every setting of a config class by section. A
+section with several kinds, such as `planner`, lists the common settings first.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-import types
-import typing
-from typing import Any
+from collections.abc import Iterator
 
 from docutils import nodes
-from docutils.parsers.rst import directives
-from pydantic.dataclasses import is_pydantic_dataclass
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from lssvwm.agent.config.reference import Setting, describe, kinds, text
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-RANGES = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-NAMES = {int: "integer", float: "number", str: "text", bool: "true or false"}
+
+def entry(setting: Setting) -> str:
+    """Return one setting as an entry of a definition list."""
+    about = " ".join(setting.about.split()) or "Not documented."
+    default = text(setting.default) or "(empty)"
+    return f"`{setting.name}` = `{default}`\n: {about}\n  *({setting.takes})*\n"
 
 
-def fields_of(cls: type) -> dict[str, FieldInfo]:
-    """Return the documented fields of a pydantic dataclass."""
-    return cls.__pydantic_fields__  # type: ignore[attr-defined]
-
-
-def describe_type(annotation: Any) -> str:
-    """Return a type in words."""
-    if annotation in NAMES:
-        return NAMES[annotation]
-    if annotation is type(None):
-        return "null"
-    if annotation is Any:
-        return "anything"
-    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return describe_type(parts[0])
-    if origin is typing.Literal:
-        return " | ".join(f"`{part}`" for part in parts)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe_type(part) for part in parts)
-    if origin is dict:
-        return f"mapping of {describe_type(parts[0])} to {describe_type(parts[1])}"
-    if origin in (tuple, list):
-        inner = [describe_type(part) for part in parts if part is not Ellipsis]
-        return f"list of {', '.join(inner)}"
-    return getattr(annotation, "__name__", str(annotation))
-
-
-def describe_default(field: FieldInfo) -> str:
-    """Return the default as it is written in YAML."""
-    if field.default_factory is not None:
-        value = field.default_factory()  # type: ignore[call-arg]
-    else:
-        value = field.default
-    if value is PydanticUndefined:
-        return "required"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(str, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}"
-    return str(value) if value != "" else '""'
-
-
-def describe_range(field: FieldInfo) -> str:
-    """Return the allowed range, empty if there is none."""
-    bounds = []
-    for part in field.metadata:
-        for name, word in RANGES.items():
-            if getattr(part, name, None) is not None:
-                bounds.append(f"{word} {getattr(part, name):g}")
-    return " and ".join(bounds)
-
-
-def entries(cls: type, prefix: str) -> list[str]:
-    """Return one definition-list entry per leaf field, those of nested sections after it."""
-    found = []
-    for name, field in fields_of(cls).items():
-        key = f"{prefix}.{name}".strip(".")
-        sections = nested(field.annotation)
-        if len(sections) == 1:
-            found += entries(sections[0], key)
+def sections(cls: type) -> Iterator[tuple[str, list[Setting]]]:
+    """Yield a title and the settings of every section."""
+    every = list(describe(cls))
+    with_kinds = tuple(s.group for s in every if s.name.endswith(".kind"))
+    done = set()
+    for setting in every:
+        section = next((s for s in with_kinds if setting.name.startswith(s)), None)
+        group = section or setting.group
+        if group in done:
             continue
-        if sections:
-            continue  # a section with several kinds has headings of its own
-        limits = describe_range(field)
-        facts = [describe_type(field.annotation), *([limits] if limits else [])]
-        text = (field.description or "").strip().replace("\n", " ")
-        found.append(
-            f"`{key}` = `{describe_default(field)}`\n"
-            f": {text}\n  *({', '.join(facts)})*\n"
-        )
-    return found
+        done.add(group)
+        if section:
+            yield from _kinds(cls, section)
+        else:
+            title = group or "Top level"
+            yield title, [s for s in every if s.group == group]
 
 
-def nested(annotation: Any) -> list[type]:
-    """Return the config classes that a field may hold."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        return nested(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [cls for part in typing.get_args(annotation) for cls in nested(part)]
-    known = isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
-    return [annotation] if known and is_pydantic_dataclass(annotation) else []
+def _kinds(cls: type, section: str) -> Iterator[tuple[str, list[Setting]]]:
+    found = {}
+    for kind in kinds(cls, section):
+        inner: dict = {"kind": kind}
+        for part in reversed(section.split(".")):
+            inner = {part: inner}
+        every = [s for s in describe(cls, inner) if s.group.startswith(section)]
+        found[kind] = [s for s in every if s.name != f"{section}.kind"]
+    common = set.intersection(*(set(map(_key, group)) for group in found.values()))
+    shared = [s for s in next(iter(found.values())) if _key(s) in common]
+    if shared:
+        yield f"{section}, all kinds", shared
+    for kind, group in found.items():
+        yield f"{section}.kind={kind}", [s for s in group if _key(s) not in common]
+
+
+def _key(setting: Setting) -> tuple[str, str, str]:
+    return setting.name, setting.about, text(setting.default)
 
 
 class Settings(SphinxDirective):
-    """Insert the fields of one config class."""
+    """Insert the settings of one config class."""
 
     required_arguments = 1
-    optional_arguments = 1
-    option_spec = {"only": directives.unchanged}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
-        """Return the parsed definition list."""
+        """Return one section per group of settings."""
         module, _, name = self.arguments[0].partition(":")
         cls = getattr(importlib.import_module(module), name)
-        prefix = self.arguments[1] if len(self.arguments) > 1 else ""
-        return self.parse_text_to_nodes("\n".join(entries(cls, prefix)))
+        found = ""
+        for title, group in sections(cls):
+            body = "\n".join(map(entry, group)) or "No settings of its own.\n"
+            found += f"## `{title}`\n\n{body}\n"
+        return self.parse_text_to_nodes(found, allow_section_headings=True)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -1,35 +1,43 @@
-"""The agent in the TorchRL loop: the only package that imports envs, worldmodel and planners.
+"""The agent: it observes frames into memory, plans in imagination, and acts in the TorchRL loop.
 
-policy = agent.load("tmaze")
-state = policy.observe(policy.initial(1), frame, last_action, is_first)
-action, state = policy.act(state)
+    agent = load("tmaze")
+    state = agent.observe(agent.initial(1), frame, last_action, is_first)
+    action, state = agent.act(state)
+
+This is the only package that imports `envs`, `planners` and `worldmodel`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lssvwm.agent.mpc import Agent
 
+__all__ = ["Agent", "load"]
+
 
 def load(checkpoint: str | Path, *overrides: str) -> Agent:
-    """The planning agent of a pretrained name or a run's folder; `overrides` are settings such as
-    "planner.horizon=24" or "device=cuda".
+    """Load the agent of a packaged model or of a run's folder, in evaluation mode.
 
-    Raises `agent.config.UserError` if there is no such checkpoint, or if a setting is wrong.
+    overrides: settings such as "planner.horizon=24" or "device=cuda"
+    Raises UserError if there is no such checkpoint or a setting is wrong.
     """
-    from lssvwm.agent import checkpoint as saved
-    from lssvwm.agent.config import composition as configuration
-    from lssvwm.agent.mpc import build_agent
-    from lssvwm.agent.training.collection import build_env
+    # Imported here, so that importing a part of the package does not load PyTorch.
+    from lssvwm.agent import checkpoint as checkpoints
+    from lssvwm.agent.build import build_agent, build_env
+    from lssvwm.agent.config.composition import from_checkpoint
 
-    config = configuration.from_checkpoint(
-        saved.read_config(saved.resolve(checkpoint)), overrides
-    )
-    return build_agent(
-        config,
-        saved.load(checkpoint, config.device, config.backend),
-        build_env(config, 1),
-    )
+    saved = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    config = from_checkpoint(saved, overrides)
+    model = checkpoints.load(checkpoint, config.device, config.backend)
+    return build_agent(config, model.eval(), build_env(config, 1))
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Agent":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lssvwm.agent.mpc import Agent
+
+    return Agent

@@ -1,11 +1,13 @@
-"""Planning by sampling: a planner takes a function `score(actions) -> returns` and returns a `Plan`.
+"""Planning by sampling: a planner receives a function `score(actions) -> returns` and returns a `Plan`.
 
     planner = build(CEMConfig(horizon=12), Discrete(4))
     plan = planner.plan(score, batch=B, generator=torch.Generator().manual_seed(0))
     plan = planner.plan(score, batch=B, generator=generator, warm=plan.shift(4))
 
-Reading order: plan (what goes in and out), search (the loop), cem, icem, mppi, shooting, beam (what differs),
-proposals (sampling).
+Reading order: base (inputs and outputs), search (the loop), cem, icem, mppi, shooting, beam (their
+differences), distributions (sampling).
+
+To add a planner, write one new file with its config and its `Search`, and add a line to `PLANNERS`.
 """
 
 from lssvwm.planners.base import (
@@ -13,9 +15,11 @@ from lssvwm.planners.base import (
     Discrete,
     MultiDiscrete,
     Plan,
+    Proposals,
     Score,
+    Simulation,
     Space,
-    returns,
+    discounted_return,
 )
 from lssvwm.planners.beam import Beam, BeamConfig
 from lssvwm.planners.cem import CEM, CEMConfig
@@ -24,18 +28,23 @@ from lssvwm.planners.mppi import MPPI, MPPIConfig
 from lssvwm.planners.search import Search, SearchConfig
 from lssvwm.planners.shooting import Shooting, ShootingConfig
 
-PLANNER_CONFIGS: dict[str, type[SearchConfig]] = {
-    "beam": BeamConfig,
-    "cem": CEMConfig,
-    "icem": ICEMConfig,
-    "mppi": MPPIConfig,
-    "shooting": ShootingConfig,
+PLANNERS: dict[type[SearchConfig], type[Search]] = {
+    BeamConfig: Beam,
+    CEMConfig: CEM,
+    ICEMConfig: ICEM,
+    MPPIConfig: MPPI,
+    ShootingConfig: Shooting,
 }
+"""Every planner's config class and the class that it configures."""
+
+PLANNER_CONFIGS = {config.kind: config for config in PLANNERS}
+"""Config classes by the name of the planner."""
 
 __all__ = [
     "CEM",
     "ICEM",
     "MPPI",
+    "PLANNERS",
     "PLANNER_CONFIGS",
     "Beam",
     "BeamConfig",
@@ -46,29 +55,22 @@ __all__ = [
     "MPPIConfig",
     "MultiDiscrete",
     "Plan",
+    "Proposals",
     "Score",
     "Search",
     "SearchConfig",
     "Shooting",
     "ShootingConfig",
+    "Simulation",
     "Space",
     "build",
-    "returns",
+    "discounted_return",
 ]
 
 
 def build(config: SearchConfig, space: Space) -> Search:
-    """The planner that a config describes, for an action space; raises TypeError for any other object."""
-    match config:
-        case BeamConfig():
-            return Beam(config, space)
-        case ICEMConfig():
-            return ICEM(config, space)
-        case CEMConfig():
-            return CEM(config, space)
-        case MPPIConfig():
-            return MPPI(config, space)
-        case ShootingConfig():
-            return Shooting(config, space)
-    known = ", ".join(kind.__name__ for kind in PLANNER_CONFIGS.values())
-    raise TypeError(f"no planner for a {type(config).__name__}; known: {known}")
+    """Build the planner of a config for an action space; raises TypeError for another object."""
+    if type(config) not in PLANNERS:
+        known = ", ".join(kind.__name__ for kind in PLANNERS)
+        raise TypeError(f"no planner for a {type(config).__name__}; known: {known}")
+    return PLANNERS[type(config)](config, space)

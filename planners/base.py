@@ -1,19 +1,51 @@
-"""What a planner and its caller share: action spaces, the `Plan`, and the return of an imagined rollout.
+"""Types that a planner shares with its caller: action spaces, `Plan`, proposals, and the functions it calls.
 
-Shapes: B environments, N candidates, H planning horizon, E elites, n discrete actions, A choices or continuous
-dimensions. `H, ...` stands for `H` with discrete actions and for `H, A` with the others.
+Shapes: B environments, N candidates, H planning horizon, E elites, n discrete actions,
+A choices or continuous dimensions.
+`H, ...` stands for `H` with discrete actions and for `H, A` with the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Score = Callable[[Tensor], Tensor]
-"""Judges candidates: actions int64 [B, N, H(, A)] or float [B, N, H, A] -> predicted returns [B, N]."""
+"""Score candidates: int64 [B, N, H(, A)] or float [B, N, H, A] -> predicted returns [B, N]."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Extend sequences step by step, so that a tree search never imagines a prefix twice.
+
+    The state is opaque to the planner. A state is consumed by the call that it is passed to.
+    The protocol follows `RecurrentFn` of mctx.
+    """
+
+    root: Any
+    """State that holds one empty sequence for each of B environments."""
+
+    step: Callable[[Any, Tensor], tuple[Tensor, Any]]
+    """Append action int64 [B, m] to m sequences; return the sequences' scores [B, m] and the state."""
+
+    select: Callable[[Any, Tensor], Any]
+    """Return the state of the sequences index int64 [B, m]; an index may occur several times."""
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """Candidates from outside the planner, such as rollouts of a policy.
+
+    actions: [B, P, H, ...]
+    scores: [B, P], or None to have the planner score them
+    """
+
+    actions: Tensor
+    scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -31,7 +63,10 @@ class Discrete:
 
 @dataclass(frozen=True)
 class MultiDiscrete:
-    """A choices at once, the i-th of them 0 .. n[i] - 1; raises ValueError unless there is one, and each n[i] >= 1."""
+    """A choices at once; choice i is one of 0 .. n[i] - 1.
+
+    Raises ValueError if there is no choice, or one without an action.
+    """
 
     n: tuple[int, ...]
 
@@ -44,26 +79,27 @@ class MultiDiscrete:
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """Real actions between float tensors low [A] and high [A]; ValueError unless finite and low < high."""
+    """Real actions between float tensors low [A] and high [A].
+
+    Raises ValueError unless the bounds are finite and low < high.
+    """
 
     low: Tensor
     high: Tensor
 
     def __post_init__(self) -> None:
-        if self.low.ndim != 1 or self.low.shape != self.high.shape:
-            shapes = f"{[*self.low.shape]} and {[*self.high.shape]}"
+        low, high = self.low, self.high
+        if low.ndim != 1 or low.shape != high.shape:
+            shapes = f"{[*low.shape]} and {[*high.shape]}"
             raise ValueError(f"Box: low and high must both be [A], got {shapes}")
-        if not (self.low.is_floating_point() and self.high.is_floating_point()):
+        if not (low.is_floating_point() and high.is_floating_point()):
+            kinds = f"{low.dtype} and {high.dtype}"
+            raise ValueError(f"Box: bounds must be float tensors, got {kinds}")
+        finite = torch.isfinite(low) & torch.isfinite(high)
+        ordered = low < high
+        if not (finite & ordered).all():
             raise ValueError(
-                f"Box: bounds must be float tensors, got {self.low.dtype} and {self.high.dtype}"
-            )
-        if not (
-            torch.isfinite(self.low)
-            & torch.isfinite(self.high)
-            & (self.low < self.high)
-        ).all():
-            raise ValueError(
-                f"Box: bounds must be finite with low < high, got {self.low} and {self.high}"
+                f"Box: bounds must be finite with low < high, got {low} and {high}"
             )
 
 
@@ -72,13 +108,15 @@ Space = Discrete | MultiDiscrete | Box
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The result of one planner call, every field a tensor with the environments first.
+    """Hold the result of one planner call.
 
-    actions [B, H, ...] is the best sequence found, score [B] what `score` said of it; elites [B, E, H, ...]
-    and elite_scores [B, E] are the best candidates, best first. state is the search distribution that a
-    warm start continues: action probabilities [B, H(, A), n], or mean and standard deviation [B, H, 2, A]. Only
-    the first planned [B] steps are a plan: after `shift` the rest is filler, which a warm start replaces by
-    fresh samples.
+    actions: [B, H, ...], the best sequence
+    score: [B], its score
+    state: search distribution, which a warm start continues;
+        action probabilities [B, H(, A), n], or mean and standard deviation [B, H, 2, A]
+    elites: [B, E, H, ...], the best candidates, best first
+    elite_scores: [B, E]
+    planned: int64 [B], steps that were planned; `shift` fills the steps after them
     """
 
     actions: Tensor
@@ -89,63 +127,68 @@ class Plan:
     planned: Tensor
 
     def shift(self, steps: int | Tensor) -> Plan:
-        """The same plan after `steps` of its actions were executed: one number, or int64 [B].
+        """Drop the first `steps` (a number or int64 [B]) actions, which were executed.
 
-        Shifting by H or more forgets the plan, which is what a new episode needs. Scores stay those of the
-        unshifted plan. Raises ValueError for negative steps.
+        Shifting by H or more forgets the plan, as a new episode needs.
+        Scores stay those of the unshifted plan.
+        Raises ValueError for negative steps.
         """
-        gone = torch.as_tensor(steps, device=self.actions.device).expand(
-            self.planned.shape
-        )
-        if bool((gone < 0).any()):
+        device = self.actions.device
+        executed = torch.as_tensor(steps, device=device).expand(self.planned.shape)
+        if bool((executed < 0).any()):
             raise ValueError(
-                f"Plan.shift: steps must not be negative, got {gone.tolist()}"
+                f"Plan.shift: steps must not be negative, got {executed.tolist()}"
             )
         horizon = self.actions.shape[1]
-        moved = (torch.arange(horizon, device=gone.device) + gone[:, None]).clamp(
-            max=horizon - 1
-        )
+        steps_ahead = torch.arange(horizon, device=device) + executed[:, None]
+        source = steps_ahead.clamp(max=horizon - 1)
         return replace(
             self,
-            actions=pick(self.actions, moved),
-            state=pick(self.state, moved),
-            elites=pick(self.elites.transpose(1, 2), moved).transpose(1, 2),
-            planned=(self.planned - gone).clamp(min=0),
+            actions=pick(self.actions, source),
+            state=pick(self.state, source),
+            elites=pick(self.elites.transpose(1, 2), source).transpose(1, 2),
+            planned=(self.planned - executed).clamp(min=0),
         )
 
     def select(self, index: Tensor) -> Plan:
-        """The plans of some environments: index is bool [B] or int64 [M]."""
-        return Plan(
-            **{field.name: getattr(self, field.name)[index] for field in fields(self)}
-        )
+        """Return the plans of some environments; index is bool [B] or int64 [M]."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Plan(**{name: value[index] for name, value in values.items()})
 
     def put(self, index: Tensor, other: Plan) -> Plan:
-        """A copy in which the environments at index, bool [B] or int64 [M], have the M plans of `other`."""
-        names = [field.name for field in fields(self)]
-        return Plan(
-            **{
-                name: getattr(self, name).index_put((index,), getattr(other, name))
-                for name in names
-            }
-        )
+        """Return a copy in which the environments at index have the M plans of `other`.
+
+        index: bool [B] or int64 [M]
+        """
+        merged = {}
+        for field in fields(self):
+            old, new = getattr(self, field.name), getattr(other, field.name)
+            merged[field.name] = old.index_put((index,), new)
+        return Plan(**merged)
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
-    """Entries of values [B, M, ...] along dimension 1 by each environment's index [B, K]: [B, K, ...]."""
+    """Index values [B, M, ...] along dimension 1 by index [B, K]; return [B, K, ...]."""
     rows = torch.arange(values.shape[0], device=values.device)[:, None]
     return values[rows, index]
 
 
-def returns(
+def discounted_return(
     reward: Tensor, cont: Tensor, value: Tensor | None, discount: float
 ) -> Tensor:
-    """Discounted return of imagined rollouts, ended by termination, with the final value added: [B, N].
+    """Return the discounted return [B, N] of rollouts, bootstrapped with the final value.
 
-    reward [B, N, H] is what step t yields, cont [B, N, H] the probability that the episode goes on after it
-    (1 - terminated), value [B, N] the value after the last step, or None for none. With c_t = discount *
-    cont_t: sum_t (prod_{s<t} c_s) reward_t + (prod_{s<H} c_s) value.
+    reward: [B, N, H], reward of step t
+    cont: [B, N, H], probability that the episode continues after step t (1 - terminated)
+    value: [B, N], value after the last step; None for no bootstrap
+    With c_t = discount * cont_t the return is
+
+        sum_t (prod_{s<t} c_s) reward_t + (prod_{s<H} c_s) value
     """
-    reached = (discount * cont).cumprod(-1)
-    weight = torch.cat([torch.ones_like(reached[..., :1]), reached[..., :-1]], -1)
+    survival = (discount * cont).cumprod(-1)
+    start = torch.ones_like(survival[..., :1])
+    weight = torch.cat([start, survival[..., :-1]], -1)
     total = (weight * reward).sum(-1)
-    return total if value is None else total + reached[..., -1] * value
+    if value is None:
+        return total
+    return total + survival[..., -1] * value

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from lssvwm.planners.base import Discrete, Plan, Score, Space
-from lssvwm.planners.distributions import require
-from lssvwm.planners.search import Search, SearchConfig, check_proposals, clean, resumed
+from lssvwm.planners.base import Discrete, Plan, Proposals, Score, Simulation, Space
+from lssvwm.planners.search import (
+    SETTINGS,
+    Ranking,
+    Search,
+    SearchConfig,
+    check_proposals,
+    clean,
+    make_plan,
+    rank,
+    resume,
+    sort,
+)
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class BeamConfig(SearchConfig):
-    """At every step of the horizon, the `width` best beginnings go on, each by every action. `iterations`, `edits` and
-    the settings of how candidates are drawn are not used; `candidates` bounds the proposals only.
+    """Set the width of the beam.
+
+    `iterations`, `mutation_rate`, `noise_hold_prob`, `init_std` and `time_budget` have no effect.
+    `candidates` only limits the number of proposals.
     """
 
-    kind: str = "beam"
-    width: int = 32
+    kind: Literal["beam"] = "beam"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.width >= 1, self, "width", "at least 1")
+    width: int = Field(32, ge=1)
+    """Sequences that are extended by every action at each step of the horizon."""
 
 
 class Beam(Search):
-    """Beam search: exact where the beam is as wide as the tree; a strong reference for discrete actions elsewhere.
+    """Extend the best sequences by every action, step by step.
 
-    A beginning is judged like a whole plan, by what it earned and by the value foreseen at its end, so that the value
-    must tell which beginnings are promising. Nothing is drawn at random. It asks for about width * n * H^2 / 2 imagined
-    steps, all beginnings being imagined from the start. Proposals and the last plan's elites compete at the end.
+    The search is exact if the beam is as wide as the tree.
+    A sequence is scored like a whole plan, by its rewards and the value at its end,
+    so that the value must recognise promising prefixes.
+    Nothing is random. Proposals and the last plan's elites compete at the end.
+
+    With a `Simulation`, width * n * H steps are imagined; with `score` alone, every prefix again.
     """
-
-    config: BeamConfig
 
     def __init__(self, config: BeamConfig, space: Space) -> None:
         if not isinstance(space, Discrete):
             raise ValueError("planner beam: needs discrete actions")
         super().__init__(config, space)
+        self.width = config.width
         self.actions = space.n
+        self.branches = self.width * self.actions
 
     @torch.no_grad()
     def plan(
@@ -50,46 +65,74 @@ class Beam(Search):
         batch: int,
         generator: torch.Generator,
         warm: Plan | None = None,
-        proposals: Tensor | None = None,
-        judged: Tensor | None = None,
+        proposals: Proposals | None = None,
+        simulation: Simulation | None = None,
     ) -> Plan:
-        """As `Search.plan`; the generator only says on which device."""
-        c, device = self.config, generator.device
-        self._start(batch, device, warm)  # for its checks
-        leaves = torch.zeros(batch, 1, 0, dtype=torch.int64, device=device)
-        for step in range(1, c.horizon + 1):
-            ranked, scores = self._round(score, self._grown(leaves))
-            leaves = ranked[:, : c.width if step < c.horizon else None]
-        known = leaves, scores
-        ends = leaves[:, :1].expand(-1, c.keep_elites if warm else 0, -1)
-        rivals = resumed(warm, ends) if warm else ends
-        if proposals is not None:
-            count = check_proposals(
-                proposals, leaves.new_zeros(batch, c.candidates, c.horizon)
-            )
-            proposals = self.distribution.admit(proposals)
-            if judged is None:
-                rivals = torch.cat([proposals, rivals], 1)
-            else:
-                known = (
-                    torch.cat([proposals, leaves], 1),
-                    torch.cat([clean(judged, (batch, count)), scores], 1),
-                )
-        ranked, scores = self._round(score, rivals, known)
-        few = torch.arange(c.elites, device=device).clamp(max=ranked.shape[1] - 1)
-        elites, elite_scores = ranked[:, few], scores[:, few]
-        state = F.one_hot(elites, self.actions).float().mean(1)
-        planned = torch.full((batch,), c.horizon, device=device)
-        return Plan(
-            elites[:, 0], elite_scores[:, 0], state, elites, elite_scores, planned
-        )
+        """Plan as `Search.plan` does; the generator only names the device."""
+        device = generator.device
+        self._initial_state(batch, device, warm)  # raises an error if warm does not fit
+        if simulation is None:
+            leaves = self._grow_by_score(score, batch, device)
+        else:
+            leaves = self._grow_by_step(simulation, batch, device)
+        ranking = self._compete(score, leaves, warm, proposals)
+        places = torch.arange(self.config.elites, device=device)
+        index = places.clamp(max=ranking.actions.shape[1] - 1)
+        elites = Ranking(ranking.actions[:, index], ranking.scores[:, index])
+        frequency = F.one_hot(elites.actions, self.actions).float().mean(1)
+        return make_plan(elites, frequency)
 
-    def _grown(self, leaves: Tensor) -> Tensor:
-        """Every beginning [B, W, h] with every action after it, [B, W n, h + 1]."""
-        last = torch.arange(self.actions, device=leaves.device).expand(
-            *leaves.shape[:2], -1
-        )[..., None]
-        grown = torch.cat(
-            [leaves[:, :, None].expand(-1, -1, self.actions, -1), last], -1
+    def _grow_by_score(self, score: Score, batch: int, device: torch.device) -> Ranking:
+        """Rank all sequences of the last level; score every level from the start."""
+        beam = torch.zeros(batch, 1, 0, dtype=torch.int64, device=device)
+        for _ in range(self.config.horizon):
+            leaves = rank(score, self._extend(beam))
+            beam = leaves.first(self.width).actions
+        return leaves
+
+    def _grow_by_step(
+        self, simulation: Simulation, batch: int, device: torch.device
+    ) -> Ranking:
+        """Rank all sequences of the last level; imagine one step per level."""
+        beam = torch.zeros(batch, 1, 0, dtype=torch.int64, device=device)
+        kept = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+        state: Any = simulation.root
+        for _ in range(self.config.horizon):
+            actions = self._extend(beam)
+            parents = kept.repeat_interleave(self.actions, 1)
+            state = simulation.select(state, parents)
+            scores, state = simulation.step(state, actions[:, :, -1])
+            leaves, order = sort(actions, clean(scores, actions.shape[:2]))
+            beam = leaves.first(self.width).actions
+            kept = order[:, : self.width]
+        return leaves
+
+    def _compete(
+        self, score: Score, leaves: Ranking, warm: Plan | None, given: Proposals | None
+    ) -> Ranking:
+        """Rank the leaves with proposals and the last plan's elites."""
+        count = self.config.keep_elites if warm else 0
+        others = leaves.actions[:, :1].expand(-1, count, -1)
+        if warm is not None:
+            others = resume(warm, others)
+        if given is None:
+            return rank(score, others, leaves)
+        batch, _, horizon = leaves.actions.shape
+        slots = leaves.actions.new_zeros(batch, self.config.candidates, horizon)
+        check_proposals(given, slots)
+        actions = self.distribution.validate(given.actions)
+        if given.scores is None:
+            return rank(score, torch.cat([actions, others], 1), leaves)
+        scores = clean(given.scores, actions.shape[:2])
+        known = Ranking(
+            actions=torch.cat([actions, leaves.actions], 1),
+            scores=torch.cat([scores, leaves.scores], 1),
         )
-        return grown.flatten(1, 2)
+        return rank(score, others, known)
+
+    def _extend(self, beam: Tensor) -> Tensor:
+        """Append every action to every sequence [B, W, h]; return [B, W n, h + 1]."""
+        prefixes = beam.repeat_interleave(self.actions, 1)
+        action = torch.arange(self.actions, device=beam.device).repeat(beam.shape[1])
+        last = action.expand(len(beam), -1)[..., None]
+        return torch.cat([prefixes, last], -1)

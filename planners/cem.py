@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from lssvwm.planners.search import Search, SearchConfig
+from lssvwm.planners.search import SETTINGS, Search, SearchConfig
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class CEMConfig(SearchConfig):
-    """CEM fits the distribution to the `elites` best candidates; all fields are common ones."""
+    """Fit the distribution to the best candidates; CEM has no settings of its own."""
 
-    kind: str = "cem"
+    kind: Literal["cem"] = "cem"
 
 
 class CEM(Search):
-    """Cross-entropy method: sample, keep the elites, fit the distribution to them, repeat.
+    """Sample, keep the elites, fit the distribution to them, repeat.
 
-    Source: Rubinstein 1999; de Boer et al. 2005, "A tutorial on the cross-entropy method", with its smoothed
-    updates. Elites kept within and across calls: Pinneri et al. 2020, iCEM.
+    Source: Rubinstein 1999; de Boer et al. 2005, "A tutorial on the cross-entropy method",
+    with its smoothed updates.
+    Elites are kept within and across calls as in Pinneri et al. 2020, iCEM.
     """
 
     def weights(self, scores: Tensor) -> Tensor:
-        """One for each elite, zero for the rest: [B, M]."""
+        """Return 1 for each elite and 0 for the rest, [B, M]."""
         rank = torch.arange(scores.shape[1], device=scores.device)
-        return (rank < self.config.elites).to(scores.dtype).expand_as(scores)
+        is_elite = rank < self.config.elites
+        return is_elite.to(scores.dtype).expand_as(scores)

@@ -1,213 +1,194 @@
-"""The distributions that candidates are drawn from: categorical or Gaussian ones per step of the horizon.
+"""Distributions that candidates are drawn from: categorical or Gaussian for each planned step.
 
-Both keep their parameters in one tensor `state` [B, H, ...] which travels in the `Plan`. Randomness: every
-draw is made once, [N, H, ...], and shared by all environments of the batch, so that what is found for one
-environment depends on its own scores and the generator alone, not on who else is in the batch.
+Both keep their parameters in one tensor `state` [B, H, ...], which travels in the `Plan`.
+Every draw is made once, [N, H, ...], and all environments of the batch share it.
+The plan of an environment therefore depends on its own scores and on the generator only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from lssvwm.planners.base import Box, Discrete, MultiDiscrete
+from lssvwm.planners.base import Box, Discrete, MultiDiscrete, Space
 from torch import Tensor
+from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class ProposalConfig:
-    """How candidates are drawn and how their distribution may move.
-
-    sticky is the probability that a candidate repeats the random draw of the step before (time correlation;
-    None: 0.3, or 0.8 for continuous actions, whose white noise would average out); smoothing the share of the
-    old distribution in a refit; fresh the share of the prior blended into a warm start; min_prob the least
-    probability of each discrete action; init_std and min_std the first and the least standard deviation of
-    continuous actions, in units of half the action range.
-    """
-
-    kind: str
-    candidates: int = 128
-    horizon: int = 16
-    sticky: float | None = None
-    smoothing: float = 0.1
-    fresh: float = 0.3
-    min_prob: float = 0.02
-    init_std: float = 0.7
-    min_std: float = 0.02
-
-    def __post_init__(self) -> None:
-        for name in ("candidates", "horizon"):
-            require(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("sticky", "smoothing", "fresh", "min_prob"):
-            require(
-                0 <= (getattr(self, name) or 0.0) <= 1, self, name, "between 0 and 1"
-            )
-        require(self.init_std > 0, self, "init_std", "positive")
-        require(
-            0 <= self.min_std <= self.init_std,
-            self,
-            "min_std",
-            "between 0 and init_std",
-        )
-
-
-def require(condition: bool, config: ProposalConfig, name: str, what: str) -> None:
-    """Raises ValueError naming the field, its value and what it must be, unless the condition holds."""
-    if not condition:
-        raise ValueError(
-            f"planner {config.kind}: {name} must be {what}, got {getattr(config, name)}"
-        )
-
-
-def or_else(value: float | None, default: float) -> float:
-    """The value, or the default where there is none."""
-    return default if value is None else value
+SMOOTHING = 0.1
+"""Weight of the old distribution in a refit."""
+PRIOR_MIX = 0.3
+"""Weight of the prior that is blended into a warm start."""
+MIN_PROB = 0.02
+"""Least probability of each discrete action after a refit."""
+MIN_STD = 0.02
+"""Least standard deviation of continuous actions after a refit, in half ranges."""
 
 
 class Categorical:
-    """Independent probabilities per step, and per choice where there are several; state is [B, H, n] or [B, H, A, n].
+    """Independent action probabilities for every step, and for every choice of it.
 
-    n is the number of actions, or the largest of them: those that a choice lacks have probability 0.
+    state: [B, H, n] or [B, H, A, n]
+    n is the largest number of actions of any choice; missing actions have probability 0.
+    Raises ValueError for more than 1 / MIN_PROB actions.
     """
 
-    def __init__(self, space: Discrete | MultiDiscrete, config: ProposalConfig) -> None:
-        self.sizes, self.config = torch.tensor(space.n), config  # [] or [A]
+    def __init__(
+        self,
+        space: Discrete | MultiDiscrete,
+        horizon: int,
+        noise_hold_prob: float | None,
+    ) -> None:
+        self.sizes = torch.tensor(space.n)  # [] or [A]
         self.n = int(self.sizes.max())
-        require(
-            config.min_prob * self.n <= 1, config, "min_prob", f"at most 1 / {self.n}"
-        )
+        self.horizon = horizon
+        self.noise_hold_prob = 0.3 if noise_hold_prob is None else noise_hold_prob
+        if MIN_PROB * self.n > 1:
+            most = round(1 / MIN_PROB)
+            raise ValueError(f"planner: at most {most} discrete actions, got {self.n}")
 
     def _exists(self, device: torch.device) -> Tensor:
-        """Which actions there are: 1.0 or 0.0, [n] or [A, n]."""
-        return (torch.arange(self.n) < self.sizes[..., None]).float().to(device)
+        """Return 1.0 for every action that exists and 0.0 for the others, [n] or [A, n]."""
+        exists = torch.arange(self.n) < self.sizes[..., None]
+        return exists.float().to(device)
 
     def prior(self, batch: int, device: torch.device) -> Tensor:
-        """Every action equally likely at every step: [B, H, ..., n]."""
+        """Return equal probabilities for all actions, [B, H, ..., n]."""
         exists = self._exists(device)
-        return (exists / exists.sum(-1, keepdim=True)).expand(
-            batch, self.config.horizon, *exists.shape
-        )
+        uniform = exists / exists.sum(-1, keepdim=True)
+        return uniform.expand(batch, self.horizon, *exists.shape)
 
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """Sticky uniform draws [N, H, ...]. Holding the draw and not the action repeats actions where the distribution
-        is broad, leaves the probabilities of every single step exact, and lets a settled plan alternate."""
-        size = (self.config.candidates, self.config.horizon, *self.sizes.shape)
-        draw = torch.rand(size, generator=generator, device=generator.device)
-        return hold(draw, or_else(self.config.sticky, 0.3), generator)
+    def draw(self, generator: torch.Generator, count: int) -> Tensor:
+        """Draw uniform numbers [count, H, ...], held over steps at random.
+
+        Holding the number instead of the action keeps the probabilities of every step exact.
+        It repeats actions where the distribution is broad, and lets a narrow one alternate.
+        """
+        size = (count, self.horizon, *self.sizes.shape)
+        noise = torch.rand(size, generator=generator, device=generator.device)
+        return hold(noise, self.noise_hold_prob, generator)
 
     def coloured(
         self, generator: torch.Generator, colour: float | None, count: int
     ) -> Tensor:
-        """Uniform draws [count, H, ...] with the spectrum of `coloured` noise before they were made uniform."""
-        normal = coloured(
-            (count, *self.sizes.shape, self.config.horizon),
-            or_else(colour, 0.5),
-            generator,
-        )
+        """Draw uniform numbers [count, H, ...] from coloured normal noise."""
+        size = (count, *self.sizes.shape, self.horizon)
+        normal = coloured(size, 0.5 if colour is None else colour, generator)
         return torch.special.ndtr(normal).movedim(-1, 1)
 
-    def sample(self, state: Tensor, draw: Tensor) -> Tensor:
-        """Candidates int64 [B, N, H, ...] by inverting cumulative probabilities at draws [N, H, ...]."""
+    def sample(self, state: Tensor, noise: Tensor) -> Tensor:
+        """Invert the cumulative probabilities at noise [N, H, ...]; return int64 [B, N, H, ...]."""
         edges = state.cumsum(-1)[:, None, ..., :-1]
-        return (
-            (draw[None, ..., None] >= edges)
-            .sum(-1)
-            .minimum(self.sizes.to(state.device) - 1)
-        )
+        action = (noise[None, ..., None] >= edges).sum(-1)
+        return action.minimum(self.sizes.to(state.device) - 1)
 
     def mode(self, state: Tensor) -> Tensor:
-        """The likeliest action at each step: int64 [B, H, ...]."""
+        """Return the most probable action of each step, int64 [B, H, ...]."""
         return state.argmax(-1)
 
     def refit(self, state: Tensor, actions: Tensor, weights: Tensor) -> Tensor:
-        """Weighted frequencies of actions [B, M, H, ...], smoothed with the old state, floored at min_prob."""
-        chosen = torch.nn.functional.one_hot(actions, self.n).to(state.dtype)
+        """Fit probabilities to actions [B, M, H, ...] with weights [B, M].
+
+        The result is smoothed with the old state, and at least MIN_PROB.
+        """
+        chosen = F.one_hot(actions, self.n).to(state.dtype)
         frequency = torch.einsum("bm,bm...->b...", weights.to(state.dtype), chosen)
-        probs, least = (
-            torch.lerp(frequency, state, self.config.smoothing),
-            self.config.min_prob,
-        )
+        probs = torch.lerp(frequency, state, SMOOTHING)
         exists = self._exists(state.device)
-        return probs * (1 - exists.sum(-1, keepdim=True) * least) + least * exists
+        spread = exists.sum(-1, keepdim=True) * MIN_PROB
+        return probs * (1 - spread) + MIN_PROB * exists
 
     def reuse(self, state: Tensor, planned: Tensor) -> Tensor:
-        """A warm start: the state blended with the prior, and the prior alone beyond the planned steps."""
-        share = torch.where(is_planned(state, planned), self.config.fresh, 1.0)
+        """Blend the state with the prior for a warm start; beyond `planned` [B] use the prior."""
+        share = torch.where(is_planned(state, planned), PRIOR_MIX, 1.0)
         return torch.lerp(state, self.prior(len(state), state.device), share)
 
-    def admit(self, actions: Tensor) -> Tensor:
-        """Proposals from outside as int64; raises ValueError if an action does not exist."""
+    def validate(self, actions: Tensor) -> Tensor:
+        """Return proposed actions as int64; raises ValueError if an action does not exist."""
         if actions.is_floating_point():
             raise ValueError(
                 f"planner: proposals for discrete actions must be integers, got {actions.dtype}"
             )
-        if bool(((actions < 0) | (actions >= self.sizes.to(actions.device))).any()):
+        outside = (actions < 0) | (actions >= self.sizes.to(actions.device))
+        if bool(outside.any()):
             found = f"{int(actions.min())} to {int(actions.max())}"
+            last = (self.sizes - 1).tolist()
             raise ValueError(
-                f"planner: proposals must be actions 0 to {(self.sizes - 1).tolist()}, got {found}"
+                f"planner: proposals must be actions 0 to {last}, got {found}"
             )
         return actions.long()
 
 
 class Gaussian:
-    """Independent normal distributions per step and dimension, clamped to the box; state is [B, H, 2, A]."""
+    """Independent normal distributions for every step and dimension, clamped to the box.
 
-    def __init__(self, space: Box, config: ProposalConfig) -> None:
-        self.low, self.high, self.config = space.low, space.high, config
+    state: [B, H, 2, A], mean and standard deviation
+    """
+
+    def __init__(
+        self, space: Box, horizon: int, noise_hold_prob: float | None, init_std: float
+    ) -> None:
+        self.low = space.low
+        self.high = space.high
+        self.horizon = horizon
+        self.noise_hold_prob = 0.8 if noise_hold_prob is None else noise_hold_prob
+        self.init_std = init_std
 
     def prior(self, batch: int, device: torch.device) -> Tensor:
-        """Centred in the box, standard deviation init_std half ranges, at every step: [B, H, 2, A]."""
+        """Return the centre of the box and a standard deviation of init_std half ranges."""
         low, high = self.low.to(device), self.high.to(device)
-        step = torch.stack([(low + high) / 2, self.config.init_std * (high - low) / 2])
-        return step.expand(batch, self.config.horizon, *step.shape)
+        mean = (low + high) / 2
+        std = self.init_std * (high - low) / 2
+        step = torch.stack([mean, std])
+        return step.expand(batch, self.horizon, *step.shape)
 
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """Sticky normal draws [N, H, A]"""
-        size = (self.config.candidates, self.config.horizon, len(self.low))
-        draw = torch.randn(
+    def draw(self, generator: torch.Generator, count: int) -> Tensor:
+        """Draw normal numbers [count, H, A], held over steps at random."""
+        size = (count, self.horizon, len(self.low))
+        noise = torch.randn(
             size, generator=generator, device=generator.device, dtype=self.low.dtype
         )
-        return hold(draw, or_else(self.config.sticky, 0.8), generator)
+        return hold(noise, self.noise_hold_prob, generator)
 
     def coloured(
         self, generator: torch.Generator, colour: float | None, count: int
     ) -> Tensor:
-        """Normal draws [count, H, A] with the spectrum of `coloured` noise."""
-        normal = coloured(
-            (count, len(self.low), self.config.horizon), or_else(colour, 2.0), generator
-        )
+        """Draw coloured normal noise [count, H, A]."""
+        size = (count, len(self.low), self.horizon)
+        normal = coloured(size, 2.0 if colour is None else colour, generator)
         return normal.transpose(1, 2).to(self.low.dtype)
 
-    def sample(self, state: Tensor, draw: Tensor) -> Tensor:
-        """Candidates [B, N, H, A]: mean plus standard deviation times draws [N, H, A], inside the box."""
+    def sample(self, state: Tensor, noise: Tensor) -> Tensor:
+        """Return mean + standard deviation * noise [N, H, A], clamped, as [B, N, H, A]."""
         mean, std = state[:, None].unbind(-2)
-        return self.clamp(mean + std * draw)
+        return self.clamp(mean + std * noise)
 
     def mode(self, state: Tensor) -> Tensor:
-        """The mean at each step: [B, H, A]."""
+        """Return the mean of each step, [B, H, A]."""
         return self.clamp(state[:, :, 0])
 
     def refit(self, state: Tensor, actions: Tensor, weights: Tensor) -> Tensor:
-        """Weighted moments of actions [B, M, H, A], smoothed with the old state, floored at min_std."""
+        """Fit mean and standard deviation to actions [B, M, H, A] with weights [B, M].
+
+        The result is smoothed with the old state, and the deviation is at least MIN_STD.
+        """
         weights = weights.to(state.dtype)
         mean = torch.einsum("bm,bmha->bha", weights, actions)
-        variance = torch.einsum(
-            "bm,bmha->bha", weights, (actions - mean[:, None]).square()
-        )
-        fitted = torch.lerp(
-            torch.stack([mean, variance.sqrt()], 2), state, self.config.smoothing
-        )
-        floor = self.config.min_std * (self.high - self.low).to(state) / 2
-        return torch.stack([fitted[:, :, 0], fitted[:, :, 1].maximum(floor)], 2)
+        deviation = (actions - mean[:, None]).square()
+        variance = torch.einsum("bm,bmha->bha", weights, deviation)
+        moments = torch.stack([mean, variance.sqrt()], 2)
+        fitted = torch.lerp(moments, state, SMOOTHING)
+        least = MIN_STD * (self.high - self.low).to(state) / 2
+        return torch.stack([fitted[:, :, 0], fitted[:, :, 1].maximum(least)], 2)
 
     def reuse(self, state: Tensor, planned: Tensor) -> Tensor:
-        """A warm start: the mean kept, the deviation blended with the prior's; the prior beyond planned."""
-        share = state.new_tensor([0.0, self.config.fresh])[:, None]
-        share = torch.where(is_planned(state, planned), share, 1.0)
+        """Widen the state for a warm start: keep the mean, blend the deviation with the prior's.
+
+        Beyond `planned` [B] steps, use the prior.
+        """
+        kept = state.new_tensor([0.0, PRIOR_MIX])[:, None]
+        share = torch.where(is_planned(state, planned), kept, 1.0)
         return torch.lerp(state, self.prior(len(state), state.device), share)
 
-    def admit(self, actions: Tensor) -> Tensor:
-        """Proposals from outside, clamped to the box; raises ValueError if they are not finite."""
+    def validate(self, actions: Tensor) -> Tensor:
+        """Return proposed actions clamped to the box; raises ValueError if they are not finite."""
         if not bool(torch.isfinite(actions).all()):
             raise ValueError(
                 "planner: proposals must be finite, got NaN or infinite actions"
@@ -215,62 +196,78 @@ class Gaussian:
         return self.clamp(actions.to(self.low.dtype))
 
     def clamp(self, actions: Tensor) -> Tensor:
-        """Actions [..., A] moved into the box."""
+        """Clamp actions [..., A] to the box."""
         return actions.clamp(self.low.to(actions.device), self.high.to(actions.device))
 
 
-Proposals = Categorical | Gaussian
+Distribution = Categorical | Gaussian
 
 
-def hold(draw: Tensor, sticky: float, generator: torch.Generator) -> Tensor:
-    """Draws [N, H, ...] in which a step keeps the one before with probability sticky; same marginals."""
-    candidates, horizon = draw.shape[:2]
-    renewed = (
-        torch.rand(candidates, horizon, generator=generator, device=draw.device)
-        >= sticky
-    )
-    steps = torch.arange(horizon, device=draw.device)
+def distribution_for(
+    space: Space, horizon: int, noise_hold_prob: float | None, init_std: float
+) -> Distribution:
+    """Return the distribution over plans of `horizon` actions from a space."""
+    if isinstance(space, Box):
+        return Gaussian(space, horizon, noise_hold_prob, init_std)
+    return Categorical(space, horizon, noise_hold_prob)
+
+
+def hold(noise: Tensor, prob: float, generator: torch.Generator) -> Tensor:
+    """Let every step of noise [N, H, ...] repeat the one before with probability `prob`.
+
+    The marginal distribution of each step does not change.
+    """
+    count, horizon = noise.shape[:2]
+    chance = torch.rand(count, horizon, generator=generator, device=noise.device)
+    renewed = chance >= prob
+    steps = torch.arange(horizon, device=noise.device)
     source = torch.where(renewed, steps, 0).cummax(1).values
-    return draw[torch.arange(candidates, device=draw.device)[:, None], source]
+    rows = torch.arange(count, device=noise.device)[:, None]
+    return noise[rows, source]
 
 
 def coloured(
     shape: tuple[int, ...], colour: float, generator: torch.Generator
 ) -> Tensor:
-    """Normal noise [..., H] whose power falls with frequency f as 1 / f ** colour, every step having variance 1."""
-    length = 2 * shape[-1]  # a filter on a circle would tie the last step to the first
-    white = torch.randn(
-        (*shape[:-1], length), generator=generator, device=generator.device
-    )
+    """Draw normal noise [..., H] whose power falls with frequency f as 1 / f ** colour.
+
+    Every step has variance 1.
+    """
+    # A filter acts on a circle. Twice the length keeps the last step apart from the first.
+    length = 2 * shape[-1]
+    device = generator.device
+    white = torch.randn((*shape[:-1], length), generator=generator, device=device)
     frequency = torch.fft.fftfreq(length, device=white.device).abs()
     gain = frequency.clamp(min=1 / length) ** (-colour / 2)
-    noise = torch.fft.ifft(
-        torch.fft.fft(white) * (gain / gain.square().mean().sqrt())
-    ).real
+    spectrum = torch.fft.fft(white) * (gain / gain.square().mean().sqrt())
+    noise = torch.fft.ifft(spectrum).real
     return noise[..., : shape[-1]]
 
 
-def edit(parents: Tensor, fresh: Tensor, generator: torch.Generator) -> Tensor:
-    """Parents [B, M, H, ...] with one step removed, replaced or inserted, and new actions from fresh.
+def mutate(parents: Tensor, fresh: Tensor, generator: torch.Generator) -> Tensor:
+    """Remove, replace or insert one step of each parent [B, M, H, ...].
 
-    Distributions with independent steps cannot do this: a plan that wastes one action early is a local
-    optimum for them, since all later actions would have to move up together.
+    New actions come from fresh [B, M, H, ...].
+    A distribution with independent steps cannot shift all later actions at once.
+    For it, a plan that wastes one early action is a local optimum.
     """
     count, horizon = parents.shape[1:3]
-    size, device = (count, 1), parents.device
-    place = torch.randint(horizon, size, generator=generator, device=device)
-    move = torch.randint(-1, 2, size, generator=generator, device=device)
+    device = parents.device
+    place = torch.randint(horizon, (count, 1), generator=generator, device=device)
+    # -1: insert a step, 0: replace it, 1: remove it
+    move = torch.randint(-1, 2, (count, 1), generator=generator, device=device)
     steps = torch.arange(horizon, device=device)
     source = steps + move * (steps >= place)
-    new = torch.where(move == 1, source >= horizon, steps == place)
+    beyond_end = source >= horizon
+    is_new = torch.where(move == 1, beyond_end, steps == place)
     rows = torch.arange(count, device=device)[:, None]
-    edited = parents[:, rows, source.clamp(0, horizon - 1)]
-    return torch.where(
-        new.view(1, count, horizon, *[1] * (parents.ndim - 3)), fresh, edited
-    )
+    moved = parents[:, rows, source.clamp(0, horizon - 1)]
+    actions_dims = [1] * (parents.ndim - 3)
+    return torch.where(is_new.view(1, count, horizon, *actions_dims), fresh, moved)
 
 
 def is_planned(state: Tensor, planned: Tensor) -> Tensor:
-    """Which steps of state [B, H, ...] come before planned [B]: bool [B, H, 1, ...]."""
-    before = torch.arange(state.shape[1], device=state.device) < planned[:, None]
+    """Return the mask of steps of state [B, H, ...] before `planned` [B], as [B, H, 1, ...]."""
+    steps = torch.arange(state.shape[1], device=state.device)
+    before = steps < planned[:, None]
     return before.view(*before.shape, *[1] * (state.ndim - 2))

@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from lssvwm.planners.cem import CEM, CEMConfig
-from lssvwm.planners.distributions import require
+from lssvwm.planners.base import Space
+from lssvwm.planners.cem import CEM
+from lssvwm.planners.search import SETTINGS, SearchConfig
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class ICEMConfig(CEMConfig):
-    """`colour` is how steeply the power of the noise falls with frequency (0: white; 2: a random walk; None: 2 for
-    continuous actions, and 0.5 for discrete ones, which must also alternate); in each
-    iteration there are `decay` times fewer candidates than in the one before, but twice the elites at least. `sticky`
-    is not used.
-    """
+@dataclass(frozen=True, config=SETTINGS)
+class ICEMConfig(SearchConfig):
+    """Set the noise and the decay of candidates; `noise_hold_prob` has no effect."""
 
-    kind: str = "icem"
-    colour: float | None = None
-    decay: float = 1.0
+    kind: Literal["icem"] = "icem"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require((self.colour or 0.0) >= 0, self, "colour", "at least 0")
-        require(self.decay >= 1, self, "decay", "at least 1")
+    colour: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Exponent with which the power of the noise falls with frequency. 0: white noise. 2: random walk.
+    null: 0.5 for discrete and 2 for continuous actions."""
+
+    decay: float = Field(1.0, ge=1, allow_inf_nan=False)
+    """Factor by which the number of candidates falls in each iteration, down to twice `elites`."""
 
 
 class ICEM(CEM):
-    """Sample-efficient CEM: candidates whose actions change slowly reach further than white noise, which averages out.
+    """Run CEM on slowly changing candidates, which reach further than white noise.
 
-    Source: Pinneri et al. 2020, "Sample-efficient cross-entropy method for real-time planning". Discrete actions
-    invert their cumulative probabilities at the same noise made uniform, so that the odds of every single step stay
-    exact.
+    Source: Pinneri et al. 2020, "Sample-efficient cross-entropy method for real-time planning".
+    Discrete actions invert their cumulative probabilities at the same noise made uniform,
+    so that the probabilities of every single step stay exact.
     """
 
-    config: ICEMConfig
+    def __init__(self, config: ICEMConfig, space: Space) -> None:
+        super().__init__(config, space)
+        self.colour = config.colour
+        self.decay = config.decay
 
     def draw(self, generator: torch.Generator, iteration: int) -> Tensor:
-        """Coloured draws for fewer and fewer candidates."""
-        c = self.config
-        count = min(
-            c.candidates, max(2 * c.elites, round(c.candidates / c.decay**iteration))
-        )
-        return self.distribution.coloured(generator, c.colour, count)
+        """Draw coloured noise for fewer candidates in each iteration."""
+        all_candidates = self.config.candidates
+        decayed = round(all_candidates / self.decay**iteration)
+        count = min(all_candidates, max(2 * self.config.elites, decayed))
+        return self.distribution.coloured(generator, self.colour, count)

@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
-from lssvwm.planners.distributions import require
-from lssvwm.planners.search import WORST, Search, SearchConfig
+from lssvwm.planners.base import Space
+from lssvwm.planners.search import SETTINGS, WORST, Search, SearchConfig
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class MPPIConfig(SearchConfig):
-    """MPPI weighs all candidates; temperature is in units of the gap between best and median score."""
+    """Set how sharply MPPI weights the better candidates."""
 
-    kind: str = "mppi"
-    temperature: float = 0.2
+    kind: Literal["mppi"] = "mppi"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.temperature > 0, self, "temperature", "positive")
+    temperature: float = Field(0.2, gt=0, allow_inf_nan=False)
+    """Temperature of the weights, in units of the gap between best and median score."""
 
 
 class MPPI(Search):
-    """Model predictive path integral control: every candidate counts by the exponential of its score.
+    """Weight every candidate by the exponential of its score.
 
-    Source: Williams et al. 2017, "Information theoretic MPC for model-based reinforcement learning" (the best
-    score is subtracted before the exponential). Beyond the paper, the spread is refitted too (Hansen et al.
-    2024, TD-MPC2), the temperature is relative so that the scale of rewards does not matter, and actions may
-    be discrete, with the same weights on action frequencies.
+    Source: Williams et al. 2017, "Information theoretic MPC for model-based reinforcement learning".
+    As there, the best score is subtracted before the exponential.
+    Beyond the paper, the standard deviation is refitted too (Hansen et al. 2024, TD-MPC2).
+    The temperature is relative, so that the scale of rewards does not matter.
+    Actions may be discrete; the same weights then apply to action frequencies.
     """
 
-    config: MPPIConfig
+    def __init__(self, config: MPPIConfig, space: Space) -> None:
+        super().__init__(config, space)
+        self.temperature = config.temperature
 
     def weights(self, scores: Tensor) -> Tensor:
-        """exp((score - best) / (temperature * (best - median))): [B, M], the best one's weight being 1."""
+        """Return exp((score - best) / (temperature * (best - median))), [B, M]."""
         best = scores[:, :1]
-        median = (
-            scores.masked_fill(scores <= WORST, float("nan"))
-            .nanmedian(1, keepdim=True)
-            .values
-        )
-        gap = (
-            (best - median)
-            .nan_to_num(nan=0.0)
-            .clamp(min=1e-30)
-            .maximum(1e-6 * best.abs())
-        )
-        return ((scores - best) / (self.config.temperature * gap)).exp()
+        usable = scores.masked_fill(scores <= WORST, float("nan"))
+        median = usable.nanmedian(1, keepdim=True).values
+        gap = (best - median).nan_to_num(nan=0.0)
+        # Equal scores must not divide by zero, nor round to noise beside a large best score.
+        gap = gap.clamp(min=1e-30).maximum(1e-6 * best.abs())
+        return ((scores - best) / (self.temperature * gap)).exp()

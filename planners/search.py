@@ -1,133 +1,113 @@
-"""The loop that all planners share: draw candidates, score them, move the distribution to the good ones.
+"""Search loop of the sampling planners: draw candidates, score them, refit the distribution.
 
-Shapes as in `planners/plan.py`; M is the number of candidates ranked together: N new ones and those kept
-from before.
+M is the number of candidates that are ranked together: N new ones and those kept from before.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from dataclasses import dataclass
 
 import torch
-from lssvwm.planners.base import Box, Plan, Score, Space, pick
-from lssvwm.planners.distributions import (
-    Categorical,
-    Gaussian,
-    ProposalConfig,
-    Proposals,
-    edit,
-    require,
-)
+from lssvwm.planners.base import Plan, Proposals, Score, Simulation, Space, pick
+from lssvwm.planners.distributions import MIN_STD, distribution_for, mutate
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 WORST = -1e30
-"""The score of candidates whose own is NaN or -inf; scores are clamped to [WORST, -WORST]."""
+"""Score of candidates whose own is NaN or -inf; scores are clamped to [WORST, -WORST]."""
+SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-@dataclass(frozen=True)
-class SearchConfig(ProposalConfig):
-    """What every planner has: draws (ProposalConfig), the search itself, and what only the agent reads.
+@dataclass(frozen=True, config=SETTINGS)
+class SearchConfig:
+    """Set how a planner searches; each kind of planner adds its own settings."""
 
-    elites is the number of best candidates reported in the plan (and fitted by CEM); keep_elites of them
-    compete again in the next iteration, with the scores they have, and in the next call, scored anew. From
-    the second iteration on, a share `edits` of the candidates are these with one step removed, replaced or
-    inserted. An iteration is left out if it would end after more than `budget` seconds (0: no limit), and for
-    environments whose elites' scores already lie within `settled` of each other (0: never).
+    kind: str
+    """Name of the planner."""
 
-    The agent weighs predicted `reward`, the steps to the `goal` image if there is one, and `novelty`, how little it
-    knows of what it would see. It takes every action of a plan `repeat` times; of every candidate it imagines
-    `samples` futures, drawn in `denoise` > 1 steps a frame, and counts the mean of their scores less `caution`
-    times their standard deviation. It counts rewards with `discount` and a share `bootstrap` of the value foreseen
-    at the end of the horizon, executes `replan` actions of each plan, and draws `proposals` candidates from its
-    policy prior. The value is what the walks earned that were learnt from: scripted walkers know more than an agent
-    may remember, so that in full it would make waiting look better than it is.
-    """
+    candidates: int = Field(128, ge=1)
+    """Action sequences that are scored in each iteration."""
 
-    iterations: int = 3
-    elites: int = 16
-    keep_elites: int = 4
-    edits: float = 0.25
-    budget: float = 0.0
-    settled: float = 0.0
-    reward: float = 1.0
-    goal: float = 0.0
-    novelty: float = 0.0
-    denoise: int = 1
-    samples: int = 1
-    caution: float = 0.0
-    repeat: int = 1
-    discount: float = 0.97
-    bootstrap: float = 0.5
-    replan: int = 4
-    proposals: int = 32
+    horizon: int = Field(16, ge=1)
+    """Actions in each sequence."""
+
+    iterations: int = Field(3, ge=1)
+    """Rounds of drawing and scoring candidates."""
+
+    elites: int = Field(16, ge=1)
+    """Best candidates that the plan reports and CEM fits, at most `candidates`."""
+
+    keep_elites: int = Field(4, ge=1)
+    """Elites that compete again in the next iteration and in the next plan, at most `elites`."""
+
+    mutation_rate: float = Field(0.25, ge=0, le=1)
+    """Share of candidates that are kept elites with one step removed, replaced or inserted, from the second
+    iteration on. 0: none."""
+
+    noise_hold_prob: float | None = Field(None, ge=0, le=1)
+    """Probability that a step of a candidate repeats the random draw of the step before. null: 0.3 for discrete
+    and 0.8 for continuous actions."""
+
+    init_std: float = Field(0.7, ge=MIN_STD, allow_inf_nan=False)
+    """Standard deviation of continuous actions in the first iteration, in half ranges of the action."""
+
+    time_budget: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Seconds for a plan; iterations that would end later are left out. 0: no limit."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.iterations >= 1, self, "iterations", "at least 1")
-        candidates, elites, horizon = self.candidates, self.elites, self.horizon
-        require(
-            1 <= elites <= candidates,
-            self,
-            "elites",
-            f"between 1 and candidates = {candidates}",
-        )
-        require(
-            1 <= self.keep_elites <= elites,
-            self,
-            "keep_elites",
-            f"between 1 and elites = {elites}",
-        )
-        require(0 <= self.edits <= 1, self, "edits", "between 0 and 1")
-        require(0 <= self.discount <= 1, self, "discount", "between 0 and 1")
-        require(0 <= self.bootstrap <= 1, self, "bootstrap", "between 0 and 1")
-        require(self.budget >= 0, self, "budget", "at least 0")
-        require(self.settled >= 0, self, "settled", "at least 0")
-        require(
-            self.denoise >= 1 and self.repeat >= 1,
-            self,
-            "repeat",
-            "at least 1, and denoise too",
-        )
-        require(
-            self.samples == 1 or self.denoise > 1 < self.samples,
-            self,
-            "samples",
-            "1, or more with denoise > 1",
-        )
-        require(
-            1 <= self.replan <= horizon,
-            self,
-            "replan",
-            f"between 1 and horizon = {horizon}",
-        )
-        require(
-            0 <= self.proposals <= candidates,
-            self,
-            "proposals",
-            f"between 0 and {candidates = }",
-        )
+        self._at_most("elites", "candidates")
+        self._at_most("keep_elites", "elites")
+
+    def _at_most(self, name: str, limit: str) -> None:
+        value, most = getattr(self, name), getattr(self, limit)
+        if value > most:
+            raise ValueError(
+                f"planner.{name}={value} must be at most planner.{limit}={most}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ranking:
+    """Candidates [B, M, H, ...] and their scores [B, M], best first."""
+
+    actions: Tensor
+    scores: Tensor
+
+    def first(self, count: int) -> Ranking:
+        """Return the `count` best candidates."""
+        return Ranking(self.actions[:, :count], self.scores[:, :count])
 
 
 class Search:
-    """A planner by sampling; the subclasses say how ranked candidates move the distribution."""
+    """Plan by sampling; a subclass decides how ranked candidates move the distribution.
+
+    An instance keeps nothing between calls of `plan`.
+    """
+
+    branches = 0
+    """Sequences that `Simulation.step` extends at once; 0: the planner needs only `Score`."""
 
     def __init__(self, config: SearchConfig, space: Space) -> None:
-        self.config, self.space = config, space
-        self.distribution: Proposals
-        if isinstance(space, Box):
-            self.distribution = Gaussian(space, config)
-        else:
-            self.distribution = Categorical(space, config)
-
-    def refit(self, state: Tensor, ranked: Tensor, scores: Tensor) -> Tensor:
-        """The next state from candidates [B, M, H, ...] ranked by scores [B, M], best first."""
-        weights = only_usable(self.weights(scores), scores)
-        return self.distribution.refit(state, ranked, weights)
+        self.config = config
+        self.space = space
+        self.distribution = distribution_for(
+            space, config.horizon, config.noise_hold_prob, config.init_std
+        )
 
     def weights(self, scores: Tensor) -> Tensor:
-        """How much each ranked candidate counts: descending scores [B, M] -> weights [B, M], not negative."""
+        """Return weights [B, M] >= 0 of candidates with descending scores [B, M]."""
         raise NotImplementedError
+
+    def refit(self, state: Tensor, ranking: Ranking) -> Tensor:
+        """Return the distribution's next state, fitted to ranked candidates."""
+        weights = usable_weights(self.weights(ranking.scores), ranking.scores)
+        return self.distribution.refit(state, ranking.actions, weights)
+
+    def draw(self, generator: torch.Generator, iteration: int) -> Tensor:
+        """Draw the noise of candidates, [N, H, ...], shared by all environments."""
+        return self.distribution.draw(generator, self.config.candidates)
 
     @torch.no_grad()
     def plan(
@@ -137,184 +117,190 @@ class Search:
         batch: int,
         generator: torch.Generator,
         warm: Plan | None = None,
-        proposals: Tensor | None = None,
-        judged: Tensor | None = None,
+        proposals: Proposals | None = None,
+        simulation: Simulation | None = None,
     ) -> Plan:
-        """The best action sequence found for each of `batch` environments.
+        """Return the best action sequence found for each of `batch` environments.
 
-        warm is the last plan, shifted by the actions executed since; proposals [B, P, H, ...] take the
-        place of the first P candidates of the first iteration and win ties; judged [B, P] are their scores,
-        if they are known already. Everything lives on the generator's device, and equal generators give equal
-        plans, alone or in any batch. NaN and -inf scores count as worst. Raises ValueError if warm, proposals
-        or what `score` returns have the wrong shape.
+        warm: the last plan, shifted by the actions executed since
+        proposals: take the place of the first candidates of the first iteration, and win ties
+        simulation: used by tree searches only
+
+        Everything lives on the generator's device.
+        Equal generators give equal plans, alone or in any batch.
+        NaN and -inf scores count as worst.
+        Raises ValueError if warm, proposals or the result of `score` have the wrong shape.
         """
-        clock = Clock(self.config.budget)
-        state = self._start(batch, generator.device, warm)
-        actions, known = self._first(state, generator, warm, proposals), None
-        if judged is not None:
-            count = 0 if proposals is None else proposals.shape[1]
-            known, actions = (
-                (actions[:, :count], clean(judged, (batch, count))),
-                actions[:, count:],
-            )
-        ranked, scores = self._round(score, actions, known)
-        state = self.refit(state, ranked, scores)
-        for i in range(1, self.config.iterations):
-            settled = self._settled(scores)
-            if not clock.allows_another() or (
-                self.config.settled and bool(settled.all())
-            ):
+        clock = Clock(self.config.time_budget)
+        state = self._initial_state(batch, generator.device, warm)
+        actions = self._sample(state, generator, iteration=0)
+        ranking = self._score_first(score, actions, warm, proposals)
+        state = self.refit(state, ranking)
+        for iteration in range(1, self.config.iterations):
+            if not clock.allows_another():
                 break
-            kept = (
-                ranked[:, : self.config.keep_elites],
-                scores[:, : self.config.keep_elites],
-            )
-            actions = self._with_edits(
-                self._sample(state, generator, i), kept[0], generator
-            )
-            found = self._round(score, actions, kept)
-            found = *found, self.refit(state, *found)
-            ranked, scores, state = (
-                _unless(settled, *pair) for pair in zip(found, (ranked, scores, state))
-            )
-        elites, elite_scores = (
-            ranked[:, : self.config.elites],
-            scores[:, : self.config.elites],
-        )
-        planned = torch.full((batch,), self.config.horizon, device=state.device)
-        return Plan(
-            elites[:, 0], elite_scores[:, 0], state, elites, elite_scores, planned
-        )
+            kept = ranking.first(self.config.keep_elites)
+            actions = self._sample(state, generator, iteration)
+            actions = self._mutate(actions, kept.actions, generator)
+            ranking = rank(score, actions, kept)
+            state = self.refit(state, ranking)
+        return make_plan(ranking.first(self.config.elites), state)
 
-    def _settled(self, scores: Tensor) -> Tensor:
-        """Which environments need no more iterations, by scores [B, M], best first: bool [B]."""
-        spread = scores[:, 0] - scores[:, self.config.elites - 1]
-        return (spread <= self.config.settled) & (self.config.settled > 0)
-
-    def _start(self, batch: int, device: torch.device, warm: Plan | None) -> Tensor:
-        """The first state: the prior, or what is left of the last plan blended with it."""
+    def _initial_state(
+        self, batch: int, device: torch.device, warm: Plan | None
+    ) -> Tensor:
+        """Return the prior, or the last plan's state blended with it."""
         prior = self.distribution.prior(batch, device)
         if warm is None:
             return prior
         if warm.state.shape != prior.shape:
-            raise ValueError(
-                f"planner: warm has state {[*warm.state.shape]}, expected {[*prior.shape]}"
-            )
+            found, expected = [*warm.state.shape], [*prior.shape]
+            raise ValueError(f"planner: warm has state {found}, expected {expected}")
         return self.distribution.reuse(warm.state, warm.planned)
 
-    def draw(self, generator: torch.Generator, iteration: int) -> Tensor:
-        """What candidates are made from, shared by all environments: [N, H, ...]"""
-        return self.distribution.draw(generator)
-
     def _sample(
-        self, state: Tensor, generator: torch.Generator, iteration: int = 0
+        self, state: Tensor, generator: torch.Generator, iteration: int
     ) -> Tensor:
-        """Candidates [B, N, H, ...], the last of which is the mode."""
+        """Draw candidates [B, N, H, ...]; the last one is the mode."""
         actions = self.distribution.sample(state, self.draw(generator, iteration))
         actions[:, -1] = self.distribution.mode(state)
         return actions
 
-    def _first(
-        self,
-        state: Tensor,
-        generator: torch.Generator,
-        warm: Plan | None,
-        proposals: Tensor | None,
-    ) -> Tensor:
-        """First candidates: proposals, the last plan's elites with their ends drawn anew, then samples."""
-        actions = self._sample(state, generator)
-        used = 0
-        if proposals is not None:
-            used = check_proposals(proposals, actions)
-            actions[:, :used] = self.distribution.admit(proposals)
+    def _score_first(
+        self, score: Score, actions: Tensor, warm: Plan | None, given: Proposals | None
+    ) -> Ranking:
+        """Rank proposals, the last plan's elites and samples, in this order."""
+        count = 0
+        if given is not None:
+            count = check_proposals(given, actions)
+            actions[:, :count] = self.distribution.validate(given.actions)
         if warm is not None:
-            slots = actions[:, used : used + self.config.keep_elites]
-            slots.copy_(resumed(warm, slots))
-        return actions
+            slots = actions[:, count : count + self.config.keep_elites]
+            slots.copy_(resume(warm, slots))
+        if given is None or given.scores is None:
+            return rank(score, actions)
+        known = Ranking(actions[:, :count], clean(given.scores, (len(actions), count)))
+        return rank(score, actions[:, count:], known)
 
-    def _with_edits(
+    def _mutate(
         self, actions: Tensor, kept: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Candidates [B, N, H, ...], a share of them edited copies of the kept elites [B, K, H, ...]."""
-        count = int(self.config.edits * (actions.shape[1] - 1))
-        parents = kept[:, torch.arange(count, device=kept.device) % kept.shape[1]]
-        actions[:, :count] = edit(parents, actions[:, :count], generator)
+        """Replace a share of candidates [B, N, H, ...] by mutated elites [B, K, H, ...]."""
+        count = int(self.config.mutation_rate * (actions.shape[1] - 1))
+        index = torch.arange(count, device=kept.device) % kept.shape[1]
+        actions[:, :count] = mutate(kept[:, index], actions[:, :count], generator)
         return actions
-
-    def _round(
-        self, score: Score, actions: Tensor, kept: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Scores candidates [B, N, H, ...] and ranks them with the kept ones; ties go to the earlier."""
-        shape = actions.shape[:2]
-        scores = (
-            clean(score(actions), shape)
-            if shape[1]
-            else torch.zeros(shape, device=actions.device)
-        )
-        if kept is not None:
-            actions, scores = (
-                torch.cat([kept[0], actions], 1),
-                torch.cat([kept[1], scores], 1),
-            )
-        scores, order = scores.sort(dim=1, descending=True, stable=True)
-        return pick(actions, order), scores
 
 
 class Clock:
-    """Says whether there is time for another round as long as the longest so far; `budget` in seconds, 0: always."""
+    """Predict whether another iteration ends within the budget.
+
+    budget: seconds; 0 for no limit
+    """
 
     def __init__(self, budget: float) -> None:
-        self.budget, self.begun = budget, time.perf_counter()
-        self.last, self.longest = self.begun, 0.0
+        self.budget = budget
+        self.start = time.perf_counter()
+        self.last = self.start
+        self.longest = 0.0
 
     def allows_another(self) -> bool:
-        """To be asked after each round."""
+        """Return whether an iteration as long as the longest fits; call it after each one."""
         now = time.perf_counter()
-        self.longest, self.last = max(self.longest, now - self.last), now
-        return not self.budget or now - self.begun + self.longest <= self.budget
+        self.longest = max(self.longest, now - self.last)
+        self.last = now
+        expected_end = now - self.start + self.longest
+        return not self.budget or expected_end <= self.budget
 
 
-def _unless(settled: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`old` for the environments that are settled; in as many candidates as `new` has."""
-    old = old[:, : new.shape[1]]
-    return torch.where(
-        settled.view(-1, *[1] * (new.ndim - 1)), old, new[:, : old.shape[1]]
+def rank(score: Score, actions: Tensor, known: Ranking | None = None) -> Ranking:
+    """Score candidates [B, N, H, ...] and rank them together with `known` ones.
+
+    Ties go to the known candidates first, then to the earlier ones.
+    """
+    shape = actions.shape[:2]
+    if actions.shape[1]:
+        scores = clean(score(actions), shape)
+    else:
+        scores = torch.zeros(shape, device=actions.device)
+    if known is not None:
+        actions = torch.cat([known.actions, actions], 1)
+        scores = torch.cat([known.scores, scores], 1)
+    ranking, _ = sort(actions, scores)
+    return ranking
+
+
+def sort(actions: Tensor, scores: Tensor) -> tuple[Ranking, Tensor]:
+    """Rank scored candidates; also return the index [B, M] that sorts them."""
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return Ranking(pick(actions, order), scores), order
+
+
+def make_plan(elites: Ranking, state: Tensor) -> Plan:
+    """Return the plan with these elites, the first of which is followed."""
+    batch, _, horizon = elites.actions.shape[:3]
+    return Plan(
+        actions=elites.actions[:, 0],
+        score=elites.scores[:, 0],
+        state=state,
+        elites=elites.actions,
+        elite_scores=elites.scores,
+        planned=torch.full((batch,), horizon, device=state.device),
     )
 
 
-def resumed(warm: Plan, ends: Tensor) -> Tensor:
-    """The last plan's best elites, as many as `ends` [B, K, H, ...], whose steps they have where nothing is planned."""
+def resume(warm: Plan, ends: Tensor) -> Tensor:
+    """Return as many of the last plan's elites as there are `ends` [B, K, H, ...].
+
+    Steps beyond the plan come from `ends`.
+    """
     steps = torch.arange(ends.shape[2], device=ends.device)
-    planned = (steps < warm.planned[:, None]).view(
-        len(ends), 1, -1, *[1] * (ends.ndim - 3)
-    )
+    planned = steps < warm.planned[:, None]
+    action_dims = [1] * (ends.ndim - 3)
+    planned = planned.view(len(ends), 1, -1, *action_dims)
     return torch.where(planned, warm.elites[:, : ends.shape[1]], ends)
 
 
-def check_proposals(proposals: Tensor, actions: Tensor) -> int:
-    """The number of proposals [B, P, H, ...]; raises ValueError unless they fit actions [B, N, H, ...]."""
+def check_proposals(given: Proposals, actions: Tensor) -> int:
+    """Return the number P of proposals [B, P, H, ...].
+
+    Raises ValueError unless they fit candidates [B, N, H, ...] and their scores are [B, P].
+    """
     batch, candidates, *rest = actions.shape
-    count = proposals.shape[1] if proposals.ndim > 1 else 0
-    if proposals.shape != (batch, count, *rest) or count > candidates:
-        expected = f"[{batch}, P <= {candidates}, {', '.join(map(str, rest))}]"
+    found = given.actions.shape
+    count = found[1] if len(found) > 1 else 0
+    if found != (batch, count, *rest) or count > candidates:
+        sizes = ", ".join(map(str, rest))
+        expected = f"[{batch}, P <= {candidates}, {sizes}]"
         raise ValueError(
-            f"planner: proposals have shape {[*proposals.shape]}, expected {expected}"
+            f"planner: proposals have shape {[*found]}, expected {expected}"
         )
+    if given.scores is not None and given.scores.shape != (batch, count):
+        found, expected = [*given.scores.shape], [batch, count]
+        raise ValueError(f"planner: proposals have scores {found}, expected {expected}")
     return count
 
 
 def clean(scores: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Scores [B, N] without NaN or infinities, at least float32; raises ValueError for any other shape."""
+    """Return scores [B, N] without NaN and infinities, in float32 or better.
+
+    Raises ValueError for another shape.
+    """
     if scores.shape != shape:
+        found, expected = [*scores.shape], [*shape]
         raise ValueError(
-            f"planner: score returned shape {[*scores.shape]}, expected [B, N] = {[*shape]}"
+            f"planner: score returned shape {found}, expected [B, N] = {expected}"
         )
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return scores.nan_to_num(nan=WORST).clamp(WORST, -WORST)
 
 
-def only_usable(weights: Tensor, scores: Tensor) -> Tensor:
-    """Weights [B, M] normalised to sum to one, with none for the worst scores unless there are no others."""
+def usable_weights(weights: Tensor, scores: Tensor) -> Tensor:
+    """Normalise weights [B, M] to a sum of 1, without those of the worst scores.
+
+    If all scores are the worst, all weights count.
+    """
     usable = scores > WORST
-    weights = weights * (usable | ~usable.any(1, keepdim=True))
+    none_usable = ~usable.any(1, keepdim=True)
+    weights = weights * (usable | none_usable)
     return weights / weights.sum(1, keepdim=True)

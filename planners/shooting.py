@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
-from lssvwm.planners.search import Search, SearchConfig
+from lssvwm.planners.search import SETTINGS, Ranking, Search, SearchConfig
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class ShootingConfig(SearchConfig):
-    """Random shooting needs one iteration; more draw more candidates."""
+    """Set how many random candidates are drawn."""
 
-    kind: str = "shooting"
-    iterations: int = 1
+    kind: Literal["shooting"] = "shooting"
+
+    iterations: int = Field(1, ge=1)
+    """Rounds of drawing and scoring candidates; each draws from the same distribution."""
 
 
 class Shooting(Search):
-    """The best of random candidates, proposals and what was kept: the floor that other planners must beat."""
+    """Return the best of random candidates; every other planner should do better."""
 
-    def refit(self, state: Tensor, ranked: Tensor, scores: Tensor) -> Tensor:
-        """The prior: nothing is learned from the scores."""
+    def refit(self, state: Tensor, ranking: Ranking) -> Tensor:
+        """Return the prior: scores do not move the distribution."""
         return self.distribution.prior(len(state), state.device)

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 from lssvwm.agent import checkpoint
+from lssvwm.agent.build import build_agent, build_env
 from lssvwm.agent.config.composition import from_checkpoint
 from lssvwm.agent.evaluation.evaluate import Play, task_seeds
-from lssvwm.agent.mpc import build_agent
 from lssvwm.agent.training import loop
-from lssvwm.agent.training.collection import build_env
 
 FOLDER = Path(__file__).parent / "golden"
 MODELS = (

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.benchmarks.maze_walks import remember
+from lssvwm.agent.build import build_env
 from lssvwm.agent.config.composition import compose, from_checkpoint
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.agent.imagined_env import ImaginedEnv
-from lssvwm.agent.mpc import Agent
+from lssvwm.agent.mpc import Agent, MPCConfig
 from lssvwm.agent.progress import Progress
-from lssvwm.agent.training.collection import build_env
 from lssvwm.envs.base import BatchedEnv, Explorer
 from lssvwm.envs.maze.tasks import ScavengeConfig
 from lssvwm.worldmodel import Memory, WorldModel
@@ -36,18 +36,14 @@ CONTINUOUS = {
     "horizon": 12,
     "iterations": 3,
     "elites": 16,
-    "replan": 1,
-    "proposals": 0,
 }
 DISCRETE = {
     "candidates": 256,
     "horizon": 16,
     "iterations": 3,
     "elites": 16,
-    "replan": 1,
-    "proposals": 0,
 }
-BEAM = {"width": 32, "horizon": 16, "elites": 16, "replan": 1, "proposals": 0}
+BEAM = {"width": 32, "horizon": 16, "elites": 16}
 ROUNDS = 5
 PRETRAINED = "return9"
 AGES = (100, 5000)
@@ -179,8 +175,8 @@ def _followed(
     return frames, actions
 
 
-def _bounds(model: WorldModel) -> tuple[Tensor, Tensor]:
-    return -torch.ones(model.actions), torch.ones(model.actions)
+def _bounds(model: WorldModel) -> planners.Box:
+    return planners.Box(-torch.ones(model.actions), torch.ones(model.actions))
 
 
 def _cem(model: Any, size: dict[str, int], memory: Memory) -> Callable[[], Any]:
@@ -190,7 +186,8 @@ def _cem(model: Any, size: dict[str, int], memory: Memory) -> Callable[[], Any]:
 def _ours(
     model: Any, config: planners.SearchConfig, memory: Memory
 ) -> Callable[[], Any]:
-    agent = Agent(model, config, 0, *_bounds(model))
+    mpc = MPCConfig(replan=1, proposals=0)
+    agent = Agent(model, config, mpc=mpc, bounds=_bounds(model))
     state = dataclasses.replace(agent.initial(1), memory=memory)
     return lambda: agent.act(state)
 
@@ -198,7 +195,7 @@ def _ours(
 def _torchrl(
     model: WorldModel, size: dict[str, int], memory: Memory
 ) -> Callable[[], Any]:
-    env = ImaginedEnv(model, *_bounds(model))
+    env = ImaginedEnv(model, _bounds(model))
     planner = CEMPlanner(
         env, size["horizon"], size["iterations"], size["candidates"], size["elites"]
     )

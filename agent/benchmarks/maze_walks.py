@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from lssvwm.agent.build import build_env
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.training.collection import build_env
 from lssvwm.envs.maze import rendering as picture
 from lssvwm.envs.maze.engine import AHEAD, LEFT, RIGHT, STAY
 from lssvwm.envs.maze.tasks import ObjectMaze

@@ -171,7 +171,7 @@ def _ours(kind: str) -> Callable[[Problem, int], Act]:
             "elites": ELITES,
             "iterations": ROUNDS,
         }
-        config = planners.PLANNER_CONFIGS[kind](**size, proposals=0)  # type: ignore[call-arg]
+        config = planners.PLANNER_CONFIGS[kind](**size)  # type: ignore[call-arg]
         space = planners.Box(-torch.ones(problem.actions), torch.ones(problem.actions))
         planner, generator = (
             planners.build(config, space),

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
+from lssvwm.agent.build import build_env
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.composition import from_checkpoint, given
 from lssvwm.agent.config.settings import BenchmarkRunConfig
@@ -30,7 +31,6 @@ from lssvwm.agent.evaluation import plots, results, tables
 from lssvwm.agent.evaluation.evaluate import measure, offered, summary
 from lssvwm.agent.evaluation.results import ARRAYS, Outcome, weights_hash
 from lssvwm.agent.evaluation.statistics import crossed, difference, grouped
-from lssvwm.agent.training.collection import build_env
 
 GROUPS = 4
 """Ranges of goal distance and of evidence age in the grid."""
@@ -206,7 +206,9 @@ def summarise(played: Sequence[Case]) -> dict[str, Any]:
     return {
         "format_version": results.FORMAT_VERSION,
         "command": "lssvwm benchmark planning",
-        "settings": {key: plain[key] for key in ("env", "planner", "tasks")},
+        "settings": {
+            key: plain[key] for key in ("env", "planner", "objective", "mpc", "tasks")
+        },
         "cases": _case_rows(played),
         "together": _pooled_rows(played),
     }

@@ -17,6 +17,20 @@ RENAMED: dict[str, str] = {
     # env
     # model: in worldmodel/migration.py
     # planner, objective, mpc
+    "planner.sticky": "planner.noise_hold_prob",
+    "planner.edits": "planner.mutation_rate",
+    "planner.budget": "planner.time_budget",
+    "planner.reward": "objective.reward",
+    "planner.goal": "objective.goal",
+    "planner.novelty": "objective.novelty",
+    "planner.discount": "objective.discount",
+    "planner.bootstrap": "objective.bootstrap",
+    "planner.denoise": "objective.denoising_steps",
+    "planner.samples": "objective.samples",
+    "planner.caution": "objective.std_penalty",
+    "planner.replan": "mpc.replan",
+    "planner.repeat": "mpc.action_repeat",
+    "planner.proposals": "mpc.proposals",
     # train
     "train.augment": "train.length_augmentation",
     "train.segment": "train.tbptt_length",
@@ -36,6 +50,11 @@ REMOVED: dict[str, str] = {
     # env
     # model: in worldmodel/migration.py
     # planner, objective, mpc
+    "planner.smoothing": "it is 0.1",
+    "planner.fresh": "it is 0.3",
+    "planner.min_prob": "it is 0.02",
+    "planner.min_std": "it is 0.02",
+    "planner.settled": "every iteration is made; planner.time_budget limits their time",
     # train
     "train.hide_ramp": "frames are masked with the full probability from the first step",
     "train.weight_decay": "it is 0.01",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
+from lssvwm.agent.mpc import MPCConfig
+from lssvwm.agent.objective import ObjectiveConfig
 from lssvwm.envs import ENV_CONFIGS
 from lssvwm.planners import PLANNER_CONFIGS
 from lssvwm.worldmodel import ModelConfig
@@ -263,6 +265,10 @@ class Config:
     """World model."""
     planner: PlannerConfig = Field(default_factory=PLANNER_CONFIGS["cem"])
     """Search of the planner, one of `PLANNER_CONFIGS`."""
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    """Value of an imagined rollout."""
+    mpc: MPCConfig = Field(default_factory=MPCConfig)
+    """How the agent follows and renews its plans."""
     train: TrainConfig = Field(default_factory=TrainConfig)
     """Optimisation and collection."""
     tasks: TasksConfig = Field(default_factory=TasksConfig)
@@ -281,6 +287,9 @@ class Config:
     """Device, e.g. cpu or cuda:0; auto: the GPU if there is one."""
     backend: str = "auto"
     """Backend of the scan: chunked, mamba_ssm or fla; auto: the fastest that works, see `lssvwm doctor`."""
+
+    def __post_init__(self) -> None:
+        self.mpc.check(self.planner)
 
 
 @documented(frozen=True, config=SETTINGS)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
+from lssvwm.agent.build import build_agent, build_env
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.migration import RENAMED_VALUES
 from lssvwm.agent.config.settings import CheckpointConfig, Config
@@ -38,9 +39,9 @@ from lssvwm.agent.evaluation.results import (
     summarise,
     write,
 )
-from lssvwm.agent.mpc import Agent, build_agent
+from lssvwm.agent.mpc import Agent
 from lssvwm.agent.progress import Progress
-from lssvwm.agent.training.collection import HELD_OUT, build_env
+from lssvwm.agent.training.collection import HELD_OUT
 from lssvwm.envs.base import BatchedEnv, Explorer
 from lssvwm.worldmodel import Memory, WorldModel
 
@@ -159,7 +160,7 @@ class AgentPlayer:
         if self.arm.plans:
             action, self.state = self.agent.act(self.state, torch.from_numpy(chosen))
         else:
-            action = self.agent.sample(self.state.policy)
+            action = self.agent.policy_head.sample(self.state.policy)
         return action.cpu().numpy()
 
 

@@ -10,7 +10,8 @@ Shapes: B memories, n dreams of each, H steps.
 from __future__ import annotations
 
 import torch
-from lssvwm.agent.mpc import Agent, Choice
+from lssvwm.agent.mpc import Agent
+from lssvwm.agent.policy_head import ImaginedPolicy
 from lssvwm.worldmodel import Memory
 from lssvwm.worldmodel.heads import HeadOutputs, two_hot
 from lssvwm.worldmodel.losses import TD_LAMBDA
@@ -22,11 +23,11 @@ RANGE = 0.05, 0.95
 """Quantiles of the returns between which lies what the advantages are measured in, if it is more than 1."""
 
 
-class Walker(Choice):
+class Walker(ImaginedPolicy):
     """Chooses by the policy head, and keeps what the heads answered."""
 
     def __init__(self, agent: Agent, here: Tensor):
-        super().__init__(agent, here)
+        super().__init__(agent.policy_head, here, agent.config.action_repeat)
         self.answers: list[HeadOutputs] = []
 
     def __call__(self, h: int, out: HeadOutputs | None) -> Tensor:
@@ -66,11 +67,13 @@ def dream(
 
     reach = F.pad(cont.cumprod(2)[:, :, :-1], (1, 0), value=1.0) * ~ended[:, None, None]
     decided = reach * (
-        torch.arange(horizon, device=reach.device) % agent.config.repeat == 0
+        torch.arange(horizon, device=reach.device) % agent.config.action_repeat == 0
     )
     low, high = torch.quantile(target, torch.tensor(RANGE, device=target.device))
     gain = (target - before("value").detach()) / (high - low).clamp(min=1.0)
-    likely, spread = agent.chances(before("policy"), future.actions)
+    likely, spread = agent.policy_head.log_prob_and_entropy(
+        before("policy"), future.actions
+    )
     reinforced = _mean(-gain * likely - entropy * spread, decided)
     foretold = -(
         two_hot(target, model.heads.bins) * F.log_softmax(before("value_logits"), -1)

@@ -9,63 +9,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
+from lssvwm.agent.build import build_agent, build_env
 from lssvwm.agent.config.settings import CheckpointConfig, Config
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.mpc import Agent, build_agent
+from lssvwm.agent.policies import GuidedPolicy, ScriptedPolicy
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.replay import KEYS, Replay
-from lssvwm.envs.base import BatchedEnv, Explorer, Mixture, beside
+from lssvwm.envs.base import BatchedEnv, Mixture
 from lssvwm.envs.torchrl_env import TorchRLEnv
 from lssvwm.worldmodel import WorldModel
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import Collector
-
-from lssvwm import envs
 
 TRAINING, HELD_OUT = 0, 1  # disjoint streams of episode seeds
 SHARD = 20_000  # frames written to disk at once
-
-
-class ScriptedPolicy(TensorDictModuleBase):
-    """A scripted explorer as a TorchRL policy; it reads the environment itself, not the observation."""
-
-    def __init__(self, explorer: Explorer):
-        super().__init__()
-        self.explorer = explorer
-        self.in_keys, self.out_keys = ["is_first"], ["action"]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        return tensordict.set("action", torch.from_numpy(np.array(self.explorer.act())))
-
-
-class AgentPolicy(TensorDictModuleBase):
-    """The agent as it walks while data is gathered: in the context a guide walks and the agent only observes; then it
-    plans, or acts by its policy head. Its memory stays here: a collector would store it with every frame."""
-
-    def __init__(self, agent: Agent, env: BatchedEnv, plans: bool, seed: int):
-        super().__init__()
-        self.agent, self.env, self.plans = agent, env, plans
-        self.guide, self.state = env.guide(seed), agent.initial(env.batch)
-        self.in_keys, self.out_keys = ["pixels", "last_action", "is_first"], ["action"]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        seen = (
-            tensordict["pixels"],
-            tensordict["last_action"],
-            tensordict["is_first"][..., 0],
-        )
-        state = self.agent.observe(self.state, *seen, tensordict.get("goal", None))
-        context = np.array(self.env.in_context())
-        if self.plans:
-            action, state = self.agent.act(state, torch.from_numpy(~context))
-        else:
-            action = self.agent.sample(state.policy)
-        self.state = state
-        action = np.where(
-            beside(context, action), self.guide.act(), action.cpu().numpy()
-        )
-        return tensordict.set("action", torch.from_numpy(action))
 
 
 AGENT = {"plan": True, "policy": False}
@@ -143,14 +100,6 @@ def _rows(steps: TensorDictBase, *prefix: str) -> dict[str, np.ndarray]:
     return {key: _array(steps, (*prefix, key)) for key in ("pixels", "last_action")}
 
 
-def build_env(config: Config, batch: int) -> BatchedEnv:
-    """The configured environment; raises UserError for one that cannot be built."""
-    try:
-        return envs.make(config.env, batch)
-    except (ValueError, TypeError, ImportError) as error:
-        raise UserError(str(error)) from None
-
-
 def variants(config: Config) -> list[Config]:
     """One configuration for every combination of the values in `train.collect.vary`; raises UserError for a bad one."""
     vary = config.train.collect.vary
@@ -216,7 +165,7 @@ def gather(
             )
             if name in AGENT and model:
                 agent = build_agent(dataclasses.replace(config, seed=begin), model, env)
-                policy = AgentPolicy(agent, env, AGENT[name], begin)
+                policy = GuidedPolicy(agent, env, AGENT[name], begin)
             else:
                 policy = ScriptedPolicy(Mixture(env, mix, begin))
             count = int(frames / len(kinds) * share / sum(shares.values()))

@@ -18,17 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
+from lssvwm.agent.build import action_count, build_agent, build_env
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.settings import Config, TrainConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import quick_success
 from lssvwm.agent.evaluation.plots import plot_curves
-from lssvwm.agent.mpc import Agent, action_count, build_agent
+from lssvwm.agent.mpc import Agent
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.training.actor_critic import dream
 from lssvwm.agent.training.augmentation import Lengths, draw_forget, draw_hidden
-from lssvwm.agent.training.collection import build_env, check, fill, gather
+from lssvwm.agent.training.collection import check, fill, gather
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.worldmodel import Batch, WorldModel
 from lssvwm.worldmodel.migration import FORMAT_VERSION, migrate_weights
@@ -134,9 +135,8 @@ def prepare(config: Config, folder: Path) -> Run:
     ema, lengths = copy.deepcopy(model).eval(), Lengths(config.train)
     run = Run(config, folder, model, ema, optimizer, replay, rng, generator, lengths)
     if config.train.actor_critic.walks:
-        run.dreamer = build_agent(config, model, build_env(config, 1))
-        run.dreamer.generator = generator  # which a checkpoint holds
-        model.train()  # building an agent ends that
+        # The run's generator, because a checkpoint holds its state.
+        run.dreamer = build_agent(config, model, build_env(config, 1), generator)
     model.recompute = config.train.activation_checkpointing
     if config.train.compile:
         for block in model.blocks:

@@ -82,13 +82,15 @@ class Branch:
 def branches(agent: Agent, state: AgentState, stage: Stage, k: int) -> list[Branch]:
     """k plans from the present memory, imagined and carried out; the stage stays as it is."""
     assert state.plan is not None
-    goal = agent.goal(state, torch.zeros(1, dtype=torch.int64, device=agent.device))
+    goal = agent.goal_images(
+        state, torch.zeros(1, dtype=torch.int64, device=agent.device)
+    )
     pool = torch.cat((state.plan.actions[:, None], draw(agent, state, POOL)), 1)
-    actions = agent.unfold(pool)
+    actions = agent.objective.repeat_actions(pool)
     future = agent.model.imagine(state.memory, actions, decode=True)
     assert future.frames is not None
     chosen = farthest(future.frames[0, :, -1].flatten(1).float(), k)
-    scores = agent.score(state.memory, pool[:, chosen], goal)[0].tolist()
+    scores = agent.objective.score(state.memory, pool[:, chosen], goal)[0].tolist()
     routes: list[Tensor | None] = [None] * len(chosen)
     if belief.has_map(agent.model):
         routes = [*belief.routes(agent.model, state.memory, actions[:, chosen])[0]]
@@ -106,10 +108,10 @@ def branches(agent: Agent, state: AgentState, stage: Stage, k: int) -> list[Bran
 
 def draw(agent: Agent, state: AgentState, n: int) -> Tensor:
     """n plans [1, n, H(, A)]: half of them walks of the policy head, half random, actions being held for a while."""
-    steps = agent.config.horizon
-    walks = agent.propose(state.memory, state.policy, n=n // 2)[0]
+    steps = agent.horizon
+    walks = agent.objective.propose(state.memory, state.policy, n // 2, steps).actions
     anything = torch.zeros(1, n - n // 2, agent.model.actions, device=agent.device)
-    fresh = [agent.anything(anything) for _ in range(steps)]
+    fresh = [agent.policy_head.uniform(anything) for _ in range(steps)]
     for t in range(1, steps):
         held = (
             torch.rand(1, n - n // 2, generator=agent.generator, device=agent.device)

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent import checkpoint
+from lssvwm.agent.build import build_agent, build_env
 from lssvwm.agent.config.settings import RecordConfig, RecordRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import task_seeds
-from lssvwm.agent.mpc import Agent, build_agent
+from lssvwm.agent.mpc import Agent
 from lssvwm.agent.progress import Progress
-from lssvwm.agent.training.collection import build_env
 from lssvwm.agent.video import rendering as film
 from lssvwm.agent.video.counterfactuals import (
     Branch,
@@ -255,7 +255,7 @@ class Director:
         """Note the plan just made and what it was imagined to lead to."""
         plan = self.state.plan
         assert plan is not None
-        actions = self.agent.unfold(plan.actions[None])[0, 0]
+        actions = self.agent.objective.repeat_actions(plan.actions[None])[0, 0]
         future = self._imagine(actions, step)
         names = tuple(self.stage.name(action) for action in actions.cpu().numpy())
         self.decisions.append(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lssvwm.agent.imagined_env import ImaginationPlanner, ImaginedEnv
+from lssvwm.agent.mpc import MPCConfig
 from lssvwm.worldmodel import ModelConfig, WorldModel
 from lssvwm.worldmodel.mixers.attention import AttentionConfig
 from lssvwm.worldmodel.mixers.gru import GRUConfig
@@ -71,7 +72,7 @@ def remembered(model, batch=2, frames=7):
 
 
 def continuous(model) -> ImaginedEnv:
-    return ImaginedEnv(model.float(), -torch.ones(3), torch.ones(3))
+    return ImaginedEnv(model.float(), planners.Box(-torch.ones(3), torch.ones(3)))
 
 
 @pytest.mark.parametrize("changes", KINDS.values(), ids=list(KINDS))
@@ -149,16 +150,15 @@ def test_torchrls_planners_plan_in_it():
 def test_our_planners_are_torchrl_planners(discrete):
     model = world(discrete=discrete).float()
     env = ImaginedEnv(model) if discrete else continuous(model)
-    config = planners.CEMConfig(
-        horizon=4, candidates=16, elites=4, proposals=4, iterations=2
-    )
-    planner = ImaginationPlanner(env, config, seed=3)
+    config = planners.CEMConfig(horizon=4, candidates=16, elites=4, iterations=2)
+    mpc = MPCConfig(proposals=4)
+    planner = ImaginationPlanner(env, config, mpc=mpc, seed=3)
     start = env.start(model.initial(2))
     action = planner(start.clone())["action"]
     assert action.shape == ((2,) if discrete else (2, 3)) and isinstance(
         start, TensorDict
     )
-    again = ImaginationPlanner(env, config, seed=3)(start.clone())["action"]
+    again = ImaginationPlanner(env, config, mpc=mpc, seed=3)(start.clone())["action"]
     assert torch.equal(action, again)
     out = env.rollout(
         3, planner, auto_reset=False, tensordict=start, break_when_any_done=False

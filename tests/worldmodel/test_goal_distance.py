@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from lssvwm.agent.build import build_agent
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.mpc import PlanPolicy, build_agent
+from lssvwm.agent.policies import PlanPolicy
 from lssvwm.agent.training.loop import build_model, train
 from lssvwm.envs import make
 from lssvwm.envs.torchrl_env import TorchRLEnv
@@ -14,7 +15,6 @@ from lssvwm.worldmodel import Batch, ModelConfig, WorldModel
 from lssvwm.worldmodel.heads import CLOSE, Distance, later
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from torch.nn import functional as F
-from torchrl.envs import TransformedEnv
 
 from lssvwm import planners
 
@@ -127,7 +127,7 @@ def test_imagination_tells_steps_to_each_goal_alone_and_only_if_it_has_learnt_to
 
 def test_plans_weigh_rewards_and_steps_to_the_goal():
     setting = compose(
-        ["experiment=tworoom", "planner.horizon=4", "planner.replan=2", "threads=1"]
+        ["experiment=tworoom", "planner.horizon=4", "mpc.replan=2", "threads=1"]
     )
     env, world = make(setting.env, 2), model()
     goal, memory = torch.from_numpy(env.goals()), world.initial(2)
@@ -136,9 +136,12 @@ def test_plans_weigh_rewards_and_steps_to_the_goal():
     )
     scores = {}
     for reward, weight in ((1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
-        planner = dataclasses.replace(setting.planner, reward=reward, goal=weight)
-        agent = build_agent(dataclasses.replace(setting, planner=planner), world, env)
-        scores[reward, weight] = agent.score(memory, actions, goal if weight else None)
+        objective = dataclasses.replace(setting.objective, reward=reward, goal=weight)
+        changed = dataclasses.replace(setting, objective=objective)
+        agent = build_agent(changed, world, env)
+        scores[reward, weight] = agent.objective.score(
+            memory, actions, goal if weight else None
+        )
     assert torch.allclose(
         scores[2.0, 0.5], 2 * scores[1.0, 0.0] + 0.5 * scores[0.0, 1.0], atol=1e-5
     )
@@ -201,30 +204,31 @@ def test_what_is_known_is_less_surprising_than_what_was_never_seen_and_plans_may
         )
     assert of_new > 3 * of_known
     setting = compose(
-        ["experiment=tworoom", "planner.goal=0", "planner.novelty=2", "threads=1"]
+        ["experiment=tworoom", "objective.goal=0", "objective.novelty=2", "threads=1"]
     )
     agent = build_agent(setting, world, make(setting.env, 2))
     future = world.imagine(world.initial(2), still[:2, None, :4])
-    expected = 2 * planners.returns(
-        future.surprise, future.cont, None, setting.planner.discount
+    expected = 2 * planners.discounted_return(
+        future.surprise, future.cont, None, world.config.discount
     )
     torch.testing.assert_close(
-        agent.score(world.initial(2), still[:2, None, :4]), expected
+        agent.objective.score(world.initial(2), still[:2, None, :4]), expected
     )
-    with pytest.raises(UserError, match="cannot tell what is new: train it"):
+    with pytest.raises(UserError, match="no surprise head: train it"):
         build_agent(setting, model(), make(setting.env, 2))
 
 
 def test_what_the_planner_asks_for_and_is_not_there_is_one_clear_line():
     setting = compose(["experiment=tworoom", "threads=1"])
     with pytest.raises(
-        UserError, match=r"planner\.goal=1: this environment has no goal images; or set"
+        UserError,
+        match=r"objective\.goal=1: this environment has no goal images; or set",
     ):
         build_agent(
             setting, model(), make(dataclasses.replace(setting.env, goal="none"), 2)
         )
     with pytest.raises(
-        UserError, match=r"planner\.goal=1: this model cannot tell steps to a goal"
+        UserError, match=r"objective\.goal=1: this model has no distance head"
     ):
         build_agent(setting, model(distance=0.0), make(setting.env, 2))
 
@@ -234,13 +238,12 @@ def test_an_agent_with_a_goal_is_a_torchrl_policy():
         [
             "experiment=tworoom",
             "planner.horizon=3",
-            "planner.replan=2",
+            "mpc.replan=2",
             "planner.candidates=16",
             "threads=1",
         ]
     )
     env = make(setting.env, 2)
-    policy = PlanPolicy(build_agent(setting, model(), env), 2)
-    world = TransformedEnv(TorchRLEnv(env), policy.make_tensordict_primer())
-    out = world.rollout(4, policy, break_when_any_done=False)
+    policy = PlanPolicy(build_agent(setting, model(), env))
+    out = TorchRLEnv(env).rollout(4, policy, break_when_any_done=False)
     assert out["action"].shape == (2, 4, 2) and out["action"].abs().max() <= 1

@@ -158,9 +158,11 @@ def test_folder_differs_between_sweeps():
 
 def test_cases_keep_shared_planner_settings(tmp_path):
     given = ["checkpoint=spots", "benchmark.sweep={planner:[cem,shooting,mppi]}"]
-    planners = [vars(case.config.planner) for case in sweep.cases(given, tmp_path)]
-    shared = ("candidates", "horizon", "iterations", "elites", "proposals", "replan")
-    assert len({tuple(planner[key] for key in shared) for planner in planners}) == 1
+    configs = [case.config for case in sweep.cases(given, tmp_path)]
+    shared = ("candidates", "horizon", "iterations", "elites")
+    kept = {tuple(getattr(c.planner, key) for key in shared) for c in configs}
+    assert len(kept) == 1
+    assert len({(c.mpc.proposals, c.mpc.replan) for c in configs}) == 1
 
 
 def test_case_settings_depend_on_weights(tmp_path):

@@ -22,10 +22,10 @@ TINY = [
     "model.mixer.head_dim=16",
     "planner.candidates=8",
     "planner.elites=4",
-    "planner.proposals=2",
+    "mpc.proposals=2",
     "planner.iterations=1",
     "planner.horizon=2",
-    "planner.replan=2",
+    "mpc.replan=2",
     "tasks.count=2",
     "threads=1",
 ]

@@ -204,7 +204,7 @@ def test_paths_are_taken_as_typed() -> None:
         ("tasks.arms=[prior]", "tasks.arms: prior is now policy"),
         ("train.steps", "cannot read 'train.steps': settings are given as key=value"),
         ("~env", "cannot read '~env': a setting can be changed, not deleted or moved"),
-        ("planner.horizon=0", "planner cem: horizon must be at least 1, got 0"),
+        ("planner.horizon=0", "planner.horizon=0 is wrong: it must be at least 1"),
     ],
 )
 def test_a_mistake_gives_one_line_with_key_value_and_remedy(

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from lssvwm.agent.build import build_agent
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import CheckpointConfig, TasksConfig
 from lssvwm.agent.errors import UserError
@@ -19,7 +20,7 @@ from lssvwm.agent.evaluation.evaluate import (
     task_seeds,
 )
 from lssvwm.agent.evaluation.results import Outcome
-from lssvwm.agent.mpc import build_agent
+from lssvwm.agent.mpc import MPCConfig
 from lssvwm.envs import TMazeConfig, make
 from lssvwm.planners import CEMConfig
 from lssvwm.worldmodel import ModelConfig, WorldModel, save
@@ -31,9 +32,8 @@ PLANNER = CEMConfig(
     iterations=2,
     elites=4,
     keep_elites=2,
-    proposals=4,
-    replan=2,
 )
+MPC = MPCConfig(proposals=4, replan=2)
 
 
 def config(length: int, **tasks) -> CheckpointConfig:
@@ -42,6 +42,7 @@ def config(length: int, **tasks) -> CheckpointConfig:
         TMazeConfig(length=length),
         TINY,
         PLANNER,
+        mpc=MPC,
         tasks=TasksConfig(**tasks),
         threads=1,
     )

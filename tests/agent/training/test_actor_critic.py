@@ -18,7 +18,7 @@ from tests.agent.training.test_loop import TINY, config, metrics
 def agent(**changes) -> Agent:
     torch.manual_seed(0)
     model = WorldModel(dataclasses.replace(TINY, **changes), (3, 64, 64), 3)
-    return Agent(model, CEMConfig(), 0)
+    return Agent(model, CEMConfig())
 
 
 def seen(agent, b=4, t=3):

@@ -19,18 +19,15 @@ from lssvwm.agent.config.settings import (
 )
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import measure, summary
-from lssvwm.agent.mpc import Agent, PlanPolicy
+from lssvwm.agent.mpc import MPCConfig
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.training import loop as training
-from lssvwm.agent.training.collection import AgentPolicy, ScriptedPolicy, gather
+from lssvwm.agent.training.collection import gather
 from lssvwm.envs import CountingConfig, GymConfig, TMazeConfig, make
 from lssvwm.envs.counting import decode
-from lssvwm.envs.torchrl_env import TorchRLEnv
 from lssvwm.planners import CEMConfig
 from lssvwm.worldmodel import ModelConfig, WorldModel, save
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
-from tensordict import TensorDict
-from torchrl.envs import TransformedEnv
 
 TINY = ModelConfig(
     width=16,
@@ -43,9 +40,8 @@ PLANNER = CEMConfig(
     iterations=2,
     elites=4,
     keep_elites=2,
-    proposals=4,
-    replan=2,
 )
+MPC = MPCConfig(proposals=4, replan=2)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +57,8 @@ def config(env, **changes) -> Config:
     )
     tasks = TasksConfig(count=6, batch=4, window=3)
     return dataclasses.replace(
-        Config(env, TINY, PLANNER, train, tasks, threads=1), **changes
+        Config(env, TINY, PLANNER, mpc=MPC, train=train, tasks=tasks, threads=1),
+        **changes,
     )
 
 
@@ -111,159 +108,6 @@ def test_replay_reopens_grows_and_forgets_the_oldest(tmp_path):
     assert len(again.paths) == 2 and len(again) > 900
     gather(config(CountingConfig()), again, 300, seed=2)
     assert len(again.paths) == 2 and again.paths[0].name == "shard-000001"
-
-
-def test_the_planning_agent_sees_aligned_frames_in_a_torchrl_rollout():
-    env = make(CountingConfig(), 3)
-    seen = []
-
-    class Witness(Agent):
-        def observe(self, state, pixels, last_action, is_first, goal=None):
-            seen.append(
-                (
-                    pixels.clone(),
-                    last_action.clone(),
-                    is_first.clone(),
-                    state.memory.frames.clone(),
-                )
-            )
-            return super().observe(state, pixels, last_action, is_first, goal)
-
-    model = WorldModel(TINY, env.frame_shape, 5)
-    policy = PlanPolicy(Witness(model, PLANNER), 3)
-    world = TransformedEnv(TorchRLEnv(env), policy.make_tensordict_primer())
-    rollout = world.rollout(20, policy, break_when_any_done=False)
-    pixels, action, first, frames = (torch.stack(x) for x in zip(*seen))
-    _, step, executed = decode(pixels.numpy())
-    assert (step[first.numpy()] == 0).all() and first.sum() >= 6
-    assert (executed[~first.numpy()] == action.numpy()[~first.numpy()]).all()
-    assert (
-        rollout["action"].T.numpy()[:-1][~first.numpy()[1:]]
-        == action.numpy()[1:][~first.numpy()[1:]]
-    ).all()
-    inside = ~first.numpy()
-    assert (
-        frames.numpy()[inside] == step[inside]
-    ).all()  # memory counts what it was shown
-
-
-def unsettled(frame_shape) -> WorldModel:
-    torch.manual_seed(0)
-    model = WorldModel(TINY, frame_shape, 4)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    return model
-
-
-def test_proposals_are_worth_what_the_planner_would_say():
-    env = make(TMazeConfig(length=5), 3)
-    agent = Agent(unsettled(env.frame_shape), PLANNER)
-    first = torch.ones(3, dtype=torch.bool)
-    state = agent.observe(
-        agent.initial(3),
-        torch.from_numpy(env.frames().copy()),
-        torch.zeros(3).long(),
-        first,
-    )
-    actions, scores = agent.propose(state.memory, state.policy)
-    assert actions.shape == (3, PLANNER.proposals, PLANNER.horizon)
-    torch.testing.assert_close(
-        scores, agent.score(state.memory, actions), rtol=1e-4, atol=1e-4
-    )
-
-
-def test_same_seed_same_plan_and_another_observation_another_plan():
-    env = make(TMazeConfig(length=5), 2)
-    model = unsettled(env.frame_shape)
-    planner = dataclasses.replace(PLANNER, candidates=64, horizon=8, elites=8)
-    frame = torch.from_numpy(env.frames().copy())
-
-    def plan(seed, frames):
-        agent = Agent(model, planner, seed)
-        state = agent.observe(
-            agent.initial(2),
-            frames,
-            torch.zeros(2, dtype=torch.int64),
-            torch.ones(2, dtype=torch.bool),
-        )
-        return agent.act(state)[1].plan
-
-    a, b, c = plan(0, frame), plan(0, frame), plan(0, 255 - frame)
-    assert torch.equal(a.actions, b.actions) and torch.equal(a.score, b.score)
-    assert not torch.allclose(a.score, c.score)
-
-
-def test_a_plan_is_followed_and_then_made_anew():
-    env = make(TMazeConfig(length=5), 2)
-    agent = Agent(WorldModel(TINY, env.frame_shape, 4), PLANNER)
-    state, replans = agent.initial(2), []
-    for t in range(5):
-        first = torch.full((2,), t == 0)
-        state = agent.observe(
-            state,
-            torch.from_numpy(env.frames().copy()),
-            torch.zeros(2, dtype=torch.int64),
-            first,
-        )
-        action, state = agent.act(state, torch.tensor([True, t > 0]))
-        replans.append(state.replanned.tolist())
-        if t > 0:
-            assert (
-                action.tolist()
-                == state.plan.actions[torch.arange(2), state.used - 1].tolist()
-            )
-    assert replans == [
-        [True, False],
-        [False, True],
-        [True, False],
-        [False, True],
-        [True, False],
-    ]
-
-
-def test_an_action_of_a_plan_is_taken_as_often_as_planner_repeat_says():
-    env = make(TMazeConfig(length=5), 2)
-    planner = dataclasses.replace(PLANNER, repeat=3)
-    agent, once = (Agent(unsettled(env.frame_shape), p) for p in (planner, PLANNER))
-    once.model = agent.model
-    state, followed, replans = agent.initial(2), [], []
-    for t in range(8):
-        first = torch.full((2,), t == 0)
-        state = agent.observe(
-            state,
-            torch.from_numpy(env.frames().copy()),
-            torch.zeros(2, dtype=torch.int64),
-            first,
-        )
-        action, state = agent.act(state)
-        followed.append((action == state.plan.actions[:, (t % 6) // 3]).all().item())
-        replans.append(state.replanned.all().item())
-    assert all(followed) and [t for t, new in enumerate(replans) if new] == [0, 6]
-    actions, judged = agent.propose(state.memory, state.policy)
-    assert actions.shape == (2, PLANNER.proposals, PLANNER.horizon)
-    torch.testing.assert_close(
-        judged, agent.score(state.memory, actions), rtol=1e-4, atol=1e-4
-    )  # sums in other orders
-    torch.testing.assert_close(
-        judged,
-        once.score(state.memory, actions.repeat_interleave(3, 2)),
-        rtol=1e-4,
-        atol=1e-4,
-    )
-
-
-def test_a_cautious_agent_prefers_what_is_certain():
-    planner = dataclasses.replace(PLANNER, denoise=2, samples=8, caution=1.0)
-    agent = Agent(unsettled((3, 64, 64)), planner)
-    actions = torch.randint(4, (2, 5, 5), generator=torch.Generator().manual_seed(0))
-    cautious = agent.score(agent.model.initial(2), actions)
-    agent.generator.manual_seed(0)
-    bold = dataclasses.replace(planner, caution=0.0)
-    same = Agent(agent.model, bold).score(agent.model.initial(2), actions)
-    assert cautious.shape == (2, 5) and (cautious < same).all()
-    with pytest.raises(ValueError, match="samples must be 1, or more with denoise > 1"):
-        dataclasses.replace(PLANNER, samples=4)
 
 
 def metrics(folder):
@@ -417,29 +261,6 @@ def test_variants_of_an_environment_share_the_frames(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("plans", [True, False])
-def test_an_agent_that_collects_is_guided_through_the_context(plans):
-    env = make(TMazeConfig(length=5), 3)
-    policy = AgentPolicy(
-        Agent(WorldModel(TINY, env.frame_shape, 4), PLANNER), env, plans, seed=0
-    )
-    used = []
-
-    def act(tensordict):
-        tensordict = policy(tensordict)
-        used.append(policy.state.used.clone())
-        assert (policy.state.memory.frames[tensordict["is_first"][..., 0]] == 1).all()
-        return tensordict
-
-    rollout = TorchRLEnv(env).rollout(20, act, break_when_any_done=False)
-    context = rollout["truth", "in_context"]
-    assert context[:, 0].all() and not context.all()
-    way = [rollout["action"][0, t].item() for t in range(20) if context[0, t]]
-    assert way == [2] * len(way)  # straight up the corridor
-    planned = torch.stack(used, 1) < PLANNER.horizon
-    assert not planned[context].any() and planned[~context].all() == plans
-
-
 def make_blinker():
     """A user's own environment, 20 x 20 pixels."""
     import gymnasium
@@ -517,15 +338,6 @@ def test_mistakes_are_one_clear_line(tmp_path):
         training.resume(folder, [])
     with pytest.raises(UserError, match="no run in"):
         training.resume(tmp_path / "nowhere", [])
-
-
-def test_scripted_policy_is_a_torchrl_policy():
-    env = make(TMazeConfig(length=5), 2)
-    policy = ScriptedPolicy(env.explorer("oracle", 0))
-    td = policy(
-        TensorDict({"is_first": torch.ones(2, 1, dtype=torch.bool)}, batch_size=[2])
-    )
-    assert td["action"].shape == (2,)
 
 
 def test_a_run_begins_from_weights_of_the_same_model_and_heads_that_they_lack_are_new(

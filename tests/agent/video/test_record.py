@@ -13,7 +13,7 @@ import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config.settings import RecordConfig, RecordRunConfig
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.mpc import Agent, AgentState
+from lssvwm.agent.mpc import Agent, AgentState, MPCConfig
 from lssvwm.agent.video import rendering as film
 from lssvwm.agent.video.counterfactuals import BranchPainter, farthest
 from lssvwm.agent.video.record import Stage, film_episode, record
@@ -47,9 +47,9 @@ class Clairvoyant:
     device = torch.device("cpu")
 
     def __init__(self):
-        self.model, self.plans = self, []
+        self.model, self.objective, self.plans = self, self, []
 
-    def unfold(self, actions):
+    def repeat_actions(self, actions):
         return actions
 
     def initial(self, batch):
@@ -187,16 +187,15 @@ PLANNER = CEMConfig(
     iterations=1,
     elites=2,
     keep_elites=1,
-    replan=2,
-    proposals=0,
 )
+MPC = MPCConfig(replan=2, proposals=0)
 
 
 def checkpointed_agent(config, model):
-    from lssvwm.agent.mpc import build_agent
+    from lssvwm.agent.build import build_agent
 
     return build_agent(
-        replace(config, planner=PLANNER), model, envs.make(config.env, 1)
+        replace(config, planner=PLANNER, mpc=MPC), model, envs.make(config.env, 1)
     )
 
 
@@ -208,6 +207,7 @@ def config(monkeypatch):
     return RecordRunConfig(
         env=TMazeConfig(length=5),
         planner=PLANNER,
+        mpc=MPC,
         record=RecordConfig(episodes=1, scale=1, horizon=6),
         checkpoint="here",
     )
@@ -435,10 +435,8 @@ def branching(**changes):
     model = WorldModel(ModelConfig(**fields), env.frame_shape, 4)
     agent = Agent(
         model,
-        CEMConfig(
-            candidates=8, horizon=6, iterations=1, elites=2, keep_elites=2, proposals=2
-        ),
-        0,
+        CEMConfig(candidates=8, horizon=6, iterations=1, elites=2, keep_elites=2),
+        mpc=MPCConfig(proposals=2),
     )
     setting = RecordRunConfig(
         env=TMazeConfig(length=5), record=RecordConfig(mode="branches", **changes)

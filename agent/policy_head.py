@@ -1,0 +1,88 @@
+"""Actions drawn from the output of the policy head, in real steps and in imagination."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from lssvwm.planners import Box, Space
+from lssvwm.worldmodel.heads import HeadOutputs
+from torch import Tensor
+from torch.distributions import Normal
+
+STD = 0.3
+"""Standard deviation of continuous actions around the policy head's output, in half ranges."""
+
+
+@dataclass
+class PolicyHead:
+    """Turn outputs of the policy head [..., A] into actions.
+
+    Discrete actions follow the softmax of the output.
+    Continuous actions are normal around the output, and clamped to the bounds.
+    """
+
+    space: Space
+    generator: torch.Generator
+
+    def sample(self, policy: Tensor) -> Tensor:
+        """Draw one action per output [..., A]: int64 [...] or float32 [..., A]."""
+        device = self.generator.device
+        if isinstance(self.space, Box):
+            noise = torch.randn(policy.shape, generator=self.generator, device=device)
+            action = policy + self._std(self.space) * noise
+            return action.clamp(self.space.low, self.space.high)
+        uniform = torch.rand(policy.shape, generator=self.generator, device=device)
+        exponential = -uniform.clamp(min=1e-20).log()
+        return (policy - exponential.log()).argmax(-1)  # Gumbel-max trick
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Draw uniform actions, as many as there are outputs in `like` [..., A]."""
+        if not isinstance(self.space, Box):
+            return self.sample(torch.zeros_like(like))
+        device = self.generator.device
+        share = torch.rand(like.shape, generator=self.generator, device=device)
+        return self.space.low + share * (self.space.high - self.space.low)
+
+    def log_prob_and_entropy(
+        self, policy: Tensor, action: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probability and entropy [...] of actions drawn by `sample`.
+
+        policy: outputs of the policy head, [..., A]
+        action: int64 [...] or float32 [..., A]
+        """
+        if isinstance(self.space, Box):
+            std = self._std(self.space).expand_as(policy)
+            normal = Normal(policy, std)
+            return normal.log_prob(action).sum(-1), normal.entropy().sum(-1)
+        log_prob = torch.log_softmax(policy.float(), -1)
+        chosen = log_prob.gather(-1, action[..., None])[..., 0]
+        entropy = -(log_prob.exp() * log_prob).sum(-1)
+        return chosen, entropy
+
+    def _std(self, space: Box) -> Tensor:
+        return (STD * (space.high - space.low) / 2).to(self.generator.device)
+
+
+class ImaginedPolicy:
+    """Choose imagined actions by the policy head; each is repeated `action_repeat` times.
+
+    now: output of the policy head for the last observed frame, [B, n, A]
+    """
+
+    def __init__(self, policy_head: PolicyHead, now: Tensor, action_repeat: int = 1):
+        self.policy_head = policy_head
+        self.now = now
+        self.action_repeat = action_repeat
+        self.action: Tensor | None = None
+
+    def __call__(self, step: int, output: HeadOutputs | None) -> Tensor:
+        """Return the actions [B, n(, A)] of imagined step `step`.
+
+        output: heads of the frame before, None for the first step
+        """
+        if self.action is None or step % self.action_repeat == 0:
+            policy = self.now if output is None else output.policy
+            self.action = self.policy_head.sample(policy)
+        return self.action

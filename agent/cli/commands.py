@@ -34,7 +34,7 @@ def train(settings: list[str], show: bool) -> None:
     config = compose(settings)
     if show:
         return show_settings.of_new_run(config, settings)
-    output = _output(config, "runs", config.name)
+    output = output_folder(config, "runs", config.name)
     if (output / "config.yaml").exists():
         raise UserError(
             f"{output} holds a run already: use `lssvwm resume {output}`, or another output="
@@ -68,10 +68,10 @@ def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
 
 def evaluate(settings: list[str], show: bool) -> None:
     """Measure planning success of a checkpoint."""
-    config = _of_checkpoint("evaluate", settings, CheckpointConfig)
+    config = of_checkpoint("evaluate", settings, CheckpointConfig)
     if show:
         return show_settings.of_checkpoint(config, settings)
-    output = _output(config, "runs", _short_name(config), "evaluation")
+    output = output_folder(config, "runs", short_name(config), "evaluation")
     tasks = f"{config.tasks.count:,} tasks (seed {config.tasks.seed})"
     print(f"evaluate {config.checkpoint} on {tasks} of {_summary(config.env)}")
     print(f"with planner {_summary(config.planner)}; results go to {output}")
@@ -85,11 +85,11 @@ def evaluate(settings: list[str], show: bool) -> None:
 
 def record(settings: list[str], show: bool) -> None:
     """Record videos of a checkpoint."""
-    settings = [_long(setting) for setting in settings]
-    config = _of_checkpoint("record", settings, RecordRunConfig)
+    settings = [long_form(setting) for setting in settings]
+    config = of_checkpoint("record", settings, RecordRunConfig)
     if show:
         return show_settings.of_checkpoint(config, settings)
-    output = _output(config, "runs", _short_name(config), "video")
+    output = output_folder(config, "runs", short_name(config), "video")
     tasks = f"{config.record.episodes} tasks of {_summary(config.env)}"
     print(f"record {config.checkpoint} on {tasks}")
     print(f"mode {config.record.mode}; videos go to {output}")
@@ -104,17 +104,13 @@ def record(settings: list[str], show: bool) -> None:
 
 def collect(settings: list[str], show: bool) -> None:
     """Collect frames only."""
-    if given(settings, "checkpoint"):
-        config = _of_checkpoint("collect", settings, CheckpointConfig)
-        name = _short_name(config)
-    else:
-        config = compose(settings, CheckpointConfig)
-        name = config.name
+    config = of_presets_or_checkpoint("collect", settings)
+    name = short_name(config) if config.checkpoint else config.name
     if show and config.checkpoint:
         return show_settings.of_checkpoint(config, settings)
     if show:
         return show_settings.of_new_run(config, settings)
-    output = _output(config, "data", name)
+    output = output_folder(config, "data", name)
     frames = f"{config.train.collect.frames:,} frames of {_summary(config.env)}"
     print(f"collect {frames} into {output}")
     with saved(output):
@@ -138,7 +134,7 @@ def benchmark(name: str, settings: list[str], show: bool) -> None:
     config = compose(settings, BenchmarkRunConfig)
     if show:
         return show_settings.of_new_run(config, settings)
-    output = _output(config, "runs", "benchmark")
+    output = output_folder(config, "runs", "benchmark")
     print(f"benchmark {name}: {BENCHMARKS[name]} Results go to {output}")
     again = "run it again to continue" if name in TRAINED else "run it again"
     with saved(output, again=again):
@@ -202,12 +198,12 @@ def doctor(settings: list[str], show: bool) -> None:
     print(report(config))
 
 
-def _long(setting: str) -> str:
+def long_form(setting: str) -> str:
     """Write out the short form `mode=` of a setting."""
     return f"record.{setting}" if setting.startswith("mode=") else setting
 
 
-def _of_checkpoint(
+def of_checkpoint(
     command: str, settings: Sequence[str], cls: type[AnyConfig]
 ) -> AnyConfig:
     """Return the configuration of the checkpoint in `settings`, changed by them.
@@ -227,12 +223,20 @@ def _of_checkpoint(
     return from_checkpoint(read_config(resolve(name)), settings, cls)
 
 
-def _short_name(config: CheckpointConfig) -> str:
+def of_presets_or_checkpoint(command: str, settings: Sequence[str]) -> CheckpointConfig:
+    """Return the configuration of the checkpoint in `settings`, or of presets if they name none."""
+    if given(settings, "checkpoint"):
+        return of_checkpoint(command, settings, CheckpointConfig)
+    return compose(settings, CheckpointConfig)
+
+
+def short_name(config: CheckpointConfig) -> str:
     """Return the last part of the checkpoint's name or folder."""
     return Path(str(config.checkpoint)).expanduser().resolve().name
 
 
-def _output(config: Config, *default: str) -> Path:
+def output_folder(config: Config, *default: str) -> Path:
+    """Return the folder for results: `output`, or the parts of the default."""
     return Path(config.output).expanduser() if config.output else Path(*default)
 
 

@@ -120,7 +120,7 @@ class SettingsCommand(click.Command):
         from lssvwm.agent.cli import reference_pages
 
         names = ctx.command_path.split()[1:]
-        reference_pages.write(names[0], ctx.meta["settings"], formatter)
+        reference_pages.write(names[0], ctx.meta.get("settings", ()), formatter)
 
 
 def complete(

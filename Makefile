@@ -1,11 +1,13 @@
-# make demo: set up, train, evaluate, record.   make test: set up, run the tests.
+# make demo    install, train, evaluate, record
+# make test    install, run the tests            make lint, make types: check style and types
+# make docs    install, build the site into build/docs; warnings are errors
 #
 # PYTHON       a Python of 3.11 or newer:        make install PYTHON=python3.12
-# TORCH_INDEX  where torch comes from, beside PyPI. The default has builds for CPUs; for an NVIDIA GPU name the
-#              index of its CUDA version:        make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
-#              or none, for PyPI's own build:    make install TORCH_INDEX=
-# EXTRA        of pyproject.toml:                make install EXTRA=dev
-# DEMO         the demo's folder:                make demo DEMO=runs/another
+# TORCH_INDEX  index of torch, in addition to PyPI. The default has builds for CPUs.
+#              For an NVIDIA GPU:                make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
+#              For the build on PyPI:            make install TORCH_INDEX=
+# EXTRA        extra of pyproject.toml:          make install EXTRA=dev
+# DEMO         folder of the demo:               make demo DEMO=runs/another
 
 PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -14,10 +16,11 @@ DEMO ?= runs/demo
 
 BIN := .venv/bin
 STAMP := .venv/installed
+DOCS_STAMP := .venv/docs-installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 15)
 
-.PHONY: install test demo lint types
+.PHONY: install test demo docs lint types
 
 install: $(STAMP)
 
@@ -41,6 +44,14 @@ demo: install
 	$(BIN)/lssvwm record checkpoint=$(DEMO) mode=plan output=$(DEMO)/video
 	$(BIN)/lssvwm record checkpoint=$(DEMO) mode=open_loop output=$(DEMO)/video
 	@echo "the table and a plot: $(DEMO)/evaluation; the videos: $(DEMO)/video; curves: tensorboard --logdir $(DEMO)"
+
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+$(DOCS_STAMP): $(STAMP)
+	$(PIP) -e '.[docs]'
+	@touch $@
 
 lint: install
 	$(BIN)/ruff check

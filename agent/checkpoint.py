@@ -91,8 +91,8 @@ def pick_device(name: str) -> torch.device:
 def pick_backend(name: str, device: torch.device) -> tuple[str, Scan]:
     """The backend of the scan for a device; raises UserError if it cannot be used there."""
     try:
-        return backends.pick(name, device)
-    except (ValueError, backends.Unavailable) as error:
+        return backends.select_backend(name, device)
+    except (ValueError, backends.BackendUnavailable) as error:
         raise UserError(f"{error}; see `lssvwm doctor`") from None
 
 

@@ -67,9 +67,10 @@ class BlockCache:
 
 
 class LocalAttention(nn.Module):
-    """Attend from a frame's tokens to each other and to the `window - 1` frames before (section 3.3).
+    """Attend from a frame's tokens to each other and to recent frames (section 3.3).
 
-    A noisy copy sees itself and the clean copies of the frames before. No frame sees another frame's noisy copy.
+    There are `window - 1` recent frames. A noisy copy sees itself and the clean copies of the frames before. No frame
+    sees another frame's noisy copy.
     Memory: key and value [B, k-1, h, S, d] of the last frames.
     """
 
@@ -239,7 +240,7 @@ class Block(nn.Module):
             self.modulate.bias[6 * width :].fill_(0.5)  # gates start half open
 
     def initial(self, batch: int, like: Tensor) -> BlockMemory:
-        """Return the empty memory of `batch` agents, on the device and in the type of `like`."""
+        """Return the empty memory of `batch` agents, with device and type of `like`."""
         attention = self.attention
         return {
             "mixer": self.mixer.initial(batch, like),

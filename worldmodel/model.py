@@ -199,8 +199,8 @@ class WorldModel(nn.Module):
         return [integrator for integrator in found if integrator is not None]
 
     def use(self, backend: str = "auto") -> WorldModel:
-        """Scan by this backend (see `backends.pick`); raises ValueError or `backends.Unavailable`. Returns itself."""
-        _, scan = backends.pick(backend, self.place.device)
+        """Scan by this backend, see `backends.select_backend` (also for what it raises). Returns itself."""
+        _, scan = backends.select_backend(backend, self.place.device)
         for block in self.layers:
             block.mixer.use_kernel(scan)
         return self

@@ -72,17 +72,17 @@ def _backends(device: torch.device) -> list[tuple[str, str]]:
     """Each backend, and its error against the recurrence in float64, or why it cannot run."""
     found = []
     for name in backends.NAMES:
-        reason = backends.why_not(name, device)
+        reason = backends.unavailable_reason(name, device)
         if reason is None:
             try:
-                error = backends.error(name, device)
+                error = backends.relative_error(name, device)
                 reason = f"works, relative error {error:.1e}" + (
                     " - TOO LARGE" if not error < EXACT else ""
                 )
             except (
                 Exception
             ) as broken:  # a kernel that does not compile may raise anything
-                reason = f"broken: {backends.in_a_line(broken)}"
+                reason = f"broken: {backends.one_line(broken)}"
         else:
             reason = f"cannot be used: {reason}"
         found.append((name, reason))

@@ -16,6 +16,8 @@ from lssvwm.worldmodel.mixers.gru import GRUConfig
 from lssvwm.worldmodel.mixers.tiled_ssd import StateCache, TiledSSDConfig, TokenCache
 from lssvwm.worldmodel.prefix_tree import levels
 from lssvwm.worldmodel.scan import chunked as ssm
+from lssvwm.worldmodel.scan.backends import with_peek
+from lssvwm.worldmodel.scan.chunked import ScanInputs
 
 from lssvwm import worldmodel
 
@@ -155,11 +157,9 @@ def test_chunked_scan_is_the_recurrence(dtype, chunk, resets, frame, strength):
     )
     if reset is not None and frame:
         reset &= torch.arange(length) % frame == 0
-    slow = ssm.reference(X, dt, A, B, C, S, reset, peek)
-    others = (
-        ssm.chunked(X, dt, A, B, C, S, reset, peek, chunk),
-        ssm.interleaved(ssm.reference)(X, dt, A, B, C, S, reset, peek),
-    )
+    inputs = ScanInputs(X, dt, A, B, C, S, reset, peek)
+    slow = ssm.reference(inputs)
+    others = ssm.chunked(inputs, chunk), with_peek(ssm.reference)(inputs)
     for fast in others:
         for a, b_ in zip(slow, fast):
             assert torch.allclose(a, b_, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -184,8 +184,8 @@ def test_gradients_of_the_scan_reach_inputs_and_initial_state(frame, strength):
     inputs = [x.requires_grad_() for x in (X, dt.abs(), -strength * A.abs(), *rest)]
     reset = torch.zeros(2, 9, dtype=torch.bool)
     reset[0, 3] = reset[1, 6] = True
-    scans = ssm.reference, ssm.chunked, lambda *given: ssm.chunked(*given, chunk=3)
-    outs = [scan(*inputs[:6], reset, *inputs[6:]) for scan in scans]
+    scans = ssm.reference, ssm.chunked, lambda given: ssm.chunked(given, chunk=3)
+    outs = [scan(ScanInputs(*inputs[:6], reset, *inputs[6:])) for scan in scans]
     true, *others = (
         torch.autograd.grad(sum(o.square().sum() for o in out), inputs) for out in outs
     )
@@ -208,9 +208,9 @@ def test_scan_under_autocast_carries_decays_and_states_in_float32():
     given = [
         v.requires_grad_() for v in (X.bfloat16(), dt, A, B.bfloat16(), C.bfloat16(), S)
     ]
-    Y, last = ssm.chunked(*true)
+    Y, last = ssm.chunked(ScanInputs(*true))
     with torch.autocast("cpu", torch.bfloat16):
-        low, rough = ssm.chunked(*given)
+        low, rough = ssm.chunked(ScanInputs(*given))
     assert low.dtype == torch.bfloat16 and rough.dtype == torch.float32
     assert (rough - last).norm() < 1e-3 * last.norm() and (
         low - Y
@@ -226,9 +226,9 @@ def test_scan_under_autocast_carries_decays_and_states_in_float32():
 def test_fused_kernels_are_given_values_of_one_type_under_autocast():
     seen = []
 
-    def kernel(X, dt, A, B, C, S, reset):
-        seen.append({v.dtype for v in (X, dt, B, C)})
-        return X, S
+    def kernel(inputs):
+        seen.append({v.dtype for v in (inputs.X, inputs.dt, inputs.B, inputs.C)})
+        return inputs.X, inputs.S
 
     X, dt, B, C = (
         torch.rand(1, 6, 2, 4).bfloat16(),
@@ -237,9 +237,8 @@ def test_fused_kernels_are_given_values_of_one_type_under_autocast():
         torch.rand(1, 6, 5),
     )
     for peek in (None, torch.rand(1, 3, 2, 5)):
-        ssm.interleaved(kernel)(
-            X, dt, -torch.rand(2), B, C, torch.rand(1, 2, 4, 5), None, peek
-        )
+        A, S = -torch.rand(2), torch.rand(1, 2, 4, 5)
+        with_peek(kernel)(ScanInputs(X, dt, A, B, C, S, None, peek))
     assert seen == [{torch.float32}] * 2
 
 

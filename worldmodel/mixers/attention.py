@@ -1,9 +1,9 @@
-"""Carry memory as cached keys and values of the last frames: causal attention over a window.
+"""Carry memory by causal attention: keys and values of the last frames are cached.
 
 It sees everything within its window, at a cost that grows with the window. With `path_integration`, the leading pairs
 of keys and queries stand for places, as in `tiled_ssd`.
 
-Shapes, beside those of `base`
+Shapes, in addition to those of `base`
     h, d                 heads, width of a head (h * d = D)
     F                    frames before the present one (window - 1)
     q, k, v [..., h, R, S, d]     queries, keys, values
@@ -75,7 +75,10 @@ class AttentionConfig:
 
 @plain_dataclass
 class KeyValueCache:
-    """Keep keys and values [B, n, h, S, d] of each frame that n candidates imagined, apart from the shared memory."""
+    """Keep keys and values of the frames that n candidates imagined.
+
+    There is one key and one value [B, n, h, S, d] per frame.
+    """
 
     memory: MixerMemory
     """Shared key, value and valid, and `turned`: the keys, rotated by their frame."""
@@ -101,11 +104,11 @@ class KeyValueCache:
 
 @register(AttentionConfig)
 class Attention(Mixer):
-    """Attend from a frame's tokens to each other and to all tokens of the `window - 1` frames before.
+    """Attend from a frame's tokens to each other and to those of the last frames.
 
-    Keys are rotated by the number of their frame (RoPE), so that logits depend on how long ago a key was written.
-    With `path_integration`, the leading pairs of each head are rotated by phases of the place instead. Each head has
-    waves of its own.
+    There are `window - 1` of these frames. Keys are rotated by the number of their frame (RoPE), so that logits depend
+    on how long ago a key was written. With `path_integration`, the leading pairs of each head are rotated by phases of
+    the place instead. Each head has its own waves.
     """
 
     def __init__(self, config: AttentionConfig, context: MixerContext):
@@ -135,7 +138,7 @@ class Attention(Mixer):
 
     @torch.no_grad()
     def _start_with_places(self) -> None:
-        """Make keys and queries stand for the place alone, not for what is there, until training adds that."""
+        """Make keys and queries stand for places only, until training adds their content."""
         logit = SAME_PLACE_LOGIT * math.sqrt(self.head_dim)
         self.shift[..., : self.waves] = math.sqrt(logit / self.waves)
 
@@ -178,7 +181,10 @@ class Attention(Mixer):
         return torch.cat((rotate(leading, angle), x[..., rotated:]), -1)
 
     def _rotate_by_frame(self, x: Tensor, frame: Tensor) -> Tensor:
-        """Rotate the pairs of x [..., d] that do not stand for places by the number of their frame, broadcast."""
+        """Rotate the pairs of x [..., d] that do not stand for places.
+
+        The angle is proportional to the number of the frame, which is broadcast.
+        """
         placed = 2 * self.waves
         place, rest = x.split([placed, self.head_dim - placed], -1)
         pairs = rest.shape[-1] // 2
@@ -369,7 +375,7 @@ def _without_unused(memory: MixerMemory) -> MixerMemory:
 
 
 def _last(x: Tensor, n: int) -> Tensor:
-    """Return the last n frames of x [B, F, ...], with zeros before them if there are fewer."""
+    """Return the last n frames of x [B, F, ...], after zeros if there are fewer."""
     x = x[:, max(0, x.shape[1] - n) :]
     missing = n - x.shape[1]
     return F.pad(x, [0, 0] * (x.dim() - 2) + [missing, 0])

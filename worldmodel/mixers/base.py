@@ -1,7 +1,7 @@
-"""Define memory mixers: their settings, their interface, and the list of those that exist.
+"""Define the interface of memory mixers, and keep the list of them.
 
-A mixer is the layer of a block that carries memory over time. To add one, write a module of this package that holds a
-config class and, below it, a `Mixer` decorated with `register`; then import that module in `__init__.py`.
+A mixer is the layer of a block that carries memory over time. To add one, write a module of this package with a
+config class and, below it, a `Mixer` decorated with `register`. Then import that module in `__init__.py`.
 
 Shapes
     u [B, T, R, S, D]    tokens: B sequences, T frames, R copies of a frame, S tokens per frame, width D.
@@ -86,7 +86,7 @@ class Mixer(nn.Module):
         return None
 
     def initial(self, batch: int, like: Tensor) -> MixerMemory:
-        """Return the empty memory of `batch` agents, on the device and in the type of `like`."""
+        """Return the empty memory of `batch` agents, with device and type of `like`."""
         raise NotImplementedError
 
     def forward(

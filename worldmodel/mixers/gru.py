@@ -1,4 +1,4 @@
-"""Carry memory in one vector per frame, by a GRU: the deterministic path of an RSSM (DreamerV3)."""
+"""Carry memory in one recurrent vector, as the deterministic path of an RSSM (DreamerV3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Integrate the agent's motion into a pose, and turn poses into the phases of plane waves.
+"""Integrate the agent's motion into a pose, and map poses to phases.
 
 A pose is (heading, ahead, right): radians to the right, then tokens, from where the episode began.
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 
 class PathIntegrator(nn.Module):
-    """Sum up the agent's motion, in a learned plane, and return phases that stand for places.
+    """Sum up the agent's motion in a learned plane; return phases of places.
 
     A frame turns the heading and moves the position by a step, seen from the agent:
         heading  += turn(action)
@@ -125,7 +125,10 @@ def rotate2d(v: Tensor, angle: Tensor) -> Tensor:
 
 
 def _grid_offsets(side: int) -> Tensor:
-    """Return the offsets [side^2, 2], ahead and right, of tokens from an agent below the middle of their grid."""
+    """Return the offsets [side^2, 2], ahead and right, of tokens from the agent.
+
+    The agent stands at the middle of the last row of the grid.
+    """
     rows, columns = torch.meshgrid(
         torch.arange(side), torch.arange(side), indexing="ij"
     )

@@ -1,6 +1,8 @@
-"""Carry memory by the block-wise SSM scan of LSSVWM (arXiv 2505.20171, section 3.2), with keys that stand for places.
+"""Carry memory by the block-wise SSM scan of LSSVWM (arXiv 2505.20171, section 3.2).
 
-Shapes, beside those of `base`
+Beyond the paper, a fraction of its keys stands for places.
+
+Shapes, in addition to those of `base`
     G, s                  tiles per frame, tokens per tile (G * s = S)
     h, p                  heads, width of a head (h * p = inner = 2 D)
     N                     size of keys and queries
@@ -28,8 +30,8 @@ from lssvwm.worldmodel.mixers.base import (
     register,
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
-from lssvwm.worldmodel.scan import chunked
 from lssvwm.worldmodel.scan.backends import Scan
+from lssvwm.worldmodel.scan.chunked import ScanInputs, chunked
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -43,7 +45,7 @@ EXPAND = 2
     frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True)
 )
 class TiledSSDConfig:
-    """Set the sizes of the tiled Mamba-2 scan: a state of constant size for every tile of tokens."""
+    """Set the sizes of the tiled Mamba-2 scan. Every tile of tokens has a state."""
 
     kind: Literal["tiled_ssd"] = "tiled_ssd"
     """Name of this mixer."""
@@ -123,7 +125,7 @@ class TokenCache:
 
 
 class StateCache:
-    """Keep a state of its own for each of n candidates, from its first imagined frame on."""
+    """Keep a state for each of n candidates, from the first imagined frame on."""
 
     def __init__(self, memory: MixerMemory, n: int):
         self.shared = memory["state"]
@@ -201,7 +203,7 @@ class Token(Query):
 
 @register(TiledSSDConfig)
 class TiledSSD(Mixer):
-    """Scan every tile of tokens over time with Mamba-2, each tile with a state of its own.
+    """Scan every tile of tokens over time with Mamba-2. Every tile has a state.
 
     Differences from Mamba-2, all for reading and writing by frames:
     - There is no short convolution. It would leak noisy tokens into clean ones.
@@ -232,7 +234,7 @@ class TiledSSD(Mixer):
         self.head_dim = config.head_dim
         self.heads = self.inner // config.head_dim
         self.waves = int(config.rope_fraction * state) // 2  # rotated pairs
-        self.scan: Scan = chunked.chunked
+        self.scan: Scan = chunked
         projected = 2 * self.inner + 2 * state + self.heads
         self.project = nn.Linear(context.width, projected, bias=False)
         self.path_integrator = PathIntegrator(
@@ -253,7 +255,7 @@ class TiledSSD(Mixer):
 
     @torch.no_grad()
     def _start_with_places(self) -> None:
-        """Make keys and queries stand for the place alone, not for what is there, until training adds that."""
+        """Make keys and queries stand for places only, until training adds their content."""
         rotated = 2 * self.waves
         for scale in (self.scale_B, self.scale_C):
             scale[:rotated] = 0.2
@@ -373,9 +375,8 @@ class TiledSSD(Mixer):
         )
         A = -torch.exp(self.A_log)
         state = memory["state"].flatten(0, 1)
-        Y, state, *peeked = self.scan(
-            X, dt, A, B, C, state, self._token_resets(reset), *peek
-        )
+        inputs = ScanInputs(X, dt, A, B, C, state, self._token_resets(reset), *peek)
+        Y, state, *peeked = self.scan(inputs)
         batch, frames = reset.shape
         size = {"b": batch, "t": frames}
         by_copy = [
@@ -393,7 +394,7 @@ class TiledSSD(Mixer):
     def start_rollout(
         self, memory: MixerMemory, n: int, frames: int
     ) -> TokenCache | StateCache:
-        """Return the cache that takes less room by the end of the rollout: of tokens, or of states."""
+        """Return a cache of tokens or of states, whichever is smaller at the end."""
         tokens = frames * self.side**2
         per_token = self.state + self.inner + self.heads
         if tokens * per_token < self.inner * self.state:

@@ -1,7 +1,7 @@
-"""Which implementation of the scan runs: by name, or the fastest that works on a device.
+"""Select the implementation of the scan: by name, or the fastest on a device.
 
-All have the signature of `ssm.chunked` and give equal results. Those that need another package are loaded when they are
-asked for; one that cannot be used is named with the reason, and never replaced silently.
+All take `ScanInputs` and give equal results. Those that need another package are loaded on first use. A backend that
+cannot be used raises an error with the reason. It is never replaced silently.
 """
 
 from __future__ import annotations
@@ -12,38 +12,38 @@ from collections.abc import Callable
 
 import torch
 from lssvwm.worldmodel.scan import chunked as ssm
+from lssvwm.worldmodel.scan.chunked import ScanInputs
 from torch import Tensor
 
-Scan = Callable[..., tuple[Tensor, ...]]
+Scan = Callable[[ScanInputs], tuple[Tensor, ...]]
 
 FUSED = {
     "mamba_ssm": "lssvwm.worldmodel.scan.mamba_ssm",
     "fla": "lssvwm.worldmodel.scan.fla",
 }
-"""Triton kernels of other packages, in order of preference."""
+"""Triton kernels of other packages, in order of preference. Their modules have a `scan` that does not peek."""
 NAMES = ("reference", "chunked", *FUSED)
+"""All backends."""
 
 
-class Unavailable(RuntimeError):
-    """A backend that was asked for cannot be used here; the message says why and what to install."""
+class BackendUnavailable(RuntimeError):
+    """Report that a backend cannot be used here. The message gives the reason."""
 
 
-def pick(name: str, device: torch.device | str) -> tuple[str, Scan]:
-    """The backend `name` for a device; `auto` is the first usable of mamba_ssm, fla, chunked on CUDA, else chunked.
+def select_backend(name: str, device: torch.device | str) -> tuple[str, Scan]:
+    """Return name and function of a backend for a device.
 
-    Raises ValueError for an unknown name and Unavailable for a backend that cannot run on the device.
+    `auto` is the first usable of mamba_ssm, fla, chunked on CUDA, and chunked elsewhere. Raises ValueError for an
+    unknown name. Raises BackendUnavailable for a backend that cannot run on the device.
     """
     device = torch.device(device)
     if name == "auto":
-        name = next(
-            (n for n in FUSED if device.type == "cuda" and why_not(n, device) is None),
-            "chunked",
-        )
+        name = _fastest(device)
     if name in FUSED:
-        reason = why_not(name, device)
+        reason = unavailable_reason(name, device)
         if reason is not None:
-            raise Unavailable(f"backend={name} cannot be used: {reason}")
-        return name, ssm.interleaved(importlib.import_module(FUSED[name]).scan)
+            raise BackendUnavailable(f"backend={name} cannot be used: {reason}")
+        return name, with_peek(importlib.import_module(FUSED[name]).scan)
     if name not in NAMES:
         raise ValueError(
             f"backend={name} is not known; there are auto, {', '.join(NAMES)}"
@@ -51,44 +51,112 @@ def pick(name: str, device: torch.device | str) -> tuple[str, Scan]:
     return name, getattr(ssm, name)
 
 
-def why_not(name: str, device: torch.device | str) -> str | None:
-    """Why a backend cannot be used on a device; None if it can."""
+def _fastest(device: torch.device) -> str:
+    if device.type == "cuda":
+        for name in FUSED:
+            if unavailable_reason(name, device) is None:
+                return name
+    return "chunked"
+
+
+def unavailable_reason(name: str, device: torch.device | str) -> str | None:
+    """Return why a backend cannot be used on a device; None if it can."""
     if name not in FUSED:
         return None
     try:
         importlib.import_module(FUSED[name])
     except Exception as error:  # a broken installation may raise anything
-        return in_a_line(error)
-    if (
-        torch.device(device).type != "cuda"
-        and os.environ.get("TRITON_INTERPRET") != "1"
-    ):
+        return one_line(error)
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if torch.device(device).type != "cuda" and not interpreted:
         return "its kernels need an NVIDIA GPU"
     return None
 
 
-def in_a_line(error: Exception) -> str:
-    """The kind of an error and the last line of what it says."""
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[-1:]])
+def one_line(error: Exception) -> str:
+    """Return the class of an error and the last line of its message."""
+    last_line = str(error).strip().splitlines()[-1:]
+    return ": ".join([type(error).__name__, *last_line])
 
 
-def error(name: str, device: torch.device | str, seed: int = 0) -> float:
-    """Largest relative error of a backend on a small scan with resets and `peek`, against `reference`."""
-    make = torch.Generator().manual_seed(seed)
-    b, length, h, p, n = 2, 100, 2, 16, 32
-    X, B, C = (
-        torch.randn(b, length, *shape, generator=make) for shape in ((h, p), (n,), (n,))
+def with_peek(scan: Scan) -> Scan:
+    """Wrap a scan without `peek`, so that it peeks.
+
+    Those queries become tokens of step size zero before their frame.
+    """
+
+    def wrapped(inputs: ScanInputs) -> tuple[Tensor, ...]:
+        inputs = inputs._replace(X=inputs.X.to(inputs.dt.dtype))
+        if inputs.peek is None:
+            return scan(inputs)
+        frames = inputs.peek.shape[1:3]
+        Y, S = scan(_interleaved(inputs, inputs.peek))
+        by_frame = Y.unflatten(1, (frames[0], 2, frames[1]))
+        peeked, Y = (y.flatten(1, 2) for y in by_frame.unbind(2))
+        return Y, S, peeked
+
+    return wrapped
+
+
+def _interleaved(inputs: ScanInputs, peek: Tensor) -> ScanInputs:
+    """Put a copy of each frame that only peeks before the frame itself."""
+    frames = peek.shape[1:3]
+
+    def join(before: Tensor, frame: Tensor) -> Tensor:
+        return torch.stack((before, frame), 2).flatten(1, 3)
+
+    X, dt, B, C = (
+        v.unflatten(1, frames) for v in (inputs.X, inputs.dt, inputs.B, inputs.C)
     )
-    dt = torch.rand(b, length, h, generator=make)
-    A, S = -torch.rand(h, generator=make), torch.randn(b, h, p, n, generator=make)
-    peek = torch.randn(b, length // 5, 5, n, generator=make)
-    reset = (torch.rand(b, length // 5, 1, generator=make) < 0.1) & (
-        torch.arange(5) == 0
+    reset = inputs.reset
+    if reset is not None:
+        reset = reset.unflatten(1, frames)
+        reset = join(reset, torch.zeros_like(reset))
+    return ScanInputs(
+        X=join(X, X),
+        dt=join(torch.zeros_like(dt), dt),
+        A=inputs.A,
+        B=join(B, B),
+        C=join(peek, C),
+        S=inputs.S,
+        reset=reset,
     )
-    inputs = X, dt, A, B, C, S, reset.flatten(1), peek
-    oracle: Scan = ssm.reference
-    true = oracle(*(v.double() if v.is_floating_point() else v for v in inputs))
-    given = pick(name, device)[1](*(v.to(device) for v in inputs))
-    return max(
-        float((a - b.cpu()).abs().max() / a.abs().max()) for a, b in zip(true, given)
+
+
+def relative_error(name: str, device: torch.device | str, seed: int = 0) -> float:
+    """Return the largest relative error of a backend against `reference`.
+
+    It is measured on a small scan that resets and peeks.
+    """
+    inputs = _random_inputs(seed)
+    exact = ssm.reference(
+        ScanInputs(*(v.double() if v.is_floating_point() else v for v in inputs))
     )
+    _, scan = select_backend(name, device)
+    found = scan(ScanInputs(*(v.to(device) for v in inputs)))
+    errors = [
+        (true - value.cpu()).abs().max() / true.abs().max()
+        for true, value in zip(exact, found)
+    ]
+    return max(float(error) for error in errors)
+
+
+def _random_inputs(seed: int) -> list[Tensor]:
+    """Return the fields of `ScanInputs` for two sequences of 20 frames of 5 tokens."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    b, frames, tokens, h, p, n = 2, 20, 5, 2, 16, 32
+    length = frames * tokens
+    X, B, C = normal(b, length, h, p), normal(b, length, n), normal(b, length, n)
+    dt = uniform(b, length, h)
+    A, S = -uniform(h), normal(b, h, p, n)
+    peek = normal(b, frames, tokens, n)
+    first_token = torch.arange(tokens) == 0
+    reset = (uniform(b, frames, 1) < 0.1) & first_token
+    return [X, dt, A, B, C, S, reset.flatten(1), peek]

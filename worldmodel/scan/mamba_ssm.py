@@ -1,7 +1,7 @@
-"""The scan by mamba-ssm's fused Triton kernels (`ssd_combined`): NVIDIA GPUs.
+"""Compute the scan by mamba-ssm's fused Triton kernels (`ssd_combined`) on NVIDIA GPUs.
 
-Install, with a CUDA build of torch in place: `pip install --no-build-isolation 'lssvwm[mamba]'`. Only its Triton part
-is used, so that a wheel built without its CUDA extensions, in seconds and without a CUDA compiler, does as well:
+With a CUDA build of torch in place: `pip install --no-build-isolation 'lssvwm[mamba]'`. Only the Triton part is used.
+So a wheel without the CUDA extensions is enough. It needs no CUDA compiler and builds in seconds:
 `MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm`.
 """
 
@@ -13,74 +13,77 @@ import sys
 from types import ModuleType
 
 import torch
+from lssvwm.worldmodel.scan.chunked import ScanInputs
 from torch import Tensor
 
+PACKAGE = "mamba_ssm"
+MODULE = "mamba_ssm.ops.triton.ssd_combined"
+
 CHUNK = 64
+"""Tokens that the kernel processes at once."""
 INDEX_LIMIT = 2**31
-"""The kernels count elements in 32 bits and go wrong silently beyond."""
+"""Elements that the kernels can count. Beyond this they give wrong numbers without an error."""
 
 
 def _kernels() -> ModuleType:
-    """`mamba_ssm.ops.triton.ssd_combined`. The package's own __init__ wants its compiled Mamba-1 extension, which the
-    Triton part does not; where that is missing, the package is entered without running __init__."""
-    path = "mamba_ssm.ops.triton.ssd_combined"
+    """Import the module of the kernels.
+
+    The package's own `__init__` imports its compiled Mamba-1 extension, which the Triton part does not need. Where
+    that is missing, the module is imported without running `__init__`.
+    """
+    first_import = PACKAGE not in sys.modules
     try:
-        return importlib.import_module(path)
+        return importlib.import_module(MODULE)
     except ImportError as error:
-        spec = (
-            importlib.util.find_spec("mamba_ssm")
-            if "mamba_ssm" not in sys.modules
-            else None
-        )
+        spec = importlib.util.find_spec(PACKAGE) if first_import else None
         if spec is None or "cuda" not in str(error):
             raise
+    loaded = [name for name in sys.modules if name.split(".")[0] == PACKAGE]
     try:
-        for name in [name for name in sys.modules if name.split(".")[0] == "mamba_ssm"]:
+        for name in loaded:
             del sys.modules[name]
-        sys.modules["mamba_ssm"] = importlib.util.module_from_spec(spec)
-        return importlib.import_module(path)
+        sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+        return importlib.import_module(MODULE)
     finally:
-        sys.modules.pop(
-            "mamba_ssm", None
-        )  # so that others who import it hear what is missing
+        # later imports of the package must report what is missing
+        sys.modules.pop(PACKAGE, None)
 
 
 kernels = _kernels()
 
 
-def scan(
-    X: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    S: Tensor,
-    reset: Tensor | None = None,
-):
-    """`ssm.chunked`, by the fused kernel; batches too large for its 32-bit counters go through in parts."""
-    b, length, h, p = X.shape
-    n = B.shape[-1]
+def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+    """Compute the scan without `peek` by the fused kernel.
+
+    Batches too large for its 32-bit counters go through in parts. Raises ValueError for sequences too long for them.
+    """
+    X, dt, A, B, C, S, reset, _ = inputs
+    batch, length, h, p = X.shape
     chunks = -(-length // CHUNK)
-    row = max(length * h * p, chunks * h * p * n, chunks * CHUNK * CHUNK)
-    if row >= INDEX_LIMIT:
+    state_size = h * p * B.shape[-1]
+    largest = max(length * h * p, chunks * state_size, chunks * CHUNK * CHUNK)
+    if largest >= INDEX_LIMIT:
         raise ValueError(
             f"a sequence of {length} tokens is too long for mamba_ssm's kernels; train on shorter ones"
         )
-    most = (INDEX_LIMIT - 1) // row
-    sequence = None if reset is None else reset.cumsum(1).to(torch.int32)
-    parts = [
-        kernels.mamba_chunk_scan_combined(
-            X[i : i + most].contiguous(),
-            dt[i : i + most].float().contiguous(),
+    most = (INDEX_LIMIT - 1) // largest
+    episode = None if reset is None else reset.cumsum(1).to(torch.int32)
+    outputs, states = [], []
+    for i in range(0, batch, most):
+        part = slice(i, i + most)
+        y, state = kernels.mamba_chunk_scan_combined(
+            X[part].contiguous(),
+            dt[part].float().contiguous(),
             A.float(),
-            B[i : i + most, :, None].contiguous(),
-            C[i : i + most, :, None].contiguous(),
+            B[part, :, None].contiguous(),
+            C[part, :, None].contiguous(),
             CHUNK,
-            initial_states=S[i : i + most].contiguous(),
-            seq_idx=None if sequence is None else sequence[i : i + most].contiguous(),
+            initial_states=S[part].contiguous(),
+            seq_idx=None if episode is None else episode[part].contiguous(),
             return_final_states=True,
         )
-        for i in range(0, b, most)
-    ]
-    Y, S = (torch.cat(x) if len(parts) > 1 else x[0] for x in zip(*parts))
-    return Y, S
+        outputs.append(y)
+        states.append(state)
+    if len(outputs) == 1:
+        return outputs[0], states[0]
+    return torch.cat(outputs), torch.cat(states)

@@ -1,4 +1,4 @@
-"""Baselines are compared on equal terms, and every command takes them."""
+"""Test the presets of all mixers, and that every command accepts them."""
 
 import pytest
 import torch
@@ -26,18 +26,18 @@ def build(name: str) -> WorldModel:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_parameters_within_five_percent_of_ours(name):
+def test_preset_has_parameters_of_small(name):
     ours, theirs = (
         sum(p.numel() for p in build(n).parameters()) for n in ("small", name)
     )
     assert abs(theirs / ours - 1) < 0.05
 
 
-def test_there_is_no_other_preset_of_a_model():
+def test_presets_are_complete():
     assert set(options("model")) == {"base", "small", "tiny", *BASELINES}
 
 
-def test_attention_costs_what_is_in_memory_and_forgets_what_is_out_of_reach():
+def test_attention_forgets_frames_outside_window():
     torch.manual_seed(0)
     model = WorldModel(
         compose(["model=window", "model.mixer.window=4", "model.mixer.layers=1"]).model,
@@ -62,7 +62,7 @@ def test_attention_costs_what_is_in_memory_and_forgets_what_is_out_of_reach():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BASELINES)
-def test_every_command_takes_a_baseline(name, tmp_path):
+def test_commands_accept_preset(name, tmp_path):
     run = str(tmp_path / "run")
     assert (
         cli.main(
@@ -100,7 +100,7 @@ def test_every_command_takes_a_baseline(name, tmp_path):
     )
 
 
-def test_a_model_of_no_known_kind_is_named(capsys):
+def test_unknown_kind_is_named(capsys):
     assert cli.main(["train", "model.mixer.kind=transformer"]) == 2
     assert (
         "unknown model.mixer.kind=transformer; there are: attention, gru, tiled_ssd"
@@ -108,7 +108,7 @@ def test_a_model_of_no_known_kind_is_named(capsys):
     )
 
 
-def test_attention_with_an_odometer_looks_for_the_place_first():
+def test_attention_with_path_integration_finds_place():
     torch.manual_seed(0)
     model = build("attention_odometer")
     mixer = model.layers[0].mixer

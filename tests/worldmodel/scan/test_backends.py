@@ -1,9 +1,9 @@
-"""Every backend of the scan gives the numbers of the recurrence; one that cannot run says why.
+"""Test that backends equal the recurrence, or say why they cannot run.
 
 The kernels of mamba-ssm also run without a GPU, interpreted (opt-in, slow; fla's do not run interpreted):
 
-    pip install --no-deps triton==3.6.0 numpy==2.2.6      # and mamba-ssm, see worldmodel/scan_mamba_ssm.py
-    TRITON_INTERPRET=1 pytest tests/test_backends.py -m slow -k mamba_ssm
+    pip install --no-deps triton==3.6.0 numpy==2.2.6      # and mamba-ssm, see worldmodel/scan/mamba_ssm.py
+    TRITON_INTERPRET=1 pytest tests/worldmodel/scan/test_backends.py -m slow -k mamba_ssm
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from lssvwm.worldmodel import ModelConfig, WorldModel
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from lssvwm.worldmodel.scan import backends
 from lssvwm.worldmodel.scan import chunked as ssm
+from lssvwm.worldmodel.scan.chunked import ScanInputs
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,7 +28,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Lets kernels run interpreted: no device to enter, the first of their configurations, no search."""
+    """Run kernels interpreted: without a device, with the first of their configurations."""
     if DEVICE == "cuda":
         return
     autotuner = pytest.importorskip("triton.runtime.autotuner")
@@ -54,7 +55,7 @@ def case(seed=0, b=2, length=70, h=2, p=16, n=32):
         torch.rand(b, length, 1, generator=make) < 0.6
     )
     reset = torch.rand(b, length, generator=make) < 0.04
-    reset[0, 0] = True  # one that begins anew and one that goes on
+    reset[0, 0] = True  # one sequence that is reset and one that continues
     reset[1, 0] = False
     return [
         X,
@@ -67,7 +68,7 @@ def case(seed=0, b=2, length=70, h=2, p=16, n=32):
 
 
 def peeking(reset, frame=5, n=32, seed=1):
-    """Resets at the first tokens of frames only, and queries that read before their frame."""
+    """Return resets at first tokens of frames only, and queries that peek."""
     b, length = reset.shape
     reset = reset & (torch.arange(length) % frame == 0)
     return reset, torch.randn(
@@ -76,9 +77,9 @@ def peeking(reset, frame=5, n=32, seed=1):
 
 
 def results(scan, inputs, reset, peek):
-    """Outputs, final state and the gradients of all inputs, on CPU."""
+    """Return outputs, final state and the gradients of all inputs, on CPU."""
     inputs = [v.detach().clone().requires_grad_() for v in (*inputs, peek)]
-    Y, S, peeked = scan(*inputs[:-1], reset, inputs[-1])
+    Y, S, peeked = scan(ScanInputs(*inputs[:-1], reset, inputs[-1]))
     weight = torch.linspace(-1, 1, Y.numel(), dtype=Y.dtype, device=Y.device).view(
         Y.shape
     )
@@ -93,10 +94,10 @@ def results(scan, inputs, reset, peek):
     ["chunked", *(pytest.param(n, marks=pytest.mark.slow) for n in backends.FUSED)],
 )
 @pytest.mark.parametrize("resets", [True, False])
-def test_backend_equals_the_recurrence(name, resets, request):
+def test_backend_equals_reference(name, resets, request):
     if name in backends.FUSED:
         request.getfixturevalue("kernels")
-        reason = backends.why_not(name, DEVICE)
+        reason = backends.unavailable_reason(name, DEVICE)
         if reason:
             pytest.skip(f"{name}: {reason}")
     inputs, reset = case()
@@ -112,7 +113,7 @@ def test_backend_equals_the_recurrence(name, resets, request):
         reset.to(DEVICE) if resets else None,
         peek.to(DEVICE),
     )
-    mine = results(backends.pick(name, DEVICE)[1], *there)
+    mine = results(backends.select_backend(name, DEVICE)[1], *there)
     for what, a, b in zip(
         ("Y", "S", "peeked", "dX", "ddt", "dA", "dB", "dC", "dS", "dpeek"), true, mine
     ):
@@ -121,7 +122,7 @@ def test_backend_equals_the_recurrence(name, resets, request):
 
 @pytest.fixture
 def adapter(monkeypatch):
-    """The adapters of fused kernels, the kernels replaced by the recurrence, so that they work everywhere."""
+    """Replace the fused kernels by the recurrence, so that their adapters run everywhere."""
     fake = {name: ModuleType(name) for name in ("fla", "fla.ops", "fla.ops.simple_gla")}
     path = "mamba_ssm.ops.triton.ssd_combined"
     fake |= {
@@ -150,7 +151,9 @@ def adapter(monkeypatch):
             else torch.diff(seq_idx, dim=1, prepend=torch.zeros_like(seq_idx[:, :1]))
             > 0
         )
-        return ssm.reference(x, dt, A, B[:, :, 0], C[:, :, 0], initial_states, reset)
+        return ssm.reference(
+            ScanInputs(x, dt, A, B[:, :, 0], C[:, :, 0], initial_states, reset)
+        )
 
     fake["fla.ops.simple_gla"].chunk_simple_gla = simple_gla
     fake[path].mamba_chunk_scan_combined = combined
@@ -166,71 +169,74 @@ def adapter(monkeypatch):
 
 @pytest.mark.parametrize("name", backends.FUSED)
 @pytest.mark.parametrize("resets", [True, False])
-def test_adapters_pass_on_states_and_resets(name, resets, adapter):
+def test_adapter_passes_states_and_resets(name, resets, adapter):
     inputs, reset = case(b=3, length=30)
     reset = reset if resets else None
     true, mine = (
-        ssm.reference(*inputs, reset),
-        backends.pick(name, "cpu")[1](*inputs, reset),
+        ssm.reference(ScanInputs(*inputs, reset)),
+        backends.select_backend(name, "cpu")[1](ScanInputs(*inputs, reset)),
     )
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(true, mine))
     begins, peek = peeking(case(b=3, length=30)[1])
     both = [
-        scan(*inputs, begins if resets else None, peek)
-        for scan in (ssm.reference, backends.pick(name, "cpu")[1])
+        scan(ScanInputs(*inputs, begins if resets else None, peek))
+        for scan in (ssm.reference, backends.select_backend(name, "cpu")[1])
     ]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*both))
 
 
-def test_large_batches_go_through_the_fused_kernel_in_parts(adapter, monkeypatch):
-    scan = backends.pick("mamba_ssm", "cpu")[1]
+def test_mamba_ssm_splits_large_batches(adapter, monkeypatch):
+    scan = backends.select_backend("mamba_ssm", "cpu")[1]
     scan_mamba_ssm = sys.modules[backends.FUSED["mamba_ssm"]]
     inputs, reset = case(b=5, length=30)
     monkeypatch.setattr(scan_mamba_ssm, "INDEX_LIMIT", 2 * 64 * 64 + 1)
-    true, mine = ssm.reference(*inputs, reset), scan(*inputs, reset)
+    true, mine = (
+        ssm.reference(ScanInputs(*inputs, reset)),
+        scan(ScanInputs(*inputs, reset)),
+    )
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(true, mine))
     assert adapter == [2, 2, 1]
     monkeypatch.setattr(scan_mamba_ssm, "INDEX_LIMIT", 500)
     with pytest.raises(ValueError, match="30 tokens is too long"):
-        scan(*inputs, reset)
+        scan(ScanInputs(*inputs, reset))
 
 
-def test_the_one_that_runs_on_a_cpu_by_itself():
-    assert backends.pick("auto", "cpu") == ("chunked", ssm.chunked)
+def test_auto_selects_chunked_on_cpu():
+    assert backends.select_backend("auto", "cpu") == ("chunked", ssm.chunked)
 
 
-def test_self_check_measures_an_error():
-    assert backends.error("reference", "cpu") < 1e-5
-    assert 0 < backends.error("chunked", "cpu") < 1e-5
+def test_relative_error_is_small():
+    assert backends.relative_error("reference", "cpu") < 1e-5
+    assert 0 < backends.relative_error("chunked", "cpu") < 1e-5
 
 
-def test_an_unknown_backend_is_named():
+def test_select_backend_names_unknown_backend():
     with pytest.raises(
         ValueError,
         match=r"backend=mamba is not known; there are auto, reference, chunked",
     ):
-        backends.pick("mamba", "cpu")
+        backends.select_backend("mamba", "cpu")
 
 
-def test_a_backend_asked_for_is_never_replaced(monkeypatch):
+def test_select_backend_never_replaces_broken_backend(monkeypatch):
     monkeypatch.setitem(backends.FUSED, "broken", "lssvwm.worldmodel.no_such_file")
     with pytest.raises(
-        backends.Unavailable,
+        backends.BackendUnavailable,
         match=r"backend=broken cannot be used: ModuleNotFoundError",
     ):
-        backends.pick("broken", "cpu")
+        backends.select_backend("broken", "cpu")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels run on a CPU")
 @pytest.mark.parametrize("name", backends.FUSED)
-def test_fused_kernels_say_why_they_cannot_run(name):
+def test_fused_backend_explains_why_unavailable(name):
     if DEVICE == "cpu":
-        assert backends.why_not(name, "cpu")
-        with pytest.raises(backends.Unavailable, match=name):
-            backends.pick(name, "cpu")
+        assert backends.unavailable_reason(name, "cpu")
+        with pytest.raises(backends.BackendUnavailable, match=name):
+            backends.select_backend(name, "cpu")
 
 
-def test_a_model_scans_by_the_backend_it_is_told():
+def test_model_scans_by_selected_backend():
     model = WorldModel(
         ModelConfig(
             patch=4, width=16, mixer=TiledSSDConfig(tiles=(1,), state=8, head_dim=8)
@@ -250,7 +256,7 @@ def test_a_model_scans_by_the_backend_it_is_told():
     assert 0 < before.diff(after).max() < 1e-4
 
 
-def test_doctor_says_what_works_what_not_and_what_is_in_use(capsys):
+def test_doctor_lists_backends_and_selection(capsys):
     assert cli.main(["doctor", "device=cpu"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"torch +\d", said) and re.search(
@@ -261,7 +267,7 @@ def test_doctor_says_what_works_what_not_and_what_is_in_use(capsys):
     assert re.search(r"in use\n +device +cpu\n +backend +chunked", said)
 
 
-def test_doctor_shows_a_backend_with_wrong_numbers(monkeypatch):
+def test_doctor_reports_backend_with_large_error(monkeypatch):
     monkeypatch.setattr(
         ssm, "chunked", lambda *a, **k: tuple(1.01 * v for v in ssm.reference(*a, **k))
     )
@@ -273,7 +279,7 @@ def test_doctor_shows_a_backend_with_wrong_numbers(monkeypatch):
     "command",
     [["doctor"], ["train", "experiment=smoke"], ["evaluate", "checkpoint=tmaze"]],
 )
-def test_a_backend_that_cannot_run_is_one_line(command, tmp_path, capsys):
+def test_unavailable_backend_is_reported_in_one_line(command, tmp_path, capsys):
     assert (
         cli.main(
             [*command, "device=cpu", "backend=mamba_ssm", f"output={tmp_path / 'out'}"]

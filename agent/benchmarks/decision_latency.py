@@ -1,4 +1,4 @@
-"""`lssvwm benchmark decide`: time and memory of a decision, planned in the same world model in several ways."""
+"""Measure time and memory of a decision: `lssvwm benchmark decide`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,18 +32,8 @@ from torchrl.modules import CEMPlanner
 
 from lssvwm import planners
 
-CONTINUOUS = {
-    "candidates": 128,
-    "horizon": 12,
-    "iterations": 3,
-    "elites": 16,
-}
-DISCRETE = {
-    "candidates": 256,
-    "horizon": 16,
-    "iterations": 3,
-    "elites": 16,
-}
+CONTINUOUS = {"candidates": 128, "horizon": 12, "iterations": 3, "elites": 16}
+DISCRETE = {"candidates": 256, "horizon": 16, "iterations": 3, "elites": 16}
 BEAM = {"width": 32, "horizon": 16, "elites": 16}
 ROUNDS = 5
 PRETRAINED = "return9"
@@ -50,65 +41,36 @@ AGES = (100, 5000)
 """Frames of an episode before a decision."""
 
 
+@dataclass(frozen=True)
+class Variant:
+    """Describe one way to decide: kind of actions, label, search size, and the call."""
+
+    actions: str
+    label: str
+    size: dict[str, int]
+    run: Callable[[], Any]
+
+
 def decide(config: Config, output: Path) -> Path:
-    """One agent's decisions: continuous actions, new weights, by our CEM and by TorchRL's through its model-based
-    environment; discrete actions, the weights of Return after a tour of its maze, with the beginnings of candidates
-    shared and not, by beam search, and after many more frames."""
+    """Measure time and peak memory of one agent's decision, in several ways.
+
+    Continuous actions, random weights: our CEM and TorchRL's.
+    Discrete actions, packaged weights: with shared prefixes and without, beam search,
+    and CEM late in an episode.
+    Returns the JSON file.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    continuous = WorldModel(compose([]).model, (3, 64, 64), 2, discrete=False).eval()
-    trained = checkpoint.load(PRETRAINED, "cpu")
-    random, toured = _seen(continuous), _toured(trained)
-    ages = _walked(trained, AGES)
-    ways = {
-        ("continuous", "cem"): (CONTINUOUS, _cem(continuous, CONTINUOUS, random)),
-        ("continuous", "torchrl CEMPlanner"): (
-            CONTINUOUS,
-            _torchrl(continuous, CONTINUOUS, random),
-        ),
-        ("discrete", "cem"): (DISCRETE, _cem(trained, DISCRETE, toured)),
-        ("discrete", "cem, nothing shared"): (
-            DISCRETE,
-            _cem(Apart(trained), DISCRETE, toured),
-        ),
-        ("discrete", f"beam, {BEAM['width']} wide"): (
-            BEAM
-            | {
-                "candidates": BEAM["width"] * trained.actions,
-                "iterations": 1,
-            },  # at every step
-            _ours(trained, planners.BeamConfig(**BEAM), toured),  # type: ignore[arg-type]
-        ),
-    } | {
-        ("discrete", f"cem, at frame {age}"): (
-            DISCRETE,
-            _cem(trained, DISCRETE, memory),
-        )
-        for age, memory in ages
-    }
-    taken: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
-    progress = Progress("benchmark", ROUNDS * len(ways), "decisions")
-    for _, run in ways.values():
-        run()
-    for _ in range(ROUNDS):  # all in turn, so that a busy moment hits every row
-        for way, (_, run) in ways.items():
-            began = time.perf_counter()
-            run()
-            taken[way].append(time.perf_counter() - began)
-            progress.update(progress.done + 1, way[1])
-    progress.close()
+    variants = [*_continuous(), *_discrete()]
+    seconds = _timed(variants)
     rows = []
-    for (actions, name), (size, run) in ways.items():
-        row = {
-            "actions": actions,
-            "planner": name,
-            "seconds": median(taken[actions, name]),
-            "bytes": peak(run),
-        }
-        rows.append(
-            row | {key: size[key] for key in ("candidates", "horizon", "iterations")}
-        )
+    for variant, taken in zip(variants, seconds):
+        row: dict[str, Any] = {"actions": variant.actions, "planner": variant.label}
+        row["seconds"] = median(taken)
+        row["bytes"] = peak(variant.run)
+        row |= {k: variant.size[k] for k in ("candidates", "horizon", "iterations")}
+        rows.append(row)
     found = {
         "command": "lssvwm benchmark decide",
         "threads": torch.get_num_threads(),
@@ -119,8 +81,61 @@ def decide(config: Config, output: Path) -> Path:
     return output / "decide.json"
 
 
-class Apart:
-    """A model that imagines every candidate from its beginning on."""
+def _continuous() -> list[Variant]:
+    model = WorldModel(compose([]).model, (3, 64, 64), 2, discrete=False).eval()
+    memory = _memory_of_noise(model)
+    ours = _cem(model, CONTINUOUS, memory)
+    torchrl = _torchrl(model, CONTINUOUS, memory)
+    return [
+        Variant("continuous", "cem", CONTINUOUS, ours),
+        Variant("continuous", "torchrl CEMPlanner", CONTINUOUS, torchrl),
+    ]
+
+
+def _discrete() -> list[Variant]:
+    model = checkpoint.load(PRETRAINED, "cpu")
+    toured = _memory_of_tour(model)
+    beam = planners.BeamConfig(**BEAM)  # type: ignore[arg-type]
+    each_step = {"candidates": BEAM["width"] * model.actions, "iterations": 1}
+    label = f"beam, {BEAM['width']} wide"
+    unshared = _cem(UnsharedModel(model), DISCRETE, toured)
+    return [
+        Variant("discrete", "cem", DISCRETE, _cem(model, DISCRETE, toured)),
+        Variant("discrete", "cem, nothing shared", DISCRETE, unshared),
+        Variant("discrete", label, BEAM | each_step, _ours(model, beam, toured)),
+        *(
+            Variant(
+                "discrete",
+                f"cem, at frame {age}",
+                DISCRETE,
+                _cem(model, DISCRETE, memory),
+            )
+            for age, memory in _memories_of_scavenging(model, AGES)
+        ),
+    ]
+
+
+def _timed(variants: list[Variant]) -> list[list[float]]:
+    """Return the seconds of ROUNDS runs of each variant.
+
+    Variants take turns, so that a busy moment of the machine affects all of them.
+    """
+    seconds: list[list[float]] = [[] for _ in variants]
+    progress = Progress("benchmark", ROUNDS * len(variants), "decisions")
+    for variant in variants:
+        variant.run()
+    for _ in range(ROUNDS):
+        for variant, taken in zip(variants, seconds):
+            began = time.perf_counter()
+            variant.run()
+            taken.append(time.perf_counter() - began)
+            progress.update(progress.done + 1, variant.label)
+    progress.close()
+    return seconds
+
+
+class UnsharedModel:
+    """Wrap a model so that candidates do not share the imagination of prefixes."""
 
     def __init__(self, model: WorldModel):
         self.model = model
@@ -129,46 +144,49 @@ class Apart:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def eval(self) -> Apart:
+    def eval(self) -> UnsharedModel:
         return self
 
 
-def _seen(model: WorldModel) -> Memory:
-    """The memory of some random frames."""
+def _memory_of_noise(model: WorldModel) -> Memory:
+    """Return the memory of random frames."""
     pixels = torch.randint(0, 256, (1, 64, *model.frame_shape), dtype=torch.uint8)
     action = torch.rand(1, 64, model.actions)
     with torch.no_grad():
-        return model.observe(
-            model.initial(1), pixels, action, torch.zeros(1, 64, dtype=torch.bool)
-        )[0]
+        first = torch.zeros(1, 64, dtype=torch.bool)
+        return model.observe(model.initial(1), pixels, action, first)[0]
 
 
-def _toured(model: WorldModel) -> Memory:
-    """The memory of a tour, up to the question, in the first held-out maze of the weights' own kind."""
+def _memory_of_tour(model: WorldModel) -> Memory:
+    """Return the memory at the end of the tour of the first held-out Return maze."""
     config = from_checkpoint(checkpoint.read_config(checkpoint.resolve(PRETRAINED)), [])
     env = build_env(config, 1)
     env.reset(np.zeros(1, np.int64), task_seeds(0, 1))
-    return remember(
-        model, *_followed(env, env.guide(0), lambda: bool(env.in_context()[0]))
-    )
+    frames, actions = _follow(env, env.guide(0), lambda: bool(env.in_context()[0]))
+    return remember(model, frames, actions)
 
 
-def _walked(model: WorldModel, ages: tuple[int, ...]) -> list[tuple[int, Memory]]:
-    """The memory after so many frames of one long episode of Scavenge."""
+def _memories_of_scavenging(
+    model: WorldModel, ages: tuple[int, ...]
+) -> list[tuple[int, Memory]]:
+    """Return the memories after the given numbers of frames of one episode."""
     env = ScavengeConfig(n=9, steps=max(ages)).build(1)
     env.reset(np.zeros(1, np.int64), task_seeds(0, 1))
-    frames, actions = _followed(
-        env, env.explorer("seek", 0), lambda: env.clock[0] < max(ages) - 1
-    )
+    last = max(ages) - 1
+    explorer = env.explorer("seek", 0)
+    frames, actions = _follow(env, explorer, lambda: env.clock[0] < last)
     return [(age, remember(model, frames[:, :age], actions[:, :age])) for age in ages]
 
 
-def _followed(
-    env: BatchedEnv, explorer: Explorer, on: Callable[[], bool]
+def _follow(
+    env: BatchedEnv, explorer: Explorer, going: Callable[[], bool]
 ) -> tuple[Tensor, Tensor]:
-    """Frames uint8 [B, T, C, H, W] and the actions [B, T] that led to them, while it goes `on`, and the frame then."""
+    """Step an explorer while `going()` holds.
+
+    Returns frames uint8 [B, T, C, H, W] and the actions [B, T] that led to them.
+    """
     seen = [(env.frames().copy(), env.last_action())]
-    while on():
+    while going():
         env.step(explorer.act())
         seen.append((env.frames().copy(), env.last_action()))
     frames, actions = (torch.from_numpy(np.stack(x, 1)) for x in zip(*seen))
@@ -204,13 +222,14 @@ def _torchrl(
 
 
 def peak(run: Callable[[], Any]) -> int | None:
-    """Bytes of memory that a call takes at its peak, beyond what was in use before it; None where the system does not
-    tell (it is Linux that does)."""
+    """Return the peak memory of a call in bytes, beyond the memory in use before.
+
+    Returns None on systems other than Linux.
+    """
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(
-            0
-        )  # or memory freed before would be used again unseen
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        trim = ctypes.CDLL("libc.so.6").malloc_trim
+        trim(0)  # else the call reuses freed memory and no growth is visible
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = _status("VmHWM")
         run()
         return max(0, _status("VmHWM") - before)
@@ -219,9 +238,9 @@ def peak(run: Callable[[], Any]) -> int | None:
 
 
 def _status(name: str) -> int:
-    lines = dict(
-        line.split(":", 1)
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if ":" in line
-    )
-    return 1024 * int(lines[name].split()[0])
+    """Return a value of /proc/self/status in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return 1024 * int(value.split()[0])
+    raise KeyError(name)

@@ -1,7 +1,7 @@
-"""Where trained models are found: a run's folder, an exported folder, or a name in `configs/pretrained`.
+"""Find, load and export trained models.
 
-A run's folder holds config.yaml, metrics.jsonl, data/, checkpoints/ (everything needed to go on) and best/ (config.yaml
-and weights.safetensors: all that evaluating, recording and acting need).
+A model is a folder with config.yaml and weights.safetensors: all that evaluating, recording and acting need.
+It is named by that folder, by the folder of its run, or by a name in `configs/pretrained`.
 """
 
 from __future__ import annotations
@@ -24,72 +24,85 @@ from lssvwm.worldmodel.scan.backends import Scan
 from lssvwm.worldmodel.serialization import WEIGHTS
 
 CONFIG = "config.yaml"
+BEST, EXPORT = "best", "export"
+"""Folders in a run's folder: weights that a validation score selected, and the latest weights of other runs."""
 
 
 def pretrained() -> dict[str, Path]:
-    """The models that come with the package, by name."""
+    """Return the folders of the models that come with the package, by name."""
     root = config_dir() / "pretrained"
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{WEIGHTS}"))}
 
 
 def resolve(name: str | Path) -> Path:
-    """The folder with config.yaml and weights that a pretrained name or a folder means; raises UserError."""
+    """Return the folder with config.yaml and weights of a pretrained name or a folder.
+
+    Of a run's folder, best/ comes first, then export/. Raises UserError if there is no such model.
+    """
     known = pretrained()
     if str(name) in known:
         return known[str(name)]
-    for folder in (Path(name) / "best", Path(name)):
+    for folder in (Path(name) / BEST, Path(name) / EXPORT, Path(name)):
         if (folder / WEIGHTS).is_file():
             if not (folder / CONFIG).is_file():
                 raise UserError(
-                    f"{folder} has weights but no {CONFIG}: copy the one of its run beside them"
+                    f"{folder} has weights but no {CONFIG}: copy that of its run there"
                 )
             return folder
     near = difflib.get_close_matches(str(name), known, 1)
-    hint = (
-        f"; did you mean {near[0]}?"
-        if near
-        else f"; pretrained: {', '.join(known) or 'none'}"
-    )
+    there_are = f"; pretrained: {', '.join(known) or 'none'}"
+    hint = f"; did you mean {near[0]}?" if near else there_are
     raise UserError(
-        f"no checkpoint at {name}: neither a pretrained model nor a folder with {WEIGHTS}{hint}"
+        f"no checkpoint at {name}: "
+        f"neither a pretrained model nor a folder with {WEIGHTS}{hint}"
     )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The saved configuration beside the weights, as plain data."""
+    """Read the saved configuration next to the weights, as plain data."""
     return configuration.read(folder / CONFIG)
 
 
 def export(model: WorldModel, config: Config, folder: Path) -> None:
-    """Write what evaluating and acting need: weights and configuration."""
+    """Write weights and configuration to a folder."""
     save_model(model, folder)
     configuration.save(dataclasses.replace(config, output=None), folder / CONFIG)
 
 
 def load(folder: str | Path, device: str = "auto", backend: str = "auto") -> WorldModel:
-    """The model of a checkpoint; raises UserError if it is missing or damaged, or device or backend cannot be used."""
+    """Load the model of a checkpoint.
+
+    Raises UserError if it is missing or damaged, or if device or backend cannot be used.
+    """
     place = pick_device(device)
     pick_backend(backend, place)
     try:
         return load_model(resolve(folder), place).use(backend)
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"{error}; train again or copy the file anew") from None
+        raise UserError(f"{error}; train again or copy the file again") from None
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; raises UserError for a device that is not there."""
+    """Return a device; `auto` is CUDA if there is a GPU.
+
+    Raises UserError for a device that does not exist.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu"
+            f"device={name} cannot be used here ({reason}); try device=cpu"
         ) from None
 
 
 def pick_backend(name: str, device: torch.device) -> tuple[str, Scan]:
-    """The backend of the scan for a device; raises UserError if it cannot be used there."""
+    """Return name and function of a backend of the scan.
+
+    Raises UserError if it cannot be used on the device.
+    """
     try:
         return backends.select_backend(name, device)
     except (ValueError, backends.BackendUnavailable) as error:
@@ -97,9 +110,12 @@ def pick_backend(name: str, device: torch.device) -> tuple[str, Scan]:
 
 
 def check_fits(model: WorldModel, frame_shape: tuple[int, ...], actions: int) -> None:
-    """Raises UserError if a model was trained for another kind of environment."""
-    if tuple(model.frame_shape) != tuple(frame_shape) or model.actions != actions:
+    """Raise UserError if a model was trained for another kind of environment."""
+    same_frames = tuple(model.frame_shape) == tuple(frame_shape)
+    if not same_frames or model.actions != actions:
         raise UserError(
-            f"this checkpoint is for frames {model.frame_shape} and {model.actions} actions, "
-            f"the environment has {tuple(frame_shape)} and {actions}: use the environment it was trained on"
+            f"this checkpoint is for frames {model.frame_shape} "
+            f"and {model.actions} actions, "
+            f"the environment has {tuple(frame_shape)} and {actions}: "
+            f"use the environment it was trained on"
         )

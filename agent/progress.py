@@ -1,53 +1,78 @@
-"""A progress bar with rate and time left; plain lines when the output is not a terminal."""
+"""Show progress: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 
+BAR = 20
+"""Characters of the bar."""
+LINE = 158
+"""Longest line, in characters."""
+
 
 class Progress:
-    """Progress of `label` towards `total` units; call `update(done, note)` as often as you like."""
+    """Show the progress of `label` towards `total` units, with rate and time left.
+
+    done: units at the start, which do not count in the rate
+    """
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0):
-        self.label, self.total, self.unit, self.first = label, total, unit, done
-        self.begun = time.monotonic()
-        self.terminal = sys.stderr.isatty()
-        self.wait = 0.2 if self.terminal else 15.0
-        self.shown = self.begun - (self.wait if self.terminal else 0)
-        self.done, self.note = done, ""
+        self.label = label
+        self.total = total
+        self.unit = unit
+        self.first = done
+        self.done = done
+        self.note = ""
         self.written = -1
+        """Units in the last line that was shown."""
+        self.terminal = sys.stderr.isatty()
+        self.interval = 0.2 if self.terminal else 15.0
+        """Seconds between two lines."""
+        self.started = time.monotonic()
+        self.shown = self.started - (self.interval if self.terminal else 0)
 
     def update(self, done: int, note: str = "") -> None:
-        self.done, self.note = min(done, self.total), note or self.note
+        """Set units done and note; show them if the last line is old enough."""
+        self.done = min(done, self.total)
+        self.note = note or self.note
         now = time.monotonic()
-        if now - self.shown >= self.wait:
+        if now - self.shown >= self.interval:
             self.shown = now
-            self._show("\r" if self.terminal else "", "" if self.terminal else "\n")
+            self._show(end="" if self.terminal else "\n")
 
     def close(self) -> None:
         """Show the last state, unless it was shown already, and end the line."""
         if self.terminal or self.written != self.done:
-            self._show("\r" if self.terminal else "", "\n")
+            self._show(end="\n")
 
-    def _show(self, before: str, after: str) -> None:
+    def _show(self, end: str) -> None:
         self.written = self.done
-        spent = time.monotonic() - self.begun
-        rate = (self.done - self.first) / max(spent, 1e-9)
-        left = (self.total - self.done) / rate if rate > 0 else float("inf")
-        bar = ""
-        if self.terminal:
-            full = int(20 * self.done / max(1, self.total))
-            bar = f"[{'#' * full}{'.' * (20 - full)}] "
-        ahead = f"{_clock(left)} left" if self.done < self.total else _clock(spent)
-        text = f"{self.label} {bar}{self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s, {ahead}  {self.note}"
-        sys.stderr.write(f"{before}{text[:158]:<110}{after}")
+        start = "\r" if self.terminal else ""
+        line = f"{self._text()[:LINE]:<110}"  # padded to cover the line before
+        sys.stderr.write(f"{start}{line}{end}")
         sys.stderr.flush()
+
+    def _text(self) -> str:
+        elapsed = time.monotonic() - self.started
+        rate = (self.done - self.first) / max(elapsed, 1e-9)
+        left = (self.total - self.done) / rate if rate > 0 else float("inf")
+        clock = f"{_clock(left)} left" if self.done < self.total else _clock(elapsed)
+        count = f"{self.done:,}/{self.total:,} {self.unit}"
+        return f"{self.label} {self._bar()}{count}, {rate:,.1f}/s, {clock}  {self.note}"
+
+    def _bar(self) -> str:
+        if not self.terminal:
+            return ""
+        full = int(BAR * self.done / max(1, self.total))
+        return f"[{'#' * full}{'.' * (BAR - full)}] "
 
 
 def _clock(seconds: float) -> str:
     if seconds == float("inf"):
         return "?"
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    minutes, second = divmod(int(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    if hour:
+        return f"{hour}:{minute:02}:{second:02}"
+    return f"{minute}:{second:02}"

@@ -1,132 +1,325 @@
-"""Trajectories on disk, and sequences drawn from them.
+"""Store trajectories on disk and draw training sequences from them.
 
-Format. A data folder holds shards `shard-000000`, `shard-000001`, ...: each a memory-mapped TensorDict
-(`tensordict.load_memmap`) of whole episodes, one row per frame, T + 1 rows for T actions, episodes back to back:
+Format: a data folder holds format.json and shards `shard-000000`, `shard-000001`, ....
+Each shard is a memory-mapped TensorDict (`tensordict.load_memmap`) of whole episodes, back to back.
+An episode of T actions has T + 1 rows, one per frame:
+
     pixels uint8 [C, H, W]   the frame
     action int64 [] or float32 [A]   the action that led to it (zero on a first frame)
-    reward float32 []        received on arriving at it
+    reward float32 []        received on arrival
     terminated, truncated, is_first bool []
-A shard is written under another name and renamed when complete, so that a killed process leaves no half shard.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.files import DRAFT, remove, replacing
 from lssvwm.worldmodel import Batch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import SliceSampler, Storage, TensorDictReplayBuffer
+from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
-MARGIN = 2**16  # bytes a shard takes beside its arrays, at most
+FORMAT_VERSION = 2
+"""Format of data folders that this version writes. Format 1 has the same shards, and no format.json."""
+FORMAT_FILE = "format.json"
 KEYS = ("pixels", "action", "reward", "terminated", "truncated", "is_first")
+MARGIN = 2**16
+"""Bytes that a shard takes in addition to its arrays, at most."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Hold the memory-mapped rows of whole episodes.
+
+    starts: index of the first row of each episode, int64 [E]
+    """
+
+    path: Path
+    rows: TensorDict
+    starts: np.ndarray
+
+    @classmethod
+    def open(cls, path: Path, version: int) -> Shard:
+        """Open a shard of format `version` without reading its frames."""
+        rows = migrate(TensorDict.load_memmap(path), version)
+        is_first = np.asarray(rows.get("is_first"))
+        return cls(path, rows, is_first.nonzero()[0])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def migrate(rows: TensorDict, version: int) -> TensorDict:
+    """Return the rows of a shard of format `version` in the present format.
+
+    Formats 1 and 2 have the same rows. Raises UserError for a newer format.
+    """
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"the data have format {version}, "
+            f"this version reads formats up to {FORMAT_VERSION}: update lssvwm"
+        )
+    return rows
 
 
 class Replay:
-    """The shards of a data folder; reopens what is there, and grows."""
+    """Hold the shards of a data folder, add new ones and draw sequences.
+
+    keep: frames kept; beyond them the oldest shards are deleted
+    """
 
     def __init__(self, folder: str | Path, keep: int = 10**12):
-        self.folder, self.keep = Path(folder), keep
+        self.folder = Path(folder)
+        self.keep = keep
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.shards: list[TensorDict] = []
-        self.starts: list[np.ndarray] = []
-        self.paths: list[Path] = []
-        for draft in self.folder.glob("draft-*"):
-            shutil.rmtree(draft)
-        for path in sorted(self.folder.glob("shard-*")):
-            self._open(path)
-
-    def _open(self, path: Path) -> None:
-        shard = TensorDict.load_memmap(path)
-        first = shard["is_first"]
-        assert isinstance(first, torch.Tensor)
-        self.shards.append(shard)
-        self.starts.append(np.asarray(first).nonzero()[0])
-        self.paths.append(path)
+        for draft in self.folder.glob(f"{DRAFT}*"):
+            remove(draft)
+        self.shards = open_shards(folder)
 
     def __len__(self) -> int:
+        """Return the number of frames."""
         return sum(len(shard) for shard in self.shards)
 
     @property
     def episodes(self) -> int:
-        return sum(len(starts) for starts in self.starts)
+        """Return the number of episodes."""
+        return sum(len(shard.starts) for shard in self.shards)
 
-    def extend(self, rows: dict[str, np.ndarray]) -> None:
-        """Append whole episodes as a new shard; beyond `keep` frames the oldest shards go.
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the shards, oldest first."""
+        return [shard.path.name for shard in self.shards]
 
-        Raises OSError if the disk has no room for it: filling a memory map beyond that would kill the process.
+    def extend(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Append whole episodes as a new shard, then delete the oldest shards beyond `keep` frames.
+
+        Raises OSError if the disk lacks the space: to fill a memory map beyond it would kill the process.
         """
-        number = int(self.paths[-1].name[-6:]) + 1 if self.paths else 0
-        path, draft = (
-            self.folder / f"shard-{number:06d}",
-            self.folder / f"draft-{number:06d}",
-        )
-        data = {key: torch.from_numpy(np.ascontiguousarray(rows[key])) for key in KEYS}
-        if (
-            shutil.disk_usage(self.folder).free
-            < sum(part.nbytes for part in data.values()) + MARGIN
-        ):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
-        try:
-            TensorDict(data, batch_size=[len(rows["reward"])]).memmap(
-                str(draft), copy_existing=True
-            )
-            os.replace(draft, path)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        self._open(path)
+        arrays = {key: np.ascontiguousarray(rows[key]) for key in KEYS}
+        self._check_space(sum(array.nbytes for array in arrays.values()))
+        self._write_version()
+        tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        shard = TensorDict(tensors, batch_size=[len(arrays["reward"])])
+        number = int(self.names[-1][-6:]) + 1 if self.shards else 0
+        path = self.folder / f"shard-{number:06d}"
+        with replacing(path) as draft:
+            shard.memmap(str(draft), copy_existing=True)
+        self.shards.append(Shard.open(path, FORMAT_VERSION))
         while len(self) - len(self.shards[0]) >= self.keep:
-            shutil.rmtree(self.paths.pop(0))
-            self.shards.pop(0)
-            self.starts.pop(0)
+            remove(self.shards.pop(0).path)
+
+    def _check_space(self, size: int) -> None:
+        if shutil.disk_usage(self.folder).free < size + MARGIN:
+            message = os.strerror(errno.ENOSPC)
+            raise OSError(errno.ENOSPC, message, str(self.folder))
+
+    def _write_version(self) -> None:
+        file = self.folder / FORMAT_FILE
+        if not file.exists():
+            with replacing(file) as draft:
+                draft.write_text(json.dumps({"format_version": FORMAT_VERSION}))
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Delete all shards but those with these names."""
+        for shard in self.shards:
+            if shard.path.name not in names:
+                remove(shard.path)
+        self.shards = [shard for shard in self.shards if shard.path.name in names]
 
     def check(self, frame_shape: tuple[int, int, int]) -> None:
-        """Raises UserError if there is nothing to train on, or if the frames are of another shape."""
+        """Raise UserError if there are no frames, or if they have another shape."""
         if len(self) == 0:
             raise UserError(
-                f"no data in {self.folder}: collect some first (train.collect.frames or `lssvwm collect`)"
+                f"no data in {self.folder}: collect some first "
+                f"(train.collect.frames or `lssvwm collect`)"
             )
-        found = tuple(self.shards[0]["pixels"].shape[1:])
-        if found != tuple(frame_shape):
+        shape = tuple(self.shards[0].rows["pixels"].shape[1:])
+        if shape != tuple(frame_shape):
             raise UserError(
-                f"frames in {self.folder} are {found}, the environment's are {tuple(frame_shape)}"
+                f"frames in {self.folder} are {shape}, "
+                f"the environment's are {tuple(frame_shape)}"
             )
 
     def sample(
-        self, batch: int, length: int, align: float, rng: np.random.Generator
+        self,
+        batch: int,
+        length: int,
+        episode_start_prob: float,
+        rng: np.random.Generator,
     ) -> Batch:
-        """`batch` sequences of `length` consecutive rows, which may span episodes (`is_first` marks them).
+        """Draw `batch` sequences of `length` consecutive rows of one shard.
 
-        A share `align` of them starts with an episode, so that what it shows first is in the sequence.
+        Sequences may span episodes; `is_first` marks where one begins.
+        episode_start_prob: fraction of sequences that start with an episode
         """
-        fits = [i for i, shard in enumerate(self.shards) if len(shard) >= length]
+        fits = [shard for shard in self.shards if len(shard) >= length]
         if not fits:
             raise UserError(
-                f"no shard in {self.folder} has {length} frames: lower train.length or collect more"
+                f"no shard in {self.folder} has {length} frames: "
+                f"lower train.length or collect more"
             )
-        sizes = np.array([len(self.shards[i]) for i in fits], float)
-        parts = [
-            self._slice(int(i), length, align, rng)
-            for i in rng.choice(fits, batch, p=sizes / sizes.sum())
-        ]
+        sizes = np.array([len(shard) for shard in fits], float)
+        chosen = rng.choice(len(fits), batch, p=sizes / sizes.sum())
+        parts = [_draw(fits[i], length, episode_start_prob, rng) for i in chosen]
         return Batch(
             **{key: torch.stack([part[key] for part in parts]) for key in KEYS}
         )
 
-    def _slice(
-        self, shard: int, length: int, align: float, rng: np.random.Generator
-    ) -> TensorDict:
-        last = len(self.shards[shard]) - length
-        starts = self.starts[shard]
-        usable = int(np.searchsorted(starts, last, side="right"))
-        aligned = rng.random() < align and usable > 0
-        begin = (
-            int(starts[rng.integers(usable)])
-            if aligned
-            else int(rng.integers(last + 1))
-        )
-        return self.shards[shard][begin : begin + length]
+
+def _draw(
+    shard: Shard, length: int, episode_start_prob: float, rng: np.random.Generator
+) -> TensorDictBase:
+    """Draw `length` consecutive rows of a shard."""
+    last = len(shard) - length
+    usable = int(np.searchsorted(shard.starts, last, side="right"))
+    at_start = rng.random() < episode_start_prob and usable > 0
+    if at_start:
+        begin = int(shard.starts[rng.integers(usable)])
+    else:
+        begin = int(rng.integers(last + 1))
+    return shard.rows[begin : begin + length]
+
+
+def open_shards(folder: str | Path) -> list[Shard]:
+    """Open the shards of a data folder, oldest first, without changing anything."""
+    version = _version(Path(folder))
+    paths = sorted(Path(folder).glob("shard-*"))
+    return [Shard.open(path, version) for path in paths]
+
+
+def _version(folder: Path) -> int:
+    """Read the format of a data folder; raises UserError if the file is damaged."""
+    file = folder / FORMAT_FILE
+    if not file.is_file():
+        return 1
+    try:
+        return int(json.loads(file.read_text())["format_version"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file} is damaged: it holds no format_version") from None
+
+
+def as_replay_buffer(
+    folder: str | Path, batch_size: int = 256, slice_len: int | None = None
+) -> TensorDictReplayBuffer:
+    """Open a data folder as a read-only TorchRL replay buffer of transitions.
+
+        batch = as_replay_buffer("runs/tmaze/data", batch_size=32).sample()
+
+    Frames stay in memory-mapped files; only those that are sampled are read. Keys of a sample [B]:
+
+        pixels uint8 [B, C, H, W]
+        last_action int64 [B] or float32 [B, A]   the action that led to `pixels`, zero on a first frame
+        is_first bool [B, 1]
+        action int64 [B] or float32 [B, A]        the action that was executed
+        next   pixels, last_action, is_first; reward float32 [B, 1]; done, terminated, truncated bool [B, 1]
+
+    slice_len: transitions of each slice of an episode; a sample holds batch_size / slice_len slices, and
+        TorchRL marks the last transition of each as truncated. None: single transitions.
+    Raises UserError if the folder holds no data.
+    """
+    shards = open_shards(folder)
+    if not shards:
+        raise UserError(f"no data in {folder}: collect some with `lssvwm collect`")
+    storage = TransitionStorage(shards)
+    sampler = None
+    if slice_len is not None:
+        ends = torch.from_numpy(storage.ends())
+        sampler = SliceSampler(slice_len=slice_len, ends=ends, cache_values=True)
+    return TensorDictReplayBuffer(
+        storage=storage,
+        sampler=sampler,
+        writer=ImmutableDatasetWriter(),
+        collate_fn=lambda transitions: transitions,  # the storage returns whole batches
+        batch_size=batch_size,
+    )
+
+
+class TransitionStorage(Storage):
+    """Read transitions of memory-mapped shards as a TorchRL storage; it cannot be written."""
+
+    def __init__(self, shards: list[Shard]):
+        self.shards = shards
+        rows = [_transition_rows(shard) for shard in shards]
+        numbers = [np.full(len(found), i) for i, found in enumerate(rows)]
+        self.row = np.concatenate(rows)
+        self.shard = np.concatenate(numbers)
+        super().__init__(max_size=len(self.row))
+
+    def __len__(self) -> int:
+        """Return the number of transitions."""
+        return len(self.row)
+
+    def ends(self) -> np.ndarray:
+        """Return which transitions are the last of their episode, bool [N]."""
+        ends = np.empty(len(self), bool)
+        ends[:-1] = (np.diff(self.row) != 1) | (np.diff(self.shard) != 0)
+        ends[-1] = True
+        return ends
+
+    def get(self, index: Any) -> TensorDict:
+        """Read the transitions of an integer, a slice or an array of integers."""
+        if isinstance(index, tuple):  # as samplers give the index of a 1-D storage
+            (index,) = index
+        if isinstance(index, (Tensor, range, list)):
+            index = np.asarray(index)
+        row = np.atleast_1d(self.row[index])
+        shard = np.atleast_1d(self.shard[index])
+        parts, places = [], []
+        for number in np.unique(shard):
+            place = np.flatnonzero(shard == number)
+            parts.append(_transitions(self.shards[number].rows, row[place]))
+            places.append(place)
+        order = torch.from_numpy(np.argsort(np.concatenate(places)))
+        found = torch.cat(parts)[order]
+        return found if np.ndim(self.row[index]) else found[0]
+
+    def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> None:
+        """Raise TypeError: collect data with `lssvwm collect` instead."""
+        raise TypeError("a data folder is read-only as a replay buffer")
+
+    def _empty(self) -> None:
+        self.set(None, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the transitions are on disk."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Ignore a state, which is always empty."""
+
+
+def _transition_rows(shard: Shard) -> np.ndarray:
+    """Return the rows that are followed by another row of the same episode, int64 [N]."""
+    is_first = np.asarray(shard.rows.get("is_first"))
+    continues = ~is_first[1:]
+    return np.flatnonzero(continues)
+
+
+def _transitions(rows: TensorDict, at: np.ndarray) -> TensorDict:
+    """Return the transitions from rows `at` to the rows after them."""
+    here, after = rows[at], rows[at + 1]
+    flags = {key: after[key][:, None] for key in ("reward", "terminated", "truncated")}
+    done = flags["terminated"] | flags["truncated"]
+    following = _observation(after) | flags | {"done": done}
+    transition = _observation(here) | {"action": after["action"], "next": following}
+    return TensorDict(transition, batch_size=[len(at)])
+
+
+def _observation(rows: TensorDictBase) -> dict[str, Any]:
+    return {
+        "pixels": rows["pixels"],
+        "last_action": rows["action"],
+        "is_first": rows["is_first"][:, None],
+    }

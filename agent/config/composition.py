@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -21,6 +20,7 @@ from lssvwm.agent.config.reference import plain_data, text
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.config.validation import build, suggestion
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.files import replacing
 from lssvwm.planners import PLANNER_CONFIGS
 from omegaconf import OmegaConf
 
@@ -102,13 +102,8 @@ def save(config: Config, path: str | Path) -> None:
     names = [field.name for field in dataclasses.fields(Config)]
     run = {name: plain_data(getattr(config, name)) for name in names}
     plain = {"format_version": migration.FORMAT_VERSION} | run
-    path = Path(path)
-    draft = path.with_suffix(".tmp")
-    try:
+    with replacing(path) as draft:
         draft.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read(path: str | Path) -> dict[str, Any]:

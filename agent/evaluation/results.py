@@ -29,6 +29,7 @@ from lssvwm.agent.evaluation.statistics import (
     grouped,
     wilson,
 )
+from lssvwm.agent.files import replacing
 from lssvwm.worldmodel import Memory
 from lssvwm.worldmodel.serialization import WEIGHTS
 
@@ -244,12 +245,8 @@ def write(
 def write_json(file: Path, found: dict[str, Any], indent: int | None = 1) -> None:
     """Write JSON through a temporary file, so that a stopped run leaves no half file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".tmp")
-    try:
+    with replacing(file) as draft:
         draft.write_text(json.dumps(found, indent=indent, default=str) + "\n")
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read(file: Path) -> dict[str, Any]:

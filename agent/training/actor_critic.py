@@ -1,103 +1,158 @@
-"""Training of the policy prior and the value in imagination, as Dreamer does (arXiv 2301.04104), without new frames.
+"""Train the policy and value heads in imagination, after Dreamer (arXiv 2301.04104).
 
-From what is remembered somewhere in every training sequence, the policy head walks on in imagination. Its actions are
-reinforced by how much more the imagined return was than the value head had foretold, and the value head learns that
-return. Only the heads learn from dreams: how the world goes on is learnt from real frames.
+From a frame of every training sequence the policy head walks on in imagination.
+Its actions are reinforced by the imagined return less the prediction of the value head.
+The value head learns the return.
+Only these heads learn from walks; the world model learns from real frames.
 
-Shapes: B memories, n dreams of each, H steps.
+Shapes: B memories, n walks from each, H steps, A actions.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policy_head import ImaginedPolicy
-from lssvwm.worldmodel import Memory
+from lssvwm.worldmodel import Batch, Memory
 from lssvwm.worldmodel.heads import HeadOutputs, two_hot
 from lssvwm.worldmodel.losses import TD_LAMBDA
 from torch import Tensor
 from torch.nn import functional as F
 from torchrl.objectives.value.functional import td_lambda_return_estimate
 
-RANGE = 0.05, 0.95
-"""Quantiles of the returns between which lies what the advantages are measured in, if it is more than 1."""
+QUANTILES = 0.05, 0.95
+"""Quantiles of the returns; the range between them, if more than 1, scales the advantages."""
 
 
-class Walker(ImaginedPolicy):
-    """Chooses by the policy head, and keeps what the heads answered."""
+@dataclass(frozen=True)
+class Walks:
+    """Set the walks from each memory.
 
-    def __init__(self, agent: Agent, here: Tensor):
-        super().__init__(agent.policy_head, here, agent.config.action_repeat)
-        self.answers: list[HeadOutputs] = []
+    entropy: weight of the policy's entropy in the loss
+    """
 
-    def __call__(self, h: int, out: HeadOutputs | None) -> Tensor:
-        if out is not None:
-            self.answers.append(out)
-        return super().__call__(h, out)
+    count: int
+    horizon: int = 16
+    entropy: float = 0.01
 
 
-def dream(
-    agent: Agent,
-    memory: Memory,
-    now: HeadOutputs,
-    ended: Tensor,
-    n: int,
-    horizon: int,
-    entropy: float,
+class RecordingPolicy(ImaginedPolicy):
+    """Choose imagined actions by the policy head and keep the outputs of all heads."""
+
+    def __init__(self, agent: Agent, now: Tensor):
+        super().__init__(agent.policy_head, now, agent.config.action_repeat)
+        self.outputs: list[HeadOutputs] = []
+
+    def __call__(self, step: int, output: HeadOutputs | None) -> Tensor:
+        """Return the actions of imagined step `step`."""
+        if output is not None:
+            self.outputs.append(output)
+        return super().__call__(step, output)
+
+
+def walk_loss(
+    agent: Agent, sequences: Batch, walks: Walks
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and metrics of n dreams of each memory, to whose last frame the heads answered `now` [B]; those whose
-    episode has `ended`, bool [B], do not count."""
-    model, c = agent.model, agent.model.config
-    walker = Walker(agent, now.policy.detach()[:, None].expand(-1, n, -1))
-    future = model.dream(memory, n, horizon, walker, learn=True)
-    reward, cont, value = (
-        x.detach() for x in (future.reward, future.cont, future.value)
+    """Return loss and metrics of walks from the last frame of every sequence."""
+    model = agent.model
+    memory, outputs = model.observe(
+        model.initial(len(sequences.pixels)),
+        sequences.pixels,
+        sequences.action,
+        sequences.is_first,
+        learn=True,
     )
-    target = returns(reward, cont, value, c.discount, TD_LAMBDA)
+    ended = (sequences.terminated | sequences.truncated)[:, -1]
+    return imagined_loss(agent, memory, outputs.last(), ended, walks)
 
-    def before(
-        name: str,
-    ) -> Tensor:  # what a head answered to the frame before each action, [B, n, H, ...]
-        here = getattr(now, name)[:, None].expand(
-            -1, n, *[-1] * (getattr(now, name).dim() - 1)
-        )
-        return torch.stack(
-            [here, *(getattr(answer, name) for answer in walker.answers)], 2
-        )
 
-    reach = F.pad(cont.cumprod(2)[:, :, :-1], (1, 0), value=1.0) * ~ended[:, None, None]
-    decided = reach * (
-        torch.arange(horizon, device=reach.device) % agent.config.action_repeat == 0
+def imagined_loss(
+    agent: Agent, memory: Memory, now: HeadOutputs, ended: Tensor, walks: Walks
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return loss and metrics of walks from B memories.
+
+    now: outputs of the heads for the last observed frame, [B]
+    ended: memories whose episode is over, which do not count, bool [B]
+    """
+    model = agent.model
+    policy = RecordingPolicy(agent, _each_walk(now.policy.detach(), walks.count))
+    rollout = model.dream(memory, walks.count, walks.horizon, policy, learn=True)
+    cont = rollout.cont.detach()
+    target = returns(
+        rollout.reward.detach(),
+        cont,
+        rollout.value.detach(),
+        model.config.discount,
+        TD_LAMBDA,
     )
-    low, high = torch.quantile(target, torch.tensor(RANGE, device=target.device))
-    gain = (target - before("value").detach()) / (high - low).clamp(min=1.0)
-    likely, spread = agent.policy_head.log_prob_and_entropy(
-        before("policy"), future.actions
+
+    def before_action(name: str) -> Tensor:
+        """Stack the outputs of a head for the frame before each action, [B, n, H, ...]."""
+        first = _each_walk(getattr(now, name), walks.count)
+        later = [getattr(output, name) for output in policy.outputs]
+        return torch.stack([first, *later], 2)
+
+    reached = F.pad(cont.cumprod(2)[:, :, :-1], (1, 0), value=1.0)
+    weight = reached * ~ended[:, None, None]
+    step = torch.arange(walks.horizon, device=weight.device)
+    chosen = step % agent.config.action_repeat == 0  # other steps repeat an action
+    advantage = (target - before_action("value").detach()) / _scale(target)
+    log_prob, entropy = agent.policy_head.log_prob_and_entropy(
+        before_action("policy"), rollout.actions
     )
-    reinforced = _mean(-gain * likely - entropy * spread, decided)
-    foretold = -(
-        two_hot(target, model.heads.bins) * F.log_softmax(before("value_logits"), -1)
-    ).sum(-1)
+    actor = _mean(-advantage * log_prob - walks.entropy * entropy, weight * chosen)
+    log_value = F.log_softmax(before_action("value_logits"), -1)
+    cross_entropy = -(two_hot(target, model.heads.bins) * log_value).sum(-1)
+    critic = _mean(cross_entropy, weight)
     metrics = {
-        "dream/return": target[:, :, 0].mean(),
-        "dream/entropy": spread.detach().mean(),
+        "actor_critic/return": target[:, :, 0].mean(),
+        "actor_critic/entropy": entropy.detach().mean(),
     }
-    return reinforced + _mean(foretold, reach), metrics
+    return actor + critic, metrics
 
 
 def returns(
-    reward: Tensor, cont: Tensor, value: Tensor, discount: float, trace: float
+    reward: Tensor, cont: Tensor, value: Tensor, discount: float, td_lambda: float
 ) -> Tensor:
-    """TD(lambda) returns of each step's action, all [B, n, H]: its reward and what follows, discounted by the chance
-    that something does; the last value stands for what follows the dream."""
-    gamma, value, reward = (
-        (x.flatten(0, 1)[..., None]) for x in (discount * cont, value, reward)
+    """Return the TD(lambda) return of each action, [B, n, H].
+
+    reward, cont, value: of the frame that each action leads to, [B, n, H]
+    The last value stands for everything after the walk.
+    """
+    gamma = _as_episodes(discount * cont)
+    value = _as_episodes(value)
+    reward = _as_episodes(reward)
+    terminated = torch.zeros_like(reward, dtype=torch.bool)
+    done = terminated.clone()
+    done[:, -1] = True  # the walk ends, its episode goes on
+    found = td_lambda_return_estimate(
+        gamma,  # type: ignore[arg-type]
+        td_lambda,
+        value,
+        reward,
+        done,
+        terminated,
     )
-    never = torch.zeros_like(reward, dtype=torch.bool)
-    done = never.clone()
-    done[:, -1] = True  # the dream ends, the episode goes on
-    found = td_lambda_return_estimate(gamma, trace, value, reward, done, never)  # type: ignore[arg-type]
     return found[..., 0].unflatten(0, cont.shape[:2])
+
+
+def _as_episodes(value: Tensor) -> Tensor:
+    """Reshape [B, n, H] to TorchRL's [B n, H, 1]."""
+    return value.flatten(0, 1)[..., None]
+
+
+def _each_walk(value: Tensor, count: int) -> Tensor:
+    """Repeat a value of each memory [B, ...] for its walks, [B, n, ...]."""
+    rest = [-1] * (value.dim() - 1)
+    return value[:, None].expand(-1, count, *rest)
+
+
+def _scale(target: Tensor) -> Tensor:
+    quantiles = torch.tensor(QUANTILES, device=target.device)
+    low, high = torch.quantile(target, quantiles)
+    return (high - low).clamp(min=1.0)
 
 
 def _mean(x: Tensor, weight: Tensor) -> Tensor:

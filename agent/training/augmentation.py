@@ -1,96 +1,111 @@
-"""Data augmentation of training sequences: how long they are, which frames are hidden, where memory is erased."""
+"""Augment training data: vary the length of sequences, mask frames, erase the memory.
+
+Shapes: B sequences, T frames, K lengths.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from lssvwm.agent.config.settings import TrainConfig
+from lssvwm.agent.config.settings import FrameMaskConfig, TrainConfig
 from torch import Tensor
 
 BUCKETS = 5
-KEEP, SHARPNESS, EVEN = 0.8, 10.0, 0.25
-"""Adversarial lengths: share of the old error kept, how much worse counts, share of evenly drawn lengths."""
+"""Lengths to choose from."""
+ERROR_DECAY = 0.8
+"""Fraction of the old error that remains when a new one is averaged in."""
+SHARPNESS = 10.0
+"""Exponent of the relative error in the adversary's weights: 10 % less error, 2.7 times fewer draws."""
+UNIFORM = 0.25
+"""Fraction of lengths that the adversary draws uniformly."""
 
 
 class Lengths:
-    """Length augmentation: how many frames a batch's sequences have, at a constant number of frames per batch.
+    """Choose the length of the sequences of each batch.
 
-    `random` draws one of five lengths evenly. `adversarial` is a bandit over them: the worse the frames in the last
-    quarter of its sequences were foreseen lately, the more often a length is drawn (one whose error is 10 % lower,
-    2.7 times less often), a quarter of the draws staying even.
+    Batches of every length have about as many frames.
+
+    `random` draws one of five lengths uniformly.
+    `adversarial` is a bandit: it prefers lengths with a large recent error in the last quarter of their frames.
     """
 
     def __init__(self, config: TrainConfig):
         self.config = config
-        shortest = (
-            config.length
-            if config.length_augmentation == "none"
-            else min(config.min_length, config.length)
-        )
-        self.choices = np.unique(
-            np.linspace(shortest, config.length, BUCKETS).round().astype(int)
-        ).tolist()
-        self.error: list[float | None] = [None] * len(
-            self.choices
-        )  # of late frames, by length; None: not drawn yet
+        self.varies = config.length_augmentation != "none"
+        self.adversarial = config.length_augmentation == "adversarial"
+        longest = config.length
+        shortest = min(config.min_length, longest) if self.varies else longest
+        evenly = np.linspace(shortest, longest, BUCKETS).round().astype(int)
+        self.choices: list[int] = np.unique(evenly).tolist()
+        self.error: list[float | None] = [None] * len(self.choices)
+        """Averaged error of each length; None for a length not drawn yet."""
 
     def odds(self) -> np.ndarray:
-        """Odds of every length, [K]"""
-        even = np.full(len(self.choices), 1 / len(self.choices))
+        """Return the probability of every length, float64 [K]."""
+        uniform = np.full(len(self.choices), 1 / len(self.choices))
         known = [error for error in self.error if error is not None]
-        if self.config.length_augmentation != "adversarial" or not known:
-            return even
-        error = np.array(
-            [max(known) if error is None else error for error in self.error]
-        )
-        weight = np.exp(SHARPNESS * (error / max(error.max(), 1e-12) - 1))
-        return EVEN * even + (1 - EVEN) * weight / weight.sum()
+        if not self.adversarial or not known:
+            return uniform
+        largest = max(known)
+        error = np.array([largest if error is None else error for error in self.error])
+        relative = error / max(error.max(), 1e-12)
+        weight = np.exp(SHARPNESS * (relative - 1))
+        return UNIFORM * uniform + (1 - UNIFORM) * weight / weight.sum()
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
-        """Frames per sequence, and how many sequences keep the batch's number of frames."""
+        """Draw frames per sequence; returns them and the sequences of the batch."""
         if len(self.choices) == 1:
             return self.choices[0], self.config.batch
         length = int(rng.choice(self.choices, p=self.odds()))
-        return length, max(1, round(self.config.batch * self.config.length / length))
+        sequences = round(self.config.batch * self.config.length / length)
+        return length, max(1, sequences)
 
-    def learn(self, length: int, late: Tensor) -> None:
-        """Take in the error [] of the late frames of a batch of this length."""
-        if self.config.length_augmentation != "adversarial":
+    def learn(self, length: int, error: Tensor) -> None:
+        """Average in the error [] of the last frames of a batch of this length."""
+        if not self.adversarial:
             return
-        at, new = self.choices.index(length), float(late)
+        at = self.choices.index(length)
+        new = float(error)
         old = self.error[at]
-        self.error[at] = new if old is None else KEEP * old + (1 - KEEP) * new
+        self.error[at] = (
+            new if old is None else ERROR_DECAY * old + (1 - ERROR_DECAY) * new
+        )
 
     def metrics(self) -> dict[str, Tensor]:
-        """The odds, for the log."""
-        if self.config.length_augmentation != "adversarial":
+        """Return the adversary's probabilities for the log."""
+        if not self.adversarial:
             return {}
-        return {
-            f"odds/{length}": torch.tensor(p)
-            for length, p in zip(self.choices, self.odds())
-        }
+        odds = zip(self.choices, self.odds())
+        return {f"odds/{length}": torch.tensor(p) for length, p in odds}
 
 
 def draw_hidden(
-    config: TrainConfig, is_first: Tensor, rng: np.random.Generator
+    config: FrameMaskConfig, is_first: Tensor, rng: np.random.Generator
 ) -> Tensor | None:
-    """Temporal masking: which frames [B, T] leave no trace; a first frame is never hidden."""
-    share = config.frame_mask.prob
-    if not share:
+    """Draw frames that are not written into memory, bool [B, T]; None if there are none.
+
+    First frames are never hidden.
+    """
+    if not config.prob:
         return None
-    b, t = is_first.shape
-    span = rng.integers(1, config.frame_mask.span + 1, (b, t))
-    begins = rng.random((b, t)) < share / ((config.frame_mask.span + 1) / 2)
-    last = np.maximum.accumulate(np.where(begins, np.arange(t) + span, 0), 1)
-    return torch.from_numpy(np.arange(t) < last).to(is_first.device) & ~is_first
+    shape = tuple(is_first.shape)
+    index = np.arange(shape[1])
+    span = rng.integers(1, config.span + 1, shape)
+    mean_span = (config.span + 1) / 2
+    begins = rng.random(shape) < config.prob / mean_span
+    end = np.maximum.accumulate(np.where(begins, index + span, 0), 1)
+    inside = torch.from_numpy(index < end).to(is_first.device)
+    return inside & ~is_first
 
 
-def draw_forget(
-    config: TrainConfig, is_first: Tensor, rng: np.random.Generator
+def draw_resets(
+    prob: float, is_first: Tensor, rng: np.random.Generator
 ) -> Tensor | None:
-    """Before which frames [B, T] memory is erased, so that the model knows what it is to have none."""
-    if not config.state_reset_prob:
+    """Draw frames before which the memory is erased, bool [B, T]; None if there are none.
+
+    So the model learns to act without a memory.
+    """
+    if not prob:
         return None
-    return torch.from_numpy(
-        rng.random(tuple(is_first.shape)) < config.state_reset_prob
-    ).to(is_first.device)
+    resets = rng.random(tuple(is_first.shape)) < prob
+    return torch.from_numpy(resets).to(is_first.device)

@@ -1,137 +1,107 @@
-"""Policies walk the environment through a TorchRL collector; whole episodes go to the replay."""
+"""Collect training frames: policies act in a TorchRL collector, whole episodes go to the replay."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.build import build_agent, build_env
 from lssvwm.agent.config.settings import CheckpointConfig, Config
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policies import GuidedPolicy, ScriptedPolicy
 from lssvwm.agent.progress import Progress
-from lssvwm.agent.replay import KEYS, Replay
+from lssvwm.agent.replay import Replay
+from lssvwm.agent.training.episodes import Episodes
 from lssvwm.envs.base import BatchedEnv, Mixture
 from lssvwm.envs.torchrl_env import TorchRLEnv
 from lssvwm.worldmodel import WorldModel
-from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import Collector
 
-TRAINING, HELD_OUT = 0, 1  # disjoint streams of episode seeds
-SHARD = 20_000  # frames written to disk at once
+TRAINING, HELD_OUT = 0, 1
+"""Disjoint streams of episode seeds."""
+SHARD_FRAMES = 20_000
+"""Frames written to disk at once."""
+COLLECTOR_STEPS = 64
+"""Steps of every environment between two looks at the finished episodes."""
+OWN = {"plan": True, "policy": False}
+"""The agent's own policies in `train.collect.mix`, and whether each plans."""
+SCRIPTED = "scripted"
+"""All explorers of the mix together: they take turns within one environment."""
+
+MakeAgent = Callable[[BatchedEnv, int], Agent]
+"""Builds the agent that collects in an environment, with a seed."""
 
 
-AGENT = {"plan": True, "policy": False}
-"""The agent's own policies in a mix, and whether they plan."""
-Row = dict[str, np.ndarray | np.generic]
+@dataclass(frozen=True)
+class Source:
+    """Hold one environment and the policy that collects in it.
+
+    frames: to collect at least
+    seed: of the environment's episodes and of the policy
+    """
+
+    env: BatchedEnv
+    policy: TensorDictModuleBase
+    frames: int
+    seed: int
 
 
-class Episodes:
-    """Turns a collector's steps into episodes of T + 1 rows, the frame that ends an episode included."""
+def agent_factory(config: Config, model: WorldModel) -> MakeAgent:
+    """Return a function that builds the agent of a configuration with another seed."""
 
-    def __init__(self, slots: int):
-        self.open: list[list[Row]] = [[] for _ in range(slots)]
-        self.arrived = {"reward": np.zeros(slots, np.float32)}
-        self.done: list[list[Row]] = []
-        self.frames = 0
+    def make(env: BatchedEnv, seed: int) -> Agent:
+        return build_agent(dataclasses.replace(config, seed=seed), model, env)
 
-    def add(self, steps: TensorDictBase) -> None:
-        """`steps` [B, T] as a TorchRL collector returns them."""
-        here = _rows(steps)
-        after = _rows(steps, "next")
-        flags = {
-            k: _array(steps, ("next", k))[..., 0] for k in ("terminated", "truncated")
-        }
-        reward = _array(steps, ("next", "reward"))[..., 0].astype(np.float32)
-        slots, length = reward.shape
-        for b in range(slots):
-            for t in range(length):
-                self._append(b, here, t, self.arrived["reward"][b], False, False)
-                ends = flags["terminated"][b, t] or flags["truncated"][b, t]
-                self.arrived["reward"][b] = reward[b, t]
-                if ends:
-                    self._append(
-                        b,
-                        after,
-                        t,
-                        reward[b, t],
-                        flags["terminated"][b, t],
-                        flags["truncated"][b, t],
-                    )
-                    self.frames += len(self.open[b])
-                    self.done.append(self.open[b])
-                    self.open[b], self.arrived["reward"][b] = [], 0.0
-
-    def _append(
-        self, b: int, rows: dict[str, np.ndarray], t: int, reward, terminated, truncated
-    ) -> None:
-        first = not self.open[b]
-        self.open[b].append(
-            {
-                "pixels": rows["pixels"][b, t],
-                "action": rows["last_action"][b, t],
-                "reward": np.float32(0.0 if first else reward),
-                "terminated": np.bool_(terminated),
-                "truncated": np.bool_(truncated),
-                "is_first": np.bool_(first),
-            }
-        )
-
-    def take(self) -> dict[str, np.ndarray]:
-        """The finished episodes back to back, and forget them."""
-        rows = [row for episode in self.done for row in episode]
-        self.done, self.frames = [], 0
-        return (
-            {key: np.stack([row[key] for row in rows]) for key in KEYS} if rows else {}
-        )
-
-
-def _array(steps: TensorDictBase, key: tuple[str, ...]) -> np.ndarray:
-    value = steps[key]
-    assert isinstance(value, torch.Tensor)
-    return np.asarray(value)
-
-
-def _rows(steps: TensorDictBase, *prefix: str) -> dict[str, np.ndarray]:
-    return {key: _array(steps, (*prefix, key)) for key in ("pixels", "last_action")}
+    return make
 
 
 def variants(config: Config) -> list[Config]:
-    """One configuration for every combination of the values in `train.collect.vary`; raises UserError for a bad one."""
+    """Return one configuration per combination of the values in `train.collect.vary`.
+
+    Raises UserError for an unknown setting of the environment or a wrong value.
+    """
     vary = config.train.collect.vary
     names = [field.name for field in dataclasses.fields(config.env)]
+    names.remove("kind")
     for name in vary:
-        if name not in names or name == "kind":
+        if name not in names:
+            kind = config.env.kind
             raise UserError(
-                f"train.collect.vary: env={config.env.kind} has no setting {name!r}; it has {names[1:]}"
+                f"train.collect.vary: env={kind} has no setting {name!r}; it has {names}"
             )
-    try:
-        return [
-            dataclasses.replace(
-                config, env=dataclasses.replace(config.env, **dict(zip(vary, values)))
-            )
-            for values in itertools.product(*vary.values())
-        ]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"train.collect.vary: {error}") from None
+    found = []
+    for values in itertools.product(*vary.values()):
+        changes = dict(zip(vary, values))
+        try:
+            env = dataclasses.replace(config.env, **changes)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"train.collect.vary: {error}") from None
+        found.append(dataclasses.replace(config, env=env))
+    return found
 
 
 def check(config: Config) -> None:
-    """Raises UserError for a mistake in `train.collect`, before anything is written."""
+    """Raise UserError for a mistake in `train.collect`, before anything is written."""
     mix = config.train.collect.mix
-    if not any(share > 0 for share in mix.values()):
+    if not any(fraction > 0 for fraction in mix.values()):
         raise UserError(
-            "train.collect.mix has no policy to collect with, e.g. train.collect.mix={random: 1}"
+            "train.collect.mix has no policy to collect with, "
+            "e.g. train.collect.mix={random: 1}"
         )
     for variant in variants(config):
-        known = (*build_env(variant, 1).explorers, *AGENT)
-        if unknown := [name for name in mix if name not in known]:
+        known = [*build_env(variant, 1).explorers, *OWN]
+        unknown = [name for name in mix if name not in known]
+        if unknown:
             raise UserError(
-                f"train.collect.mix: no explorer {unknown[0]!r} here; there are {', '.join(known)}"
+                f"train.collect.mix: no explorer {unknown[0]!r} here; "
+                f"there are {', '.join(known)}"
             )
 
 
@@ -140,88 +110,110 @@ def gather(
     replay: Replay,
     frames: int,
     seed: int,
-    model: WorldModel | None = None,
+    make_agent: MakeAgent | None = None,
 ) -> None:
-    """Add at least `frames` frames of whole episodes: the policies of `train.collect.mix` take their shares, the
-    variants of the environment (`train.collect.vary`) equal ones.
+    """Add at least `frames` frames of whole episodes to the replay.
 
-    `model` is what the agent's own policies (`plan`, `policy`) act by; without it their share goes to the others.
+    The policies of `train.collect.mix` get their fractions, the variants of the environment equal ones.
+    make_agent: builds the agent for `plan` and `policy`; None: the explorers get their fraction
     """
     check(config)
-    mix = {name: share for name, share in config.train.collect.mix.items() if share > 0}
-    own = {name: mix.pop(name) for name in AGENT if name in mix}
-    shares = (own if model else {}) | ({"scripted": sum(mix.values())} if mix else {})
-    if not shares:
-        raise UserError(
-            f"train.collect.mix: {', '.join(own)} need a trained agent; add an explorer, or checkpoint="
-        )
     progress = Progress("collect", frames, "frames")
-    kinds = variants(config)
-    for i, variant in enumerate(kinds):
-        for k, (name, share) in enumerate(shares.items()):
-            env, begin = (
-                build_env(variant, config.train.collect.envs),
-                seed + i * len(shares) + k,
-            )
-            if name in AGENT and model:
-                agent = build_agent(dataclasses.replace(config, seed=begin), model, env)
-                policy = GuidedPolicy(agent, env, AGENT[name], begin)
-            else:
-                policy = ScriptedPolicy(Mixture(env, mix, begin))
-            count = int(frames / len(kinds) * share / sum(shares.values()))
-            _walk(env, policy, replay, count, begin, progress)
+    for source in _sources(config, frames, seed, make_agent):
+        _collect(source, replay, progress)
     progress.close()
 
 
-def fill(config: Config, replay: Replay) -> None:
-    """Gather what `train.collect.frames` still lacks."""
-    missing = config.train.collect.frames - len(replay)
-    if missing > 0:
-        gather(config, replay, missing, config.seed + len(replay.paths))
+def _sources(
+    config: Config, frames: int, seed: int, make_agent: MakeAgent | None
+) -> Iterator[Source]:
+    """Yield every environment with every policy, each built when its turn comes."""
+    fractions = _fractions(config.train.collect.mix, own=make_agent is not None)
+    explorers = _explorers(config.train.collect.mix)
+    kinds = variants(config)
+    total = sum(fractions.values())
+    for variant in kinds:
+        for name, fraction in fractions.items():
+            env = build_env(variant, config.train.collect.envs)
+            if name in OWN and make_agent is not None:
+                agent = make_agent(env, seed)
+                policy = GuidedPolicy(agent, env, OWN[name], seed)
+            else:
+                policy = ScriptedPolicy(Mixture(env, explorers, seed))
+            yield Source(env, policy, int(frames / len(kinds) * fraction / total), seed)
+            seed += 1
 
 
-def _walk(
-    env: BatchedEnv, policy, replay: Replay, frames: int, seed: int, progress: Progress
-) -> None:
-    world = TorchRLEnv(env)
-    world.set_seed(seed * 2 + TRAINING)
+def _explorers(mix: dict[str, float]) -> dict[str, float]:
+    """Return the scripted explorers of a mix and their fractions."""
+    return {
+        name: fraction
+        for name, fraction in mix.items()
+        if fraction > 0 and name not in OWN
+    }
+
+
+def _fractions(mix: dict[str, float], own: bool) -> dict[str, float]:
+    """Return the fractions of the agent's policies and of all explorers.
+
+    own: whether there is an agent; without one, the explorers get its fraction
+    Raises UserError if that leaves no policy.
+    """
+    agents = {name: mix[name] for name in OWN if mix.get(name, 0) > 0}
+    explorers = _explorers(mix)
+    scripted = {SCRIPTED: sum(explorers.values())} if explorers else {}
+    if not own and not scripted:
+        raise UserError(
+            f"train.collect.mix: {', '.join(agents)} need a trained agent; "
+            f"add an explorer, or checkpoint="
+        )
+    return agents | scripted if own else scripted
+
+
+def _collect(source: Source, replay: Replay, progress: Progress) -> None:
+    """Collect the frames of a source and write them in shards."""
+    world = TorchRLEnv(source.env)
+    world.set_seed(source.seed * 2 + TRAINING)
     collector = Collector(
         world,
-        policy,
-        frames_per_batch=env.batch * 64,
+        source.policy,
+        frames_per_batch=source.env.batch * COLLECTOR_STEPS,
         total_frames=-1,
         trust_policy=True,
         auto_register_policy_transforms=True,
     )
-    episodes, found, begun = Episodes(env.batch), 0, progress.done
+    episodes = Episodes(source.env.batch)
+    written = 0
+    before = progress.done
     try:
         for steps in collector:
             episodes.add(steps)
-            progress.update(begun + found + episodes.frames)
-            if episodes.frames >= min(SHARD, frames - found):
-                found += episodes.frames
+            progress.update(before + written + episodes.frames)
+            if episodes.frames >= min(SHARD_FRAMES, source.frames - written):
+                written += episodes.frames
                 replay.extend(episodes.take())
-            if found >= frames:
+            if written >= source.frames:
                 return
     finally:
         collector.shutdown()
 
 
+def fill(config: Config, replay: Replay) -> None:
+    """Collect the frames that `train.collect.frames` still lacks."""
+    missing = config.train.collect.frames - len(replay)
+    if missing > 0:
+        gather(config, replay, missing, config.seed + len(replay.shards))
+
+
 def collect(config: CheckpointConfig, output: Path) -> None:
-    """`lssvwm collect`: add `train.collect.frames` frames to the data folder `output`."""
+    """Run `lssvwm collect`: add `train.collect.frames` frames to the data folder `output`."""
     replay = Replay(output, config.train.collect.keep)
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = (
-        checkpoint.load(config.checkpoint, config.device, config.backend)
-        if config.checkpoint
-        else None
-    )
-    gather(
-        config,
-        replay,
-        config.train.collect.frames,
-        config.seed + len(replay.paths),
-        model,
-    )
+    make_agent = None
+    if config.checkpoint:
+        model = checkpoint.load(config.checkpoint, config.device, config.backend)
+        make_agent = agent_factory(config, model)
+    seed = config.seed + len(replay.shards)
+    gather(config, replay, config.train.collect.frames, seed, make_agent)
     print(f"{len(replay):,} frames in {replay.episodes:,} episodes in {output}")

@@ -8,7 +8,8 @@ from lssvwm.agent.build import build_agent
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.policies import PlanPolicy
-from lssvwm.agent.training.loop import build_model, train
+from lssvwm.agent.training.loop import train
+from lssvwm.agent.training.run import build_model
 from lssvwm.envs import make
 from lssvwm.envs.torchrl_env import TorchRLEnv
 from lssvwm.worldmodel import Batch, ModelConfig, WorldModel
@@ -169,7 +170,7 @@ def test_tworoom_trains_and_its_head_is_part_of_the_checkpoint(tmp_path):
     ]
     setting = compose([*small, "train.min_length=16", "threads=1"])
     train(setting, tmp_path / "run")
-    assert (tmp_path / "run" / "best" / "weights.safetensors").is_file()
+    assert (tmp_path / "run" / "export" / "weights.safetensors").is_file()
     assert build_model(setting, make(setting.env, 1)).distance is not None
 
 

@@ -1,0 +1,59 @@
+"""Log metrics of a training run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Logger:
+    """Write means of metrics to metrics.jsonl and TensorBoard; a resumed run appends to both.
+
+    step: the step that the run continues from; rows of later steps are removed
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self.file = folder / "metrics.jsonl"
+        self.file.touch()  # a run too short for a row has an empty log
+        rows = self.file.read_text().splitlines()
+        kept = [row for row in rows if row and json.loads(row)["step"] <= step]
+        self.file.write_text("".join(row + "\n" for row in kept))
+        board = str(folder / "tensorboard")
+        self.board = SummaryWriter(board, purge_step=step + 1)
+        self.values: dict[str, list[Tensor]] = {}
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Keep the metrics of one step for the next mean."""
+        for key, value in metrics.items():
+            self.values.setdefault(key, []).append(value)
+
+    def flush(self, step: int) -> str:
+        """Write the means since the last call; returns a short text for the progress bar."""
+        means = {key: _mean(values) for key, values in self.values.items()}
+        self.values = {}
+        self.write(step, means)
+        return f"loss {means['loss/total']:.3f}  frame {means['psnr']:.1f} dB"
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write one row."""
+        row = {"step": step, "time": round(time.time(), 1), **values}
+        with self.file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for key, value in values.items():
+            self.board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Close the TensorBoard file."""
+        self.board.close()
+
+
+def _mean(values: list[Tensor]) -> float:
+    on_cpu = [value.float().cpu() for value in values]
+    return float(torch.stack(on_cpu).mean())

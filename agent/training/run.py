@@ -1,0 +1,307 @@
+"""Build, save and restore a training run.
+
+A run's folder holds:
+
+    config.yaml        the configuration
+    metrics.jsonl, tensorboard/, curves.png
+    data/              frames, unless `data` names another folder
+    checkpoints/       last.pt: everything needed to resume
+    best/              the averaged weights with the highest validation success
+    export/            the latest averaged weights, if no evaluation selects some
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import math
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lssvwm.agent import checkpoint
+from lssvwm.agent.build import action_count, build_agent, build_env
+from lssvwm.agent.config.settings import Config
+from lssvwm.agent.errors import UserError
+from lssvwm.agent.files import replacing
+from lssvwm.agent.replay import Replay
+from lssvwm.agent.training.augmentation import Lengths
+from lssvwm.agent.training.collection import MakeAgent, agent_factory, fill
+from lssvwm.agent.training.optimization import Learner
+from lssvwm.envs.base import BatchedEnv, Discrete
+from lssvwm.worldmodel import WorldModel
+from lssvwm.worldmodel.migration import migrate_weights
+from lssvwm.worldmodel.motion_calibration import calibrate
+from torch import Tensor
+
+FORMAT_VERSION = 2
+"""Format of last.pt that this version writes. Format 1 has no `format_version`."""
+OPTIONAL_HEADS = ("distance.", "heads.error.")
+"""Weights of heads that a model may lack."""
+CALIBRATION_SEQUENCES, CALIBRATION_FRAMES = 16, 96
+"""Sequences, and frames of each at most, that show the look of frames and the effects of actions."""
+
+
+@dataclass
+class Run:
+    """Hold everything that a training run consists of."""
+
+    config: Config
+    folder: Path
+    learner: Learner
+    replay: Replay
+    lengths: Lengths
+    rng: np.random.Generator
+    """Draws sequences and masks."""
+    step: int = 0
+    best: float = -math.inf
+    """Highest validation success; minus infinity before the first evaluation."""
+
+    @property
+    def model(self) -> WorldModel:
+        """Return the model that is trained."""
+        return self.learner.model
+
+    @property
+    def ema(self) -> WorldModel:
+        """Return the model with averaged weights."""
+        return self.learner.ema
+
+    @property
+    def make_agent(self) -> MakeAgent:
+        """Return the function that builds agents with averaged weights."""
+        return agent_factory(self.config, self.ema)
+
+    @property
+    def last(self) -> Path:
+        """Return the file of the checkpoint."""
+        return self.folder / "checkpoints" / "last.pt"
+
+    @property
+    def evaluated(self) -> bool:
+        """Return whether a validation success has selected weights."""
+        return self.best > -math.inf
+
+    def export_latest(self) -> None:
+        """Export the averaged weights of the latest step."""
+        checkpoint.export(self.ema, self.config, self.folder / checkpoint.EXPORT)
+
+    def export_if_best(self, success: float) -> None:
+        """Export the averaged weights if their validation success is the highest yet."""
+        if success >= self.best:
+            self.best = success
+            checkpoint.export(self.ema, self.config, self.folder / checkpoint.BEST)
+
+
+def build(config: Config, folder: Path) -> Run:
+    """Build a run at step 0; its replay may already hold frames."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    keep_freed_memory()
+    device = checkpoint.pick_device(config.device)
+    checkpoint.pick_backend(config.backend, device)
+    env = build_env(config, 1)
+    model = build_model(config, env).to(device).train().use(config.backend)
+    model.recompute = config.train.activation_checkpointing
+    generator = torch.Generator(device).manual_seed(config.seed)
+    walker = None
+    if config.train.actor_critic.walks:
+        walker = build_agent(config, model, env, generator)
+    ema = copy.deepcopy(model).eval()
+    learner = Learner(model, ema, config.train, generator, walker)
+    if config.train.compile:
+        for block in model.blocks:
+            block.compile(dynamic=False)
+    data = Path(config.data) if config.data else folder / "data"
+    return Run(
+        config=config,
+        folder=folder,
+        learner=learner,
+        replay=Replay(data, config.train.collect.keep),
+        lengths=Lengths(config.train),
+        rng=np.random.default_rng([config.seed, 7]),
+    )
+
+
+def build_model(config: Config, env: BatchedEnv) -> WorldModel:
+    """Build a model for an environment, with the weights of `train.init` if it is set.
+
+    The same seed gives the same weights. Raises UserError if the settings or those weights do not fit.
+    """
+    torch.manual_seed(config.seed)
+    actions = action_count(env)
+    discrete = isinstance(env.actions, Discrete)
+    try:
+        model = WorldModel(config.model, env.frame_shape, actions, discrete)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"model: {str(error).splitlines()[0]}") from None
+    if config.train.init:
+        model.load_state_dict(_initial_weights(config.train.init, model.state_dict()))
+    return model
+
+
+def _initial_weights(init: str, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of checkpoint `init`, and own ones of optional heads that it lacks.
+
+    Raises UserError if the weights do not fit.
+    """
+    saved = checkpoint.load(init, "cpu").state_dict()
+    weights = {}
+    for key, value in own.items():
+        if key.startswith(OPTIONAL_HEADS) and key not in saved:
+            weights[key] = value
+    for key, value in saved.items():
+        if key in own or not key.startswith(OPTIONAL_HEADS):
+            weights[key] = value
+    for key in sorted(weights.keys() | own.keys()):
+        there, here = _shape(weights, key), _shape(own, key)
+        if there != here:
+            raise UserError(
+                f"train.init={init} is of another model "
+                f"({key} is {there}, here {here}): "
+                f"set env and model as in its config.yaml"
+            )
+    return weights
+
+
+def _shape(weights: dict[str, Tensor], key: str) -> list[int] | str:
+    return list(weights[key].shape) if key in weights else "missing"
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to reuse freed memory rather than return it to the system.
+
+    Otherwise page faults take a tenth of the time of training on a CPU. Other C libraries are left alone.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        trim_threshold, mmap_threshold = -1, -3  # parameters of mallopt in malloc.h
+        libc.mallopt(mmap_threshold, 1 << 25)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def begin(run: Run) -> None:
+    """Prepare the first step: collect frames, calibrate new weights, save."""
+    if not run.config.data:
+        fill(run.config, run.replay)
+    run.replay.check(run.model.frame_shape)
+    if not run.config.train.init:
+        _calibrate(run)
+    save(run)
+
+
+def _calibrate(run: Run) -> None:
+    """Measure the statistics of frames and how actions move the view.
+
+    Set the weights that hold them.
+    """
+    rng = np.random.default_rng(run.config.seed)
+    frames = min(run.config.train.length, CALIBRATION_FRAMES)
+    batch = run.replay.sample(CALIBRATION_SEQUENCES, frames, 0.5, rng)
+    batch = batch.to(run.learner.device)
+    run.model.patches.fit(batch.pixels)
+    motions = calibrate(run.model, batch)
+    moves = [
+        f"{action} turns by {motion[0]:g}, steps by ({motion[1]:g}, {motion[2]:g})"
+        for action, motion in motions.items()
+        if any(motion)
+    ]
+    print("how actions move the view: " + ("; ".join(moves) or "no rule found"))
+    run.ema.load_state_dict(run.model.state_dict())
+
+
+def save(run: Run) -> None:
+    """Write the checkpoint; a killed process or a full disk leaves the last one whole."""
+    state = {
+        "format_version": FORMAT_VERSION,
+        "model": run.model.state_dict(),
+        "ema": run.ema.state_dict(),
+        "optimizer": run.learner.optimizer.state_dict(),
+        "step": run.step,
+        "best": run.best,
+        "shards": run.replay.names,
+        "rng": run.rng.bit_generator.state,
+        "generator": run.learner.generator.get_state().cpu(),
+        "lengths": run.lengths.error,
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+    }
+    run.last.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(run.last) as draft:
+        torch.save(state, draft)
+
+
+def restore(run: Run) -> None:
+    """Return to the last checkpoint; frames collected after it are dropped.
+
+    Raises UserError if the file is damaged or has weights of another model.
+    """
+    state = _read(run)
+    _load_weights(run, state)
+    run.step = state["step"]
+    run.best = state["best"]
+    if not run.config.data:
+        run.replay.keep_only(state["shards"])
+    run.rng.bit_generator.state = state["rng"]
+    run.learner.generator.set_state(state["generator"].cpu())
+    run.lengths.error = state.get("lengths", run.lengths.error)
+    torch.set_rng_state(state["torch"].cpu())
+    random.setstate(state["python"])
+    _rename_unselected(run)
+
+
+def _read(run: Run) -> dict[str, Any]:
+    device = run.learner.device
+    try:
+        state = torch.load(run.last, weights_only=False, map_location=device)
+    except Exception as error:  # unpickling a damaged file may raise anything
+        raise UserError(
+            f"{run.last} is damaged ({type(error).__name__}); "
+            f"start again in another output= folder"
+        ) from None
+    return migrate(state)
+
+
+def migrate(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the contents of last.pt in the present format; raises UserError for a newer one."""
+    version = state.get("format_version", 1)
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"the checkpoint has format {version}, "
+            f"this version reads formats up to {FORMAT_VERSION}: update lssvwm"
+        )
+    if version == FORMAT_VERSION:
+        return state
+    weights = {key: migrate_weights(state[key]) for key in ("model", "ema")}
+    return state | weights | {"format_version": FORMAT_VERSION}
+
+
+def _load_weights(run: Run, state: dict[str, Any]) -> None:
+    """Load weights and optimizer; raises UserError if they are of another model."""
+    optimizer = run.learner.optimizer
+    try:
+        run.model.load_state_dict(state["model"])
+        run.ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        moments = optimizer.state.items()
+        fits = all(moment["exp_avg"].shape == p.shape for p, moment in moments)
+    except (RuntimeError, ValueError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"{run.last} is of another version: begin a run from its weights, "
+            f"`lssvwm train train.init={run.folder}`"
+        )
+
+
+def _rename_unselected(run: Run) -> None:
+    """Rename best/ of format 1 to export/ if no evaluation selected it."""
+    best = run.folder / checkpoint.BEST
+    export = run.folder / checkpoint.EXPORT
+    if best.is_dir() and not run.evaluated and not export.exists():
+        os.replace(best, export)

@@ -1,0 +1,20 @@
+"""Progress is written as plain lines where there is no terminal."""
+
+from lssvwm.agent.progress import Progress
+
+
+def test_progress_writes_its_last_state(capsys):
+    progress = Progress("train", 4_000, "steps", done=1_000)
+    progress.update(2_000, "loss 1.0")
+    assert capsys.readouterr().err == ""  # too soon for a line
+    progress.close()
+    line = capsys.readouterr().err
+    assert line.startswith("train 2,000/4,000 steps, ")
+    assert "left  loss 1.0" in line and line.endswith("\n")
+
+
+def test_progress_counts_up_to_its_total(capsys):
+    progress = Progress("collect", 10, "frames")
+    progress.update(12)
+    progress.close()
+    assert capsys.readouterr().err.startswith("collect 10/10 frames, ")

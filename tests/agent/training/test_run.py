@@ -1,0 +1,102 @@
+"""Runs are built from seeds and weights, saved, and restored."""
+
+import dataclasses
+
+import pytest
+import torch
+from lssvwm.agent.config import composition
+from lssvwm.agent.errors import UserError
+from lssvwm.agent.training import loop
+from lssvwm.agent.training.run import build, build_model, migrate, restore
+from lssvwm.envs import TMazeConfig, make
+from lssvwm.worldmodel import WorldModel, save
+from lssvwm.worldmodel.mixers.gru import GRUConfig
+
+from tests.agent.conftest import TINY
+from tests.agent.training.conftest import short_run, training
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Return the folder of a finished run."""
+    config = short_run(TMazeConfig(length=5), seed=3)
+    return loop.train(config, tmp_path / "run")
+
+
+def test_build_model_takes_fitting_weights(tmp_path):
+    config = short_run(TMazeConfig(length=5))
+    env = make(config.env, 1)
+    old = WorldModel(TINY, (3, 64, 64), 4)
+    save(old, tmp_path)
+    composition.save(config, tmp_path / "config.yaml")
+
+    def started(**changes) -> WorldModel:
+        model = dataclasses.replace(TINY, **changes)
+        start = training(config, init=str(tmp_path))
+        return build_model(dataclasses.replace(start, model=model), env)
+
+    loss = dataclasses.replace(TINY.loss, surprise=1.0, distance=1.0)
+    more = started(loss=loss)
+    assert more.heads.error is not None and more.distance is not None
+    save(more, tmp_path)
+    for model in (more, started()):  # with optional heads, and without them again
+        weights = model.state_dict()
+        assert all(torch.equal(weights[k], v) for k, v in old.state_dict().items())
+    message = r"another model \(act.weight is \[16, 5\], here \[32, 5\]\): set env"
+    with pytest.raises(UserError, match=message):
+        started(width=32)
+    with pytest.raises(UserError, match=r"another model .* here missing"):
+        started(mixer=GRUConfig())
+
+
+def test_restore_refuses_another_version(trained):
+    file = trained / "checkpoints" / "last.pt"
+    state = torch.load(file, weights_only=False)
+    moments = state["optimizer"]["state"][0]
+    moments["exp_avg"] = torch.zeros(1)  # as many parameters, but others
+    torch.save(state, file)
+    message = "of another version: begin a run from its weights"
+    with pytest.raises(UserError, match=message):
+        loop.resume(trained, ["train.steps=9"])
+
+
+def test_restore_refuses_a_damaged_file(trained):
+    file = trained / "checkpoints" / "last.pt"
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(UserError, match="damaged"):
+        loop.resume(trained, [])
+
+
+def test_restore_drops_frames_collected_later(trained):
+    config = composition.from_checkpoint(composition.read(trained / "config.yaml"), [])
+    run = build(config, trained)
+    rows = run.replay.shards[0].rows
+    run.replay.extend({key: value.numpy() for key, value in rows.items()})
+    restore(run)
+    assert run.replay.names == ["shard-000000"] and run.step == 4
+
+
+def test_restore_renames_unselected_best(trained):
+    (trained / "export").rename(trained / "best")  # as format 1 named it
+    loop.resume(trained, ["train.steps=6"])
+    assert (trained / "export" / "weights.safetensors").is_file()
+    assert not (trained / "best").exists()
+
+
+def test_export_keeps_the_weights_with_most_success(tmp_path):
+    run = build(short_run(TMazeConfig(length=5)), tmp_path)
+    saved = tmp_path / "best" / "weights.safetensors"
+    run.export_if_best(0.5)
+    assert run.evaluated
+    selected = saved.read_bytes()
+    with torch.no_grad():
+        next(run.ema.parameters()).add_(1.0)
+    run.export_if_best(0.25)
+    assert saved.read_bytes() == selected
+    run.export_if_best(0.5)
+    assert saved.read_bytes() != selected
+
+
+def test_migrate_refuses_newer_checkpoints():
+    with pytest.raises(UserError, match=r"has format 3, .* up to 2"):
+        migrate({"format_version": 3})

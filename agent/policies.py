@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from lssvwm.agent.mpc import Agent, AgentState
-from lssvwm.envs.base import BatchedEnv, Explorer, beside
+from lssvwm.envs.base import BatchedEnv, Explorer, expand_mask
 from lssvwm.planners import Plan
 from lssvwm.worldmodel import Memory
 from tensordict import TensorDict, TensorDictBase
@@ -82,7 +82,7 @@ class GuidedPolicy(TensorDictModuleBase):
         else:
             chosen = self.agent.policy_head.sample(self.state.policy)
         own = chosen.cpu().numpy()
-        action = np.where(beside(in_context, own), self.guide.act(), own)
+        action = np.where(expand_mask(in_context, own), self.guide.act(), own)
         return tensordict.set("action", torch.from_numpy(action))
 
 

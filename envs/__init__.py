@@ -1,6 +1,7 @@
-"""Environments: batched mazes that need memory, point mazes, MiniGrid, Gymnasium and a counting environment.
+"""Environments: batched mazes that need memory, point mazes, MiniGrid and Gymnasium.
 
-`make(config, batch)` builds one; `envs.torchrl_env.TorchRLEnv` puts it into a TorchRL loop.
+`make(config, batch)` builds one. `envs.torchrl_env.TorchRLEnv` puts it into a TorchRL
+loop.
 """
 
 from __future__ import annotations
@@ -11,12 +12,9 @@ import numpy as np
 from lssvwm.envs.base import BatchedEnv
 from lssvwm.envs.counting import CountingConfig
 from lssvwm.envs.gymnasium_env import GymConfig
-from lssvwm.envs.maze.tasks import (
-    RecallConfig,
-    ReturnConfig,
-    ScavengeConfig,
-    TMazeConfig,
-)
+from lssvwm.envs.maze.scavenge import ScavengeConfig
+from lssvwm.envs.maze.tmaze import TMazeConfig
+from lssvwm.envs.maze.tour_mazes import RecallConfig, ReturnConfig
 from lssvwm.envs.minigrid.env import MiniGridConfig
 from lssvwm.envs.point_maze.env import PointMazeConfig
 
@@ -34,18 +32,19 @@ ENV_CONFIGS: dict[str, type] = {
 
 
 def make(config: Any, batch: int, seed: int = 0) -> BatchedEnv:
-    """Build `batch` environments of a configuration from `ENV_CONFIGS` and start one episode in each.
+    """Build `batch` environments and start one episode in each.
 
-    The first episodes' seeds follow from `seed`. Raises TypeError for anything but such a configuration.
+    The seeds of the first episodes follow from `seed`. Raises TypeError unless `config`
+    is of a class in `ENV_CONFIGS`, and ValueError for a batch below 1.
     """
     if not isinstance(config, tuple(ENV_CONFIGS.values())):
         raise TypeError(
-            f"not an environment configuration: {config!r}; use one of {', '.join(ENV_CONFIGS)}"
+            f"not an environment configuration: {config!r}; "
+            f"use one of {', '.join(ENV_CONFIGS)}"
         )
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     env = config.build(batch)
-    env.reset(
-        np.arange(batch), np.random.default_rng([seed, 1]).integers(2**31, size=batch)
-    )
+    seeds = np.random.default_rng([seed, 1]).integers(2**31, size=batch)
+    env.reset(np.arange(batch), seeds)
     return env

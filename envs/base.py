@@ -1,4 +1,4 @@
-"""The protocol every environment follows: B episodes stepped together, numpy in and out.
+"""Define the interface of an environment: B episodes stepped together, numpy arrays.
 
 Shapes: B slots, C x H x W a frame, A the width of a continuous action.
 """
@@ -8,17 +8,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from pydantic import ConfigDict
 
 RUNNING, SUCCESS, WRONG, TIMEOUT = 0, 1, 2, 3
 """Values of `truth()["outcome"]`."""
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+"""Options of every configuration class: unknown settings fail, docstrings describe."""
 
 
 @dataclass(frozen=True)
 class Discrete:
-    """`n` actions, numbered from 0 and named in that order."""
+    """Describe `n` actions, numbered from 0 and named in that order."""
 
     n: int
     names: tuple[str, ...]
@@ -26,38 +29,83 @@ class Discrete:
 
 @dataclass(frozen=True)
 class Box:
-    """Continuous actions, float32 [B, A], between `low` and `high` (one bound per dimension)."""
+    """Describe continuous actions between `low` and `high`, one bound per dimension.
+
+    Actions: float32 [B, A]
+    """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
 
 
 class Step(NamedTuple):
-    """What a step returns: reward float32 [B], terminated bool [B], truncated bool [B]."""
+    """Hold the results of a step.
+
+    reward: float32 [B]
+    terminated, truncated: bool [B]
+    """
 
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
 
 
-class BatchedEnv(ABC):
-    """B independent environments stepped together, numpy in and out.
+class HasExperts(Protocol):
+    """Offer scripted explorers, which read the live environment to choose actions."""
 
-    An episode that has ended is not reset by `step`: the caller resets it. Stepping an ended slot changes
-    nothing, returns reward 0 and keeps the slot's flags.
+    explorers: tuple[str, ...]
+    """Names that `explorer` accepts."""
+
+    @abstractmethod
+    def explorer(self, name: str, seed: int) -> Explorer:
+        """Return the scripted explorer `name`.
+
+        Raises ValueError with the valid names for any other name.
+        """
+
+    def guide(self, seed: int) -> Explorer:
+        """Return the explorer that acts during the context: `guide`, else the first."""
+        name = "guide" if "guide" in self.explorers else self.explorers[0]
+        return self.explorer(name, seed)
+
+
+@runtime_checkable
+class HasMap(Protocol):
+    """Draw a map of an episode for videos, never for a model."""
+
+    def top_view(self, slot: int) -> np.ndarray:
+        """Draw the map of `slot` with its agent, uint8 [3, H, W]."""
+        ...
+
+    def bearing(self, slot: int) -> float | None:
+        """Return the heading on the map, in radians clockwise from up.
+
+        None: the frames are not views ahead of the agent. A video then shows no map of
+        the memory.
+        """
+        ...
+
+
+class BatchedEnv(HasExperts, ABC):
+    """Step B independent environments together.
+
+    `step` does not reset an episode that has ended: the caller resets it. Stepping an
+    ended slot changes nothing, returns reward 0 and keeps the slot's flags.
     """
 
     batch: int
-    frame_shape: tuple[int, int, int]  # C, H, W (uint8)
+    frame_shape: tuple[int, int, int]
+    """Channels, height and width of a frame (uint8)."""
     actions: Discrete | Box
-    explorers: tuple[str, ...]  # names that `explorer` accepts
-    episode: (
-        np.ndarray
-    )  # int64 [B], episodes begun in each slot; explorers notice a reset by it
+    episode: np.ndarray
+    """Episodes begun in each slot, int64 [B]. Explorers notice a reset by it."""
 
     @abstractmethod
     def reset(self, where: np.ndarray, seeds: np.ndarray) -> None:
-        """Start episode `seeds[i]` in slot `where[i]` (int64 [M]); the seed alone decides the episode."""
+        """Start episode `seeds[i]` in slot `where[i]`; the seed alone decides it.
+
+        where, seeds: int64 [M]
+        """
 
     @abstractmethod
     def step(self, action: np.ndarray) -> Step:
@@ -68,65 +116,90 @@ class BatchedEnv(ABC):
         """Return the current frames, uint8 [B, C, H, W]."""
 
     def goals(self) -> np.ndarray | None:
-        """Return the images of where to go, uint8 [B, C, H, W]; None where goals are no images."""
+        """Return the goal images, uint8 [B, C, H, W]; None if goals are no images."""
         return None
 
     @abstractmethod
     def last_action(self) -> np.ndarray:
-        """Return the action executed on the way to this frame (forced ones too), zeros after a reset."""
+        """Return the last executed action (forced ones too), zeros after a reset."""
 
     @abstractmethod
     def in_context(self) -> np.ndarray:
-        """Return bool [B], true while the guided part lasts, in which an evaluated agent only observes."""
+        """Return bool [B], true during the guided part of an episode.
+
+        An evaluated agent only observes while it is true.
+        """
 
     @abstractmethod
     def truth(self) -> dict[str, np.ndarray]:
-        """Return what evaluation may know and a model may not, one array [B] each.
+        """Return the ground truth for evaluation, one array [B] each; never for a model.
 
-        `success` bool; `goal_distance` int64, least steps to success from the present pose (-1 unknown);
-        `evidence_age` int64, frames since cue or goal was last visible (-1 unknown); `outcome` int64
-        (0 running, 1 success, 2 wrong choice, 3 time-out); `goal` int64, a label of the right answer.
+        - `success`: bool.
+        - `goal_distance`: int64, least steps to success from the present pose. -1: unknown.
+        - `evidence_age`: int64, frames since cue or goal was last visible. -1: unknown.
+        - `outcome`: int64, 0 running, 1 success, 2 wrong choice, 3 time-out.
+        - `goal`: int64, label of the right answer.
         """
-
-    def bearing(self, slot: int) -> float | None:
-        """Return which way the agent of `slot` faces on its map, in radians clockwise from up; for people. None where
-        it does not look ahead from the lower edge of its frames: what it remembers is not drawn as a map then."""
-        return None
-
-    @abstractmethod
-    def explorer(self, name: str, seed: int) -> Explorer:
-        """Return the scripted explorer `name`; raises ValueError with the valid names for any other."""
-
-    def guide(self, seed: int) -> Explorer:
-        """Return who walks while the context lasts: the explorer `guide`, or the first one where there is none."""
-        return self.explorer(
-            "guide" if "guide" in self.explorers else self.explorers[0], seed
-        )
 
 
 class Explorer(ABC):
-    """Chooses scripted actions for all slots, and may read the environment's ground truth to do so."""
+    """Choose scripted actions for all slots from the environment's ground truth."""
 
-    active: np.ndarray | None = (
-        None  # bool [B], slots whose action is used (None: all); skip the others
-    )
+    active: np.ndarray | None = None
+    """Slots whose action is used, bool [B]. None: all. An explorer may skip the rest."""
 
     @abstractmethod
     def act(self) -> np.ndarray:
         """Return actions for all B slots, in the shape that `BatchedEnv.step` takes."""
 
 
-class Mixture(Explorer):
-    """Draws one of several explorers for every episode of every slot, so that a data set mixes them.
+class RandomExplorer(Explorer):
+    """Draw uniform actions."""
 
-    `weights` maps explorer names to their odds; raises ValueError for an empty or negative set of weights.
+    def __init__(self, env: BatchedEnv, seed: int):
+        self.env = env
+        self.rng = np.random.default_rng([seed, 3])
+
+    def act(self) -> np.ndarray:
+        """Return int64 [B] or float32 [B, A]."""
+        actions = self.env.actions
+        if isinstance(actions, Discrete):
+            return self.rng.integers(actions.n, size=self.env.batch)
+        shape = (self.env.batch, len(actions.low))
+        drawn = self.rng.uniform(actions.low, actions.high, size=shape)
+        return drawn.astype(np.float32)
+
+
+class NoopExplorer(Explorer):
+    """Choose action 0, or the continuous action nearest to zero."""
+
+    def __init__(self, env: BatchedEnv):
+        self.env = env
+
+    def act(self) -> np.ndarray:
+        """Return int64 [B] or float32 [B, A]."""
+        actions = self.env.actions
+        noop = zero_action(actions, self.env.batch)
+        if isinstance(actions, Discrete):
+            return noop
+        low = np.array(actions.low, np.float32)
+        high = np.array(actions.high, np.float32)
+        return np.clip(noop, low, high)
+
+
+class Mixture(Explorer):
+    """Draw one of several explorers for every episode of every slot.
+
+    `weights` maps explorer names to their odds. Raises ValueError for an empty or
+    negative set of weights.
     """
 
     def __init__(self, env: BatchedEnv, weights: Mapping[str, float], seed: int):
         odds = np.array(list(weights.values()), np.float64)
         if len(odds) == 0 or odds.min() < 0 or odds.sum() <= 0:
             raise ValueError(
-                f"explorer weights must be positive numbers, at least one; got {dict(weights)}"
+                "explorer weights must be positive numbers, at least one; "
+                f"got {dict(weights)}"
             )
         self.env = env
         self.names = tuple(weights)
@@ -138,15 +211,16 @@ class Mixture(Explorer):
 
     def act(self) -> np.ndarray:
         """Return each slot's action by the explorer drawn for its present episode."""
-        fresh = self.env.episode != self.episode
-        self.choice[fresh] = self.rng.choice(
-            len(self.names), size=int(fresh.sum()), p=self.odds
-        )
+        begun = self.env.episode != self.episode
+        count = int(begun.sum())
+        self.choice[begun] = self.rng.choice(len(self.names), size=count, p=self.odds)
         self.episode = self.env.episode.copy()
-        proposals = [self._propose(index) for index in np.unique(self.choice)]
-        action = proposals[0]
-        for index, proposed in zip(np.unique(self.choice), proposals):
-            action = np.where(beside(self.choice == index, action), proposed, action)
+        chosen = np.unique(self.choice)
+        action = self._propose(chosen[0])
+        for index in chosen[1:]:
+            proposed = self._propose(index)
+            mask = expand_mask(self.choice == index, action)
+            action = np.where(mask, proposed, action)
         return action
 
     def _propose(self, index: int) -> np.ndarray:
@@ -155,6 +229,18 @@ class Mixture(Explorer):
         return part.act()
 
 
-def beside(mask: np.ndarray, action: Any) -> np.ndarray:
+def zero_action(actions: Discrete | Box, batch: int) -> np.ndarray:
+    """Return zeros, int64 [B] or float32 [B, A]."""
+    if isinstance(actions, Discrete):
+        return np.zeros(batch, np.int64)
+    return np.zeros((batch, len(actions.low)), np.float32)
+
+
+def expand_mask(mask: np.ndarray, action: Any) -> np.ndarray:
     """Return `mask` [B] in a shape that selects among actions [B, ...]."""
     return mask.reshape(-1, *[1] * (action.ndim - 1))
+
+
+def unknown_explorer(owner: str, name: str, known: tuple[str, ...]) -> ValueError:
+    """Return the error for an explorer that `owner` does not offer."""
+    return ValueError(f"{owner} has no explorer {name!r}; it has {', '.join(known)}")

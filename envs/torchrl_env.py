@@ -1,4 +1,4 @@
-"""Any `BatchedEnv` as a native batched TorchRL environment."""
+"""Offer any `BatchedEnv` as a native batched TorchRL environment."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from torchrl.envs import EnvBase
 
 
 class TorchRLEnv(EnvBase):
-    """B environments as one batch-locked TorchRL environment.
+    """Run B environments as one batch-locked TorchRL environment.
 
-    Keys: `pixels` uint8 [B, C, H, W]; `goal` as `pixels`, where goals are images; `last_action` int64 [B] or
-    float32 [B, A]; `is_first` bool [B, 1]; `truth`, nested, bool and int64 [B], with `in_context` (for evaluation,
-    never for a model); `reward` float32 [B, 1]; `done`, `terminated`, `truncated` bool [B, 1]. `action` is int64 [B]
-    (Categorical) or float32 [B, A] (Bounded). Seeds of episodes come from `set_seed` in the order in which slots
-    reset, or from `reset_tasks`.
+    Keys:
+
+    - `pixels`: uint8 [B, C, H, W].
+    - `goal`: as `pixels`, for environments whose goals are images.
+    - `action`: int64 [B] (Categorical) or float32 [B, A] (Bounded).
+    - `last_action`: as `action`.
+    - `is_first`: bool [B, 1].
+    - `reward`: float32 [B, 1].
+    - `done`, `terminated`, `truncated`: bool [B, 1].
+    - `truth`: nested, bool and int64 [B], with `in_context`; never for a model.
+
+    Episode seeds come from `set_seed`, in the order in which slots reset, or from
+    `reset_tasks`.
     """
 
     def __init__(self, env: BatchedEnv, seed: int = 0):
@@ -29,35 +37,29 @@ class TorchRLEnv(EnvBase):
         self._make_specs()
 
     def reset_tasks(self, seeds: np.ndarray | torch.Tensor) -> TensorDictBase:
-        """Start episode `seeds[i]` (int64 [B]) in slot i and return the first observations."""
+        """Start episode `seeds[i]` in slot i and return the first observations.
+
+        seeds: int64 [B]; raises ValueError for another shape
+        """
         given = np.asarray(seeds, np.int64)
         if given.shape != (self.env.batch,):
             raise ValueError(
-                f"reset_tasks needs {self.env.batch} seeds, one per slot; got {given.shape}"
+                f"reset_tasks needs {self.env.batch} seeds, one per slot; "
+                f"got {given.shape}"
             )
         self._given = given
         return self.reset()
 
-    def top_view(self, slot: int) -> np.ndarray:
-        """Draw the map of `slot` where the environment can, uint8 [3, H, W]."""
-        return self.env.top_view(slot)  # pyright: ignore[reportAttributeAccessIssue]
-
     def _make_specs(self) -> None:
         shape = self.batch_size
         single = torch.Size([*shape, 1])
+        pixels_shape = shape + torch.Size(self.env.frame_shape)
+        truth = {key: _truth_spec(value) for key, value in self._truth().items()}
         self.observation_spec = Composite(
-            pixels=Bounded(
-                0,
-                255,
-                shape=shape + torch.Size(self.env.frame_shape),
-                dtype=torch.uint8,
-            ),
+            pixels=Bounded(0, 255, shape=pixels_shape, dtype=torch.uint8),
             last_action=self._action_space(),
             is_first=Binary(1, shape=single, dtype=torch.bool),
-            truth=Composite(
-                {key: _truth_spec(value) for key, value in self._truth().items()},
-                shape=shape,
-            ),
+            truth=Composite(truth, shape=shape),
             shape=shape,
         )
         if self.env.goals() is not None:
@@ -66,25 +68,25 @@ class TorchRLEnv(EnvBase):
         self.reward_spec = Unbounded(shape=single, dtype=torch.float32)
         flag = Binary(1, shape=single, dtype=torch.bool)
         self.done_spec = Composite(
-            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=shape
+            done=flag,
+            terminated=flag.clone(),
+            truncated=flag.clone(),
+            shape=shape,
         )
 
     def _action_space(self) -> Categorical | Bounded:
-        actions, shape = self.env.actions, self.batch_size
+        actions = self.env.actions
+        shape = self.batch_size
         if isinstance(actions, Discrete):
             return Categorical(actions.n, shape=shape, dtype=torch.int64)
-        low, high = torch.tensor(actions.low), torch.tensor(actions.high)
         size = torch.Size([*shape, len(actions.low)])
-        return Bounded(
-            low.expand(size), high.expand(size), shape=size, dtype=torch.float32
-        )
+        low = torch.tensor(actions.low).expand(size)
+        high = torch.tensor(actions.high).expand(size)
+        return Bounded(low, high, shape=size, dtype=torch.float32)
 
     def _truth(self) -> dict[str, torch.Tensor]:
-        truth = {
-            key: torch.from_numpy(np.array(value))
-            for key, value in self.env.truth().items()
-        }
-        return truth | {"in_context": torch.from_numpy(np.array(self.env.in_context()))}
+        truth = self.env.truth() | {"in_context": self.env.in_context()}
+        return {key: torch.from_numpy(np.array(value)) for key, value in truth.items()}
 
     def _observe(self, is_first: torch.Tensor) -> TensorDict:
         data = {
@@ -102,25 +104,25 @@ class TorchRLEnv(EnvBase):
         self, tensordict: TensorDictBase | None = None, **_: object
     ) -> TensorDict:
         chosen = None if tensordict is None else tensordict.get("_reset", None)
-        where = (
-            torch.ones(self.env.batch, dtype=torch.bool)
-            if chosen is None
-            else chosen.reshape(-1)
-        )
+        if chosen is None:
+            where = torch.ones(self.env.batch, dtype=torch.bool)
+        else:
+            where = chosen.reshape(-1)
         slots = where.nonzero().squeeze(-1).numpy()
-        seeds = (
-            self._draw_seeds(len(slots)) if self._given is None else self._given[slots]
-        )
+        if self._given is None:
+            seeds = self._draw_seeds(len(slots))
+        else:
+            seeds = self._given[slots]
         self._given = None
         self.env.reset(slots, seeds)
         return self._observe(where.unsqueeze(-1).clone())
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        reward, terminated, truncated = self.env.step(np.array(tensordict["action"]))
+        step = self.env.step(np.array(tensordict["action"]))
         out = self._observe(torch.zeros(self.env.batch, 1, dtype=torch.bool))
-        out["reward"] = torch.from_numpy(reward).unsqueeze(-1)
-        out["terminated"] = torch.from_numpy(terminated).unsqueeze(-1)
-        out["truncated"] = torch.from_numpy(truncated).unsqueeze(-1)
+        out["reward"] = torch.from_numpy(step.reward).unsqueeze(-1)
+        out["terminated"] = torch.from_numpy(step.terminated).unsqueeze(-1)
+        out["truncated"] = torch.from_numpy(step.truncated).unsqueeze(-1)
         out["done"] = out["terminated"] | out["truncated"]
         return out
 

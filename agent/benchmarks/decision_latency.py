@@ -25,7 +25,7 @@ from lssvwm.agent.imagined_env import ImaginedEnv
 from lssvwm.agent.mpc import Agent, MPCConfig
 from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import BatchedEnv, Explorer
-from lssvwm.envs.maze.tasks import ScavengeConfig
+from lssvwm.envs.maze.scavenge import ScavengeConfig
 from lssvwm.worldmodel import Memory, WorldModel
 from torch import Tensor
 from torchrl.modules import CEMPlanner

@@ -14,8 +14,8 @@ from lssvwm.agent.build import build_env
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.envs.maze import rendering as picture
-from lssvwm.envs.maze.engine import AHEAD, LEFT, RIGHT, STAY
-from lssvwm.envs.maze.tasks import ObjectMaze
+from lssvwm.envs.maze.layout import AHEAD, LEFT, RIGHT, STAY
+from lssvwm.envs.maze.object_maze import ObjectMaze
 from lssvwm.worldmodel import Memory, WorldModel
 from torch import Tensor
 

@@ -24,7 +24,7 @@ from lssvwm.agent.files import replacing
 from lssvwm.planners import PLANNER_CONFIGS
 from omegaconf import OmegaConf
 
-PLAIN_TEXT = ("name", "output", "data", "checkpoint")
+PLAIN_TEXT = ("name", "output", "data", "checkpoint", "env.factory")
 """Settings taken as typed: paths may hold characters that mean something in Hydra's grammar."""
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)

@@ -48,6 +48,10 @@ RENAMED: dict[str, str] = {
 
 REMOVED: dict[str, str] = {
     # env
+    "env.arm": "the arms of the T-maze have 2 tiles",
+    "env.cue_always": "the T-maze shows its cue at the foot of the corridor only",
+    "env.min_distance": "the balls of Return lie at least 6 steps from the start",
+    "env.window": "the view around the agent of the point maze shows 30 pixels",
     # model: in worldmodel/migration.py
     # planner, objective, mpc
     "planner.smoothing": "it is 0.1",

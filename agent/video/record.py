@@ -33,7 +33,7 @@ from lssvwm.agent.video.counterfactuals import (
     sketch,
 )
 from lssvwm.agent.video.rendering import CONTEXT, IMAGINED, Painter, Scene, Strip
-from lssvwm.envs.base import BatchedEnv, Discrete
+from lssvwm.envs.base import BatchedEnv, Discrete, HasMap
 from lssvwm.worldmodel import Rollout
 from lssvwm.worldmodel import memory_map as belief
 from torch import Tensor
@@ -84,13 +84,14 @@ class Stage:
     def now(self) -> Moment:
         """The present moment."""
         env = self.env
-        draw = getattr(env, "top_view", None)
+        has_map = isinstance(env, HasMap)
         pixels, action, guided = (
             env.frames()[0].copy(),
             env.last_action()[0],
             bool(env.in_context()[0]),
         )
-        drawn = draw(0) if draw else None
+        drawn = env.top_view(0) if has_map else None
+        bearing = env.bearing(0) if has_map else None
         return Moment(
             self.step,
             pixels,
@@ -99,7 +100,7 @@ class Stage:
             guided,
             self.ended,
             drawn,
-            env.bearing(0),
+            bearing,
         )
 
     def scripted(self) -> np.ndarray:

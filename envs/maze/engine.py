@@ -1,7 +1,8 @@
-"""The batched maze engine: maps, poses, views and distances of B mazes at once; `tasks` builds on it.
+"""Run B mazes at once: maps, poses, views, distances, and the frame of an episode.
 
-Shapes: B slots, R x C a map, K objects. A pose is (row, column, heading), headings as in `layout`.
-A task overrides `_begin` (lay out one slot's episode) and `_rules` (what a step leads to).
+Shapes: B slots, R x C a map. A pose is (row, column, heading), headings as in `layout`.
+A task overrides `_begin` (lay out one slot's episode) and `_rules` (apply its rules
+after a move).
 """
 
 from __future__ import annotations
@@ -16,107 +17,213 @@ from lssvwm.envs.base import (
     Discrete,
     Explorer,
     Step,
+    unknown_explorer,
 )
-from lssvwm.envs.maze import rendering as picture
-from lssvwm.envs.maze.layout import FAR, FORWARD, distance_field
+from lssvwm.envs.maze import rendering
+from lssvwm.envs.maze.explorers import RECIPES, MazeExplorer
+from lssvwm.envs.maze.layout import (
+    AHEAD,
+    FAR,
+    FORWARD,
+    STAY,
+    Cell,
+    distance_field,
+)
 
-LEFT, RIGHT, AHEAD, STAY = range(4)
 _TURN = np.array([-1, 1, 0, 0])
+"""Change of heading by action."""
 
 
-class GridMaze(BatchedEnv):
-    """B mazes seen from inside, stepped together.
+class GridWorld:
+    """Hold maps and poses of B mazes, move agents and look ahead of them."""
 
-    Actions: left, right (turn by 90 degrees), forward (one tile, not into walls), stay.
-    Observation: uint8 [B, 3, 64, 64], the 3 x 3 tiles ahead without those that walls hide, and a border that
-    shows the cue colour when the task shows one. No frame shows the reward: it must be foreseen.
+    def __init__(self, batch: int, rows: int, cols: int):
+        self.batch = batch
+        self.rows = rows
+        self.cols = cols
+        self.slots = np.arange(batch)
+        self.floor = np.zeros((batch, rows, cols), bool)
+        self.row = np.zeros(batch, np.int64)
+        self.col = np.zeros(batch, np.int64)
+        self.heading = np.zeros(batch, np.int64)
+        self.disguise = np.zeros(batch, bool)
+        """Slots in which all objects are grey, bool [B]."""
+        pad = rendering.PAD
+        self.width = cols + 2 * pad
+        shape = (batch, rows + 2 * pad, self.width)
+        self.tiles = np.full(shape, rendering.WALL, np.uint8)
+        """Tiles of every map with a margin of wall, uint8 [B, R + 4, C + 4]."""
+        self._offsets = rendering.flat_offsets(self.width)
+        self._base = self.slots * self.tiles[0].size + pad * (self.width + 1)
+        view_shape = (batch, rendering.VIEW, rendering.VIEW)
+        self._view = np.zeros(view_shape, np.uint8)
+        self._fields: list[dict[Cell, np.ndarray]] = [{} for _ in range(batch)]
+
+    def lay(self, slot: int, floor: np.ndarray) -> None:
+        """Give `slot` the map `floor`, bool [R, C]."""
+        inside = slice(rendering.PAD, -rendering.PAD)
+        tiles = np.where(floor, rendering.FLOOR, rendering.WALL)
+        self.floor[slot] = floor
+        self.tiles[slot, inside, inside] = tiles
+
+    def put_tile(self, slot: int, cell: Cell, tile: int) -> None:
+        """Show `tile` at `cell` of `slot`."""
+        row, col = cell
+        self.tiles[slot, row + rendering.PAD, col + rendering.PAD] = tile
+
+    def put_agent(self, slot: int, row: int, col: int, heading: int) -> None:
+        """Set the pose of `slot`."""
+        self.row[slot] = row
+        self.col[slot] = col
+        self.heading[slot] = heading
+
+    def next_pose(
+        self, action: int | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return heading, row and column after `action`, int64 [B] each."""
+        heading = (self.heading + _TURN[action]) % 4
+        goes_ahead = np.broadcast_to(action, heading.shape) == AHEAD
+        step = FORWARD[heading] * goes_ahead[:, None]
+        row = self.row + step[:, 0]
+        col = self.col + step[:, 1]
+        free = self.floor[self.slots, row, col]
+        return heading, np.where(free, row, self.row), np.where(free, col, self.col)
+
+    def is_free(self, turn: int | np.ndarray) -> np.ndarray:
+        """Return bool [B]: the next tile, `turn` quarter turns right, is floor."""
+        step = FORWARD[(self.heading + turn) % 4]
+        return self.floor[self.slots, self.row + step[:, 0], self.col + step[:, 1]]
+
+    def at(self, cells: np.ndarray) -> np.ndarray:
+        """Return bool [B, ...], true where an agent stands on its cell.
+
+        cells: int [B, ..., 2]
+        """
+        pose = np.stack([self.row, self.col], -1)
+        here = pose.reshape(self.batch, *[1] * (cells.ndim - 2), 2)
+        return (cells == here).all(-1)
+
+    def distance(self, field: np.ndarray) -> np.ndarray:
+        """Read distance fields [B, 4, R, C] at the present poses, int16 [B]."""
+        return field[self.slots, self.heading, self.row, self.col]
+
+    def field(self, slot: int, cell: Cell) -> np.ndarray:
+        """Return the distances of all poses of `slot` to `cell`, int16 [4, R, C]."""
+        known = self._fields[slot]
+        if cell not in known:
+            known[cell] = distance_field(self.floor[slot], cell)
+        return known[cell]
+
+    def view(self) -> np.ndarray:
+        """Return the tiles of the view as they are drawn, int64 [B, 9]."""
+        return self._view.reshape(self.batch, -1).astype(np.int64)
+
+    def tiles_in_view(self) -> np.ndarray:
+        """Return the view's tiles as positions in flattened `tiles`, int64 [B, 9]."""
+        here = self._base + self.row * self.width + self.col
+        return here[:, None] + self._offsets[self.heading]
+
+    def _update_view(self) -> None:
+        """Bring the view up to date with maps and poses."""
+        view = self.tiles.reshape(-1)[self.tiles_in_view()]
+        if self.disguise.any():
+            is_ball = (view >= rendering.OBJECT) & (view < rendering.PANEL)
+            is_grey = is_ball & self.disguise[:, None]
+            view = np.where(is_grey, rendering.GREY, view)
+        self._view = rendering.hide_occluded(view)
+
+    def top_view(self, slot: int) -> np.ndarray:
+        """Draw the map of `slot` with its agent, uint8 [3, 20 R, 20 C]."""
+        inside = slice(rendering.PAD, -rendering.PAD)
+        pose = int(self.row[slot]), int(self.col[slot]), int(self.heading[slot])
+        return rendering.draw_map(self.tiles[slot, inside, inside], pose)
+
+    def bearing(self, slot: int) -> float:
+        """Return the heading on the map, in radians clockwise from up."""
+        return int(self.heading[slot]) * np.pi / 2
+
+
+class GridMaze(GridWorld, BatchedEnv):
+    """Run B episodes in mazes seen from inside.
+
+    ## Actions
+    left, right (turn by 90 degrees), forward (one tile, not into walls), stay.
+
+    ## Observation
+    uint8 [B, 3, 64, 64]: the 3 x 3 tiles ahead, without those that walls hide. The
+    border shows the cue colour when the task shows one. No frame shows the reward.
     """
 
     actions = Discrete(4, ("left", "right", "forward", "stay"))
-    frame_shape = (3, picture.SIDE, picture.SIDE)
+    frame_shape = (3, rendering.SIDE, rendering.SIDE)
+    first_evidence = rendering.OBJECT
+    """Tile that is evidence 0."""
 
     def __init__(self, batch: int, rows: int, cols: int, labels: int):
-        self.batch, self.rows, self.cols, self.labels = batch, rows, cols, labels
-        self.width = cols + 2 * picture.PAD
-        self.tiles = np.full(
-            (batch, rows + 2 * picture.PAD, self.width), picture.WALL, np.uint8
-        )
-        self.floor = np.zeros((batch, rows, cols), bool)
-        self.row, self.col, self.heading = (np.zeros(batch, np.int64) for _ in range(3))
-        self.slots = np.arange(batch)
+        super().__init__(batch, rows, cols)
+        self.labels = labels
         self.episode = np.zeros(batch, np.int64)
         self.seeds = np.zeros(batch, np.int64)
-        self.phase = np.zeros(
-            batch, np.int64
-        )  # changes whenever a plan made before is void
-        self.clock = np.zeros(batch, np.int64)  # frames since the reset
-        self.dark = np.zeros(batch, np.int64)  # dark frames left, this one included
+        self.phase = np.zeros(batch, np.int64)
+        """Number that changes whenever an earlier plan is void, int64 [B]."""
+        self.clock = np.zeros(batch, np.int64)
+        """Frames since the reset, int64 [B]."""
+        self.dark = np.zeros(batch, np.int64)
+        """Dark frames left, the present one included, int64 [B]."""
         self.cue = np.zeros(batch, np.int64)
         self.border = np.zeros(batch, np.int64)
-        self.disguise = np.zeros(batch, bool)  # all objects look alike
         self.outcome = np.zeros(batch, np.int64)
         self.rewarded = np.zeros(batch, bool)
         self.goal_field = np.full((batch, 4, rows, cols), FAR, np.int16)
-        self.seen_at = np.full(
-            (batch, labels), -1, np.int64
-        )  # clock when evidence k was last in view
-        self._terminated, self._truncated = np.zeros(batch, bool), np.zeros(batch, bool)
+        self.seen_at = np.full((batch, labels), -1, np.int64)
+        """Clock when evidence k was last in view, int64 [B, K]."""
+        self._terminated = np.zeros(batch, bool)
+        self._truncated = np.zeros(batch, bool)
         self._action = np.zeros(batch, np.int64)
-        self._fields: list[dict] = [{} for _ in range(batch)]
-        self._offsets = picture.flat_offsets(self.width)
-        self._base = self.slots * self.tiles[0].size + picture.PAD * (self.width + 1)
-        self._view = np.zeros((batch, picture.VIEW, picture.VIEW), np.uint8)
         self._frames = np.zeros((batch, *self.frame_shape), np.uint8)
         self._drawn = False
 
-    # What a task fills in.
-
-    first_evidence = picture.OBJECT  # tile that is evidence 0
+    # A task fills in the following methods.
 
     def _begin(self, slot: int, rng: np.random.Generator) -> None:
         """Lay out a new episode in `slot`: floor and tiles, pose, cue, goal field."""
         raise NotImplementedError
 
-    def _executed(self, action: np.ndarray) -> np.ndarray:
-        """Return what will be done instead of `action`, int64 [B]: in the dark, nothing."""
-        return np.where(self.dark > 0, STAY, action)
-
     def _rules(self, running: np.ndarray) -> np.ndarray:
-        """Apply the task after a move; `finish` what ends, and return rewards, float32 [B]."""
+        """Apply the task after a move: `finish` episodes, return rewards float32 [B]."""
         raise NotImplementedError
 
-    def tour_cells(self, slot: int) -> list[tuple[int, int]]:
+    def _executed(self, action: np.ndarray) -> np.ndarray:
+        """Return the actions executed instead of `action`: none in the dark."""
+        return np.where(self.dark > 0, STAY, action)
+
+    def tour_cells(self, slot: int) -> list[Cell]:
         """Return the cells that a guided tour of `slot` visits."""
         raise NotImplementedError
 
-    def choice_cells(self, slot: int) -> list[tuple[int, int]]:
-        """Return the cells of `slot` among which one without memory must choose."""
+    def choice_cells(self, slot: int) -> list[Cell]:
+        """Return the cells among which an agent without memory must choose."""
         raise NotImplementedError
 
-    def look_cells(self, slot: int) -> list[tuple[int, int]]:
-        """Return where one who knows the map goes to see the cue, and then to reach the goal."""
+    def look_cells(self, slot: int) -> list[Cell]:
+        """Return a cell that shows the cue, then the goal."""
         raise NotImplementedError
 
     def roam_cells(self, slot: int) -> np.ndarray:
-        """Return the cells of `slot` that a walk without aim may head for, int64 [M, 2]."""
+        """Return the cells of aimless walks in `slot`, int64 [M, 2]."""
         return np.argwhere(self.floor[slot])
 
-    # The protocol of BatchedEnv.
+    # The interface of every environment.
 
     def reset(self, where: np.ndarray, seeds: np.ndarray) -> None:
         """Start episode `seeds[i]` in slot `where[i]`; both int64 [M]."""
-        where, seeds = np.asarray(where, np.int64), np.asarray(seeds, np.int64)
-        for array in (
-            self.clock,
-            self.dark,
-            self.border,
-            self.disguise,
-            self.outcome,
-            self.rewarded,
-        ):
-            array[where] = 0
-        for array in (self._terminated, self._truncated, self._action):
-            array[where] = 0
+        where = np.asarray(where, np.int64)
+        seeds = np.asarray(seeds, np.int64)
+        for counts in (self.clock, self.dark, self.border, self.outcome, self._action):
+            counts[where] = 0
+        flags = (self.disguise, self.rewarded, self._terminated, self._truncated)
+        for flag in flags:
+            flag[where] = False
         self.episode[where] += 1
         self.phase[where] += 1
         self.seeds[where] = seeds
@@ -127,7 +234,10 @@ class GridMaze(BatchedEnv):
         self._look()
 
     def step(self, action: np.ndarray) -> Step:
-        """Advance every running slot by `action`, int64 [B]."""
+        """Advance every running slot by `action`, int64 [B].
+
+        Raises ValueError for actions of another shape or outside 0..3.
+        """
         action = np.asarray(action)
         if action.shape != (self.batch,) or action.min() < 0 or action.max() > STAY:
             raise ValueError(
@@ -144,20 +254,21 @@ class GridMaze(BatchedEnv):
         return Step(reward, self._terminated.copy(), self._truncated.copy())
 
     def frames(self) -> np.ndarray:
-        """Return the current frames, uint8 [B, 3, 64, 64]; drawn when first asked for."""
+        """Return the current frames, uint8 [B, 3, 64, 64]; drawn at the first call."""
         if not self._drawn:
+            # A new array: frames returned earlier stay as they are.
             self._frames = np.empty((self.batch, *self.frame_shape), np.uint8)
-            picture.draw(self._view, self.border, self._frames)
+            rendering.draw(self._view, self.border, self._frames)
             self._frames[self.dark > 0] = 0
             self._drawn = True
         return self._frames
 
     def last_action(self) -> np.ndarray:
-        """Return the action executed on the way to the current frame, int64 [B], zeros after a reset."""
+        """Return the last executed action, int64 [B], zeros after a reset."""
         return self._action.copy()
 
     def truth(self) -> dict[str, np.ndarray]:
-        """Return success, goal_distance, evidence_age, outcome and goal as `BatchedEnv.truth` says."""
+        """Return the ground truth that `BatchedEnv.truth` describes."""
         distance = self.distance(self.goal_field).astype(np.int64)
         seen = self.seen_at[self.slots, self.cue]
         return {
@@ -169,114 +280,40 @@ class GridMaze(BatchedEnv):
         }
 
     def explorer(self, name: str, seed: int) -> Explorer:
-        """Return the scripted explorer `name`; raises ValueError with the valid names for any other."""
-        from lssvwm.envs.maze.explorers import MazeExplorer
-
-        return MazeExplorer(self, name, seed)
-
-    # For explorers and tasks.
-
-    def distance(self, field: np.ndarray) -> np.ndarray:
-        """Read distance fields ([B, 4, R, C]) at the present poses, int16 [B]."""
-        return field[self.slots, self.heading, self.row, self.col]
-
-    def at(self, cells: np.ndarray) -> np.ndarray:
-        """Return where the agents stand on `cells` (int [B, ..., 2]), bool [B, ...]."""
-        here = np.stack([self.row, self.col], -1).reshape(
-            self.batch, *[1] * (cells.ndim - 2), 2
-        )
-        return (cells == here).all(-1)
-
-    def field(self, slot: int, cell: tuple[int, int]) -> np.ndarray:
-        """Return the distances of all poses of `slot` to `cell`, int16 [4, R, C]; kept until its reset."""
-        known = self._fields[slot]
-        if cell not in known:
-            known[cell] = distance_field(self.floor[slot], cell)
-        return known[cell]
-
-    def free(self, turn: int | np.ndarray) -> np.ndarray:
-        """Return bool [B], whether the next tile `turn` quarter turns to the right is floor."""
-        ahead = FORWARD[(self.heading + turn) % 4]
-        return self.floor[self.slots, self.row + ahead[:, 0], self.col + ahead[:, 1]]
+        """Return the scripted explorer `name`; raises ValueError for an unknown one."""
+        if name not in self.explorers:
+            raise unknown_explorer("this maze", name, self.explorers)
+        return MazeExplorer(self, RECIPES[name], seed)
 
     def in_view(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return which tiles of `tiles` (flattened) the 9 of the view are, int64 [B, 9], and which are in sight, bool
-        [B, 9]."""
-        at = self._base + self.row * self.width + self.col
-        lit = self.view() != picture.UNSEEN
-        return at[:, None] + self._offsets[self.heading], lit & (self.dark == 0)[
-            :, None
-        ]
+        """Return positions in flattened `tiles` of the view, and which are in sight.
 
-    def view(self) -> np.ndarray:
-        """Return the tiles of the view as they are drawn, int64 [B, 9]."""
-        return self._view.reshape(self.batch, -1).astype(np.int64)
-
-    def top_view(self, slot: int) -> np.ndarray:
-        """Draw the map of `slot` with its agent, uint8 [3, 12 R, 12 C]; for people, never for a model."""
-        pad = picture.PAD
-        pose = int(self.row[slot]), int(self.col[slot]), int(self.heading[slot])
-        return picture.draw_map(self.tiles[slot, pad:-pad, pad:-pad], pose)
-
-    def bearing(self, slot: int) -> float:
-        """Return which way the agent of `slot` faces on its map, in radians clockwise from up."""
-        return int(self.heading[slot]) * np.pi / 2
-
-    # The engine.
-
-    def lay(self, slot: int, floor: np.ndarray) -> None:
-        """Give `slot` the map `floor`, bool [R, C]."""
-        pad = picture.PAD
-        self.floor[slot] = floor
-        self.tiles[slot, pad:-pad, pad:-pad] = np.where(
-            floor, picture.FLOOR, picture.WALL
-        )
-
-    def put_tile(self, slot: int, cell: tuple[int, int], tile: int) -> None:
-        """Show `tile` at `cell` of `slot`."""
-        self.tiles[slot, cell[0] + picture.PAD, cell[1] + picture.PAD] = tile
-
-    def put_agent(self, slot: int, row: int, col: int, heading: int) -> None:
-        """Set the pose of `slot`."""
-        self.row[slot], self.col[slot], self.heading[slot] = row, col, heading
+        positions: int64 [B, 9]
+        in sight: bool [B, 9]
+        """
+        lit = self.view() != rendering.UNSEEN
+        return self.tiles_in_view(), lit & (self.dark == 0)[:, None]
 
     def finish(self, outcome: int, where: np.ndarray) -> None:
-        """End the episodes `where` (bool [B]): SUCCESS and WRONG terminate, TIMEOUT truncates."""
-        where = where & (self.outcome == RUNNING)
-        self.outcome[where] = outcome
-        (self._truncated if outcome == TIMEOUT else self._terminated)[where] = True
+        """End the running episodes `where`, bool [B].
+
+        SUCCESS and WRONG terminate, TIMEOUT truncates.
+        """
         assert outcome in (SUCCESS, WRONG, TIMEOUT)
+        ending = where & (self.outcome == RUNNING)
+        self.outcome[ending] = outcome
+        flags = self._truncated if outcome == TIMEOUT else self._terminated
+        flags[ending] = True
 
     def _success(self) -> np.ndarray:
         return self.outcome == SUCCESS
 
-    def next_pose(
-        self, action: int | np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return heading, row and column after `action`, int64 [B] each."""
-        heading = (self.heading + _TURN[action]) % 4
-        forward = (
-            FORWARD[heading]
-            * (np.broadcast_to(action, heading.shape) == AHEAD)[:, None]
-        )
-        row, col = self.row + forward[:, 0], self.col + forward[:, 1]
-        free = self.floor[self.slots, row, col]
-        return heading, np.where(free, row, self.row), np.where(free, col, self.col)
-
     def _look(self) -> None:
         """Bring view and evidence up to date with the poses."""
-        at = self._base + self.row * self.width + self.col
-        view = self.tiles.reshape(-1)[at[:, None] + self._offsets[self.heading]]
-        if self.disguise.any():
-            ball = (
-                (view >= picture.OBJECT)
-                & (view < picture.PANEL)
-                & self.disguise[:, None]
-            )
-            view = np.where(ball, picture.GREY, view)
-        self._view = picture.hide_occluded(view)
+        self._update_view()
         flat = self._view.reshape(self.batch, -1)
+        lit = self.dark == 0
         for k in range(self.labels):
-            shown = (flat == self.first_evidence + k).any(1) & (self.dark == 0)
+            shown = (flat == self.first_evidence + k).any(1) & lit
             self.seen_at[:, k] = np.where(shown, self.clock, self.seen_at[:, k])
         self._drawn = False

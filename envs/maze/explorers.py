@@ -1,27 +1,33 @@
-"""Scripted explorers of the mazes: they read the map, so they need no memory.
+"""Script explorers of the mazes: they read the map, so they need no memory.
 
-An explorer is a recipe: what it does while the context lasts, what afterwards, and how often it errs.
-All its randomness comes from its seed and the episode's, so a walk does not depend on the other slots.
+An explorer is a recipe: its behaviour in the context and after it, and how often it
+errs. All its randomness comes from its seed and the episode's seed, so a walk does not
+depend on the other slots. Shapes: B slots, R x C a map.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from lssvwm.envs.base import Explorer
-from lssvwm.envs.maze.engine import AHEAD, LEFT, RIGHT, STAY, GridMaze
-from lssvwm.envs.maze.layout import FAR, FORWARD
+from lssvwm.envs.maze.layout import AHEAD, FAR, FORWARD, LEFT, RIGHT, STAY, Cell
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to do in the context and after it, and the odds of a random action in each.
+    """Set the behaviour in the context and after it, and the odds of random actions.
 
-    `goal`: the shortest path to the goal. `tour`: all objects, nearest next, then cells. `shuffle`: the same
-    in random order. `cells`: shortest paths to random cells. `seek`: objects (or arms) in random order, with
-    a map but no memory of colours. `look`: to where the cue can be seen, then to the goal. `forage`: along the
-    wall until the cued object is in view, then to it. `momentum`, `wall`, `random`, `noop`: without a map.
+    - `goal`: the shortest path to the goal.
+    - `tour`: all objects, the nearest first, then random cells.
+    - `shuffle`: all objects in random order, then random cells.
+    - `cells`: shortest paths to random cells.
+    - `seek`: objects (or arms) in random order, with a map but no memory of colours.
+    - `look`: to a cell that shows the cue, then to the goal.
+    - `forage`: along the wall until the cued object is in view, then to it.
+    - `wall`: along the wall. `momentum`: straight on, with turns. Both use no map.
+    - `random`: turns and steps. `noop`: stay.
     """
 
     context: str
@@ -37,160 +43,216 @@ RECIPES = {
     "cells": Recipe("cells", "cells", 0.15, 0.15),
     "seek": Recipe("cells", "seek", 0.15, 0.10),
     "look": Recipe("look", "look"),
-    "stumble": Recipe(
-        "cells", "seek", 0.40, 0.40
-    ),  # shows what comes of actions that lead nowhere
+    # Many random actions show what follows from actions that lead nowhere.
+    "stumble": Recipe("cells", "seek", 0.40, 0.40),
     "momentum": Recipe("momentum", "momentum"),
-    "wall": Recipe("wall", "wall", 0.05, 0.05),  # the noise frees it from islands
+    # The noise frees it from circling a wall that stands alone.
+    "wall": Recipe("wall", "wall", 0.05, 0.05),
     "forage": Recipe("wall", "forage", 0.05, 0.05),
     "random": Recipe("random", "random"),
     "noop": Recipe("noop", "noop"),
 }
-CHUNK = 128  # random numbers drawn ahead per slot, in steps
+CHUNK = 128
+"""Steps for which random numbers are drawn ahead, per slot."""
+
+
+class ExploredMaze(Protocol):
+    """List everything that an explorer reads of a live maze."""
+
+    batch: int
+    rows: int
+    cols: int
+    slots: np.ndarray
+    row: np.ndarray
+    col: np.ndarray
+    heading: np.ndarray
+    clock: np.ndarray
+    episode: np.ndarray
+    seeds: np.ndarray
+    phase: np.ndarray
+    cue: np.ndarray
+    seen_at: np.ndarray
+    goal_field: np.ndarray
+
+    def in_context(self) -> np.ndarray:
+        """Return bool [B], true during the guided part."""
+        ...
+
+    def distance(self, field: np.ndarray) -> np.ndarray:
+        """Read distance fields at the present poses, int16 [B]."""
+        ...
+
+    def field(self, slot: int, cell: Cell) -> np.ndarray:
+        """Return the distances of all poses of `slot` to `cell`, int16 [4, R, C]."""
+        ...
+
+    def is_free(self, turn: int | np.ndarray) -> np.ndarray:
+        """Return bool [B]: the next tile, `turn` quarter turns right, is floor."""
+        ...
+
+    def tour_cells(self, slot: int) -> list[Cell]:
+        """Return the cells that a guided tour visits."""
+        ...
+
+    def choice_cells(self, slot: int) -> list[Cell]:
+        """Return the cells among which an agent without memory must choose."""
+        ...
+
+    def look_cells(self, slot: int) -> list[Cell]:
+        """Return a cell that shows the cue, then the goal."""
+        ...
+
+    def roam_cells(self, slot: int) -> np.ndarray:
+        """Return the cells of aimless walks, int64 [M, 2]."""
+        ...
 
 
 class MazeExplorer(Explorer):
-    """Acts for all slots of a `GridMaze` by one recipe; raises ValueError for an unknown name."""
+    """Act for all slots of a maze by one recipe."""
 
-    def __init__(self, env: GridMaze, name: str, seed: int):
-        if name not in env.explorers:
-            raise ValueError(
-                f"unknown explorer {name!r}: choose one of {', '.join(env.explorers)}"
-            )
-        self.env, self.recipe, self.seed = env, RECIPES[name], seed
-        self.episode = np.full(env.batch, -1, np.int64)
-        self.phase = np.full(env.batch, -1, np.int64)
-        self.count = np.zeros(env.batch, np.int64)
-        self.draws = np.zeros((env.batch, CHUNK, 3))
-        self.rngs = [np.random.default_rng(0) for _ in range(env.batch)]
-        self.field = np.full((env.batch, 4, env.rows, env.cols), FAR, np.int16)
-        self.pending: list[list[tuple[int, int]]] = [[] for _ in range(env.batch)]
-        self.hand = np.ones(env.batch, np.int64)  # wall side: 1 right, -1 left
-        self.turned = np.zeros(
-            env.batch, bool
-        )  # towards the wall side, in the step before
+    def __init__(self, env: ExploredMaze, recipe: Recipe, seed: int):
+        self.env = env
+        self.recipe = recipe
+        self.seed = seed
+        batch = env.batch
+        self.episode = np.full(batch, -1, np.int64)
+        self.phase = np.full(batch, -1, np.int64)
+        self.count = np.zeros(batch, np.int64)
+        self.draws = np.zeros((batch, CHUNK, 3))
+        self.rngs = [np.random.default_rng(0) for _ in range(batch)]
+        self.field = np.full((batch, 4, env.rows, env.cols), FAR, np.int16)
+        self.pending: list[list[Cell]] = [[] for _ in range(batch)]
+        # Side of the wall that `wall` follows: 1 right, -1 left.
+        self.hand = np.ones(batch, np.int64)
+        # Slots that turned towards that wall in the previous step.
+        self.turned = np.zeros(batch, bool)
 
     def act(self) -> np.ndarray:
         """Return one action per slot, int64 [B]."""
-        for slot in np.flatnonzero(self.env.episode != self.episode).tolist():
+        begun = self.env.episode != self.episode
+        for slot in np.flatnonzero(begun).tolist():
             self._begin(slot)
         draws = self._draw()
         context = self.env.in_context()
+        recipe = self.recipe
         action = np.full(self.env.batch, STAY)
-        for mode, where in (
-            (self.recipe.context, context),
-            (self.recipe.after, ~context),
-        ):
-            where = where if self.active is None else where & self.active
-            if where.any():
-                action = np.where(where, self._mode(mode, where, draws), action)
-        noise = np.where(context, self.recipe.noise_context, self.recipe.noise_after)
-        return np.where(draws[:, 0] < noise, (draws[:, 1] * 4).astype(np.int64), action)
+        for mode, where in ((recipe.context, context), (recipe.after, ~context)):
+            acting = where if self.active is None else where & self.active
+            if acting.any():
+                action = np.where(acting, self._choose(mode, acting, draws), action)
+        noise = np.where(context, recipe.noise_context, recipe.noise_after)
+        errs = draws[:, 0] < noise
+        any_action = (draws[:, 1] * 4).astype(np.int64)
+        return np.where(errs, any_action, action)
 
     def _begin(self, slot: int) -> None:
+        rng = np.random.default_rng([self.seed, int(self.env.seeds[slot]), 3])
+        self.rngs[slot] = rng
         self.episode[slot] = self.env.episode[slot]
         self.phase[slot] = -1
-        self.rngs[slot] = np.random.default_rng(
-            [self.seed, int(self.env.seeds[slot]), 3]
-        )
         self.count[slot] = 0
-        self.hand[slot] = self.rngs[slot].choice([-1, 1])
+        self.hand[slot] = rng.choice([-1, 1])
         self.turned[slot] = False
 
     def _draw(self) -> np.ndarray:
-        """Return three uniform numbers per slot, [B, 3], from the slot's own generator."""
+        """Return three uniform numbers per slot, [B, 3], from the slot's generator."""
         at = self.count % CHUNK
-        for slot in np.flatnonzero(at == 0).tolist():
+        used_up = at == 0
+        for slot in np.flatnonzero(used_up).tolist():
             self.draws[slot] = self.rngs[slot].random((CHUNK, 3))
         self.count += 1
         return self.draws[self.env.slots, at]
 
-    def _mode(self, mode: str, where: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    def _choose(self, mode: str, acting: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Return actions of `mode`, int64 [B], used in the slots `acting` only."""
         match mode:
             case "noop":
                 return np.full(self.env.batch, STAY)
             case "random":
-                return (draws[:, 1] * 3).astype(np.int64)  # left, right, forward
+                return (draws[:, 1] * 3).astype(np.int64)  # left, right, ahead
             case "momentum":
                 return self._momentum(draws)
             case "wall":
-                return self._follow_wall(where)
+                return self._follow_wall(acting)
             case "goal":
                 return self._descend(self.env.goal_field, draws)
             case "forage":
-                in_view = (
-                    self.env.seen_at[self.env.slots, self.env.cue] == self.env.clock
-                )
-                return np.where(
-                    in_view,
-                    self._descend(self.env.goal_field, draws),
-                    self._follow_wall(where),
-                )
-            case _:
-                self._plan(mode, where)
-                return self._descend(self.field, draws)
+                return self._forage(acting, draws)
+        self._plan(mode, acting)
+        return self._descend(self.field, draws)
 
     def _momentum(self, draws: np.ndarray) -> np.ndarray:
-        """Walk on while nothing stands in the way, turning away in one step of seven."""
-        on = self.env.free(0) & (draws[:, 0] > 0.15)
-        return np.where(on, AHEAD, np.where(draws[:, 1] < 0.5, LEFT, RIGHT))
+        """Walk on while the way is free, with a turn in 15 % of the steps."""
+        goes_on = self.env.is_free(0) & (draws[:, 0] > 0.15)
+        turn = np.where(draws[:, 1] < 0.5, LEFT, RIGHT)
+        return np.where(goes_on, AHEAD, turn)
 
-    def _follow_wall(self, where: np.ndarray) -> np.ndarray:
-        """Keep one hand on the wall; only slots `where` (bool [B]) take the step."""
-        beside, ahead = self.env.free(self.hand), self.env.free(0)
-        turn_in = beside & ~self.turned
-        action = np.where(
-            turn_in,
-            np.where(self.hand > 0, RIGHT, LEFT),
-            np.where(self.hand > 0, LEFT, RIGHT),
-        )
-        action = np.where(~turn_in & ahead, AHEAD, action)
-        self.turned = np.where(where, turn_in, self.turned)
+    def _follow_wall(self, acting: np.ndarray) -> np.ndarray:
+        """Keep one hand on the wall; only the slots `acting` take the step."""
+        right_handed = self.hand > 0
+        turn_in = self.env.is_free(self.hand) & ~self.turned
+        towards_wall = np.where(right_handed, RIGHT, LEFT)
+        off_wall = np.where(right_handed, LEFT, RIGHT)
+        action = np.where(turn_in, towards_wall, off_wall)
+        goes_on = ~turn_in & self.env.is_free(0)
+        action = np.where(goes_on, AHEAD, action)
+        self.turned = np.where(acting, turn_in, self.turned)
         return action
 
+    def _forage(self, acting: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Follow the wall until the cued object is in view, then go to it."""
+        env = self.env
+        in_view = env.seen_at[env.slots, env.cue] == env.clock
+        to_object = self._descend(env.goal_field, draws)
+        return np.where(in_view, to_object, self._follow_wall(acting))
+
     def _descend(self, field: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Take the action that leads nearest to the field's target, a random one of equal turns."""
-        env, slots = self.env, self.env.slots
-        ahead = FORWARD[env.heading]
+        """Take the action that leads nearest to the target of a distance field.
+
+        Of two equally good turns, take a random one.
+        """
+        env = self.env
+        slots = env.slots
+        step = FORWARD[env.heading]
         left = field[slots, (env.heading - 1) % 4, env.row, env.col]
         right = field[slots, (env.heading + 1) % 4, env.row, env.col]
-        forward = field[
-            slots, env.heading, env.row + ahead[:, 0], env.col + ahead[:, 1]
-        ]
-        turn = np.where(
-            (left < right) | ((left == right) & (draws[:, 2] < 0.5)), LEFT, RIGHT
-        )
-        action = np.where(forward <= np.minimum(left, right), AHEAD, turn)
-        return np.where(env.distance(field) == 0, STAY, action)
+        ahead = field[slots, env.heading, env.row + step[:, 0], env.col + step[:, 1]]
+        tie_goes_left = (left == right) & (draws[:, 2] < 0.5)
+        turn = np.where((left < right) | tie_goes_left, LEFT, RIGHT)
+        action = np.where(ahead <= np.minimum(left, right), AHEAD, turn)
+        arrived = env.distance(field) == 0
+        return np.where(arrived, STAY, action)
 
-    def _plan(self, mode: str, where: np.ndarray) -> None:
-        """Give every slot `where` that has arrived, or whose plan is void, the next target."""
-        void = where & (self.env.phase != self.phase)
+    def _plan(self, mode: str, acting: np.ndarray) -> None:
+        """Give the next target to slots that have arrived or whose plan is void."""
+        void = acting & (self.env.phase != self.phase)
         for slot in np.flatnonzero(void).tolist():
             self.phase[slot] = self.env.phase[slot]
             self.pending[slot] = self._itinerary(mode, slot)
-        for slot in np.flatnonzero(
-            void | (where & (self.env.distance(self.field) == 0))
-        ).tolist():
-            self.field[slot] = self.env.field(slot, self._next(mode, slot))
+        arrived = acting & (self.env.distance(self.field) == 0)
+        for slot in np.flatnonzero(void | arrived).tolist():
+            target = self._next_target(mode, slot)
+            self.field[slot] = self.env.field(slot, target)
 
-    def _itinerary(self, mode: str, slot: int) -> list[tuple[int, int]]:
+    def _itinerary(self, mode: str, slot: int) -> list[Cell]:
+        """Return the cells to visit; the last one comes first."""
+        env = self.env
         if mode == "cells":
             return []
         if mode == "look":
-            return self.env.look_cells(slot)[::-1]
-        cells = (
-            self.env.choice_cells(slot) if mode == "seek" else self.env.tour_cells(slot)
-        )
-        return [cells[i] for i in self.rngs[slot].permutation(len(cells))]
+            return env.look_cells(slot)[::-1]
+        cells = env.choice_cells(slot) if mode == "seek" else env.tour_cells(slot)
+        order = self.rngs[slot].permutation(len(cells))
+        return [cells[i] for i in order]
 
-    def _next(self, mode: str, slot: int) -> tuple[int, int]:
+    def _next_target(self, mode: str, slot: int) -> Cell:
         here = int(self.env.row[slot]), int(self.env.col[slot])
         pending = self.pending[slot]
         if here in pending:
             pending.remove(here)
         if mode == "seek" and not pending:
-            pending.extend(cell for cell in self._itinerary(mode, slot) if cell != here)
+            again = self._itinerary(mode, slot)
+            pending.extend(cell for cell in again if cell != here)
         if mode == "tour":
             pose = int(self.env.heading[slot]), *here
             pending.sort(key=lambda cell: -int(self.env.field(slot, cell)[pose]))

@@ -1,23 +1,31 @@
-"""Mazes as arrays of floor, and shortest paths through them for an agent that also has to turn.
+"""Carve mazes, and find shortest paths for an agent that also has to turn.
 
-Headings are 0 up, 1 right, 2 down, 3 left. Every layout keeps wall all round its edge.
+A maze is an array of floor tiles, bool [R, C]. Headings are 0 up, 1 right, 2 down,
+3 left. Every layout keeps wall all round its edge.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
+Cell = tuple[int, int]
+"""Row and column."""
+
+LEFT, RIGHT, AHEAD, STAY = range(4)
+"""Actions: turn left, turn right, one tile forward, nothing."""
 FORWARD = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int64)
 """Row and column change of one step forward, by heading, [4, 2]."""
 FAR = 10_000
-"""Distance of a pose from which there is no way."""
+"""Distance of a pose from which no path leads to the target."""
 
 
 def carve(n: int, loops: float, rng: np.random.Generator) -> np.ndarray:
     """Return the floor of a random maze, bool [n, n], cells at odd coordinates.
 
-    A depth-first spanning tree, from which each wall left between two cells is then removed with
-    probability `loops`. Raises ValueError unless `n` is odd and at least 5.
+    A depth-first spanning tree, from which each wall left between two cells is removed
+    with probability `loops`. Raises ValueError unless `n` is odd and at least 5.
     """
     if n < 5 or n % 2 == 0:
         raise ValueError(f"maze size n must be odd and at least 5, got n={n}")
@@ -30,44 +38,56 @@ def carve(n: int, loops: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _spanning_tree(floor: np.ndarray, rng: np.random.Generator) -> None:
+    """Open passages between cells, depth first, until all cells are connected."""
     n = len(floor)
     side = n // 2
     draws = iter(rng.random(2 * side * side).tolist())
-    cell = (2 * int(next(draws) * side) + 1, 2 * int(next(draws) * side) + 1)
-    seen, stack = {cell}, [cell]
+    first_row = 2 * int(next(draws) * side) + 1
+    first_col = 2 * int(next(draws) * side) + 1
+    seen = {(first_row, first_col)}
+    stack = [(first_row, first_col)]
     while stack:
         row, col = stack[-1]
-        near = [(row - 2, col), (row, col + 2), (row + 2, col), (row, col - 2)]
-        near = [
-            (r, c) for r, c in near if 0 < r < n and 0 < c < n and (r, c) not in seen
-        ]
+        around = ((row - 2, col), (row, col + 2), (row + 2, col), (row, col - 2))
+        near = [cell for cell in around if _inside(cell, n) and cell not in seen]
         if not near:
             stack.pop()
             continue
-        r, c = near[int(next(draws) * len(near))]
-        floor[(row + r) // 2, (col + c) // 2] = True
-        seen.add((r, c))
-        stack.append((r, c))
+        following = near[int(next(draws) * len(near))]
+        between = (row + following[0]) // 2, (col + following[1]) // 2
+        floor[between] = True
+        seen.add(following)
+        stack.append(following)
+
+
+def _inside(cell: Cell, n: int) -> bool:
+    return 0 < cell[0] < n and 0 < cell[1] < n
 
 
 def _knock_out(floor: np.ndarray, loops: float, rng: np.random.Generator) -> None:
-    chance = rng.random(floor.shape) < loops
-    floor[1:-1:2, 2:-2:2] |= chance[1:-1:2, 2:-2:2]
-    floor[2:-2:2, 1:-1:2] |= chance[2:-2:2, 1:-1:2]
+    """Remove walls between two cells of a row, or of a column, by chance."""
+    removed = rng.random(floor.shape) < loops
+    in_rows = slice(1, -1, 2), slice(2, -2, 2)
+    in_cols = slice(2, -2, 2), slice(1, -1, 2)
+    floor[in_rows] |= removed[in_rows]
+    floor[in_cols] |= removed[in_cols]
 
 
-def reachable(
-    floor: np.ndarray, start: tuple[int, int], cells: list[tuple[int, int]]
-) -> bool:
-    """Return whether from `start` a way leads to each of `cells` that touches no other of them."""
+def reachable(floor: np.ndarray, start: Cell, cells: Iterable[Cell]) -> bool:
+    """Return whether paths from `start` to each of `cells` avoid all the others."""
     cols = floor.shape[1]
-    targets = [1 << (row * cols + col) for row, col in cells]
-    closed = sum(targets)
-    open_bits = _as_bits(floor) & ~closed
-    wave, before = 1 << (int(start[0]) * cols + int(start[1])), 0
+    targets = sum(_bit(cell, cols) for cell in cells)
+    open_bits = _as_bits(floor) & ~targets
+    wave = _bit(start, cols)
+    before = 0
     while wave != before:
-        before, wave = wave, wave | _spread(wave, cols) & open_bits
-    return _spread(wave, cols) & closed == closed
+        before = wave
+        wave = wave | _spread(wave, cols) & open_bits
+    return _spread(wave, cols) & targets == targets
+
+
+def _bit(cell: Cell, cols: int) -> int:
+    return 1 << (int(cell[0]) * cols + int(cell[1]))
 
 
 def _spread(bits: int, cols: int) -> int:
@@ -75,51 +95,51 @@ def _spread(bits: int, cols: int) -> int:
 
 
 def _as_bits(floor: np.ndarray) -> int:
-    return int.from_bytes(
-        np.packbits(floor.ravel(), bitorder="little").tobytes(), "little"
-    )
+    """Return the floor as one integer, a bit per tile in row-major order."""
+    packed = np.packbits(floor.ravel(), bitorder="little")
+    return int.from_bytes(packed.tobytes(), "little")
 
 
 def distance_field(
-    floor: np.ndarray, target: tuple[int, int], heading: int | None = None
+    floor: np.ndarray, target: Cell, heading: int | None = None
 ) -> np.ndarray:
-    """Return the least number of actions (turns included) from every pose to cell `target`, int16 [4, R, C].
+    """Return the least number of actions from every pose to `target`, int16 [4, R, C].
 
-    `floor` is bool [R, C]; the field is indexed by heading, row, column and is `FAR` where no way leads.
-    With a `heading`, the way ends with looking there.
-    A breadth-first search backwards from the target, on one Python integer of R * C bits per heading.
+    Turns count as actions. The field is indexed by heading, row and column; `FAR`: no
+    path. With a `heading`, the path ends with looking there.
+
+    floor: bool [R, C]
     """
+    # A breadth-first search backwards from the target. Per heading, one Python integer
+    # of R * C bits holds the poses reached, so that a level costs a few operations.
     rows, cols = floor.shape
     size = (rows * cols + 7) // 8
     open_bits = _as_bits(floor)
-    there = 1 << (int(target[0]) * cols + int(target[1]))
-    up, right, down, left = (there if heading in (None, h) else 0 for h in range(4))
+    there = _bit(target, cols)
+    reached = [there if heading in (None, h) else 0 for h in range(4)]
     levels = []
-    before = None
-    while before != (up, right, down, left):
-        before = (up, right, down, left)
-        levels.append(b"".join([bits.to_bytes(size, "little") for bits in before]))
-        sides, ends = (
-            up | down,
-            right | left,
-        )  # a turn leads from one pair of headings to the other
-        up, down = (
-            up | ends | (up << cols & open_bits),
-            down | ends | (down >> cols & open_bits),
-        )
-        right, left = (
-            right | sides | (right >> 1 & open_bits),
-            left | sides | (left << 1 & open_bits),
-        )
+    before: list[int] = []
+    while reached != before:
+        before = reached
+        levels.append(b"".join(bits.to_bytes(size, "little") for bits in reached))
+        up, right, down, left = reached
+        vertical = up | down
+        horizontal = right | left
+        # A turn leads from one pair of headings to the other, a step back by a tile.
+        reached = [
+            up | horizontal | (up << cols & open_bits),
+            right | vertical | (right >> 1 & open_bits),
+            down | horizontal | (down >> cols & open_bits),
+            left | vertical | (left << 1 & open_bits),
+        ]
     return _count_levels(levels, rows, cols)
 
 
 def _count_levels(levels: list[bytes], rows: int, cols: int) -> np.ndarray:
-    packed = np.frombuffer(b"".join(levels), np.uint8).reshape(len(levels), 4, -1)
+    """Return the level at which every pose is reached first, int16 [4, R, C]."""
+    packed = np.frombuffer(b"".join(levels), np.uint8)
+    packed = packed.reshape(len(levels), 4, -1)
     reached = np.unpackbits(packed, axis=2, count=rows * cols, bitorder="little")
     times = reached.sum(axis=0, dtype=np.int16)
-    return (
-        np.where(times > 0, len(levels) - times, FAR)
-        .astype(np.int16)
-        .reshape(4, rows, cols)
-    )
+    distance = np.where(times > 0, len(levels) - times, FAR)
+    return distance.astype(np.int16).reshape(4, rows, cols)

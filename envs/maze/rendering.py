@@ -1,7 +1,7 @@
-"""What a maze looks like: tile pictures, the 3 x 3 egocentric view with occlusion, and the frame around it.
+"""Draw mazes: tile pictures, the 3 x 3 egocentric view with occlusion, the border.
 
-Nothing in a frame tells the absolute direction. Shapes: B slots; view row 0 lies four tiles ahead of the
-agent, row 4 is its own, column 2 its own column.
+No frame shows the absolute direction. Shapes: B slots. Row 0 of a view lies two tiles
+ahead of the agent, row 2 is its own. Column 1 is its own column.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import numpy as np
 from lssvwm.envs.maze.layout import FORWARD
 
 UNSEEN, WALL, FLOOR, GREY = 0, 1, 2, 3
-OBJECT = 4  # tile OBJECT + k: a ball of colour k
-PANEL = 10  # tile PANEL + k: a wall panel of colour k
+OBJECT = 4
+"""Tile OBJECT + k is a ball of colour k."""
+PANEL = 10
+"""Tile PANEL + k is a wall panel of colour k."""
 TILES = 16
 
 COLOURS = np.array(
@@ -26,12 +28,16 @@ COLOURS = np.array(
     np.uint8,
 )
 """Red, green, blue, magenta, cyan, orange: RGB of cue k, ball k and panel k."""
-NO_BORDER, CUE_BORDER = 0, 1  # CUE_BORDER + k: colour k
+NO_BORDER = 0
+CUE_BORDER = 1
+"""Border CUE_BORDER + k has colour k."""
 BORDERS = np.concatenate([np.zeros((1, 3), np.uint8), COLOURS])
 
 VIEW, TILE, MARGIN = 3, 20, 2
+"""Tiles along a side of the view, pixels along a side of a tile, pixels of the border."""
 SIDE = VIEW * TILE + 2 * MARGIN
-PAD = VIEW - 1  # rows and columns of wall that a stored map needs around it
+PAD = VIEW - 1
+"""Rows and columns of wall that a stored map needs around it."""
 
 _OPAQUE = np.zeros(TILES, bool)
 _OPAQUE[[UNSEEN, WALL, *range(PANEL, TILES)]] = True
@@ -39,15 +45,17 @@ _OPAQUE[[UNSEEN, WALL, *range(PANEL, TILES)]] = True
 
 def _ball(colour: np.ndarray) -> np.ndarray:
     y, x = np.mgrid[:TILE, :TILE] - (TILE - 1) / 2
-    inside = (x**2 + y**2 <= 7.6**2)[..., None]
-    light = (((x + 2.5) ** 2 + (y + 2.5) ** 2) <= 2**2)[..., None]
-    ball = np.where(light, np.minimum(colour.astype(int) + 90, 255), colour)
-    return np.where(inside, ball, _floor()).astype(np.uint8)
+    inside = x**2 + y**2 <= 7.6**2
+    highlight = (x + 2.5) ** 2 + (y + 2.5) ** 2 <= 2**2
+    brighter = np.minimum(colour.astype(int) + 90, 255)
+    ball = np.where(highlight[..., None], brighter, colour)
+    return np.where(inside[..., None], ball, _floor()).astype(np.uint8)
 
 
 def _floor() -> np.ndarray:
     tile = np.full((TILE, TILE, 3), 38, np.uint8)
-    tile[0, :], tile[:, 0] = 50, 50
+    tile[0, :] = 50
+    tile[:, 0] = 50
     return tile
 
 
@@ -55,11 +63,13 @@ def _bricks(face: np.ndarray, mortar: np.ndarray) -> np.ndarray:
     tile = np.tile(face.astype(np.uint8), (TILE, TILE, 1))
     tile[4::5] = mortar
     for row in range(0, TILE, 5):
-        tile[row : row + 4, 9 if row % 10 == 0 else 19] = mortar
+        joint = 9 if row % 10 == 0 else 19
+        tile[row : row + 4, joint] = mortar
     return tile
 
 
 def _agent_on(tile: np.ndarray) -> np.ndarray:
+    """Return `tile` with the agent on it, a triangle that points up."""
     marked = tile.copy()
     for row in range(13, 18):
         half = row - 13
@@ -75,46 +85,61 @@ def _draw_atlas() -> np.ndarray:
     for k, colour in enumerate(COLOURS):
         atlas[OBJECT + k] = _ball(colour)
         atlas[PANEL + k] = _bricks(colour, colour // 2)
-    return np.concatenate([atlas, np.stack([_agent_on(tile) for tile in atlas])])
+    with_agent = np.stack([_agent_on(tile) for tile in atlas])
+    return np.concatenate([atlas, with_agent])
 
 
 ATLAS = _draw_atlas()
-"""Tile pictures, uint8 [2 * TILES, 20, 20, 3]: the second half with the agent on them."""
-_STRIP = np.dtype(
-    ("V", TILE)
-)  # one pixel row of one tile and one channel, moved as a unit
+"""Tile pictures, uint8 [2 * TILES, 20, 20, 3]; the second half with the agent on them."""
+# One pixel row of one tile and one channel is moved as a unit.
+_STRIP = np.dtype(("V", TILE))
 _STRIPS = np.ascontiguousarray(ATLAS.transpose(0, 3, 1, 2)).view(_STRIP)[..., 0]
 
 
 def _view_offsets() -> np.ndarray:
-    ahead, aside = np.arange(PAD, -1, -1), np.arange(VIEW) - VIEW // 2
-    front, right = FORWARD[:, None, None], FORWARD[[1, 2, 3, 0], None, None]
-    return ahead[None, :, None, None] * front + aside[None, None, :, None] * right
+    """Return row and column of the view's tiles from the agent, [4, 3, 3, 2]."""
+    ahead = np.arange(PAD, -1, -1)[None, :, None, None]
+    aside = (np.arange(VIEW) - VIEW // 2)[None, None, :, None]
+    front = FORWARD[:, None, None]
+    right = FORWARD[[1, 2, 3, 0], None, None]
+    return ahead * front + aside * right
 
 
-_OFFSETS = _view_offsets()  # [4, 3, 3, 2]
+_OFFSETS = _view_offsets()
 
 
 def flat_offsets(width: int) -> np.ndarray:
-    """Return offsets of the view's tiles in a flattened map of `width` columns, int64 [4, 9], by heading."""
-    return (_OFFSETS[..., 0] * width + _OFFSETS[..., 1]).reshape(4, VIEW * VIEW)
+    """Return the view's tiles in a flattened map from the agent, int64 [4, 9].
+
+    Indexed by heading. `width` is the number of columns of the map.
+    """
+    flat = _OFFSETS[..., 0] * width + _OFFSETS[..., 1]
+    return flat.reshape(4, VIEW * VIEW)
 
 
 def _light_tables() -> tuple[np.ndarray, np.ndarray]:
-    """Tabulate MiniGrid's `Grid.process_vis` for a row: (lit, clear tiles) -> lit tiles here, and ahead."""
-    size, last = 2**VIEW, VIEW - 1
-    here, ahead = np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
+    """Tabulate MiniGrid's `Grid.process_vis` for one row of the view.
+
+    Both tables are indexed by the bits of lit and of clear tiles. The first holds the
+    lit tiles of this row in the end, the second those of the next row ahead.
+    """
+    size = 2**VIEW
+    last = VIEW - 1
+    here = np.zeros((size, size), np.uint8)
+    ahead = np.zeros((size, size), np.uint8)
+    rightwards = [(column, 1) for column in range(last)]
+    leftwards = [(column, -1) for column in range(last, 0, -1)]
     for lit in range(size):
         for clear in range(size):
-            mask, front = lit, 0
-            for i, side in [
-                *((i, 1) for i in range(last)),
-                *((i, -1) for i in range(last, 0, -1)),
-            ]:
-                if mask >> i & clear >> i & 1:
-                    mask |= 1 << (i + side)
-                    front |= 1 << i | 1 << (i + side)
-            here[lit, clear], ahead[lit, clear] = mask, front
+            mask = lit
+            front = 0
+            for column, side in (*rightwards, *leftwards):
+                if mask >> column & clear >> column & 1:
+                    neighbour = 1 << (column + side)
+                    mask |= neighbour
+                    front |= 1 << column | neighbour
+            here[lit, clear] = mask
+            ahead[lit, clear] = front
     return here, ahead
 
 
@@ -124,44 +149,57 @@ _UNPACK = (np.arange(2**VIEW)[:, None] >> np.arange(VIEW) & 1).astype(np.uint8)
 
 
 def hide_occluded(view: np.ndarray) -> np.ndarray:
-    """Return `view` (uint8 [B, 9]) as [B, 3, 3] with every tile that walls hide set to UNSEEN."""
+    """Return the view with every tile that walls hide set to UNSEEN, uint8 [B, 3, 3].
+
+    view: uint8 [B, 9]
+    """
     view = view.reshape(-1, VIEW, VIEW)
     clear = (~_OPAQUE)[view] @ _BITS
     seen = np.empty((len(view), VIEW), np.uint8)
     lit = np.full(len(view), 1 << VIEW // 2, np.uint8)
     for row in range(VIEW - 1, -1, -1):
-        seen[:, row] = _HERE[lit, clear[:, row]]
-        lit = _AHEAD[lit, clear[:, row]]
+        clear_here = clear[:, row]
+        seen[:, row] = _HERE[lit, clear_here]
+        lit = _AHEAD[lit, clear_here]
     return view * _UNPACK[seen]
 
 
 def draw(view: np.ndarray, border: np.ndarray, out: np.ndarray) -> None:
-    """Draw views (uint8 [B, 3, 3]) and BORDERS (by index, int [B]) into `out`, uint8 [B, 3, 64, 64]."""
+    """Draw views and borders into `out`.
+
+    view: uint8 [B, 3, 3]
+    border: int [B], rows of BORDERS
+    out: uint8 [B, 3, 64, 64]
+    """
     tiles = view.astype(np.intp)
     tiles[:, -1, VIEW // 2] += TILES
     strips = _STRIPS[tiles]  # [B, 3, 3, 3, 20]
     np.copyto(_as_strips(out), strips.transpose(0, 3, 1, 4, 2))
     colour = BORDERS[border][:, :, None, None]
-    out[:, :, :MARGIN], out[:, :, -MARGIN:] = colour, colour
-    out[:, :, :, :MARGIN], out[:, :, :, -MARGIN:] = colour, colour
+    out[:, :, :MARGIN] = colour
+    out[:, :, -MARGIN:] = colour
+    out[:, :, :, :MARGIN] = colour
+    out[:, :, :, -MARGIN:] = colour
 
 
 def _as_strips(frames: np.ndarray) -> np.ndarray:
-    """View the inside of frames as tile strips, [B, 3, 3, 20, 3], each of 20 bytes."""
+    """View the inside of frames as tile strips of 20 bytes, [B, 3, 3, 20, 3]."""
     shape = (len(frames), 3, VIEW, TILE, VIEW)
     strides = (3 * SIDE * SIDE, SIDE * SIDE, SIDE * TILE, SIDE, TILE)
-    return np.ndarray(
-        shape, _STRIP, frames, offset=MARGIN * SIDE + MARGIN, strides=strides
-    )
+    inside = MARGIN * SIDE + MARGIN
+    return np.ndarray(shape, _STRIP, frames, offset=inside, strides=strides)
 
 
 def draw_map(tiles: np.ndarray, pose: tuple[int, int, int]) -> np.ndarray:
-    """Draw a whole map (uint8 [R, C]) with the agent at (row, col, heading): uint8 [3, 12 R, 12 C]."""
+    """Draw a whole map with the agent, uint8 [3, 20 R, 20 C].
+
+    tiles: uint8 [R, C]
+    pose: row, column and heading of the agent
+    """
     row, col, heading = pose
     picture = ATLAS[tiles]
-    marked = np.rot90(ATLAS[TILES + tiles[row, col]], -heading)
-    picture[row, col] = marked
+    with_agent = ATLAS[TILES + tiles[row, col]]
+    picture[row, col] = np.rot90(with_agent, -heading)
     rows, cols = tiles.shape
-    return np.ascontiguousarray(
-        picture.transpose(4, 0, 2, 1, 3).reshape(3, rows * TILE, cols * TILE)
-    )
+    planes = picture.transpose(4, 0, 2, 1, 3)
+    return np.ascontiguousarray(planes.reshape(3, rows * TILE, cols * TILE))

@@ -1,8 +1,8 @@
-"""MiniGrid's egocentric pictures for many environments at once, put together from tiles that MiniGrid drew.
+"""Draw MiniGrid's egocentric pictures of many environments, from tiles it drew once.
 
 The result equals MiniGrid's `get_pov_render` bit for bit, at a fraction of its cost.
-Shapes: B slots, v tiles along a side of the view, t pixels along a side of a tile. Rows count away from
-the top: the agent sits in the middle of the last row and looks up.
+Shapes: B slots, v tiles along a side of the view, t pixels along a side of a tile. Rows
+count from the top. The agent sits in the middle of the last row and looks up.
 """
 
 from __future__ import annotations
@@ -15,29 +15,36 @@ from minigrid.core.grid import Grid
 from minigrid.core.world_object import Wall, WorldObj
 
 UNSEEN, EMPTY = 0, 1
+HEADING_UP = 3
+"""MiniGrid's heading up, in which it draws the agent of a view."""
+ENDING = ("goal", "lava")
+"""Kinds of object that end an episode."""
 
 
 class TileAtlas:
-    """Numbers every kind of object (type, colour, state) it meets and keeps the tile MiniGrid draws for it.
+    """Number every kind of object that occurs, and keep MiniGrid's tile of it.
 
-    By code: `kinds`, MiniGrid's type names; `clear` bool, whether one sees past it; `walkable` bool, whether
-    one may step on it and the episode goes on. `tiles` is uint8 [2 * codes, 3, t, t], at 2 * code the tile as
-    seen and at 2 * code + 1 with the agent on it.
+    A kind is a type, a colour and a state. By code:
+
+    - `kinds`: MiniGrid's type names.
+    - `clear`: bool, whether the agent sees past it.
+    - `walkable`: bool, whether a step on it is possible and the episode goes on.
+    - `tiles`: uint8 [2 * codes, 3, t, t], at 2 * code + 1 with the agent on it.
     """
 
     def __init__(self, tile: int):
         self.tile = tile
-        unseen = self._draw(None, lit=False)
         self.kinds = ["unseen", "empty"]
         self.clear = np.array([False, True])
         self.walkable = np.array([False, True])
-        self.tiles = np.stack(
-            [unseen, unseen, self._draw(None), self._draw(None, agent=True)]
-        )
+        unseen = self._draw(None, lit=False)
+        empty = self._draw(None)
+        occupied = self._draw(None, agent=True)
+        self.tiles = np.stack([unseen, unseen, empty, occupied])
         self._codes: dict[tuple, int] = {}
 
     def code(self, thing: WorldObj | None) -> int:
-        """Return the number of `thing`, an object of a MiniGrid grid or None for an empty cell."""
+        """Return the number of an object of a grid; None is an empty cell."""
         if thing is None:
             return EMPTY
         key = (type(thing), *thing.encode())
@@ -45,117 +52,132 @@ class TileAtlas:
         return self._add(key, thing) if code is None else code
 
     def _add(self, key: tuple, thing: WorldObj) -> int:
-        code = self._codes[key] = len(self.kinds)
+        code = len(self.kinds)
+        self._codes[key] = code
         self.kinds.append(thing.type)
         self.clear = np.append(self.clear, thing.see_behind())
-        goes_on = thing.can_overlap() and thing.type not in ("goal", "lava")
+        goes_on = thing.can_overlap() and thing.type not in ENDING
         self.walkable = np.append(self.walkable, goes_on)
-        self.tiles = np.concatenate(
-            [self.tiles, [self._draw(thing), self._draw(thing, agent=True)]]
-        )
+        pictures = [self._draw(thing), self._draw(thing, agent=True)]
+        self.tiles = np.concatenate([self.tiles, pictures])
         return code
 
     def _draw(
         self, thing: WorldObj | None, agent: bool = False, lit: bool = True
     ) -> np.ndarray:
-        picture = Grid.render_tile(thing, 3 if agent else None, lit, self.tile)  # type: ignore[arg-type]
+        heading = HEADING_UP if agent else None
+        picture = Grid.render_tile(thing, heading, lit, self.tile)  # type: ignore[arg-type]
         return picture.astype(np.uint8).transpose(2, 0, 1)
 
 
 class TileView:
-    """Keeps the maps of B environments of one size as tile codes, and looks at them.
+    """Keep the maps of B environments as tile codes, and look at them.
 
-    `maps` is int64 [B, height, width]; outside a map is wall, as in MiniGrid.
+    Outside a map is wall, as in MiniGrid.
+
+    maps: int64 [B, height, width]
     """
 
     def __init__(self, batch: int, width: int, height: int, view: int, tile: int):
-        self.batch, self.view, self.edge = batch, view, view - 1
+        self.batch = batch
+        self.view = view
+        self.edge = view - 1
         self.atlas = TileAtlas(tile)
         shape = (batch, height + 2 * self.edge, width + 2 * self.edge)
         self._codes = np.full(shape, self.atlas.code(Wall()), np.int64)
-        self.maps = self._codes[
-            :, self.edge : self.edge + height, self.edge : self.edge + width
-        ]
-        self._offsets = _view_offsets(view, stride=shape[2])
-        self._starts = np.arange(batch) * shape[1] * shape[2] + self.edge * (
-            shape[2] + 1
-        )
+        rows = slice(self.edge, self.edge + height)
+        cols = slice(self.edge, self.edge + width)
+        self.maps = self._codes[:, rows, cols]
+        _, map_rows, map_cols = shape
+        self._offsets = _view_offsets(view, stride=map_cols)
+        first_cell = self.edge * (map_cols + 1)
+        self._starts = np.arange(batch) * map_rows * map_cols + first_cell
 
     def load(self, slot: int, grid: Grid) -> None:
-        """Read the whole of `grid` into `slot`; call it again when something in the grid has changed."""
+        """Read all of `grid` into `slot`; call it again when the grid has changed."""
         code = self.atlas.code
         codes = [EMPTY if thing is None else code(thing) for thing in grid.grid]
         self.maps[slot] = np.array(codes).reshape(grid.height, grid.width)
 
     def kinds(self, slot: int) -> set[str]:
         """Return MiniGrid's names of the types of object in the map of `slot`."""
-        return {
-            self.atlas.kinds[code]
-            for code in np.flatnonzero(np.bincount(self.maps[slot].ravel()))
-        }
+        counts = np.bincount(self.maps[slot].ravel())
+        return {self.atlas.kinds[code] for code in np.flatnonzero(counts)}
 
     def look(self, x: np.ndarray, y: np.ndarray, heading: np.ndarray) -> np.ndarray:
-        """Return the codes in front of each agent, int64 [B, v, v], hidden ones too; inputs int64 [B]."""
+        """Return the codes in front of each agent, hidden ones too, int64 [B, v, v].
+
+        x, y, heading: int64 [B]
+        """
         here = self._starts + y * self._codes.shape[2] + x
-        return self._codes.reshape(-1)[here[:, None, None] + self._offsets[heading]]
+        tiles = here[:, None, None] + self._offsets[heading]
+        return self._codes.reshape(-1)[tiles]
 
     def visible(self, codes: np.ndarray) -> np.ndarray:
-        """Return bool [B, v, v], which tiles of `codes` the agent sees past the others (`process_vis`)."""
+        """Return the tiles that no other hides (`process_vis`), bool [B, v, v]."""
         columns = np.arange(self.view)
         clear = (self.atlas.clear[codes] << columns).sum(axis=2)
-        after, ahead = _sweeps(self.view)
+        seen, ahead = _sweeps(self.view)
         rows = np.empty_like(clear)
-        mask = np.full(len(codes), 1 << self.view // 2)
+        lit = np.full(len(codes), 1 << self.view // 2)
         for row in reversed(range(self.view)):
-            rows[:, row] = after[mask, clear[:, row]]
-            mask = ahead[mask, clear[:, row]]
+            clear_here = clear[:, row]
+            rows[:, row] = seen[lit, clear_here]
+            lit = ahead[lit, clear_here]
         return (rows[:, :, None] >> columns & 1).astype(bool)
 
     def draw(
         self, codes: np.ndarray, visible: np.ndarray, carried: np.ndarray, side: int
     ) -> np.ndarray:
-        """Return frames uint8 [B, 3, side, side], black to the right and below; `carried`: codes [B]."""
+        """Return frames uint8 [B, 3, side, side], black to the right and below.
+
+        carried: int64 [B], code of the object that each agent carries
+        """
         index = 2 * np.where(visible, codes, UNSEEN)
         index[:, -1, self.view // 2] = 2 * carried + 1
         tile = self.atlas.tile
-        frames = np.zeros((len(codes), 3, side, side), np.uint8)
-        strip = np.dtype(
-            ("V", tile)
-        )  # one pixel row of one channel of a tile, moved as a unit
+        # One pixel row of one channel of a tile is moved as a unit.
+        strip = np.dtype(("V", tile))
         strips = self.atlas.tiles.view(strip)[..., 0][index]
+        frames = np.zeros((len(codes), 3, side, side), np.uint8)
         shape = (len(codes), 3, self.view, tile, self.view)
         strides = (3 * side * side, side * side, side * tile, side, tile)
-        np.copyto(
-            np.ndarray(shape, strip, frames, strides=strides),
-            strips.transpose(0, 3, 1, 4, 2),
-        )
+        targets = np.ndarray(shape, strip, frames, strides=strides)
+        np.copyto(targets, strips.transpose(0, 3, 1, 4, 2))
         return frames
 
 
 def _view_offsets(view: int, stride: int) -> np.ndarray:
-    """Return int64 [4, v, v]: by heading, where a tile of the view lies in a flat map, from the agent."""
+    """Return the view's tiles in a flat map from the agent, int64 [4, v, v].
+
+    Indexed by heading. `stride` is the number of columns of the map.
+    """
     ahead, aside = np.mgrid[view - 1 : -1 : -1, -(view // 2) : view // 2 + 1]
-    headings = [(int(dx), int(dy)) for dx, dy in DIR_TO_VEC]
-    return np.stack(
-        [
-            (dy * ahead + dx * aside) * stride + dx * ahead - dy * aside
-            for dx, dy in headings
-        ]
-    )
+    offsets = []
+    for vector in DIR_TO_VEC:
+        dx, dy = int(vector[0]), int(vector[1])
+        down = dy * ahead + dx * aside
+        right = dx * ahead - dy * aside
+        offsets.append(down * stride + right)
+    return np.stack(offsets)
 
 
 @cache
 def _sweeps(view: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tabulate `process_vis` for one row: int64 [2^v, 2^v] twice, by bits seen so far and of clear tiles.
+    """Tabulate `process_vis` for one row of the view, int64 [2^v, 2^v] twice.
 
-    The first table gives the bits seen in this row in the end, the second those lit in the next row ahead.
+    Both tables are indexed by the bits of lit and of clear tiles. The first holds the
+    bits seen in this row in the end, the second those lit in the next row ahead.
     """
-    mask, clear = np.meshgrid(np.arange(1 << view), np.arange(1 << view), indexing="ij")
-    ahead = np.zeros_like(mask)
+    bits = np.arange(1 << view)
+    lit, clear = np.meshgrid(bits, bits, indexing="ij")
+    ahead = np.zeros_like(lit)
     for column in range(view - 1):
-        passes = mask >> column & clear >> column & 1
-        mask, ahead = mask | passes << column + 1, ahead | passes * 3 << column
+        passes = lit >> column & clear >> column & 1
+        lit = lit | passes << column + 1
+        ahead = ahead | passes * 3 << column
     for column in reversed(range(1, view)):
-        passes = mask >> column & clear >> column & 1
-        mask, ahead = mask | passes << column - 1, ahead | passes * 3 << column - 1
-    return mask, ahead
+        passes = lit >> column & clear >> column & 1
+        lit = lit | passes << column - 1
+        ahead = ahead | passes * 3 << column - 1
+    return lit, ahead

@@ -16,7 +16,7 @@ from lssvwm.agent.config.settings import (
 )
 from lssvwm.agent.config.validation import nearest
 from lssvwm.agent.errors import UserError
-from lssvwm.envs.maze.tasks import RecallConfig, TMazeConfig
+from lssvwm.envs import RecallConfig, TMazeConfig
 from lssvwm.planners import CEMConfig, MPPIConfig, ShootingConfig
 from lssvwm.worldmodel import ModelConfig
 

@@ -1,0 +1,177 @@
+"""Translate Gymnasium spaces: images to RGB frames, actions to `Discrete` or `Box`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lssvwm.envs.base import Box, Discrete
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium import spaces
+
+MIN_SIDE = 8
+"""Least rows and columns of an image. MiniGrid's symbolic 7 x 7 view is none."""
+MAX_COMBINATIONS = 256
+"""Largest number of combined choices that become one discrete action."""
+CHANNELS = (1, 3, 4)
+"""Numbers of channels of grey, RGB and RGBA images."""
+
+ImageFinder = Callable[[Any, "gymnasium.Env"], np.ndarray]
+"""Takes the image out of an observation of an environment."""
+
+
+def rendered(observation: Any, env: gymnasium.Env) -> np.ndarray:
+    """Return the rendered image of `env`.
+
+    Raises ValueError if it renders anything but an array.
+    """
+    image = env.render()
+    if not isinstance(image, np.ndarray):
+        raise ValueError(
+            f"{env} renders {type(image).__name__}, not an array; "
+            "render=True needs rgb_array"
+        )
+    return image
+
+
+def image_finder(space: gymnasium.Space, name: str | None) -> ImageFinder:
+    """Return the function that takes the image out of an observation of `space`.
+
+    Raises ValueError if there is no image, or more than one to choose from.
+    """
+    if _is_image(space):
+        return lambda observation, env: observation
+    images = _image_keys(space)
+    if len(images) == 1:
+        return lambda observation, env: observation[images[0]]
+    several = f"more than one image ({', '.join(images)})"
+    raise ValueError(
+        f"{name} observes {space}: {several if images else 'no image'} "
+        f"(uint8, at least {MIN_SIDE} x {MIN_SIDE}; grey, RGB or RGBA); "
+        "set render=True to take what it renders, or wrap it in a factory "
+        "(gymnasium.wrappers.AddRenderObservation)"
+    )
+
+
+def _image_keys(space: gymnasium.Space) -> list[str]:
+    """Return the keys of a dictionary's images; only the usual one if it is there."""
+    from gymnasium import spaces
+
+    if not isinstance(space, spaces.Dict):
+        return []
+    images = [key for key, entry in space.spaces.items() if _is_image(entry)]
+    usual = [key for key in ("pixels", "image") if key in images]
+    return usual[:1] or images
+
+
+def _is_image(space: gymnasium.Space) -> bool:
+    from gymnasium import spaces
+
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
+        return False
+    sides = space.shape
+    if len(sides) == 3:
+        if sides[2] in CHANNELS:
+            sides = sides[:2]
+        elif sides[0] in CHANNELS:
+            sides = sides[1:]
+    return len(sides) == 2 and min(sides) >= MIN_SIDE
+
+
+def to_frame(image: Any, size: int) -> np.ndarray:
+    """Return uint8 [3, size, size] of an image.
+
+    image: uint8 [H, W], [H, W, 1|3|4] or [1|3|4, H, W]; alpha is dropped
+    """
+    return resize(_to_rgb(image), size).transpose(2, 0, 1)
+
+
+def _to_rgb(image: Any) -> np.ndarray:
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    elif pixels.shape[2] not in CHANNELS:
+        pixels = pixels.transpose(1, 2, 0)
+    is_grey = pixels.shape[2] == 1
+    return np.repeat(pixels, 3, axis=2) if is_grey else pixels[..., :3]
+
+
+def resize(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Return uint8 [size, size, 3]: averaged areas to shrink, interpolation to grow.
+
+    pixels: uint8 [H, W, 3]
+    """
+    from PIL import Image
+
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    shrinks = min(pixels.shape[:2]) >= size
+    method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((size, size), method))
+
+
+def to_actions(env: gymnasium.Env, name: str | None) -> Discrete | Box:
+    """Return the actions of `env`; raises ValueError for a space without translation.
+
+    Every combination of several choices becomes one discrete action.
+    """
+    from gymnasium import spaces
+
+    space = env.action_space
+    if isinstance(space, spaces.Discrete):
+        return _named(env, int(space.n))
+    choices = _choices(space)
+    if choices is not None and math.prod(choices) <= MAX_COMBINATIONS:
+        combinations = itertools.product(*map(range, choices))
+        return Discrete(math.prod(choices), tuple(map(str, combinations)))
+    if isinstance(space, spaces.Box) and _is_bounded_float(space):
+        low = tuple(space.low.ravel().tolist())
+        high = tuple(space.high.ravel().tolist())
+        return Box(low, high)
+    raise ValueError(
+        f"{name} acts through {space}: only Discrete, MultiDiscrete and MultiBinary "
+        f"(up to {MAX_COMBINATIONS} combinations) and bounded float Box are "
+        "supported; wrap it in a factory "
+        "(gymnasium.wrappers.TransformAction, RescaleAction)"
+    )
+
+
+def _is_bounded_float(space: spaces.Box) -> bool:
+    return np.issubdtype(space.dtype, np.floating) and space.is_bounded()
+
+
+def _named(env: gymnasium.Env, n: int) -> Discrete:
+    """Return `n` actions with the names that Atari environments give them."""
+    meanings = getattr(env.unwrapped, "get_action_meanings", lambda: [])()
+    names = meanings if len(meanings) == n else [f"action {i}" for i in range(n)]
+    return Discrete(n, tuple(str(name) for name in names))
+
+
+def _choices(space: gymnasium.Space) -> tuple[int, ...] | None:
+    """Return the options of every choice of an action; None if it is not several."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.MultiBinary):
+        return (2,) * math.prod(space.shape)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(space.nvec.ravel().tolist())
+    return None
+
+
+def from_action(action: np.ndarray, actions: Discrete | Box, space: Any) -> Any:
+    """Return an action of ours as an element of Gymnasium's `space`."""
+    choices = _choices(space)
+    if choices is not None:
+        options = np.array(np.unravel_index(int(action), choices), space.dtype)
+        start = getattr(space, "start", space.dtype.type(0))
+        return options.reshape(space.shape) + start
+    if isinstance(actions, Discrete):
+        return int(action) + int(space.start)
+    bounded = np.clip(action, actions.low, actions.high)
+    return bounded.reshape(space.shape).astype(space.dtype)

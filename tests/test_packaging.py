@@ -1,4 +1,4 @@
-"""Check what is installed: the content of the wheel, and that other projects' folders never hide it."""
+"""Test the content of the wheel, and that no other folder hides it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def home() -> Path:
 
 @pytest.fixture(scope="module")
 def wheel() -> dict[str, Path]:
-    """Return the files of the wheel: where each goes, and where it lies in the checkout."""
+    """Return the files of the wheel: place in an installation, path in the checkout."""
     included = WheelBuilder(str(ROOT)).recurse_included_files()
     return {file.distribution_path: Path(file.path) for file in included}
 
@@ -56,7 +56,7 @@ def site(wheel: dict[str, Path], tmp_path_factory) -> Path:
 
 @pytest.fixture
 def project_of_a_user(tmp_path: Path) -> Path:
-    """Return a folder whose own modules have the names of our packages and cannot be imported."""
+    """Return a folder with modules of our names that cannot be imported."""
     for name in PACKAGES[1:]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('shadowed')")

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from lssvwm.agent.checkpoint import read_config, resolve
 from lssvwm.agent.cli import show_settings
 from lssvwm.agent.cli.failures import saved
-from lssvwm.agent.cli.main import BENCHMARKS
 from lssvwm.agent.config.composition import compose, from_checkpoint, given, read
 from lssvwm.agent.config.settings import (
     BenchmarkRunConfig,
@@ -124,10 +123,10 @@ def collect(settings: list[str], show: bool) -> None:
         print(f"next: lssvwm train data={output}, with the same settings")
 
 
-def benchmark(name: str, settings: list[str], show: bool) -> None:
-    """Run one of BENCHMARKS."""
+def benchmark(name: str, about: str, settings: list[str], show: bool) -> None:
+    """Run a benchmark; `about` says what it measures."""
     if name == "planning":
-        return _benchmark_planning(settings, show)
+        return _benchmark_planning(about, settings, show)
     has_experiment = any(text.startswith("experiment=") for text in settings)
     if name in TRAINED and not has_experiment:
         settings = [f"experiment={TRAINED[name]}", *settings]
@@ -135,7 +134,7 @@ def benchmark(name: str, settings: list[str], show: bool) -> None:
     if show:
         return show_settings.of_new_run(config, settings)
     output = output_folder(config, "runs", "benchmark")
-    print(f"benchmark {name}: {BENCHMARKS[name]} Results go to {output}")
+    print(f"benchmark {name}: {about} Results go to {output}")
     again = "run it again to continue" if name in TRAINED else "run it again"
     with saved(output, again=again):
         _print_written([_measure(name, config, settings, output)])
@@ -176,14 +175,14 @@ def _measure(
     return measurements[name](config, output)
 
 
-def _benchmark_planning(settings: list[str], show: bool) -> None:
+def _benchmark_planning(about: str, settings: list[str], show: bool) -> None:
     """Evaluate checkpoints with every combination of settings in `benchmark.sweep`."""
     from lssvwm.agent.benchmarks.planning_sweep import cases, folder, planning
 
     output = Path(given(settings, "output") or folder(settings)).expanduser()
     if show:
         return show_settings.of_checkpoint(cases(settings, output)[0].config, settings)
-    print(f"benchmark planning: {BENCHMARKS['planning']} Results go to {output}")
+    print(f"benchmark planning: {about} Results go to {output}")
     with saved(output, again="run it again to continue"):
         _print_written([planning(settings, output)])
 

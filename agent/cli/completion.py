@@ -48,7 +48,7 @@ def complete(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
 
 
 def names() -> list[str]:
-    """Return the names of groups of presets and of the settings in packaged configurations and presets."""
+    """Return the names of all groups of presets and of packaged settings."""
     found = {*GROUPS, *TOP_LEVEL}
     for path in [*config_dir().glob("*/*.yaml"), *config_dir().glob("*/*/config.yaml")]:
         plain = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

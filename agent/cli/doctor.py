@@ -1,4 +1,4 @@
-"""`lssvwm doctor`: what is installed, which devices there are, which backends of the scan work there, how exactly."""
+"""Report versions, devices, and the accuracy of each backend of the scan."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ PACKAGES = (
 )
 OPTIONAL = ("triton", "mamba-ssm", "fla-core")
 EXACT = 1e-3
-"""Relative error of a float32 scan above which a backend is not to be trusted."""
+"""Relative error of a float32 scan above which a backend is wrong."""
 
 
 def report(config: Config) -> str:
-    """Everything as text; raises UserError if the device or the backend that is asked for cannot be used."""
+    """Return the report of `lssvwm doctor`.
+
+    Raises UserError if the configured device or backend cannot be used.
+    """
     device = pick_device(config.device)
     name, _ = pick_backend(config.backend, device)
     lines = ["versions", _row("python", platform.python_version())]
@@ -53,37 +56,34 @@ def _version(package: str) -> str:
 
 
 def _devices() -> list[tuple[str, str]]:
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-    found = [("cpu", threads)]
-    for i in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(i)
-        found.append(
-            (f"cuda:{i}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB")
-        )
+    """Return the name and a description of each device."""
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    instructions = torch.backends.cpu.get_cpu_capability()
+    found = [("cpu", f"{cores} cores, {threads} threads, {instructions}")]
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        memory = f"{gpu.total_memory / 2**30:.0f} GiB"
+        found.append((f"cuda:{index}", f"{gpu.name}, {memory}"))
     if not torch.cuda.is_available():
         built = torch.version.cuda or "none: this torch is built for CPUs"
         found.append(("cuda", f"no GPU found (CUDA of torch: {built})"))
     if torch.backends.mps.is_available():
-        found.append(("mps", "there"))
+        found.append(("mps", "available"))
     return found
 
 
 def _backends(device: torch.device) -> list[tuple[str, str]]:
-    """Each backend, and its error against the recurrence in float64, or why it cannot run."""
-    found = []
-    for name in backends.NAMES:
-        reason = backends.unavailable_reason(name, device)
-        if reason is None:
-            try:
-                error = backends.relative_error(name, device)
-                reason = f"works, relative error {error:.1e}" + (
-                    " - TOO LARGE" if not error < EXACT else ""
-                )
-            except (
-                Exception
-            ) as broken:  # a kernel that does not compile may raise anything
-                reason = f"broken: {backends.one_line(broken)}"
-        else:
-            reason = f"cannot be used: {reason}"
-        found.append((name, reason))
-    return found
+    """Return the name and the state of each backend."""
+    return [(name, _state(name, device)) for name in backends.NAMES]
+
+
+def _state(name: str, device: torch.device) -> str:
+    """Return the error of a backend against the recurrence in float64, or why it cannot run."""
+    if reason := backends.unavailable_reason(name, device):
+        return f"cannot be used: {reason}"
+    try:
+        error = backends.relative_error(name, device)
+    except Exception as broken:  # a kernel that does not compile may raise anything
+        return f"broken: {backends.one_line(broken)}"
+    too_large = "" if error < EXACT else " - TOO LARGE"  # also if the error is NaN
+    return f"works, relative error {error:.1e}{too_large}"

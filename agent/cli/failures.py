@@ -1,4 +1,4 @@
-"""Turn what stops a command (Ctrl-C, a full disk, a denied folder) into one line with the remedy."""
+"""Turn Ctrl-C, a full disk and a denied folder into one line with the remedy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Stop(Exception):
 def saved(
     folder: Path, resumable: bool = False, again: str = "run it again to start over"
 ) -> Iterator[None]:
-    """Raise Stop in place of Ctrl-C, a full disk and a folder that cannot be written.
+    """Raise Stop in place of Ctrl-C, a full disk and a denied folder.
 
     The line says how to continue: by `lssvwm resume` if the folder holds a `resumable` run, otherwise by `again`.
     """

@@ -1,6 +1,7 @@
-"""Run the console script `lssvwm`: the commands, their help pages, exit codes, one line for each mistake.
+"""Run the console script `lssvwm`.
 
-Everything that needs torch, pydantic or Hydra is imported when a command runs, so that `lssvwm --help` is quick.
+This module defines the commands, their help pages, exit codes, and one line for each mistake. Everything that needs
+torch, pydantic or Hydra is imported when a command runs, so that `lssvwm --help` is quick.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _failure(error: Exception) -> tuple[str, int]:
 
 
 class CommandGroup(click.Group):
-    """List commands in the order of their definition, and name the nearest one where one is misspelt."""
+    """Name the nearest command where one is misspelt."""
 
     def unknown(self, name: str) -> str:
         """Return the line about a command that does not exist."""
@@ -167,8 +168,10 @@ def _version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> No
 def lssvwm(ctx: click.Context) -> None:
     """Train, evaluate and record agents that plan with a video world model.
 
-    Settings are written KEY=VALUE, in any number. experiment=NAME chooses a tested set of them. env=NAME, model=NAME,
-    planner=NAME and train=NAME replace one section by a preset. env.length=32 changes one value.
+    Settings are written KEY=VALUE, in any number.
+
+    The setting experiment=NAME chooses a tested set of settings. Each of env=NAME, model=NAME, planner=NAME and
+    train=NAME replaces one section by a preset. A dotted name such as env.length=32 changes one value.
 
     \b
     lssvwm train experiment=tmaze
@@ -220,10 +223,12 @@ def resume(folder: str | None, settings: tuple[str, ...], show: bool) -> None:
 def evaluate(settings: tuple[str, ...], show: bool) -> None:
     """Measure planning success of a checkpoint, with memory and without.
 
-    Every arm plays the same held-out tasks: the agent with its memory (retained), without it (erased), with the memory
-    of another task (swapped), with the last frames only (window), the policy head without planning (policy), and
-    scripted explorers. Prints tables; writes evaluation.json, Markdown, CSV and a plot. Settings that are not given
-    are those of the checkpoint.
+    Every arm plays the same held-out tasks. The agent plans with its memory (retained), without it (erased), with the
+    memory of another task (swapped), or with the last frames only (window). The arm `policy` acts by the policy head
+    without planning. Scripted explorers give floors and ceilings.
+
+    Prints tables; writes evaluation.json, Markdown, CSV and a plot. Settings that are not given are those of the
+    checkpoint.
 
     \b
     lssvwm evaluate checkpoint=runs/tmaze
@@ -309,7 +314,7 @@ def _add_benchmark(name: str, about: str) -> None:
     def run(settings: tuple[str, ...], show: bool) -> None:
         from lssvwm.agent.cli import commands
 
-        commands.benchmark(name, list(settings), show)
+        commands.benchmark(name, about, list(settings), show)
 
 
 for _name, _about in BENCHMARKS.items():

@@ -1,4 +1,4 @@
-"""Write the presets and settings of a command on its help page, from the definitions of the settings."""
+"""Write help pages of commands from the definitions of their settings."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def write(
 
 
 def _by_section(page: Page, settings: Sequence[str]) -> dict[str, list[Setting]]:
-    """Return the settings of each section of a page, with those of the sections inside it."""
+    """Return the settings of each section of a page, inner sections included."""
     overrides = [parse(setting) for setting in settings]
     choices = {o.key: str(o.value) for o in overrides if o.key in GROUPS}
     found: dict[str, list[Setting]] = {section: [] for section in page.sections}

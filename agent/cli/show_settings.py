@@ -1,4 +1,4 @@
-"""Print a configuration as YAML, and say which preset or setting changed each value that is not the default."""
+"""Print a configuration as YAML, with the source of each changed value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Layer:
 
 @dataclass
 class Composition:
-    """Hold what the presets of a new run consist of: a preset of each group, and the experiments."""
+    """Hold the presets of a new run: one of each group, and experiments."""
 
     choices: dict[str, str] = field(default_factory=dict)
     experiments: list[Layer] = field(default_factory=list)
@@ -85,7 +85,7 @@ def override_layers(settings: Sequence[str]) -> list[Layer]:
 
 
 def preset_layers(settings: Sequence[str]) -> list[Layer]:
-    """Return a layer for the preset of each group, then one for each experiment, weakest first."""
+    """Return the presets of all groups, then the experiments, weakest first."""
     overrides = [parse(setting) for setting in settings]
     chosen = {o.key: str(o.value) for o in overrides if o.key in GROUPS}
     composition = Composition()
@@ -130,7 +130,7 @@ def _headings(above: Sequence[str], sections: Sequence[str]) -> Iterable[str]:
 
 
 def _source(name: str, layers: Sequence[Layer]) -> str:
-    """Return the source of the last layer that holds a setting or an entry of it."""
+    """Return the source of the last layer that holds a setting."""
     sources = [layer.source for layer in layers if _has(layer.plain, name)]
     return sources[-1] if sources else ""
 

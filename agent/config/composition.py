@@ -125,7 +125,10 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def rewrite(path: str | Path) -> None:
-    """Upgrade a saved configuration in place: read it in any format, write it with every setting."""
+    """Upgrade a saved configuration in place.
+
+    The file may have any format; it is written with every setting.
+    """
     save(build(Config, read(path)), path)
 
 
@@ -172,12 +175,18 @@ def parse(setting: str) -> Override:
 
 
 def _whole(value: Any) -> Any:
-    """Turn a float without fraction, such as 1e3, into an int, which settings of both types take."""
+    """Turn a float without fraction, such as 1e3, into an int.
+
+    Settings of both types take an int.
+    """
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _choices(overrides: Sequence[Override]) -> dict[str, str]:
-    """Return the presets that are chosen, by group; raises UserError for one that does not exist."""
+    """Return the chosen presets by group.
+
+    Raises UserError for one that does not exist.
+    """
     choices = {}
     for override in overrides:
         if override.key not in GROUPS:

@@ -118,7 +118,10 @@ def check_preset(group: str, name: str) -> None:
 
 
 def check_value(name: str, value: Any) -> None:
-    """Raise UserError with the new name if a setting or its value has a renamed entry."""
+    """Raise UserError if a value, or an entry of it, has another name.
+
+    The message names the new one.
+    """
     section, _, last = name.rpartition(".")
     if new := RENAMED_VALUES.get(section, {}).get(last):
         raise UserError(f"{name} is now {section}.{new}")

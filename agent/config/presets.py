@@ -1,4 +1,7 @@
-"""Where the presets lie, and which there are. Imports nothing heavy, so that `--help` is quick."""
+"""List presets and packaged models.
+
+Imports nothing heavy, so that `lssvwm --help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ GROUPS = ("env", "model", "planner", "train", "experiment")
 
 
 def config_dir() -> Path:
-    """Return the folder of presets, which lies beside the packages in a checkout and in an installation.
+    """Return the folder of presets.
+
+    It lies next to the packages, in a checkout and in an installation.
 
     Raises FileNotFoundError if the installation is incomplete.
     """
@@ -19,7 +24,7 @@ def config_dir() -> Path:
 
 
 def options(group: str) -> dict[str, str]:
-    """The presets of a group of `GROUPS`, each with what the first line of its file says about it."""
+    """Return the presets of one of `GROUPS`, each with the first line of its file."""
     return {
         path.stem: _headline(path)
         for path in sorted((config_dir() / group).glob("*.yaml"))
@@ -27,7 +32,7 @@ def options(group: str) -> dict[str, str]:
 
 
 def pretrained() -> list[str]:
-    """The names of the models that come with the package."""
+    """Return the names of the packaged models."""
     return sorted(
         path.parent.name
         for path in config_dir().glob("pretrained/*/weights.safetensors")

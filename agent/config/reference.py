@@ -33,7 +33,7 @@ class Setting:
 
     @property
     def group(self) -> str:
-        """Return the dotted name of the section that holds the setting; empty at the top level."""
+        """Return the dotted name of the section; empty at the top level."""
         return self.name.rpartition(".")[0]
 
 
@@ -65,9 +65,9 @@ def describe(
 
 
 def section_class(hint: Any, default: Any, plain: Any) -> type | None:
-    """Return the settings class of a section, chosen by the `kind` in `plain`; None for a setting.
+    """Return the settings class of a section; None for a setting.
 
-    An unknown kind gives the class of the default.
+    The `kind` in `plain` chooses it. An unknown kind gives the class of the default.
     """
     if not dataclasses.is_dataclass(default):
         return None
@@ -79,7 +79,7 @@ def section_class(hint: Any, default: Any, plain: Any) -> type | None:
 
 
 def kinds(cls: type, section: str) -> list[str]:
-    """Return the kinds that a section of a settings class may have, e.g. those of "env" or "model.mixer"."""
+    """Return the kinds of a section, such as "env" or "model.mixer"."""
     hint: Any = cls
     for part in section.split("."):
         owner = next(_classes(hint))
@@ -160,7 +160,10 @@ def _values(schema: dict[str, Any]) -> str:
 
 
 def _range(schema: dict[str, Any]) -> str:
-    """Say in plain words which range a JSON schema of a number admits; empty without one."""
+    """Say in plain words which range a JSON schema of a number admits.
+
+    Returns an empty text without a range.
+    """
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
         return f" from {low:g} to {high:g}"

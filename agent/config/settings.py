@@ -234,7 +234,7 @@ class BenchmarkConfig:
 
 
 def kind_of(section: Any) -> Any:
-    """Return the `kind` of a section, from plain data or from an instance of its class."""
+    """Return the `kind` of a section: plain data or an instance."""
     return (
         section.get("kind")
         if isinstance(section, dict)
@@ -313,4 +313,4 @@ class BenchmarkRunConfig(CheckpointConfig):
     """Configure `lssvwm benchmark`."""
 
     benchmark: BenchmarkConfig = Field(default_factory=BenchmarkConfig)
-    """What benchmarks train and measure."""
+    """Models, data and measurements."""

@@ -1,4 +1,4 @@
-"""Turn plain data (from YAML, from a command line) into a configuration, with one line for each mistake.
+"""Turn plain data from YAML or a command line into a configuration.
 
 Pydantic checks names, types and ranges. This module says in one line what is wrong, and how to correct it.
 """
@@ -45,7 +45,10 @@ def build(cls: type[T], plain: Mapping[str, Any]) -> T:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the dotted name of `names` that `name` was probably meant to be, from the same section if possible."""
+    """Return the nearest of `names`, which are dotted; None where none is near.
+
+    Names of the same section come first.
+    """
     names = list(names)
     section, _, last = name.rpartition(".")
     same_section = [other for other in names if section and _section(other) == section]
@@ -62,7 +65,10 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def suggestion(name: str, names: Iterable[str], prefix: str = "") -> str:
-    """Return "did you mean ...? " with the nearest of `names` after `prefix`; empty where none is near."""
+    """Return "did you mean ...? " with the nearest of `names` after `prefix`.
+
+    Returns an empty text where none is near.
+    """
     found = nearest(name, names)
     return f"did you mean {prefix}{found}? " if found else ""
 
@@ -103,7 +109,7 @@ def _locate(
     plain: Mapping[str, Any],
     settings: Mapping[str, Setting],
 ) -> tuple[str, Any]:
-    """Return the dotted name and the value of the setting, unknown setting or section at a location of pydantic.
+    """Return the dotted name and the value at a location of pydantic.
 
     A location also holds the kinds of sections and places in lists, which are no part of the name.
     """

@@ -1,4 +1,4 @@
-"""The console script: help, exit codes, one line for each mistake, and what reaches the work it starts."""
+"""Test the console script: help, exit codes, messages, and the work it starts."""
 
 from __future__ import annotations
 
@@ -134,13 +134,13 @@ def test_help_follows_the_presets_given(capsys) -> None:
     assert "env.arm=" not in page
 
 
-def test_every_command_has_help(capsys) -> None:
+def test_help_of_every_command_exists(capsys) -> None:
     for command in [*COMMANDS, *(f"benchmark {name}" for name in cli.BENCHMARKS)]:
         assert cli.main([*command.split(), "-h"]) == 0
         assert f"Usage: lssvwm {command} " in capsys.readouterr().out
 
 
-def test_version(capsys) -> None:
+def test_version_is_printed(capsys) -> None:
     assert cli.main(["--version"]) == 0
     assert re.fullmatch(r"lssvwm \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
@@ -148,7 +148,7 @@ def test_version(capsys) -> None:
 # ---- what is called
 
 
-def test_train_composes_and_says_what_comes_next(called, capsys) -> None:
+def test_train_composes_and_names_next_commands(called, capsys) -> None:
     assert cli.main(["train", "experiment=smoke", "train.steps=7"]) == 0
     (command, config, output) = called[0]
     assert (command, config.train.steps, config.env.length, output) == (
@@ -171,14 +171,12 @@ def test_output_and_name_choose_the_folder(called) -> None:
     ]
 
 
-def test_resume_passes_the_settings_on(called, run_folder) -> None:
+def test_resume_passes_settings_on(called, run_folder) -> None:
     assert cli.main(["resume", "runs/mine", "train.steps=800"]) == 0
     assert called == [("resume", Path("runs/mine"), ["train.steps=800"])]
 
 
-def test_evaluate_takes_the_settings_of_the_checkpoint(
-    called, run_folder, capsys
-) -> None:
+def test_evaluate_starts_from_saved_settings(called, run_folder, capsys) -> None:
     assert (
         cli.main(["evaluate", "checkpoint=runs/mine", "env.length=9", "tasks.count=5"])
         == 0
@@ -189,7 +187,7 @@ def test_evaluate_takes_the_settings_of_the_checkpoint(
     assert "on 5 tasks (seed 0) of tmaze length=9" in capsys.readouterr().out
 
 
-def test_mode_is_short_for_record_mode(called, run_folder, capsys) -> None:
+def test_record_mode_has_a_short_form(called, run_folder, capsys) -> None:
     assert cli.main(["record", f"checkpoint={run_folder}", "mode=plan"]) == 0
     (_, config, output) = called[0]
     assert (config.record.mode, output) == ("plan", Path("runs/mine/video"))
@@ -296,9 +294,7 @@ def test_completion_offers_names_and_values(words, incomplete, expected) -> None
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
-    run_folder, capsys, arguments, message
-) -> None:
+def test_mistake_is_one_line_and_code_2(run_folder, capsys, arguments, message) -> None:
     assert message in fails(capsys, *arguments)
 
 
@@ -315,18 +311,18 @@ def broken(monkeypatch, error: BaseException):
     )
 
 
-def test_an_error_of_the_user_has_no_traceback(monkeypatch, capsys) -> None:
+def test_user_error_has_no_traceback(monkeypatch, capsys) -> None:
     broken(monkeypatch, UserError("the data set\nis empty"))
     assert fails(capsys, "train") == "lssvwm: the data set is empty\n"
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys) -> None:
+def test_interrupt_names_the_command_to_continue(monkeypatch, capsys) -> None:
     broken(monkeypatch, KeyboardInterrupt("at step 7, saved"))
     error = fails(capsys, "train", code=INTERRUPTED)
     assert "stopped at step 7, saved; continue with `lssvwm resume runs/tmaze`" in error
 
 
-def test_a_full_disk_says_what_is_left(monkeypatch, capsys) -> None:
+def test_full_disk_names_the_remedy(monkeypatch, capsys) -> None:
     broken(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
     error = fails(capsys, "train", code=FAILED)
     assert "the disk of runs/tmaze is full" in error
@@ -340,19 +336,19 @@ HINTS = (
 
 
 @pytest.mark.parametrize("hint", HINTS)
-def test_a_full_disk_that_torch_only_hints_at(hint, monkeypatch, capsys) -> None:
+def test_full_disk_is_found_behind_torch_errors(hint, monkeypatch, capsys) -> None:
     broken(monkeypatch, RuntimeError(hint))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     assert "is full" in fails(capsys, "train", code=FAILED)
 
 
-def test_an_error_of_ours_is_not_hidden(monkeypatch) -> None:
+def test_internal_error_is_not_hidden(monkeypatch) -> None:
     broken(monkeypatch, RuntimeError("shape mismatch while writing to memory"))
     with pytest.raises(RuntimeError, match="shape mismatch"):
         cli.main(["train"])
 
 
-def test_a_folder_that_cannot_be_written_is_named(capsys) -> None:
+def test_denied_folder_is_named(capsys) -> None:
     Path("file").write_text("")
     assert "cannot write file/run" in fails(
         capsys, "train", "output=file/run", code=FAILED

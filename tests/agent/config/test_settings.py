@@ -1,4 +1,4 @@
-"""Composition: every preset composes, types are kept, and each mistake gives one line that names it."""
+"""Test composition: presets, types, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def saved() -> dict:
     return to_dict(compose(["experiment=smoke", "seed=3", "output=somewhere"]))
 
 
-def test_the_presets_cover_every_kind() -> None:
+def test_presets_cover_every_kind() -> None:
     kinds = {option: compose([f"env={option}"]).env for option in options("env")}
     assert {env.kind for env in kinds.values()} == set(envs.ENV_CONFIGS)
     assert all(type(env) is envs.ENV_CONFIGS[env.kind] for env in kinds.values())
 
 
 @pytest.mark.parametrize(("group", "option"), PRESETS)
-def test_every_preset_composes_and_says_what_it_is(group: str, option: str) -> None:
+def test_preset_composes_and_has_a_headline(group: str, option: str) -> None:
     config = compose([f"{group}={option}"])
     assert isinstance(config, Config)
     assert options(group)[option].endswith(".")
@@ -58,7 +58,7 @@ def test_every_preset_composes_and_says_what_it_is(group: str, option: str) -> N
 
 
 @pytest.mark.parametrize("option", sorted(set(options("experiment")) - {"custom"}))
-def test_the_explorers_of_an_experiment_exist(option: str) -> None:
+def test_experiment_names_existing_explorers(option: str) -> None:
     config = compose([f"experiment={option}"])
     assert set(config.train.collect.mix) <= set(envs.make(config.env, 1).explorers) | {
         "plan",
@@ -67,7 +67,7 @@ def test_the_explorers_of_an_experiment_exist(option: str) -> None:
     assert sum(config.train.collect.mix.values()) == pytest.approx(1)
 
 
-def test_without_settings_the_defaults_of_the_classes_hold() -> None:
+def test_compose_defaults_to_the_classes() -> None:
     config = compose([])
     assert config.env == TMazeConfig()
     assert (config.model, config.planner, config.train) == (
@@ -78,7 +78,7 @@ def test_without_settings_the_defaults_of_the_classes_hold() -> None:
     assert config.name == "tmaze"
 
 
-def test_values_have_the_types_of_the_schema() -> None:
+def test_compose_converts_to_declared_types() -> None:
     config = compose(
         [
             "model.mixer.tiles=[1,2]",
@@ -98,13 +98,13 @@ def test_values_have_the_types_of_the_schema() -> None:
         config.seed = 1  # type: ignore[misc]
 
 
-def test_a_group_on_the_command_line_replaces_the_group() -> None:
+def test_compose_preset_replaces_its_section() -> None:
     config = compose(["env=recall", "env.delay=512", "planner=shooting"])
     assert config.env == RecallConfig(delay=512)
     assert config.planner == ShootingConfig()
 
 
-def test_a_mapping_is_replaced_and_its_entries_can_be_set() -> None:
+def test_compose_replaces_mappings_and_sets_entries() -> None:
     assert compose(
         ["experiment=tmaze", "train.collect.mix={random: 1}"]
     ).train.collect.mix == {"random": 1.0}
@@ -112,7 +112,7 @@ def test_a_mapping_is_replaced_and_its_entries_can_be_set() -> None:
     assert mix == {"cells": 0.15, "seek": 0.5, "oracle": 0.35, "plan": 0.4}
 
 
-def test_paths_are_taken_as_typed() -> None:
+def test_compose_takes_paths_as_typed() -> None:
     config = compose(
         ["output=~/a,b=c", "checkpoint=runs/x{1}", "name="], CheckpointConfig
     )
@@ -207,32 +207,30 @@ def test_paths_are_taken_as_typed() -> None:
         ("planner.horizon=0", "planner.horizon=0 is wrong: it must be at least 1"),
     ],
 )
-def test_a_mistake_gives_one_line_with_key_value_and_remedy(
-    override: str, message: str
-) -> None:
+def test_compose_mistake_gives_one_line(override: str, message: str) -> None:
     assert message in mistake(override)
 
 
-def test_a_key_is_checked_against_the_kind_of_environment() -> None:
+def test_compose_checks_keys_by_kind() -> None:
     assert compose(["env=tmaze", "env.length=32"]).env.length == 32
     assert "unknown setting env.length=32" in mistake("env=recall", "env.length=32")
 
 
-def test_nearest_prefers_the_group_that_was_named() -> None:
+def test_nearest_prefers_the_named_section() -> None:
     names = ["train.steps", "env.steps", "env.delay"]
     assert nearest("train.step", names) == "train.steps"
     assert nearest("env.step", names) == "env.steps"
     assert nearest("env.qqq", names) is None
 
 
-def test_a_configuration_survives_the_file(tmp_path, saved: dict) -> None:
+def test_save_and_read_keep_the_configuration(tmp_path, saved: dict) -> None:
     config = compose(["experiment=smoke", "seed=3", "train.learning_rate=1e-7"])
     configuration.save(config, tmp_path / "config.yaml")
     assert from_checkpoint(configuration.read(tmp_path / "config.yaml"), []) == config
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_a_missing_or_damaged_file_is_named(tmp_path) -> None:
+def test_read_names_missing_and_damaged_files(tmp_path) -> None:
     with pytest.raises(UserError, match=r"no configuration at .*config\.yaml"):
         configuration.read(tmp_path / "config.yaml")
     (tmp_path / "config.yaml").write_text("seed: [3")
@@ -240,7 +238,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path) -> None:
         configuration.read(tmp_path / "config.yaml")
 
 
-def test_a_checkpoint_keeps_its_settings_under_those_given(saved: dict) -> None:
+def test_from_checkpoint_keeps_saved_settings(saved: dict) -> None:
     config = from_checkpoint(
         saved, ["env.length=96", "tasks.seed=3", "checkpoint=smoke"], CheckpointConfig
     )
@@ -250,7 +248,7 @@ def test_a_checkpoint_keeps_its_settings_under_those_given(saved: dict) -> None:
     assert saved["env"]["length"] == 6
 
 
-def test_another_planner_keeps_what_both_have(saved: dict) -> None:
+def test_from_checkpoint_planner_keeps_shared_settings(saved: dict) -> None:
     planner = from_checkpoint(saved, ["planner=mppi", "planner.candidates=24"]).planner
     assert isinstance(planner, MPPIConfig)
     assert (planner.horizon, planner.iterations, planner.candidates) == (6, 2, 24)
@@ -261,7 +259,7 @@ def test_another_planner_keeps_what_both_have(saved: dict) -> None:
     assert (back.horizon, back.candidates) == (6, 24)
 
 
-def test_another_environment_replaces_that_of_the_checkpoint(saved: dict) -> None:
+def test_from_checkpoint_replaces_the_environment(saved: dict) -> None:
     assert from_checkpoint(saved, ["env=recall"]).env == RecallConfig()
 
 
@@ -273,7 +271,7 @@ def test_another_environment_replaces_that_of_the_checkpoint(saved: dict) -> Non
         ("planner=mpi", "did you mean planner=mppi?"),
     ],
 )
-def test_mistakes_on_top_of_a_checkpoint(
+def test_from_checkpoint_names_mistakes(
     saved: dict, override: str, message: str
 ) -> None:
     with pytest.raises(UserError) as raised:
@@ -281,7 +279,7 @@ def test_mistakes_on_top_of_a_checkpoint(
     assert message in str(raised.value)
 
 
-def test_choices_name_every_valid_value(saved: dict) -> None:
+def test_from_checkpoint_names_valid_choices(saved: dict) -> None:
     with pytest.raises(UserError) as raised:
         from_checkpoint(saved, ["record.mode=plna"], RecordRunConfig)
     assert "record.mode=plna is wrong: it must be open_loop or plan" in str(
@@ -289,7 +287,7 @@ def test_choices_name_every_valid_value(saved: dict) -> None:
     )
 
 
-def test_a_checkpoint_of_another_version_says_so(saved: dict) -> None:
+def test_from_checkpoint_names_unknown_saved_settings(saved: dict) -> None:
     saved["model"]["flavour"] = "x"
     with pytest.raises(
         UserError,

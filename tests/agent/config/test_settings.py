@@ -204,7 +204,10 @@ def test_compose_takes_paths_as_typed() -> None:
         ("tasks.arms=[prior]", "tasks.arms: prior is now policy"),
         ("train.steps", "cannot read 'train.steps': settings are given as key=value"),
         ("~env", "cannot read '~env': a setting can be changed, not deleted or moved"),
-        ("planner.horizon=0", "planner.horizon=0 is wrong: it must be at least 1"),
+        (
+            "planner.horizon=0",
+            "planner.horizon=0 is wrong: it must be a whole number of at least 1",
+        ),
     ],
 )
 def test_compose_mistake_gives_one_line(override: str, message: str) -> None:

@@ -42,7 +42,7 @@ def build_agent(
     check_fits(model, env.frame_shape, action_count(env))
     check_objective(config, model, env)
     if generator is None:
-        generator = torch.Generator(model.place.device).manual_seed(config.seed)
+        generator = torch.Generator(model.device).manual_seed(config.seed)
     try:
         return Agent(
             model=model,

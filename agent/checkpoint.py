@@ -77,7 +77,7 @@ def load(folder: str | Path, device: str = "auto", backend: str = "auto") -> Wor
     place = pick_device(device)
     pick_backend(backend, place)
     try:
-        return load_model(resolve(folder), place).use(backend)
+        return load_model(resolve(folder), place).use_backend(backend)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{error}; train again or copy the file again") from None
 

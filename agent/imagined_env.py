@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from lssvwm.agent.mpc import Agent, MPCConfig
 from lssvwm.agent.objective import ObjectiveConfig
-from lssvwm.worldmodel import Memory, WorldModel
+from lssvwm.worldmodel import Memory, WorldModel, imagination
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
@@ -45,7 +45,7 @@ class ImaginedEnv(ModelBasedEnvBase):
     """
 
     def __init__(self, model: WorldModel, bounds: planners.Box | None = None):
-        device = model.place.device
+        device = model.device
         super().__init__(model, device=device, batch_size=torch.Size([]))  # type: ignore[arg-type]
         self.model = model
         self.bounds = bounds
@@ -92,7 +92,9 @@ class ImaginedEnv(ModelBasedEnvBase):
 
     def _start(self, memory: Memory) -> TensorDict:
         """Return memory [M] with zeros for the heads, which have seen no imagined frame."""
-        zeros = self.model.place.new_zeros(len(memory), 1 + self.model.actions)
+        zeros = self.model.embedding.pos_embed.new_zeros(
+            len(memory), 1 + self.model.actions
+        )
         return self._observation(memory, zeros[:, :1], zeros[:, 1:])
 
     @torch.no_grad()
@@ -101,7 +103,7 @@ class ImaginedEnv(ModelBasedEnvBase):
         memory = _memory(tensordict)
         action = tensordict["action"]
         action = action.reshape(len(memory), *action.shape[len(lead) :])
-        heads, memory = self.model.advance(memory, action)
+        heads, memory = imagination.imagine_one(self.model, memory, action)
         out = self._observation(memory, heads.value[:, None], heads.policy)
         out["reward"] = heads.reward[:, None]
         out["terminated"] = heads.cont[:, None] < 0.5
@@ -131,7 +133,7 @@ class ImaginationPlanner(MPCPlannerBase):
         seed: int = 0,
     ):
         super().__init__(env=env, action_key="action")
-        generator = torch.Generator(env.model.place.device).manual_seed(seed)
+        generator = torch.Generator(env.model.device).manual_seed(seed)
         self.agent = Agent(env.model, planner, objective, mpc, env.bounds, generator)
 
     def planning(self, tensordict: TensorDictBase) -> Tensor:

@@ -86,7 +86,7 @@ class Agent:
         generator: torch.Generator | None = None,
     ):
         self.model = model
-        self.device = model.place.device
+        self.device = model.device
         self.config = MPCConfig() if mpc is None else mpc
         self.config.check(planner)
         self.generator = generator or torch.Generator(self.device).manual_seed(0)

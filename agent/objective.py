@@ -8,7 +8,14 @@ import torch
 from lssvwm.agent.policy_head import ImaginedPolicy, PolicyHead
 from lssvwm.planners import Proposals, Simulation, discounted_return
 from lssvwm.planners.base import pick
-from lssvwm.worldmodel import Memory, Rollout, RolloutState, WorldModel
+from lssvwm.worldmodel import (
+    Memory,
+    Rollout,
+    RolloutPolicy,
+    RolloutState,
+    WorldModel,
+    imagination,
+)
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -122,7 +129,7 @@ class Objective:
             rollout = self.model.imagine(
                 memory[part],
                 executed[part],
-                self.config.denoising_steps,
+                denoising_steps=self.config.denoising_steps,
                 generator=self.policy_head.generator,
                 goal=None if goal is None else goal[part],
             )
@@ -153,11 +160,11 @@ class Objective:
         actions, scores = [], []
         for part in _parts(len(policy), count):
             now = policy[part, None].expand(-1, count, -1)
-            rollout = self.model.dream(
+            choose = ImaginedPolicy(self.policy_head, now, self.action_repeat)
+            policy_rollout = RolloutPolicy(choose, count, horizon * self.action_repeat)
+            rollout = self.model.imagine(
                 memory[part],
-                count,
-                horizon * self.action_repeat,
-                ImaginedPolicy(self.policy_head, now, self.action_repeat),
+                policy_rollout,
                 goal=None if goal is None else goal[part],
             )
             actions.append(rollout.actions[:, :, :: self.action_repeat])
@@ -175,7 +182,7 @@ class Objective:
         root = []
         for part in _parts(len(memory), branches):
             images = None if goal is None else goal[part]
-            state = self.model.fork(memory[part], 1, steps, images)
+            state = imagination.start(self.model, memory[part], 1, steps, images)
             root.append(Prefixes(state, []))
         return Simulation(root, self._step, self._select)
 
@@ -185,7 +192,7 @@ class Objective:
     ) -> tuple[Tensor, list[Prefixes]]:
         """Extend all sequences by action [B, m]; return their values and the parts."""
         scores = []
-        sizes = [len(part.state.memory) for part in parts]
+        sizes = [len(part.state) for part in parts]
         for part, chosen in zip(parts, action.split(sizes)):
             for _ in range(self.action_repeat):
                 part.step(self.model, chosen)
@@ -194,9 +201,9 @@ class Objective:
 
     def _select(self, parts: list[Prefixes], index: Tensor) -> list[Prefixes]:
         """Continue with the sequences index [B, m]."""
-        sizes = [len(part.state.memory) for part in parts]
+        sizes = [len(part.state) for part in parts]
         for part, chosen in zip(parts, index.split(sizes)):
-            part.select(self.model, chosen)
+            part.select(chosen)
         return parts
 
 
@@ -211,14 +218,15 @@ class Prefixes:
     def step(self, model: WorldModel, action: Tensor) -> None:
         """Imagine one step."""
         imagined = len(self.outputs) + 1
-        heads, _ = model.step(self.state, action, last=imagined == self.state.horizon)
+        last = imagined == self.state.horizon
+        heads, _ = imagination.step(model, self.state, action, last=last)
         names = ("reward", "cont", "value", "policy", "distance", "surprise")
         found = {name: getattr(heads, name) for name in names}
         self.outputs.append({k: v for k, v in found.items() if v is not None})
 
-    def select(self, model: WorldModel, index: Tensor) -> None:
+    def select(self, index: Tensor) -> None:
         """Continue with sequences index [B, m]."""
-        model.select(self.state, index)
+        imagination.select(self.state, index)
         self.outputs = [
             {name: pick(value, index) for name, value in step.items()}
             for step in self.outputs

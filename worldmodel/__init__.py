@@ -1,17 +1,24 @@
-"""The world model: LSSVWM, its memory and its heads. Imports nothing of the other packages.
+"""Offer the world model LSSVWM, its memory and its outputs.
 
     model = worldmodel.load("configs/pretrained/tmaze")
     memory, heads = model.observe(model.initial(1), frames, action, is_first)
-    future = model.imagine(memory, actions, decode=True)
+    rollout = model.imagine(memory, actions, decode=True)
 
-Reading order: model (the four verbs), blocks (the layers), ssm (the scan), backends, memory, heads, tokens, store,
-odometry and reach (what actions do to the view), baselines (what others use in place of the scan).
+Reading order:
+
+- model: initial, observe, imagine, loss
+- backbone, blocks, mixers: how frames pass through the layers
+- imagination; corruption and losses for training; heads and goal_distance
+- memory, serialization
+- path_integrator, motion_calibration, action_limits: what actions do to the view
 """
 
 from lssvwm.worldmodel.config import LossWeights, ModelConfig
+from lssvwm.worldmodel.data import Batch, Rollout
 from lssvwm.worldmodel.heads import HeadOutputs
-from lssvwm.worldmodel.memory import Memory, RolloutState
-from lssvwm.worldmodel.model import Batch, Rollout, WorldModel
+from lssvwm.worldmodel.imagination import RolloutPolicy, RolloutState
+from lssvwm.worldmodel.memory import Memory
+from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.serialization import load, save
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "Memory",
     "ModelConfig",
     "Rollout",
+    "RolloutPolicy",
     "RolloutState",
     "WorldModel",
     "load",

@@ -76,12 +76,12 @@ def loss(
     batch: Batch,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """How wrongly `model.reach` tells from embedded frames [B, T, S, D] what was made of the next actions: where
+    """How wrongly action limits tell from embedded frames [B, T, S, D] what was made of the next actions: where
     something stopped them, how far they came; elsewhere, by how much too early it would have stopped them. What embeds
     the frames learns from it as well."""
     known = shift(model)
     going = (~batch.is_first[:, 1:]).nonzero()
-    if model.reach is None or not known.any() or not len(going):
+    if model.action_limits is None or not known.any() or not len(going):
         return tokens.new_zeros(())
     some = going[
         torch.randperm(len(going), generator=generator, device=going.device)[:PAIRS]
@@ -89,11 +89,11 @@ def loss(
     row, at = some.unbind(1)
     action = batch.action[row, at + 1]
     part, clear = made(batch.pixels[row, at], batch.pixels[row, at + 1], action, known)
-    down, up = model.reach(tokens[row, at]).chunk(2, -1)
+    down, up = model.action_limits(tokens[row, at]).chunk(2, -1)
     told, meant = torch.where(action > 0, up, down), action.abs()
     wrong = (
         torch.where(part < 1, (told - part * meant).abs(), F.relu(meant - told))
-        / model.reach.scale
+        / model.action_limits.scale
     )
     return (wrong * clear).sum() / clear.sum().clamp(min=1)
 

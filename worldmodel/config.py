@@ -50,7 +50,7 @@ class ModelConfig:
     """Set the size of the world model and how it is trained."""
 
     mixer: AnyMixerConfig = Field(default_factory=TiledSSDConfig)
-    """Settings of what carries memory over time. `mixer.kind` selects it."""
+    """Settings of the layer that carries memory over time. `kind` selects it."""
 
     patch: int = Field(22, ge=1)
     """Side of a patch (a token of the frame), in pixels."""
@@ -62,7 +62,7 @@ class ModelConfig:
     """Numbers per token; a multiple of `attention_heads`."""
 
     attention_window: int = Field(3, ge=0)
-    """Frames of the frame-local attention, the present one included. 0: no such attention."""
+    """Frames that frame-local attention sees, the present one included. 0: no such layer."""
 
     attention_heads: int = Field(4, ge=1)
     """Heads of the frame-local attention; must divide `width`."""
@@ -87,7 +87,7 @@ class ModelConfig:
     trained."""
 
     pixel_fraction: float = Field(0.25, gt=0, le=1)
-    """Fraction of the pixels, drawn anew at every step, that enter the frame loss."""
+    """Fraction of the pixels, drawn at every step, that enter the frame loss."""
 
     rare_colour_power: float = Field(0.5, ge=0, allow_inf_nan=False)
     """Weight of a pixel in the frame loss is colour frequency to the power of minus this number. 0: equal weights."""
@@ -104,5 +104,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.width % self.attention_heads:
             raise ValueError(
-                f"model.width={self.width} must be a multiple of attention_heads={self.attention_heads}"
+                f"model.width={self.width} must be a multiple of "
+                f"model.attention_heads={self.attention_heads}"
             )

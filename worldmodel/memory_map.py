@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from lssvwm.worldmodel import imagination
+from lssvwm.worldmodel.imagination import StepOptions
 from lssvwm.worldmodel.mixers.path_integrator import rotate2d
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from lssvwm.worldmodel.memory import Memory, RolloutState
+    from lssvwm.worldmodel.memory import Memory
     from lssvwm.worldmodel.model import WorldModel
 
 CHUNK = 256
@@ -35,11 +37,12 @@ def pose(model: WorldModel, memory: Memory) -> Tensor:
 def routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tensor:
     """Where it expects actions [B, n, H(, A)] to lead it, [B, n, H, 3]; walls that it foresees stop it."""
     n, horizon = actions.shape[1:3]
-    layer, fork = _last(model), model.fork(memory, n, horizon)
+    layer = _last(model)
+    state = imagination.start(model, memory, n, horizon)
     poses = []
     for h in range(actions.shape[2]):
-        model.step(fork, actions[:, :, h])
-        poses.append(_trace(fork, layer).pose.mean(2))
+        imagination.step(model, state, actions[:, :, h])
+        poses.append(state.caches[layer].mixer.pose.mean(2))
     return torch.stack(poses, 2)
 
 
@@ -47,9 +50,8 @@ def routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tensor:
 def look(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
     """What would be seen from `poses` [B, n, 3], as memory has it, uint8 [B, n, C, H, W]. What lay before the agent in
     the last frames, which it sees by attention, is left out."""
-    fork = model.fork(memory, poses.shape[1], 1)
-    assert fork.seen is not None
-    fork.seen = torch.zeros_like(fork.seen)
+    state = imagination.start(model, memory, poses.shape[1], 1)
+    state.visible = torch.zeros_like(state.visible)
     action, motion = _stillest(model)
     before = torch.cat(
         (
@@ -59,10 +61,11 @@ def look(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
         -1,
     )
     for i in _odometers(model):
-        trace = _trace(fork, i)
+        trace = state.caches[i].mixer
         trace.pose = before[:, :, None].expand(-1, -1, trace.pose.shape[2], -1)
     given = action.expand(*poses.shape[:2], *action.shape)
-    frames = model.step(fork, given, decode=True, last=True)[1]
+    decoded = StepOptions(decode=True)
+    _, frames = imagination.step(model, state, given, decoded, last=True)
     assert frames is not None
     return frames
 
@@ -84,13 +87,15 @@ def survey(
         (columns - 1) // 2,
     )  # a token before the agent, which nothing hides
     offset = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2]).to(
-        model.place
+        model.embedding.pos_embed
     )
-    ahead, right = (torch.arange(a, b + 1).to(model.place) for a, b in zip(low, high))
+    ahead, right = (
+        torch.arange(a, b + 1).to(model.embedding.pos_embed) for a, b in zip(low, high)
+    )
     places = torch.stack(torch.meshgrid(ahead.flip(0), right, indexing="ij"), -1)
-    heading = torch.tensor([up]).to(model.place)
+    heading = torch.tensor([up]).to(model.embedding.pos_embed)
     known = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
-    for part in trail.to(model.place).split(CHUNK):
+    for part in trail.to(model.embedding.pos_embed).split(CHUNK):
         there = rotate2d(
             rotate2d(places, heading)[:, :, None] - part[:, 1:], -part[:, :1]
         )  # from the agent, at each pose
@@ -124,20 +129,15 @@ def _last(model: WorldModel) -> int:
     return found[-1]
 
 
-def _trace(fork: RolloutState, layer: int):
-    assert fork.traces is not None
-    return fork.traces[layer].mixer
-
-
 def _stillest(model: WorldModel) -> tuple[Tensor, Tensor]:
     """The action that moves the agent least, and its motion [3]: the map is looked at without going anywhere."""
     odometer = model.layers[_last(model)].mixer.integrator()
     if not model.discrete:
-        return torch.zeros(model.actions, device=model.place.device), torch.zeros(
-            3, device=model.place.device
+        return torch.zeros(model.actions, device=model.device), torch.zeros(
+            3, device=model.device
         )
     motion = odometer.motion(
-        torch.eye(model.actions + 1, device=model.place.device)[: model.actions]
+        torch.eye(model.actions + 1, device=model.device)[: model.actions]
     )
     action = (
         motion[:, 1:].abs().sum(-1) + 0.01 * motion[:, 0].abs()

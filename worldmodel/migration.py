@@ -19,29 +19,40 @@ _RENAMED_WEIGHTS: list[tuple[str, str]] = [
     (r"^blocks\.(\d+)\.scan\.place$", r"blocks.\1.mixer.pos_embed"),
     (r"^blocks\.(\d+)\.scan\.odometer\.", r"blocks.\1.mixer.path_integrator."),
     (r"^blocks\.(\d+)\.scan\.", r"blocks.\1.mixer."),
+    (r"^place$", "embedding.pos_embed"),
+    (r"^embed\.", "embedding.patch_embed."),
+    (r"^act\.", "embedding.action_embed."),
+    (r"^level\.", "embedding.noise_embed."),
+    (r"^patches\.centre$", "embedding.patches.mean"),
+    (r"^patches\.spread$", "embedding.patches.std"),
+    (r"^reach\.", "action_limits."),
+    (r"^rarity\.", "colour_weights."),
 ]
 """Regular expressions of state-dict keys in format 1, and what replaces the match; applied in this order."""
 
 RENAMED_SETTINGS: dict[str, str] = {
-    "standardise": "normalize_frames",
-    "mlp": "mlp_ratio",
-    "imagined": "self_forcing_prob",
-    "imagined_span": "self_forcing_span",
-    "pixel_share": "pixel_fraction",
-    "rarity": "rare_colour_power",
     "kind": "mixer.kind",
     "tiles": "mixer.tiles",
     "state": "mixer.state",
     "scan_head": "mixer.head_dim",
     "rotary": "mixer.rope_fraction",
     "window": "attention_window",
+    "standardise": "normalize_frames",
+    "mlp": "mlp_ratio",
+    "imagined": "self_forcing_prob",
+    "imagined_span": "self_forcing_span",
+    "pixel_share": "pixel_fraction",
+    "rarity": "rare_colour_power",
 }
-"""Dotted names of model settings in format 1, below `model`, and their names in format 2."""
+"""Dotted names of model settings in format 1, below `model`, and their names in format 2.
+
+The mixers attention and gru have `mixer.layers` instead of `mixer.tiles`; attention has `mixer.window`.
+"""
 
 REMOVED_SETTINGS: dict[str, str] = {
     "head_hidden": "it is always 128",
     "expand": "it is always 2",
-    "clean_prefix": "set model.forcing=diffusion_prefix, or model.forcing=diffusion for no clean prefix",
+    "clean_prefix": "set model.forcing to diffusion_prefix, or to diffusion for none",
     "flow": "it is always 0.125",
     "trace": "it is always 0.95",
     "advantage": "it is always 0.1",
@@ -51,9 +62,13 @@ REMOVED_SETTINGS: dict[str, str] = {
 }
 """Dotted names of model settings that format 2 lacks, and the constant or setting that replaces them."""
 
+_MEMORY = {"seen": "visible", "reach": "action_limits"}
+"""Entries of a saved memory in format 1, and their names in format 2."""
+
+_MEMORY_FIELDS = {"layers", "visible", "action_limits", "frames"}
+
 _SIZES = {"head_hidden": 128, "expand": 2}
 """Removed settings that decide the shapes of weights, and their constants."""
-
 
 _MIXER_DEFAULTS: dict[str, Any] = {
     "kind": "lssvwm",
@@ -67,7 +82,7 @@ _MIXER_DEFAULTS: dict[str, Any] = {
 
 
 def check_version(version: int, what: str) -> None:
-    """Raise ValueError if a file has a newer format than this version of the package reads."""
+    """Raise ValueError if a file has a newer format than this version reads."""
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{what} has format {version}, this version reads formats up to {FORMAT_VERSION}: update it"
@@ -88,8 +103,7 @@ def migrate_weights(state: Mapping[str, V], version: int = 1) -> dict[str, V]:
 def migrate_config(fields: Mapping[str, Any], version: int = 1) -> dict[str, Any]:
     """Return model settings of format `version`, as plain data, with the present names and groups.
 
-    Removed training settings are dropped. Raises ValueError for a newer format, and for weights of other shapes than
-    the present model can have.
+    Raises ValueError for a newer format.
     """
     check_version(version, "the model configuration")
     plain = deepcopy(dict(fields))
@@ -100,6 +114,35 @@ def _renamed(key: str) -> str:
     for pattern, replacement in _RENAMED_WEIGHTS:
         key = re.sub(pattern, replacement, key)
     return key
+
+
+def migrate_memory(saved: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return a saved memory, as plain data, with the present names and without its `format_version`.
+
+    Raises ValueError if it holds something else or has a newer format.
+    """
+    saved = dict(saved)
+    version = saved.pop("format_version", 1)
+    check_version(version, path)
+    if version == 1:
+        saved = {_MEMORY.get(name, name): value for name, value in saved.items()}
+    if missing := _MEMORY_FIELDS - saved.keys():
+        raise ValueError(
+            f"{path} holds no memory: it lacks {', '.join(sorted(missing))}"
+        )
+    if version == 1:
+        layers = saved["layers"].items()
+        saved["layers"] = {name: _split_layer(layer) for name, layer in layers}
+    return saved
+
+
+def _split_layer(layer: dict[str, Any]) -> dict[str, Any]:
+    """Separate what the mixer and what local attention remember. The mixer `attention` had no local attention."""
+    if "valid" in layer:
+        return {"mixer": layer, "attention": {}}
+    local = {name: layer[name] for name in ("key", "value") if name in layer}
+    mixer = {name: value for name, value in layer.items() if name not in local}
+    return {"mixer": mixer, "attention": local}
 
 
 def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +168,10 @@ def _from_format1(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nest_mixer(plain: dict[str, Any]) -> dict[str, Any]:
-    """Move the settings of the mixer, some of which had several meanings in format 1, into a group of their own."""
+    """Move the settings of the mixer into a group of their own.
+
+    In format 1, some of them had several meanings.
+    """
     old = _MIXER_DEFAULTS | plain
     rest = {name: value for name, value in plain.items() if name not in _MIXER_DEFAULTS}
     layers = len(old["tiles"])
@@ -153,7 +199,10 @@ def _nest_mixer(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inside(plain: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
-    """Return the group that holds a dotted name (empty if there is none), and the last part of the name."""
+    """Return the group of a dotted name, and the last part of the name.
+
+    The group is empty if it does not exist.
+    """
     *groups, last = name.split(".")
     for group in groups:
         plain = plain.get(group) or {}

@@ -43,7 +43,7 @@ def calibrate(model: WorldModel, batch: Batch) -> dict[int, tuple[float, float, 
     are, unclear ones start from no motion."""
     if not model.discrete:
         return _calibrate_continuous(model, batch)
-    patches = model.patches.cut(batch.pixels).float()
+    patches = model.patches.patchify(batch.pixels).float()
     after, before = patches[:, 1:].flatten(0, 1), patches[:, :-1].flatten(0, 1)
     action = batch.action[:, 1:].masked_fill(batch.is_first[:, 1:], -1).flatten()
     motions = {}
@@ -86,8 +86,8 @@ def _calibrate_continuous(
         for i, motion in motions.items():
             odometer.action.weight[:, i] = torch.tensor(motion)
             odometer.known[i] = any(motion)
-    if model.reach is not None and len(action):
-        model.reach.scale.copy_(action.abs().amax(0).clamp(min=1e-6))
+    if model.action_limits is not None and len(action):
+        model.action_limits.scale.copy_(action.abs().amax(0).clamp(min=1e-6))
     return {
         i: (turn, round(ahead, 3), round(right, 3))
         for i, (turn, ahead, right) in motions.items()

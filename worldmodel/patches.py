@@ -1,4 +1,9 @@
-"""Frames to tokens and back: a linear patch embedding, no autoencoder stage; the model predicts patches directly."""
+"""Turn frames into patches and back, and weigh pixels by how rare their colour is.
+
+There is no autoencoder: the model predicts patches directly.
+
+Shapes: S patches per frame, P = C * patch * patch numbers per patch, m pixels of a patch.
+"""
 
 from __future__ import annotations
 
@@ -7,99 +12,116 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+MIN_STD = 1e-3
+"""Smallest standard deviation that normalised frames are divided by."""
+COLOURS = 512
+"""Bins of the colour histogram: 3 bits per channel."""
+HISTOGRAM_STRIDE = 7
+"""Every so many pixels are counted."""
+HISTOGRAM_RATE = 0.05
+"""Weight of the present batch in the running histogram."""
+
 
 class Patches(nn.Module):
-    """Frames [..., C, H, W] <-> patches [..., S, C * patch * patch].
+    """Convert frames [..., C, H, W] to patches [..., S, P] and back.
 
-    The frame is padded on all sides to a multiple of `patch`; `decode` cuts the padding off. The model works on
-    `scaled` patches: from -1 to 1, or, if `normalize`, less the mean frame and over the spread that `fit` found, so
-    that small things before a background which never changes are not drowned by it.
+    Frames are padded on all sides to a multiple of `patch`; `unpatchify` removes the padding. The model works on scaled
+    patches: from -1 to 1 or, if `normalized`, minus the mean frame and divided by the standard deviation that `fit`
+    found. Then a static background does not dominate small objects.
     """
 
-    centre: Tensor
-    spread: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(
-        self, frame_shape: tuple[int, int, int], patch: int, normalize: bool = False
+        self, frame_shape: tuple[int, int, int], patch: int, normalized: bool = False
     ):
         super().__init__()
-        c, h, w = frame_shape
-        self.frame_shape, self.patch = frame_shape, patch
-        self.grid = (-(-h // patch), -(-w // patch))
-        self.size = c * patch * patch
-        right, below = self.grid[1] * patch - w, self.grid[0] * patch - h
-        self.pad = (right // 2, right - right // 2, below // 2, below - below // 2)
-        self.normalize = normalize
-        if normalize:
-            self.register_buffer("centre", torch.zeros(self.tokens, self.size))
-            self.register_buffer("spread", torch.ones(()))
+        channels, height, width = frame_shape
+        self.frame_shape = frame_shape
+        self.patch = patch
+        self.grid = (-(-height // patch), -(-width // patch))
+        self.size = channels * patch * patch
+        down = self.grid[0] * patch - height
+        right = self.grid[1] * patch - width
+        self.pad = (right // 2, right - right // 2, down // 2, down - down // 2)
+        self.normalized = normalized
+        if normalized:
+            self.register_buffer("mean", torch.zeros(self.tokens, self.size))
+            self.register_buffer("std", torch.ones(()))
 
     @property
     def tokens(self) -> int:
+        """Patches per frame."""
         return self.grid[0] * self.grid[1]
 
-    def cut(self, x: Tensor) -> Tensor:
-        """[..., C, H, W] of any type -> [..., S, C * patch * patch]"""
-        x = F.pad(x, self.pad)
-        p = self.patch
-        lead = x.shape[:-3]
+    def patchify(self, frames: Tensor) -> Tensor:
+        """Cut frames [..., C, H, W] of any type into patches [..., S, P]."""
+        lead = frames.shape[:-3]
+        x = F.pad(frames, self.pad)
         x = rearrange(
-            x.reshape(-1, *x.shape[-3:]), "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p
+            x.reshape(-1, *x.shape[-3:]),
+            "b c (h p) (w q) -> b (h w) (c p q)",
+            p=self.patch,
+            q=self.patch,
         )
         return x.reshape(*lead, *x.shape[1:])
 
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """Join scaled patches [..., S, P] to frames uint8 [..., C, H, W]."""
+        if self.normalized:
+            patches = patches * self.std + self.mean
+        channels, height, width = self.frame_shape
+        x = rearrange(
+            patches.reshape(-1, *patches.shape[-2:]),
+            "b (h w) (c p q) -> b c (h p) (w q)",
+            h=self.grid[0],
+            p=self.patch,
+            q=self.patch,
+        )
+        left, _, top, _ = self.pad
+        x = x[..., top : top + height, left : left + width]
+        pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return pixels.reshape(*patches.shape[:-2], channels, height, width)
+
     @torch.no_grad()
     def fit(self, frames: Tensor) -> None:
-        """Take mean and spread from uint8 frames [..., C, H, W], if `normalize`."""
-        if self.normalize:
-            patches = (self.cut(frames).float() / 127.5 - 1).flatten(0, -3)
-            self.centre.copy_(patches.mean(0))
-            self.spread.copy_(
-                (patches - self.centre).square().mean().sqrt().clamp(min=1e-3)
-            )
+        """Set mean and standard deviation from frames uint8 [..., C, H, W], if `normalized`."""
+        if not self.normalized:
+            return
+        patches = (self.patchify(frames).float() / 127.5 - 1).flatten(0, -3)
+        self.mean.copy_(patches.mean(0))
+        deviation = patches - self.mean
+        self.std.copy_(deviation.square().mean().sqrt().clamp(min=MIN_STD))
 
-    def scaled(
-        self, patches: Tensor, dtype: torch.dtype, some: Tensor | None = None
+    def scale(
+        self, patches: Tensor, dtype: torch.dtype, pixels: Tensor | None = None
     ) -> Tensor:
-        """uint8 patches [..., S, C * patch * patch], or `some` of their pixels, [..., S, C * m], as the model sees
-        them."""
+        """Scale uint8 patches to what the model works on.
+
+        patches [..., S, P], or [..., S, C * m] with only the pixels int64 [m] of each patch
+        """
         x = patches.to(dtype).div_(127.5).sub_(1.0)
-        if not self.normalize:
+        if not self.normalized:
             return x
-        centre = self.centre
-        if some is not None:
-            centre = centre.unflatten(-1, (self.frame_shape[0], -1))[..., some].flatten(
-                -2
-            )
-        return x.sub_(centre).div_(self.spread)
+        mean = self.mean
+        if pixels is not None:
+            by_channel = mean.unflatten(-1, (self.frame_shape[0], -1))
+            mean = by_channel[..., pixels].flatten(-2)
+        return x.sub_(mean).div_(self.std)
 
-    def squared(self, error: Tensor) -> Tensor:
-        """Squared errors of scaled patches, in units of pixels from -1 to 1."""
-        return error * self.spread.square() if self.normalize else error
-
-    def decode(self, patches: Tensor) -> Tensor:
-        """Scaled patches [..., S, C * patch * patch] -> uint8 frames [..., C, H, W]"""
-        patches = patches * self.spread + self.centre if self.normalize else patches
-        c, h, w = self.frame_shape
-        p = self.patch
-        lead = patches.shape[:-2]
-        x = patches.reshape(-1, *patches.shape[-2:])
-        x = rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=self.grid[0], p=p, q=p)
-        left, _, above, _ = self.pad
-        x = x[..., above : above + h, left : left + w]
-        return (
-            ((x.clamp(-1, 1) + 1) * 127.5)
-            .round()
-            .to(torch.uint8)
-            .reshape(*lead, c, h, w)
-        )
+    def pixel_error(self, squared_error: Tensor) -> Tensor:
+        """Convert squared errors of scaled patches to units of pixels from -1 to 1."""
+        if self.normalized:
+            return squared_error * self.std.square()
+        return squared_error
 
 
-class Rarity(nn.Module):
-    """Weights of pixels in the frame loss: rare colours count more, so that small coloured things are learnt.
+class ColourWeights(nn.Module):
+    """Weigh pixels in the frame loss by colour frequency ** -power.
 
-    A running histogram of colours (3 bits a channel); a pixel's weight is frequency ** -power, with mean 1 over the
-    batch. The map of a maze is mostly wall and floor; what a plan needs is a few pixels of it.
+    A plan needs small coloured objects; most pixels are wall and floor. The frequencies come from a running histogram.
+    The weights have mean 1 over the batch.
     """
 
     counts: Tensor
@@ -107,18 +129,23 @@ class Rarity(nn.Module):
     def __init__(self, power: float):
         super().__init__()
         self.power = power
-        self.register_buffer("counts", torch.full((512,), 1e-4))
+        self.register_buffer("counts", torch.full((COLOURS,), 1e-4))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels [..., C, m] -> weights [..., 1, m]"""
-        code = (pixels[..., 0, :] >> 5).int()
+        """Weigh uint8 pixels [..., C, m]. Returns [..., 1, m]."""
+        colour = (pixels[..., 0, :] >> 5).int()
         if pixels.shape[-2] >= 3:
-            code = (code << 6) | (
-                pixels[..., 1, :] >> 5 << 3 | pixels[..., 2, :] >> 5
-            ).int()
+            green = pixels[..., 1, :] >> 5 << 3
+            blue = pixels[..., 2, :] >> 5
+            colour = (colour << 6) | (green | blue).int()
         if self.training:
-            seen = torch.bincount(code.flatten()[::7], minlength=512).float()
-            self.counts.lerp_(seen / seen.sum() + 1e-5, 0.05)
-        table = (self.counts / self.counts.sum()) ** -self.power
-        weight = table.index_select(0, code.flatten()).view(code.shape)
+            self._count(colour)
+        frequency = self.counts / self.counts.sum()
+        table = frequency**-self.power
+        weight = table.index_select(0, colour.flatten()).view(colour.shape)
         return (weight / weight.mean()).unsqueeze(-2)
+
+    def _count(self, colour: Tensor) -> None:
+        sample = colour.flatten()[::HISTOGRAM_STRIDE]
+        counts = torch.bincount(sample, minlength=COLOURS).float()
+        self.counts.lerp_(counts / counts.sum() + 1e-5, HISTOGRAM_RATE)

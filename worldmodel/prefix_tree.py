@@ -1,4 +1,4 @@
-"""Candidates of discrete actions begin alike: what they share needs to be imagined only once."""
+"""Merge the shared prefixes of candidate action sequences, so that each is imagined once."""
 
 from __future__ import annotations
 
@@ -8,49 +8,63 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-WORTH = 0.8
-"""Above this share of distinct beginnings, every candidate goes on by itself: selecting costs copies."""
+MAX_DISTINCT = 0.8
+"""Fraction of distinct prefixes above which every candidate is imagined by itself: selecting costs copies."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One step of the tree that candidates form: m distinct beginnings (the largest number in any memory; where there
-    are fewer, the rest repeat one that exists).
+    """Hold one step of the tree of candidates, in B memories with N candidates each.
 
-    parents int64 [B, m]: which beginning of the step before each of them continues (None: as they were); action [B, m]
-    what it continues by; of int64 [B, N]: the beginning that each candidate has.
+    m is the largest number of distinct prefixes in any memory. Memories with fewer repeat one of theirs.
     """
 
     parents: Tensor | None
+    """int64 [B, m]: prefix of the step before that each prefix continues; None: the same ones in order"""
+
     action: Tensor
-    of: Tensor
+    """int64 [B, m]: action that continues it"""
+
+    prefix: Tensor
+    """int64 [B, N]: prefix of each candidate"""
 
 
 def levels(actions: Tensor, choices: int) -> Iterator[Level]:
-    """The tree of candidates int64 [B, N, H] with actions 0 .. choices - 1, step by step."""
+    """Yield the tree of candidates int64 [B, N, H] step by step; actions are 0 ... choices - 1."""
     batch, n, horizon = actions.shape
-    rows, each = (
-        torch.arange(batch, device=actions.device)[:, None],
-        torch.arange(n, device=actions.device),
-    )
-    of, width, apart = actions.new_zeros(batch, n), 1, False
-    for h in range(horizon):
-        if apart:
-            yield Level(None, actions[:, :, h], of)
+    everyone = torch.arange(n, device=actions.device).expand(batch, -1)
+    prefix = actions.new_zeros(batch, n)
+    count = 1
+    merged = True
+    for step in range(horizon):
+        action = actions[:, :, step]
+        if not merged:
+            yield Level(None, action, prefix)
             continue
-        code = of * choices + actions[:, :, h]
-        there = torch.zeros(
-            batch, width * choices, dtype=torch.bool, device=actions.device
+        code = prefix * choices + action  # of the prefix that ends with this action
+        used = torch.zeros(
+            batch, count * choices, dtype=torch.bool, device=actions.device
         )
-        there[rows, code] = True
-        width = int(there.sum(1).max())
-        if width > WORTH * n:
-            parents, apart, of = of, True, each.expand(batch, -1)
-            yield Level(parents, actions[:, :, h], of)
+        used.scatter_(1, code, True)
+        count = int(used.sum(1).max())
+        if count > MAX_DISTINCT * n:
+            merged = False
+            parents, prefix = prefix, everyone
+            yield Level(parents, action, prefix)
             continue
-        rank = there.cumsum(1) - 1
-        found = there.int().argmax(1, keepdim=True).expand(-1, width).clone()
-        row, column = there.nonzero(as_tuple=True)
-        found[row, rank[row, column]] = column
-        of = rank.gather(1, code)
-        yield Level(found // choices, found % choices, of)
+        distinct, rank = _distinct(used, count)
+        prefix = rank.gather(1, code)
+        yield Level(distinct // choices, distinct % choices, prefix)
+
+
+def _distinct(used: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """List the used codes of each row, and number them.
+
+    used bool [B, codes] -> codes int64 [B, count], where rows with fewer repeat their first, and rank [B, codes]
+    """
+    rank = used.cumsum(1) - 1
+    first = used.int().argmax(1, keepdim=True)
+    codes = first.expand(-1, count).clone()
+    row, code = used.nonzero(as_tuple=True)
+    codes[row, rank[row, code]] = code
+    return codes, rank

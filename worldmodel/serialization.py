@@ -1,4 +1,7 @@
-"""Save a model in one file: safetensors weights, with what is needed to build the model in the file's header."""
+"""Save a model in one file of weights.
+
+The header of the safetensors file holds what is needed to build the model.
+"""
 
 from __future__ import annotations
 

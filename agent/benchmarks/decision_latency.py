@@ -7,7 +7,6 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,7 +25,7 @@ from lssvwm.agent.mpc import Agent, MPCConfig
 from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import BatchedEnv, Explorer
 from lssvwm.envs.maze.scavenge import ScavengeConfig
-from lssvwm.worldmodel import Memory, WorldModel
+from lssvwm.worldmodel import Memory, Rollout, RolloutPolicy, WorldModel
 from torch import Tensor
 from torchrl.modules import CEMPlanner
 
@@ -139,7 +138,12 @@ class UnsharedModel:
 
     def __init__(self, model: WorldModel):
         self.model = model
-        self.imagine = partial(model.imagine, share=False)
+
+    def imagine(self, memory: Memory, actions: Tensor, **options: Any) -> Rollout:
+        """Imagine actions [B, n, H] without merging shared prefixes."""
+        n, horizon = actions.shape[1:3]
+        policy = RolloutPolicy(lambda at, _: actions[:, :, at], n, horizon)
+        return self.model.imagine(memory, policy, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)

@@ -114,7 +114,7 @@ def features(memory: Memory) -> list[Tensor]:
 def _observed(model: WorldModel, walks: Walks, begin: int) -> list[Tensor]:
     """Return the features of BATCH walks, one [B, m] for each tensor of the memory."""
     batch = slice(begin, begin + BATCH)
-    device = model.place.device
+    device = model.device
     frames = walks.frames[batch, : walks.context].to(device)
     action = walks.action[batch, : walks.context].to(device)
     return [v.cpu() for v in features(remember(model, frames, action))]

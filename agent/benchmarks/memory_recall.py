@@ -62,9 +62,7 @@ def imagine(model: WorldModel, walks: Walks, memories: list[Memory]) -> Tensor:
     out = []
     actions = walks.action[:, walks.context :].split(ROWS)
     for action, memory in zip(actions, memories):
-        future = model.imagine(
-            memory, action[:, None].to(model.place.device), decode=True
-        )
+        future = model.imagine(memory, action[:, None].to(model.device), decode=True)
         assert future.frames is not None
         out.append(future.frames[:, 0].cpu())
     return torch.cat(out)
@@ -78,7 +76,7 @@ def contexts(model: WorldModel, walks: Walks, erased: bool = False) -> list[Memo
     first = walks.context - 1 if erased else 0
     frames = walks.frames[:, first : walks.context].split(ROWS)
     actions = walks.action[:, first : walks.context].split(ROWS)
-    device = model.place.device
+    device = model.device
     return [
         remember(model, frame.to(device), action.to(device))
         for frame, action in zip(frames, actions)

@@ -20,7 +20,7 @@ from lssvwm.agent.evaluation import results
 from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.envs.torchrl_env import TorchRLEnv
-from lssvwm.worldmodel import Batch, Memory, WorldModel
+from lssvwm.worldmodel import Batch, Memory, WorldModel, imagination
 from lssvwm.worldmodel.mixers.tiled_ssd import StateCache
 from torch import Tensor
 
@@ -156,15 +156,14 @@ def _rollout(
     their own, and in which form."""
     if copied:
         memory = Memory.cat([memory] * len(actions))
-    fork = model.fork(memory, actions.shape[1], actions.shape[2])
-    assert fork.traces is not None
+    state = imagination.start(model, memory, actions.shape[1], actions.shape[2])
     if copied:
-        for layer, cache in zip(memory.layers.values(), fork.traces):
+        for layer, cache in zip(memory.layers.values(), state.caches):
             cache.mixer = StateCache.overwriting(layer["mixer"])
     for h in range(actions.shape[2]):
-        model.step(fork, actions[:, :, h])
-    forms = [type(cache.mixer).__name__.lower() for cache in fork.traces]
-    return sum(cache.nbytes() for cache in fork.traces), forms
+        imagination.step(model, state, actions[:, :, h])
+    forms = [type(cache.mixer).__name__.lower() for cache in state.caches]
+    return sum(cache.nbytes() for cache in state.caches), forms
 
 
 @dataclass

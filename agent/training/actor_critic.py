@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policy_head import ImaginedPolicy
-from lssvwm.worldmodel import Batch, Memory
+from lssvwm.worldmodel import Batch, Memory, RolloutPolicy
 from lssvwm.worldmodel.heads import HeadOutputs, two_hot
 from lssvwm.worldmodel.losses import TD_LAMBDA
 from torch import Tensor
@@ -62,7 +62,7 @@ def walk_loss(
         sequences.pixels,
         sequences.action,
         sequences.is_first,
-        learn=True,
+        heads_only=True,
     )
     ended = (sequences.terminated | sequences.truncated)[:, -1]
     return imagined_loss(agent, memory, outputs.last(), ended, walks)
@@ -78,7 +78,8 @@ def imagined_loss(
     """
     model = agent.model
     policy = RecordingPolicy(agent, _each_walk(now.policy.detach(), walks.count))
-    rollout = model.dream(memory, walks.count, walks.horizon, policy, learn=True)
+    policy_rollout = RolloutPolicy(policy, walks.count, walks.horizon, heads_only=True)
+    rollout = model.imagine(memory, policy_rollout)
     cont = rollout.cont.detach()
     target = returns(
         rollout.reward.detach(),

@@ -112,10 +112,10 @@ class Learner:
                 loss, metrics, memory = self.model.loss(
                     batch.sequences[segment],
                     memory,
-                    _part(batch.hidden, segment),
-                    self.generator,
-                    _part(batch.resets, segment),
-                    batch.self_forcing,
+                    frame_mask=_part(batch.hidden, segment),
+                    state_reset=_part(batch.resets, segment),
+                    self_forcing=batch.self_forcing,
+                    generator=self.generator,
                 )
             (loss / len(segments)).backward()
             found.append(metrics)

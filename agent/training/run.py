@@ -106,8 +106,7 @@ def build(config: Config, folder: Path) -> Run:
     device = checkpoint.pick_device(config.device)
     checkpoint.pick_backend(config.backend, device)
     env = build_env(config, 1)
-    model = build_model(config, env).to(device).train().use(config.backend)
-    model.recompute = config.train.activation_checkpointing
+    model = build_model(config, env).to(device).train().use_backend(config.backend)
     generator = torch.Generator(device).manual_seed(config.seed)
     walker = None
     if config.train.actor_critic.walks:
@@ -137,7 +136,13 @@ def build_model(config: Config, env: BatchedEnv) -> WorldModel:
     actions = action_count(env)
     discrete = isinstance(env.actions, Discrete)
     try:
-        model = WorldModel(config.model, env.frame_shape, actions, discrete)
+        model = WorldModel(
+            config.model,
+            env.frame_shape,
+            actions,
+            discrete,
+            config.train.activation_checkpointing,
+        )
     except (ValueError, RuntimeError) as error:
         raise UserError(f"model: {str(error).splitlines()[0]}") from None
     if config.train.init:

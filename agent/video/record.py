@@ -280,7 +280,7 @@ class Director:
             future = self.agent.model.imagine(
                 self.state.memory,
                 actions,
-                self.config.denoise,
+                denoising_steps=self.config.denoise,
                 decode=True,
                 generator=self.generator,
             )

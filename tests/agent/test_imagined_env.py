@@ -63,7 +63,7 @@ def remembered(model, batch=2, frames=7):
     action = (
         action
         if model.discrete
-        else torch.rand(batch, frames, 3, generator=g, dtype=model.place.dtype)
+        else torch.rand(batch, frames, 3, generator=g, dtype=model.dtype)
     )
     first = torch.zeros(batch, frames, dtype=torch.bool)
     first[:, 0] = True

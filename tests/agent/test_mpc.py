@@ -8,7 +8,7 @@ from lssvwm.agent.mpc import Agent, MPCConfig
 from lssvwm.agent.objective import ObjectiveConfig
 from lssvwm.envs import TMazeConfig, make
 from lssvwm.planners import BeamConfig
-from lssvwm.worldmodel import WorldModel
+from lssvwm.worldmodel import WorldModel, imagination
 
 from tests.agent.conftest import (
     MPC,
@@ -113,13 +113,13 @@ def test_beam_search_imagines_each_prefix_once(repeat, monkeypatch):
     env = make(TMazeConfig(length=5), 3)
     model = random_model(env.frame_shape)
     imagined = []
-    step = model.step
+    step = imagination.step
 
-    def counted(state, action, *args, **more):
+    def counted(model, state, action, *args, **more):
         imagined.append(action.numel())
-        return step(state, action, *args, **more)
+        return step(model, state, action, *args, **more)
 
-    monkeypatch.setattr(model, "step", counted)
+    monkeypatch.setattr(imagination, "step", counted)
     beam = BeamConfig(horizon=6, width=5, elites=4, keep_elites=2)
     mpc = MPCConfig(proposals=4, replan=2, action_repeat=repeat)
     plans, counts = [], []

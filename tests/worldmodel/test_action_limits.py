@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from lssvwm.envs import PointMazeConfig, make
-from lssvwm.worldmodel import Batch, Memory, ModelConfig, WorldModel
+from lssvwm.worldmodel import Batch, Memory, ModelConfig, WorldModel, imagination
 from lssvwm.worldmodel import action_limits as reach
 from lssvwm.worldmodel import memory_map as belief
+from lssvwm.worldmodel.imagination import StepOptions
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from lssvwm.worldmodel.motion_calibration import calibrate
 
@@ -87,19 +88,19 @@ def test_which_part_of_an_action_was_made_is_measured_from_frames():
 def test_it_is_learnt_to_be_told_from_the_frame_before():
     model = small()
     calibrate(model, walks("walk", 0)[0])
-    assert torch.equal(model.reach.scale, torch.ones(2))
+    assert torch.equal(model.action_limits.scale, torch.ones(2))
     batch, (held_out, part) = walks("momentum", 1)[0], walks("momentum", 2)
     model.patches.fit(batch.pixels)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for seed in range(150):
         optimizer.zero_grad()
-        tokens = model._embed_frames(model.patches.cut(batch.pixels))
+        tokens = model.embedding.frames(model.patches.patchify(batch.pixels))
         reach.loss(model, tokens, batch, torch.Generator().manual_seed(seed)).backward()
         optimizer.step()
     with torch.no_grad():
-        limits = model.reach(model._embed_frames(model.patches.cut(held_out.pixels)))[
-            :, :-1
-        ]
+        limits = model.action_limits(
+            model.embedding.frames(model.patches.patchify(held_out.pixels))
+        )[:, :-1]
     action, part = held_out.action[:, 1:], part[:, 1:]
     wrong = (reach.stopped(action, limits) - part * action).abs()
     free, held = part > 0.99, part < 0.9
@@ -112,18 +113,18 @@ def test_it_is_learnt_to_be_told_from_the_frame_before():
 
 def test_where_nothing_is_known_nothing_stops_and_nothing_is_learnt():
     model, (batch, _) = small(), walks("momentum", 0, slots=2, length=6)
-    tokens = model._embed_frames(model.patches.cut(batch.pixels))
+    tokens = model.embedding.frames(model.patches.patchify(batch.pixels))
     assert float(reach.loss(model, tokens, batch)) == 0
     memory, _ = model.observe(
         model.initial(2), batch.pixels, batch.action, batch.is_first
     )
-    assert memory.reach.isinf().all()
+    assert memory.action_limits.isinf().all()
     calibrate(model, walks("walk", 0)[0])
     memory, _ = model.observe(
         model.initial(2), batch.pixels, batch.action, batch.is_first
     )
     assert (
-        torch.isfinite(memory.reach).all() and (memory.reach > 3).all()
+        torch.isfinite(memory.action_limits).all() and (memory.action_limits > 3).all()
     )  # far, until training says otherwise
 
 
@@ -140,7 +141,7 @@ def walled() -> WorldModel:
                 [[0.0, 0.0], [0.0, -0.4], [0.4, 0.0]]
             )
             odometer.known[:2] = True
-        model.reach.tell[-1].bias.fill_(-0.5)
+        model.action_limits.tell[-1].bias.fill_(-0.5)
     return model
 
 
@@ -163,7 +164,7 @@ def test_what_walls_take_away_is_the_same_in_every_way_of_computing(walled, tmp_
     memory = walled.initial(2)
     for piece in zip(*(v.split(parts, 1) for v in (frames, action, first))):
         memory, _ = walled.observe(memory, *piece)
-    assert whole.diff(memory).max() < 1e-9 and (whole.reach < 1).any()
+    assert whole.diff(memory).max() < 1e-9 and (whole.action_limits < 1).any()
     pose = belief.pose(walled, whole)
     assert (
         pose[:, 1:].abs() < 0.4 * action.abs().sum(1).flip(-1) - 0.1
@@ -174,7 +175,7 @@ def test_what_walls_take_away_is_the_same_in_every_way_of_computing(walled, tmp_
     future = torch.rand(2, 1, 5, 2, dtype=torch.float64) * 2 - 1
     imagined = walled.imagine(memory, future)
     for h in range(5):
-        readout, memory = walled.advance(memory, future[:, 0, h])
+        readout, memory = imagination.imagine_one(walled, memory, future[:, 0, h])
         assert torch.allclose(readout.reward, imagined.reward[:, 0, h], atol=1e-9)
     assert torch.allclose(
         belief.routes(walled, whole, future)[:, 0, -1],
@@ -195,7 +196,7 @@ def test_hidden_frames_tell_of_no_walls(walled):
         )[0]
         for frames in (batch.pixels, other)
     )
-    assert torch.equal(first.reach, second.reach)
+    assert torch.equal(first.action_limits, second.action_limits)
     assert torch.equal(belief.pose(walled, first), belief.pose(walled, second))
 
 
@@ -209,19 +210,25 @@ def test_every_way_of_training_minds_walls(walled):
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             total, metrics, memory = model.loss(
-                batch[:12], None, hidden[:, :12], None, forget[:, :12]
+                batch[:12], frame_mask=hidden[:, :12], state_reset=forget[:, :12]
             )
             more, _, memory = model.loss(
-                batch[12:], memory, hidden[:, 12:], None, forget[:, 12:]
+                batch[12:],
+                memory,
+                frame_mask=hidden[:, 12:],
+                state_reset=forget[:, 12:],
             )
         (total + more).backward()
-        assert metrics["loss/action_limits"] > 0 and memory.reach.shape == (4, 4)
+        assert metrics["loss/action_limits"] > 0 and memory.action_limits.shape == (
+            4,
+            4,
+        )
         assert all(
             torch.isfinite(p.grad).all()
             for p in model.parameters()
             if p.grad is not None
         )
-        assert model.reach.tell[0].weight.grad.abs().sum() > 0
+        assert model.action_limits.tell[0].weight.grad.abs().sum() > 0
 
 
 def test_futures_that_are_gone_on_with_keep_their_walls(walled):
@@ -229,15 +236,19 @@ def test_futures_that_are_gone_on_with_keep_their_walls(walled):
     memory, _ = walled.observe(
         walled.initial(2), batch.pixels, batch.action.double(), batch.is_first
     )
-    fork, which = walled.fork(memory, 3, 2), torch.tensor([[2, 0], [1, 1]])
+    state = imagination.start(walled, memory, 3, 2)
+    which = torch.tensor([[2, 0], [1, 1]])
     first, second = torch.rand(2, 2, 3, 2, dtype=torch.float64) * 2 - 1
-    walled.step(fork, first, denoise=2, generator=torch.Generator().manual_seed(0))
-    left = fork.reach
-    walled.select(fork, which)
+    sampled = StepOptions(2, generator=torch.Generator().manual_seed(0))
+    imagination.step(walled, state, first, sampled)
+    left = state.action_limits
+    imagination.select(state, which)
     assert torch.equal(
-        fork.reach, torch.stack([left[i, w] for i, w in enumerate(which)])
+        state.action_limits, torch.stack([left[i, w] for i, w in enumerate(which)])
     )
-    assert torch.isfinite(walled.step(fork, second[:, :2])[0].reward).all()
+    assert torch.isfinite(
+        imagination.step(walled, state, second[:, :2])[0].reward
+    ).all()
 
 
 def test_weights_from_before_walls_were_told_load_as_if_new():
@@ -245,7 +256,7 @@ def test_weights_from_before_walls_were_told_load_as_if_new():
     state = {
         name: value
         for name, value in model.state_dict().items()
-        if not name.startswith("reach")
+        if not name.startswith("action_limits")
     }
     for i, tile in enumerate((4, 1)):
         state[f"blocks.{i}.mixer.path_integrator.frame.weight"] = torch.zeros(
@@ -256,12 +267,14 @@ def test_weights_from_before_walls_were_told_load_as_if_new():
     other.load_state_dict(state)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(model.reach.parameters(), other.reach.parameters())
+        for a, b in zip(
+            model.action_limits.parameters(), other.action_limits.parameters()
+        )
     )
     half = {
         name: value
         for name, value in model.state_dict().items()
-        if name != "reach.tell.0.bias"
+        if name != "action_limits.tell.0.bias"
     }
     with pytest.raises(RuntimeError, match="tell"):
         other.load_state_dict(half)

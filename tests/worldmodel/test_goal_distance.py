@@ -13,7 +13,13 @@ from lssvwm.agent.training.run import build_model
 from lssvwm.envs import make
 from lssvwm.envs.torchrl_env import TorchRLEnv
 from lssvwm.worldmodel import Batch, ModelConfig, WorldModel
-from lssvwm.worldmodel.heads import CLOSE, Distance, later
+from lssvwm.worldmodel.goal_distance import (
+    NEAR,
+    GoalDistance,
+    Trajectories,
+    later,
+    loss,
+)
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from torch.nn import functional as F
 
@@ -48,7 +54,7 @@ def test_goals_lie_later_in_the_same_episode_and_half_of_them_are_close():
     assert (
         episode[torch.arange(3)[:, None, None, None], at] == episode[..., None, None]
     ).all()
-    assert int(draws[:, :, :, :4].max()) == CLOSE and int(draws[0, 0, :, 4:].max()) > 30
+    assert int(draws[:, :, :, :4].max()) == NEAR and int(draws[0, 0, :, 4:].max()) > 30
     assert (draws[1, 10] == 0).all() and (draws[2, 38] == 0).all()
 
 
@@ -70,7 +76,7 @@ def told_and_true(
     torch.manual_seed(0)
     tokens = F.one_hot(path, places).float()[:, :, None]  # one token a frame
     head, first = (
-        Distance(1, places, 32, 0.05),
+        GoalDistance(1, places, 32, 0.05),
         torch.zeros(path.shape, dtype=torch.bool),
     )
     optimizer, g = (
@@ -78,15 +84,13 @@ def told_and_true(
         torch.Generator().manual_seed(1),
     )
     for _ in range(updates):
-        loss = head.loss(
-            tokens, tokens, head.aim(tokens), first, torch.ones_like(first), g
-        )
+        batch = Trajectories(tokens, head.embed_goal(tokens), first)
         optimizer.zero_grad()
-        loss.backward()
+        loss(head, tokens, torch.ones_like(first), batch, g).backward()
         optimizer.step()
     every = torch.eye(places)[:, None]
     with torch.no_grad():
-        told = head(every[:, None], head.aim(every)[None])
+        told = head(every[:, None], head.embed_goal(every)[None])
     return told, (torch.arange(places)[:, None] - torch.arange(places)).abs()
 
 
@@ -190,7 +194,7 @@ def test_what_is_known_is_less_surprising_than_what_was_never_seen_and_plans_may
         no = torch.zeros(8, 6, dtype=torch.bool)
         batch = Batch(pixels, still, torch.zeros(8, 6), no, no, first)
         optimizer.zero_grad()
-        world.loss(batch, generator=g, forget=torch.rand(8, 6, generator=g) < 0.2)[
+        world.loss(batch, generator=g, state_reset=torch.rand(8, 6, generator=g) < 0.2)[
             0
         ].backward()
         optimizer.step()

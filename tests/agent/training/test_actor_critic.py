@@ -10,7 +10,7 @@ from lssvwm.agent.training import loop
 from lssvwm.agent.training.actor_critic import Walks, imagined_loss, returns
 from lssvwm.envs import TMazeConfig
 from lssvwm.planners import CEMConfig
-from lssvwm.worldmodel import WorldModel
+from lssvwm.worldmodel import WorldModel, imagination
 
 from tests.agent.conftest import TINY
 from tests.agent.training.conftest import metrics, short_run, training
@@ -30,7 +30,7 @@ def observed(agent, batch=4, frames=3):
     first[:, 0] = True
     action = torch.zeros(batch, frames, dtype=torch.int64)
     memory, outputs = agent.model.observe(
-        agent.model.initial(batch), pixels, action, first, learn=True
+        agent.model.initial(batch), pixels, action, first, heads_only=True
     )
     return memory, outputs.last(), torch.zeros(batch, dtype=torch.bool)
 
@@ -70,10 +70,10 @@ def test_imagined_loss_ignores_ended_episodes():
 def test_imagined_loss_teaches_the_rewarded_action(monkeypatch):
     """Train in a world whose reward is 1 after action 2 and 0 after others."""
     agent = new_agent()
-    model, step = agent.model, agent.model.step
+    model, step = agent.model, imagination.step
 
-    def paying(state, action, *args, **more):
-        out, frame = step(state, action, *args, **more)
+    def paying(model, state, action, *args, **more):
+        out, frame = step(model, state, action, *args, **more)
         logits = torch.full_like(out.reward_logits.detach(), -20.0)
         one = (out.bins - 0.6931).abs().argmin()
         zero = out.bins.abs().argmin()
@@ -81,7 +81,7 @@ def test_imagined_loss_teaches_the_rewarded_action(monkeypatch):
         logits = logits.scatter(-1, reward[..., None], 20.0)
         return dataclasses.replace(out, reward_logits=logits), frame
 
-    monkeypatch.setattr(model, "step", paying)
+    monkeypatch.setattr(imagination, "step", paying)
     optimizer = torch.optim.Adam(model.heads.parameters(), lr=1e-2)
     for _ in range(60):
         loss, _ = imagined_loss(agent, *observed(agent), Walks(8, 6, 0.001))

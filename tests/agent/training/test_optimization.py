@@ -36,10 +36,10 @@ def test_gradient_carries_memory_through_segments(tmp_path, monkeypatch):
     seen = []
     loss = run.model.loss
 
-    def spy(batch, memory=None, *rest):
+    def spy(batch, memory=None, **rest):
         before = None if memory is None else memory.detach().clone()
         seen.append((batch.is_first.shape[1], before))
-        return loss(batch, memory, *rest)
+        return loss(batch, memory, **rest)
 
     monkeypatch.setattr(run.model, "loss", spy)
     found = run.learner.gradient(TrainingBatch(sequences, burn_in=4))
@@ -63,8 +63,8 @@ def test_learner_refuses_gradients_that_are_not_finite(tmp_path, monkeypatch):
     before = [p.clone() for p in run.model.parameters()]
     loss = run.model.loss
 
-    def infinite(*arguments):
-        value, *rest = loss(*arguments)
+    def infinite(*arguments, **options):
+        value, *rest = loss(*arguments, **options)
         return value * float("inf"), *rest
 
     monkeypatch.setattr(run.model, "loss", infinite)

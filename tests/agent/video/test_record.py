@@ -75,7 +75,7 @@ class Clairvoyant:
             state, used=state.used + 1, replanned=torch.tensor([due])
         )
 
-    def imagine(self, memory, actions, denoise=1, decode=False, generator=None):
+    def imagine(self, memory, actions, *, decode=False, **_):
         episode, step = memory
         assert decode and actions.shape[:2] == (1, 1)
         taken = actions[0, 0].numpy()

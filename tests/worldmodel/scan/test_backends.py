@@ -251,7 +251,7 @@ def test_model_scans_by_selected_backend():
         torch.zeros(1, 5, dtype=torch.bool),
     )
     before, _ = model.observe(model.initial(1), *args)
-    assert model.use("reference").layers[0].mixer.scan is ssm.reference
+    assert model.use_backend("reference").layers[0].mixer.scan is ssm.reference
     after, _ = model.observe(model.initial(1), *args)
     assert 0 < before.diff(after).max() < 1e-4
 

@@ -1,0 +1,217 @@
+"""Pass frames through the blocks, from left to right, and carry the memory.
+
+Shapes: B sequences, T frames, R copies of a frame (noisy, clean), S tokens per frame, D width.
+A action dimensions or discrete actions, k frames of local attention.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Self, cast
+
+import torch
+from lssvwm.worldmodel import action_limits
+from lssvwm.worldmodel.action_limits import ActionLimits
+from lssvwm.worldmodel.blocks import Block, LocalAttention, SequenceInputs
+from lssvwm.worldmodel.config import ModelConfig
+from lssvwm.worldmodel.data import Trajectory
+from lssvwm.worldmodel.embedding import Embedding
+from lssvwm.worldmodel.memory import Memory
+from lssvwm.worldmodel.mixers.base import MixerContext, build_mixer
+from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
+from lssvwm.worldmodel.patches import Patches
+from lssvwm.worldmodel.scan import backends
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+class Backbone(nn.Module):
+    """Embed frames and actions, pass them through all blocks, and write them to memory.
+
+    Frames have the shape `frame_shape` (C, H, W). There are `actions` discrete actions or action dimensions. With
+    `activation_checkpointing`, blocks keep only their inputs and run again in the backward pass. This takes less memory
+    and more time.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        frame_shape: tuple[int, int, int],
+        actions: int,
+        discrete: bool = True,
+        activation_checkpointing: bool = False,
+    ):
+        super().__init__()
+        channels, height, width = frame_shape
+        self.frame_shape = (channels, height, width)
+        self.config = config
+        self.actions = actions
+        self.discrete = discrete
+        self.activation_checkpointing = activation_checkpointing
+        patches = Patches(self.frame_shape, config.patch, config.normalize_frames)
+        self.embedding = Embedding(patches, config.width, actions, discrete)
+        self.blocks = nn.ModuleList(
+            self._block(layer) for layer in range(config.mixer.depth)
+        )
+        has_limits = not discrete and self.layers[0].mixer.has_poses
+        self.action_limits = (
+            ActionLimits(patches.tokens, config.width, actions) if has_limits else None
+        )
+
+    def _block(self, layer: int) -> Block:
+        config, patches = self.config, self.patches
+        context = MixerContext(
+            layer, config.width, patches.grid, self.actions + 1, walls=self.discrete
+        )
+        mixer = build_mixer(config.mixer, context)
+        window = config.attention_window
+        attention = None
+        if window:
+            attention = LocalAttention(
+                config.width, patches.tokens, window, config.attention_heads
+            )
+        return Block(config.width, config.mlp_ratio, mixer, attention)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks in order; `Memory.layers` holds what each of them remembers."""
+        return cast("list[Block]", list(self.blocks))
+
+    @property
+    def path_integrators(self) -> list[PathIntegrator]:
+        """Path integrators of the blocks that have one."""
+        found = (block.mixer.integrator() for block in self.layers)
+        return [integrator for integrator in found if integrator is not None]
+
+    @property
+    def patches(self) -> Patches:
+        """Conversion of frames to patches and back."""
+        return self.embedding.patches
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.embedding.pos_embed.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.embedding.pos_embed.dtype
+
+    def use_backend(self, name: str = "auto") -> Self:
+        """Compute the state-space scan by a backend. Returns the model.
+
+        `backends.select_backend` lists the names, and the errors that are raised.
+        """
+        _, scan = backends.select_backend(name, self.device)
+        for block in self.layers:
+            block.mixer.use_kernel(scan)
+        return self
+
+    def initial(self, batch: int) -> Memory:
+        """Return the empty memory of `batch` agents."""
+        like = self.embedding.pos_embed
+        layers = {
+            str(i): block.initial(batch, like) for i, block in enumerate(self.layers)
+        }
+        past = max(0, self.config.attention_window - 1)
+        return Memory(
+            layers=TensorDict(layers, batch_size=[batch]),
+            visible=torch.zeros(batch, past, dtype=torch.bool, device=like.device),
+            action_limits=self._unlimited(batch),
+            frames=torch.zeros(batch, dtype=torch.int64, device=like.device),
+            batch_size=[batch],
+        )
+
+    def run(
+        self, x: Tensor, level: Tensor, trajectory: Trajectory, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        """Pass embedded copies [B, T, R, S, D] through all blocks. Returns the same shape, and the memory after them.
+
+        level [B, T, R] is their noise level. The last copy is written.
+        """
+        reset = trajectory.reset
+        writes = trajectory.writes
+        action = self.embedding.action_numbers(trajectory.action, trajectory.is_first)
+        limits = trajectory.action_limits
+        if limits is None:
+            limits = self.limits_after(x[:, :, -1], writes)
+        before = torch.cat((memory.action_limits[:, None], limits[:, :-1]), 1)
+        before = before.masked_fill(reset[..., None], math.inf)
+        condition = self.embedding.action_embed(action)[:, :, None]
+        condition = condition + self.embedding.noise(level)
+        x = x + self.embedding.pos_embed + condition[..., None, :]
+        visible, last_visible = _visibility(memory.visible, writes, reset)
+        executed = self.executed(action, before)
+        frames = SequenceInputs(executed, writes, reset, visible)
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        layers = {}
+        for i, block in enumerate(self.layers):
+            inputs = (x, condition, frames, memory.layers[str(i)].to_dict())
+            x, layers[str(i)] = (
+                checkpoint(block, *inputs, use_reentrant=False)
+                if recompute
+                else block(*inputs)
+            )
+        batch = len(x)
+        return x, Memory(
+            layers=TensorDict(layers, batch_size=[batch]),
+            visible=last_visible,
+            action_limits=limits[:, -1],
+            frames=_age(memory.frames, reset),
+            batch_size=[batch],
+        )
+
+    def limits_after(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Predict the limits of the next action from frames x [..., S, D], infinite unless `observed` [...].
+
+        Only `action_limits.loss` trains them.
+        """
+        if self.action_limits is None:
+            return self._unlimited(*observed.shape)
+        known = action_limits.shift(self).any(0).repeat(2)
+        limits = self.action_limits(x).detach()
+        return limits.masked_fill(~(observed[..., None] & known), math.inf)
+
+    def executed(self, action: Tensor, limits: Tensor) -> Tensor:
+        """Clip actions [..., A + 1] to limits [..., 2 A]: what walls let through."""
+        if self.action_limits is None:
+            return action
+        clipped = action_limits.stopped(action[..., :-1], limits)
+        return torch.cat((clipped, action[..., -1:]), -1)
+
+    def _unlimited(self, *shape: int) -> Tensor:
+        """Return infinite limits [*shape, 2 A], or [*shape, 0] if the model has none."""
+        size = 0 if self.action_limits is None else 2 * self.actions
+        return self.embedding.pos_embed.new_full((*shape, size), math.inf)
+
+
+def _age(frames: Tensor, reset: Tensor) -> Tensor:
+    """Count the frames [B] since the last reset [B, T], after `frames` [B] before the sequence."""
+    length = reset.shape[1]
+    number = torch.arange(1, length + 1, device=reset.device)
+    latest = (reset * number).amax(1)  # 0: no reset in this sequence
+    return torch.where(latest > 0, length + 1 - latest, frames + length)
+
+
+def _visibility(
+    visible: Tensor, writes: Tensor, reset: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mark the k-1 frames before each frame that local attention may look at.
+
+    A frame is visible if it was written and no episode began since. Returns the mask [B, T, k-1], and that of the
+    sequence that follows, [B, k-1].
+    """
+    past, length = visible.shape[1], writes.shape[1]
+    written = torch.cat((visible, writes), 1)
+    episode = F.pad(reset.long().cumsum(1), (past, 0))
+    current = episode[:, past:]
+    masks = [
+        written[:, at : at + length] & (episode[:, at : at + length] == current)
+        for at in range(past)
+    ]
+    mask = torch.stack(masks, -1) if past else written.new_zeros(*writes.shape, 0)
+    last_episode = episode[:, -1:]
+    return mask, (written & (episode == last_episode))[:, length:]

@@ -1,0 +1,356 @@
+"""Imagine futures of n candidates from memories, which stay as they are.
+
+Shapes: B memories, n candidates of each, H steps, S tokens per frame, D width, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+from lssvwm.worldmodel.blocks import BlockCache, RolloutInputs
+from lssvwm.worldmodel.corruption import PREDICTED_LEVEL
+from lssvwm.worldmodel.data import Rollout, Trajectory
+from lssvwm.worldmodel.heads import HeadOutputs
+from lssvwm.worldmodel.memory import Memory
+from lssvwm.worldmodel.mixers.base import pick
+from lssvwm.worldmodel.prefix_tree import levels
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from lssvwm.worldmodel.model import WorldModel
+
+
+@dataclass(frozen=True)
+class RolloutPolicy:
+    """Choose the actions of n candidates per memory during the rollout."""
+
+    choose: Callable[[int, HeadOutputs | None], Tensor]
+    """Return the actions [B, n] or [B, n, A] of a step, given its number and the heads of the last imagined frame (None
+    at the first step)."""
+
+    n: int
+    """Candidates per memory."""
+
+    horizon: int
+    """Steps to imagine."""
+
+    heads_only: bool = False
+    """Let the gradient of the head outputs reach the weights of the heads, and no others."""
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """Set how a frame is imagined."""
+
+    denoising_steps: int = 1
+    """1: predict the expected frame; the heads average over all possible frames. More: draw a sample by flow matching
+    in so many steps; the heads read this sample."""
+
+    decode: bool = False
+    """Return the imagined frames as images."""
+
+    generator: torch.Generator | None = None
+    """Source of the noise, with more than one denoising step."""
+
+    heads_only: bool = False
+    """See `RolloutPolicy`."""
+
+
+ONE_STEP = StepOptions()
+
+
+@dataclass
+class RolloutState:
+    """Hold what n candidates of each memory imagined; `step` and `select` change it."""
+
+    caches: list[BlockCache]
+    """Own memory of the candidates in each block, apart from the memory that they share"""
+
+    visible: Tensor
+    """bool [B, n, k-1]: local attention may look at this one of the last k-1 frames"""
+
+    action_limits: Tensor
+    """[B, n, 2 A]: limits of the next action"""
+
+    horizon: int
+    """Most steps that the caches hold"""
+
+    goal: Tensor | None = None
+    """Embedded goal images [B, 1, hidden]"""
+
+    def __len__(self) -> int:
+        """Return the number of memories."""
+        return len(self.visible)
+
+
+@dataclass
+class Step:
+    """Hold one imagined frame of m distinct prefixes."""
+
+    heads: HeadOutputs
+    frames: Tensor | None
+    """uint8 [B, m, C, H, W], if decoded"""
+
+    prefix: Tensor | None = None
+    """int64 [B, n]: prefix of each candidate; None: each has its own"""
+
+
+class _Pass(NamedTuple):
+    """Say how a frame goes through the blocks."""
+
+    level: float
+    """Noise level of the frame."""
+
+    write: bool = False
+    """Remember the frame."""
+
+    read: bool = True
+    """Compute the output; false: it is undefined."""
+
+
+def imagine(
+    model: WorldModel,
+    memory: Memory,
+    actions: Tensor | RolloutPolicy,
+    goal: Tensor | None,
+    options: StepOptions,
+) -> Rollout:
+    """Roll actions [B, n, H] or [B, n, H, A], or those of a policy, forward from a memory.
+
+    Shared prefixes of discrete actions are imagined once, unless frames are sampled. The numbers are the same.
+    """
+    if isinstance(actions, RolloutPolicy):
+        return _follow(model, memory, actions, goal, options)
+    if model.discrete and options.denoising_steps == 1:
+        return _imagine_prefixes(model, memory, actions, goal, options)
+    n, horizon = actions.shape[1:3]
+    policy = RolloutPolicy(lambda at, _: actions[:, :, at], n, horizon)
+    return _follow(model, memory, policy, goal, options)
+
+
+def _follow(
+    model: WorldModel,
+    memory: Memory,
+    policy: RolloutPolicy,
+    goal: Tensor | None,
+    options: StepOptions,
+) -> Rollout:
+    options = replace(options, heads_only=policy.heads_only)
+    with torch.no_grad() if policy.heads_only else contextlib.nullcontext():
+        state = start(model, memory, policy.n, policy.horizon, goal)
+        heads = None
+        actions: list[Tensor] = []
+        steps: list[Step] = []
+        for at in range(policy.horizon):
+            actions.append(policy.choose(at, heads).detach())
+            last = at == policy.horizon - 1
+            heads, frames = step(model, state, actions[-1], options, last)
+            steps.append(Step(heads, frames))
+    return _rollout(torch.stack(actions, 2), steps)
+
+
+def _imagine_prefixes(
+    model: WorldModel,
+    memory: Memory,
+    actions: Tensor,
+    goal: Tensor | None,
+    options: StepOptions,
+) -> Rollout:
+    horizon = actions.shape[2]
+    state = start(model, memory, 1, horizon, goal)
+    steps: list[Step] = []
+    for at, level in enumerate(levels(actions, model.actions)):
+        if level.parents is not None:
+            select(state, level.parents)
+        last = at == horizon - 1
+        heads, frames = step(model, state, level.action, options, last)
+        steps.append(Step(heads, frames, level.prefix))
+    return _rollout(actions, steps)
+
+
+def _rollout(actions: Tensor, steps: list[Step]) -> Rollout:
+    """Join the steps of each candidate."""
+
+    def along(values: list[Tensor | None]) -> Tensor | None:
+        by_candidate = [
+            value if step.prefix is None else pick(value, step.prefix)
+            for step, value in zip(steps, values)
+            if value is not None
+        ]
+        return torch.stack(by_candidate, 2) if by_candidate else None
+
+    heads = [step.heads for step in steps]
+    return Rollout(
+        actions,
+        reward=cast("Tensor", along([out.reward for out in heads])),
+        cont=cast("Tensor", along([out.cont for out in heads])),
+        value=cast("Tensor", along([out.value for out in heads])),
+        policy=cast("Tensor", along([out.policy for out in heads])),
+        frames=along([step.frames for step in steps]),
+        distance=along([out.distance for out in heads]),
+        surprise=along([out.surprise for out in heads]),
+    )
+
+
+def start(
+    model: WorldModel,
+    memory: Memory,
+    n: int,
+    horizon: int,
+    goal: Tensor | None = None,
+) -> RolloutState:
+    """Begin n futures of each memory, of at most `horizon` frames. Nothing of the memory is copied.
+
+    With goal images uint8 [B, C, H, W], the heads predict the steps to them. Raises ValueError if the model has no goal
+    distance head.
+    """
+    embedded_goal = None
+    if goal is not None:
+        if model.distance is None:
+            raise ValueError(
+                "this model does not predict steps to a goal image: "
+                "train it with model.loss.distance > 0"
+            )
+        tokens = model.embedding.frames(model.patches.patchify(goal))
+        embedded_goal = model.distance.embed_goal(tokens)[:, None]
+    caches = [
+        block.start_rollout(memory.layers[str(i)].to_dict(), n, horizon)
+        for i, block in enumerate(model.layers)
+    ]
+    visible = memory.visible[:, None].expand(-1, n, -1)
+    action_limits = memory.action_limits[:, None].expand(-1, n, -1)
+    return RolloutState(caches, visible, action_limits, horizon, embedded_goal)
+
+
+def select(state: RolloutState, index: Tensor) -> None:
+    """Keep the candidates `index` [B, m], each once or more often."""
+    state.visible = pick(state.visible, index)
+    state.action_limits = pick(state.action_limits, index)
+    for cache in state.caches:
+        cache.select(index)
+
+
+def step(
+    model: WorldModel,
+    state: RolloutState,
+    action: Tensor,
+    options: StepOptions = ONE_STEP,
+    last: bool = False,
+) -> tuple[HeadOutputs, Tensor | None]:
+    """Imagine the frames that actions [B, n] or [B, n, A] lead to.
+
+    They are remembered unless they are the `last`. Returns the heads, and with `options.decode` frames uint8
+    [B, n, C, H, W].
+
+    After one denoising step, the heads read the expected frame before it is a frame. An expected reward is then low
+    where the frame is uncertain. A blurred frame, read as if observed, would give too high a reward.
+    """
+    not_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
+    action = model.embedding.action_numbers(action, not_first)
+    blank = model.embedding.blank(*not_first.shape)
+    x = _through_blocks(model, state, blank, action, _Pass(level=0.0))
+    heads = _read(model, state, x, options)
+    patches = None
+    if options.denoising_steps > 1:
+        patches = _sample(model, state, x, action, options)
+        clean = model.embedding.patch_embed(patches)
+        x = _through_blocks(model, state, clean, action, _Pass(1.0, write=True))
+        heads = _read(model, state, x, options)
+    else:
+        if options.decode:
+            patches = model.unembed(x)
+        if not last:
+            clean = (
+                model.reembed(x)
+                if patches is None
+                else model.embedding.patch_embed(patches)
+            )
+            level = written_level(model)
+            write = _Pass(level, write=True, read=False)
+            _through_blocks(model, state, clean, action, write)
+    state.visible = F.pad(state.visible, (0, 1), value=True)[..., 1:]
+    if not options.decode or patches is None:
+        return heads, None
+    return heads, model.patches.unpatchify(patches)
+
+
+def written_level(model: WorldModel) -> float:
+    """Return the noise level at which expected frames are remembered."""
+    return PREDICTED_LEVEL if model.config.self_forcing_prob else 1.0
+
+
+def _sample(
+    model: WorldModel,
+    state: RolloutState,
+    x: Tensor,
+    action: Tensor,
+    options: StepOptions,
+) -> Tensor:
+    """Denoise white noise to a frame, given the tokens x [B, n, S, D] of the expected one. Returns patches."""
+    shape = (*x.shape[:3], model.patches.size)
+    noise = torch.randn(
+        shape, generator=options.generator, device=x.device, dtype=x.dtype
+    )
+    patches = model.unembed(x)
+    for i in range(1, options.denoising_steps):
+        level = i / options.denoising_steps
+        noisy = level * patches + (1 - level) * noise
+        x = model.embedding.patch_embed(noisy)
+        x = _through_blocks(model, state, x, action, _Pass(level))
+        patches = model.unembed(x)
+    return patches
+
+
+def _through_blocks(
+    model: WorldModel, state: RolloutState, x: Tensor, action: Tensor, how: _Pass
+) -> Tensor:
+    """Pass one imagined frame x [B, n, S, D], reached by actions [B, n, A + 1], through all blocks."""
+    embedding = model.embedding
+    level = torch.full(action.shape[:2], how.level, device=x.device, dtype=x.dtype)
+    condition = embedding.action_embed(action) + embedding.noise(level)
+    executed = model.executed(action, state.action_limits)
+    if how.write:
+        everywhere = torch.ones_like(action[..., 0], dtype=torch.bool)
+        state.action_limits = model.limits_after(x, everywhere)
+    x = x + embedding.pos_embed + condition[..., None, :]
+    last = len(state.caches) - 1
+    for i, (block, cache) in enumerate(zip(model.layers, state.caches)):
+        read = how.read or i < last
+        frame = RolloutInputs(executed, state.visible, how.write, read)
+        x = block.imagine_step(x, condition, frame, cache)
+    return x
+
+
+def _read(
+    model: WorldModel, state: RolloutState, x: Tensor, options: StepOptions
+) -> HeadOutputs:
+    with torch.enable_grad() if options.heads_only else contextlib.nullcontext():
+        heads = model.heads(x)
+    if model.distance is not None and state.goal is not None:
+        heads.distance = model.distance(x, state.goal)
+    return heads
+
+
+def imagine_one(
+    model: WorldModel, memory: Memory, action: Tensor
+) -> tuple[HeadOutputs, Memory]:
+    """Imagine the frame that actions [B] or [B, A] lead to. Returns the heads [B] and a memory of the frame.
+
+    The numbers are those of `imagine`. Every call copies the memory.
+    """
+    action = action[:, None]
+    none = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
+    trajectory = Trajectory(action, is_first=none, writes=none)
+    blank = model.embedding.blank(*none.shape)[:, :, None]
+    unknown = torch.zeros_like(blank[..., 0, 0])
+    x, _ = model.run(blank, unknown, trajectory, memory)
+    heads = model.heads(x[:, 0, 0])
+    trajectory.writes = ~none
+    level = torch.full_like(unknown, written_level(model))
+    _, memory = model.run(model.reembed(x), level, trajectory, memory)
+    return heads, memory

@@ -1,7 +1,7 @@
-"""Operations on the largest tensors of training, with their backward passes written out.
+"""Compute operations on the largest tensors of training, with explicit backward passes.
 
-On a CPU, training is bound by passes over memory. What autograd derives from many small steps makes more of them, and
-leaves gradients of products transposed in memory, where the next pass is slow. The numbers are the same.
+On a CPU, training is bound by passes over memory. Autograd derives more passes from many small steps. It also leaves
+gradients of products transposed in memory, where the next pass is slow. The numbers are the same.
 """
 
 from __future__ import annotations
@@ -14,37 +14,56 @@ from torch.autograd import Function
 
 
 def inner(A: Tensor, B: Tensor) -> Tensor:
-    """A [..., m, n], B [..., l, n], of one type -> A B^T [..., m, l]"""
+    """Return A B^T.
+
+    A [..., m, n], B [..., l, n], of one type -> [..., m, l]
+    """
     return cast("Tensor", _Inner.apply(A, B))
 
 
 def outer(A: Tensor, B: Tensor) -> Tensor:
-    """A [..., l, m], B [..., l, n], of one type -> A^T B [..., m, n]"""
+    """Return A^T B.
+
+    A [..., l, m], B [..., l, n], of one type -> [..., m, n]
+    """
     return cast("Tensor", _Outer.apply(A, B))
 
 
 def addcmul(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a + b * c, broadcast"""
+    """Return a + b * c, broadcast."""
     return cast("Tensor", _AddProduct.apply(a, b, c))
 
 
 def squares(
     predicted: Tensor, true: Tensor, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Means [...] over frames [..., S, n] of the squared errors times `weight` (of the same shape, or 1), and of the
-    squared errors alone; the second has no gradient, and only `predicted` gets one."""
+    """Return means over frames of squared errors: weighted, and not weighted.
+
+    predicted, true, weight (default: 1) [..., S, n] -> [...], [...]
+    The second has no gradient. Only `predicted` gets one.
+    """
     return cast("tuple[Tensor, Tensor]", _Squares.apply(predicted, true, weight))
 
 
 def carry(added: Tensor, kept: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-    """The state before each of k chunks [b, k, q, n] and after the last [b, q, n]: S [b, q, n] at first, of which each
-    chunk keeps a share by head, [b, k, h], and to which it adds [b, k, q, n]."""
+    """Carry states from chunk to chunk.
+
+    added [b, k, q, n]   what each of k chunks adds to the state
+    kept [b, k, h]       fraction of the state that each chunk keeps, by head
+    S [b, q, n]          state before the first chunk
+    -> states before each chunk [b, k, q, n], state after the last [b, q, n]
+    """
     return cast("tuple[Tensor, Tensor]", _Carry.apply(added, kept, S))
 
 
 def rotate(V: Tensor, angle: Tensor) -> Tensor:
-    """Turn the leading pairs of `V` [..., n] by `angle` [..., r], r <= n / 2; the rest stays as it is."""
-    return cast("Tensor", _Rotation.apply(V, angle)) if angle.shape[-1] else V
+    """Rotate the leading pairs of V [..., n] by angle [..., r], r <= n / 2.
+
+    Entry i is paired with entry r + i. The rest stays as it is.
+    """
+    if not angle.shape[-1]:
+        return V
+    return cast("Tensor", _Rotation.apply(V, angle))
 
 
 def at_least_float32(v: Tensor) -> Tensor:
@@ -83,14 +102,14 @@ class _AddProduct(Function):
         return torch.addcmul(a, b, c)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # autograd itself sums over what was broadcast
+    def backward(ctx, grad: Tensor):
+        # autograd itself sums over the axes that were broadcast
         b, c = ctx.saved_tensors
-        of_a, of_b, of_c = ctx.needs_input_grad
-        return (
-            grad if of_a else None,
-            grad * c if of_b else None,
-            grad * b if of_c else None,
-        )
+        needs_a, needs_b, needs_c = ctx.needs_input_grad
+        grad_a = grad if needs_a else None
+        grad_b = grad * c if needs_b else None
+        grad_c = grad * b if needs_c else None
+        return grad_a, grad_b, grad_c
 
 
 class _Squares(Function):
@@ -99,75 +118,82 @@ class _Squares(Function):
         error = (predicted.to(true.dtype) - true).flatten(-2)
         weighted = error if weight is None else error * weight.flatten(-2)
         ctx.save_for_backward(weighted)
-        ctx.shape, size = predicted.shape, error.shape[-1]
-        mean, plain = (
-            (weighted * error).sum(-1) / size,
-            torch.linalg.vector_norm(error, dim=-1).square() / size,
-        )
+        ctx.shape = predicted.shape
+        size = error.shape[-1]
+        mean = (weighted * error).sum(-1) / size
+        plain = torch.linalg.vector_norm(error, dim=-1).square() / size
         ctx.mark_non_differentiable(plain)
         return mean, plain
 
     @staticmethod
     def backward(ctx, grad: Tensor, _):
         (weighted,) = ctx.saved_tensors
-        grad = weighted * (2 / weighted.shape[-1] * grad)[..., None]
+        scale = 2 / weighted.shape[-1] * grad
+        grad = weighted * scale.unsqueeze(-1)
         return grad.view(ctx.shape), None, None
 
 
 class _Carry(Function):
     @staticmethod
     def forward(ctx, added: Tensor, kept: Tensor, S: Tensor):
-        before, rows = torch.empty_like(added), _rows(kept, S)
+        before = torch.empty_like(added)
+        kept_rows = _by_row(kept, S)
         for i in range(added.shape[1]):
             before[:, i] = S
-            S = torch.addcmul(added[:, i], rows[:, i], S)
+            S = torch.addcmul(added[:, i], kept_rows[:, i], S)
         ctx.save_for_backward(before, kept)
         return before, S
 
     @staticmethod
-    def backward(ctx, each: Tensor, grad: Tensor):
+    def backward(ctx, grad_before: Tensor, grad: Tensor):
         before, kept = ctx.saved_tensors
-        added, rows = torch.empty_like(before), _rows(kept, grad)
+        grad_added = torch.empty_like(before)
+        kept_rows = _by_row(kept, grad)
         for i in range(before.shape[1] - 1, -1, -1):
-            added[:, i] = grad
-            grad = torch.addcmul(each[:, i], rows[:, i], grad)
-        share = torch.linalg.vecdot(
-            *(v.unflatten(2, (kept.shape[-1], -1)).flatten(3) for v in (added, before))
-        )
-        return added, share, grad
+            grad_added[:, i] = grad
+            grad = torch.addcmul(grad_before[:, i], kept_rows[:, i], grad)
+        heads = kept.shape[-1]
+        added_by_head = grad_added.unflatten(2, (heads, -1)).flatten(3)
+        before_by_head = before.unflatten(2, (heads, -1)).flatten(3)
+        grad_kept = torch.linalg.vecdot(added_by_head, before_by_head)
+        return grad_added, grad_kept, grad
 
 
-def _rows(kept: Tensor, S: Tensor) -> Tensor:
-    """A number for each head [b, k, h] -> for each row of the state [b, k, q, 1]"""
-    return kept.repeat_interleave(S.shape[1] // kept.shape[-1], -1)[..., None]
+def _by_row(kept: Tensor, S: Tensor) -> Tensor:
+    """Repeat numbers [b, k, h] of heads for the rows of a state S [b, q, n]. Returns [b, k, q, 1]."""
+    rows = S.shape[1] // kept.shape[-1]
+    return kept.repeat_interleave(rows, -1).unsqueeze(-1)
 
 
 class _Rotation(Function):
     @staticmethod
     def forward(ctx, V: Tensor, angle: Tensor) -> Tensor:
         cos, sin = angle.cos(), angle.sin()
-        out = _turned(V, cos, sin)
+        out = _rotated(V, cos, sin)
         ctx.save_for_backward(out, cos, sin)
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         out, cos, sin = ctx.saved_tensors
-        r, angle = cos.shape[-1], None
-        if ctx.needs_input_grad[
-            1
-        ]:  # a point on a circle moves at a right angle to where it is
-            angle = torch.addcmul(
-                out[..., :r] * grad[..., r : 2 * r],
-                out[..., r : 2 * r],
-                grad[..., :r],
-                value=-1,
-            )
-        return _turned(grad, cos, -sin), angle
+        grad_angle = None
+        if ctx.needs_input_grad[1]:
+            # a rotating point (x, y) moves along (-y, x)
+            x, y = _pairs(out, cos.shape[-1])
+            grad_x, grad_y = _pairs(grad, cos.shape[-1])
+            grad_angle = torch.addcmul(x * grad_y, y, grad_x, value=-1)
+        return _rotated(grad, cos, -sin), grad_angle
 
 
-def _turned(V: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    r, out = cos.shape[-1], V.clone()
-    out[..., :r].mul_(cos).addcmul_(V[..., r : 2 * r], sin, value=-1)
-    out[..., r : 2 * r].mul_(cos).addcmul_(V[..., :r], sin)
+def _pairs(V: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Return first and second entries of the leading r pairs of V [..., n]."""
+    return V[..., :r], V[..., r : 2 * r]
+
+
+def _rotated(V: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out = V.clone()
+    x, y = _pairs(V, cos.shape[-1])
+    out_x, out_y = _pairs(out, cos.shape[-1])
+    out_x.mul_(cos).addcmul_(y, sin, value=-1)
+    out_y.mul_(cos).addcmul_(x, sin)
     return out

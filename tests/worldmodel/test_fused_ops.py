@@ -1,8 +1,8 @@
-"""Backward passes that are written out: right to float64, and equal to what autograd makes of the same formula."""
+"""Test the explicit backward passes in float64, against the plain formulas."""
 
 import pytest
 import torch
-from lssvwm.worldmodel import fused_ops as gradients
+from lssvwm.worldmodel import fused_ops
 
 
 def drawn(*shapes):
@@ -13,19 +13,19 @@ def drawn(*shapes):
     ]
 
 
-def test_products():
+def test_products_equal_plain_formulas():
     A, B = drawn((2, 3, 5), (2, 4, 5))
-    assert torch.equal(gradients.inner(A, B), A @ B.mT)
-    assert torch.autograd.gradcheck(gradients.inner, (A, B))
+    assert torch.equal(fused_ops.inner(A, B), A @ B.mT)
+    assert torch.autograd.gradcheck(fused_ops.inner, (A, B))
     A, B = drawn((2, 5, 3), (2, 5, 4))
-    assert torch.equal(gradients.outer(A, B), A.mT @ B)
-    assert torch.autograd.gradcheck(gradients.outer, (A, B))
+    assert torch.equal(fused_ops.outer(A, B), A.mT @ B)
+    assert torch.autograd.gradcheck(fused_ops.outer, (A, B))
 
 
-def test_gradients_of_products_lie_in_memory_as_the_factors_do():
+def test_gradients_of_products_are_contiguous():
     for f, shapes in (
-        (gradients.inner, ((2, 3, 5), (2, 4, 5))),
-        (gradients.outer, ((2, 5, 3), (2, 5, 4))),
+        (fused_ops.inner, ((2, 3, 5), (2, 4, 5))),
+        (fused_ops.outer, ((2, 5, 3), (2, 5, 4))),
     ):
         A, B = drawn(*shapes)
         assert all(
@@ -42,51 +42,51 @@ def test_gradients_of_products_lie_in_memory_as_the_factors_do():
         [(2, 3, 4), (3, 1), (2, 3, 4)],
     ],
 )
-def test_sum_and_product(shapes):
+def test_addcmul_equals_torch(shapes):
     a, b, c = drawn(*shapes)
-    assert torch.equal(gradients.addcmul(a, b, c), torch.addcmul(a, b, c))
-    assert torch.autograd.gradcheck(gradients.addcmul, (a, b, c))
+    assert torch.equal(fused_ops.addcmul(a, b, c), torch.addcmul(a, b, c))
+    assert torch.autograd.gradcheck(fused_ops.addcmul, (a, b, c))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_squares(weighted):
+def test_squares_are_means_over_frames(weighted):
     predicted, true, weight = drawn((2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5))
     true, weight = true.detach(), weight.detach().abs() if weighted else None
-    mean, plain = gradients.squares(predicted, true, weight)
+    mean, plain = fused_ops.squares(predicted, true, weight)
     error = (predicted - true).square()
     assert torch.allclose(plain, error.mean((-1, -2))) and not plain.requires_grad
     assert torch.allclose(
         mean, (error * (1 if weight is None else weight)).mean((-1, -2))
     )
     assert torch.autograd.gradcheck(
-        lambda x: gradients.squares(x, true, weight)[0], (predicted,)
+        lambda x: fused_ops.squares(x, true, weight)[0], (predicted,)
     )
 
 
-def test_squares_are_summed_up_in_float32_under_autocast():
+def test_squares_stay_in_float32_under_autocast():
     predicted, true = (x.detach().float() for x in drawn((2, 3, 4, 50), (2, 3, 4, 50)))
     with torch.autocast("cpu", torch.bfloat16):
-        low = gradients.squares(predicted, true, true)
-    for a, b in zip(low, gradients.squares(predicted, true, true)):
+        low = fused_ops.squares(predicted, true, true)
+    for a, b in zip(low, fused_ops.squares(predicted, true, true)):
         assert torch.equal(a, b)
 
 
-def test_states_are_carried():
+def test_carry_equals_recurrence():
     added, kept, S = drawn((2, 3, 4, 5), (2, 3, 2), (2, 4, 5))
-    before, last = gradients.carry(added, kept, S)
+    before, last = fused_ops.carry(added, kept, S)
     state = S
     for i in range(3):
         assert torch.allclose(before[:, i], state)
         state = added[:, i] + kept[:, i].repeat_interleave(2, -1)[..., None] * state
     assert torch.allclose(last, state)
-    assert torch.autograd.gradcheck(gradients.carry, (added, kept, S))
+    assert torch.autograd.gradcheck(fused_ops.carry, (added, kept, S))
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (5, 1)])
-def test_rotation_turns_pairs_and_its_gradient_is_right(shape):
+def test_rotate_turns_leading_pairs(shape):
     V, angle = drawn((2, 5, 8), shape)
-    out, r = gradients.rotate(V, angle), shape[-1]
+    out, r = fused_ops.rotate(V, angle), shape[-1]
     pairs, turned = (torch.complex(x[..., :r], x[..., r : 2 * r]) for x in (V, out))
     assert torch.allclose(turned, pairs * torch.polar(torch.ones_like(angle), angle))
     assert torch.equal(out[..., 2 * r :], V[..., 2 * r :])
-    assert torch.autograd.gradcheck(gradients.rotate, (V, angle))
+    assert torch.autograd.gradcheck(fused_ops.rotate, (V, angle))

@@ -58,10 +58,19 @@ def describe(
                 name,
                 _values(schema),
                 plain_data(default),
-                schema.get("description", ""),
+                documentation(cls, field.name),
             )
         else:
             yield from describe(section, _mapping(plain.get(field.name)), f"{name}.")
+
+
+def documentation(cls: type, name: str) -> str:
+    """Return the text below a field, in the class or in the one that it inherits the field from."""
+    for owner in cls.__mro__:
+        field = getattr(owner, "__pydantic_fields__", {}).get(name)
+        if field is not None and field.description:
+            return field.description
+    return ""
 
 
 def section_class(hint: Any, default: Any, plain: Any) -> type | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
+import yaml
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.composition import compose, from_checkpoint, to_dict
+from lssvwm.agent.config.migration import FORMAT_VERSION
 from lssvwm.agent.config.presets import GROUPS, config_dir, options
+from lssvwm.agent.config.reference import describe
 from lssvwm.agent.config.settings import (
+    BenchmarkRunConfig,
     CheckpointConfig,
     Config,
     RecordRunConfig,
@@ -17,7 +22,7 @@ from lssvwm.agent.config.settings import (
 from lssvwm.agent.config.validation import nearest
 from lssvwm.agent.errors import UserError
 from lssvwm.envs import RecallConfig, TMazeConfig
-from lssvwm.planners import CEMConfig, MPPIConfig, ShootingConfig
+from lssvwm.planners import PLANNER_CONFIGS, CEMConfig, MPPIConfig, ShootingConfig
 from lssvwm.worldmodel import ModelConfig
 
 from lssvwm import envs
@@ -297,3 +302,40 @@ def test_from_checkpoint_names_unknown_saved_settings(saved: dict) -> None:
         match=r"the checkpoint's configuration does not fit.*model\.flavour=x",
     ):
         from_checkpoint(saved, [])
+
+
+COMMANDS = (Config, CheckpointConfig, RecordRunConfig, BenchmarkRunConfig)
+
+
+@pytest.mark.parametrize("cls", COMMANDS)
+def test_describe_documents_every_setting(cls: type) -> None:
+    for kinds in [{}, *({"planner": {"kind": kind}} for kind in PLANNER_CONFIGS)]:
+        for setting in describe(cls, kinds):
+            assert setting.about.endswith((".", "`")), setting.name
+            assert setting.takes != "any value", setting.name
+    for kind in envs.ENV_CONFIGS:
+        named = [s for s in describe(cls, {"env": {"kind": kind}}) if s.group == "env"]
+        assert all(setting.about for setting in named)
+        assert named[0].default == kind
+
+
+def test_describe_states_type_and_range() -> None:
+    found = {setting.name: setting for setting in describe(RecordRunConfig)}
+    assert found["train.steps"].takes == "a whole number of at least 0"
+    assert found["train.episode_start_prob"].takes == "a number from 0 to 1"
+    assert found["record.mode"].takes.startswith("open_loop or plan or")
+    assert found["train.init"].takes == "a text or null"
+    assert found["train.collect.mix"].takes == "{name: value, ...}, each value a number"
+    assert found["train.collect.mix"].default == {"random": 1.0}
+    assert found["planner.kind"].default == "cem"
+
+
+def test_rewrite_upgrades_a_saved_configuration(tmp_path) -> None:
+    file = tmp_path / "config.yaml"
+    shutil.copy(config_dir() / "pretrained" / "tmaze" / "config.yaml", file)
+    before = from_checkpoint(configuration.read(file), [])
+    configuration.rewrite(file)
+    written = yaml.safe_load(file.read_text())
+    assert written["format_version"] == FORMAT_VERSION
+    assert {"record", "benchmark", "checkpoint"}.isdisjoint(written)
+    assert from_checkpoint(configuration.read(file), []) == before

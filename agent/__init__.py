@@ -1,4 +1,4 @@
-"""The agent: it observes frames into memory, plans in imagination, and acts in the TorchRL loop.
+"""An agent that observes into memory, plans in imagination, and acts in the TorchRL loop.
 
     agent = load("tmaze")
     state = agent.observe(agent.initial(1), frame, last_action, is_first)

@@ -32,29 +32,29 @@ ROWS = 1024
 class ObjectiveConfig:
     """Define the value of an imagined rollout."""
 
-    reward: float = Field(1.0, allow_inf_nan=False)
+    reward: float = Field(default=1.0, allow_inf_nan=False)
     """Weight of the discounted return. 0: rewards do not count."""
 
-    goal: float = Field(0.0, allow_inf_nan=False)
+    goal: float = Field(default=0.0, allow_inf_nan=False)
     """Weight of the predicted steps to the goal image, averaged over the horizon. 0: goal images do not count."""
 
-    novelty: float = Field(0.0, allow_inf_nan=False)
+    novelty: float = Field(default=0.0, allow_inf_nan=False)
     """Weight of the discounted sum of predicted frame errors, for exploration. 0: novelty does not count."""
 
-    discount: float | None = Field(None, ge=0, le=1)
+    discount: float | None = Field(default=None, ge=0, le=1)
     """Discount per step of rewards and novelty. null: `model.discount`, with which the value was trained."""
 
-    bootstrap: float = Field(0.5, ge=0, le=1)
+    bootstrap: float = Field(default=0.5, ge=0, le=1)
     """Share of the value at the end of the horizon that counts as return. Below 1, because the value was learned from
     policies that may know more than the agent's memory."""
 
-    denoising_steps: int = Field(1, ge=1)
+    denoising_steps: int = Field(default=1, ge=1)
     """Denoising steps of each imagined frame. 1: the expected frame; more: a sample."""
 
-    samples: int = Field(1, ge=1)
+    samples: int = Field(default=1, ge=1)
     """Rollouts imagined of each candidate; more than 1 needs denoising_steps > 1."""
 
-    std_penalty: float = Field(0.0, allow_inf_nan=False)
+    std_penalty: float = Field(default=0.0, allow_inf_nan=False)
     """Penalty on the standard deviation of the samples' values, subtracted from their mean. 0: none."""
 
     def __post_init__(self) -> None:
@@ -243,6 +243,6 @@ class Prefixes:
 
 
 def _parts(environments: int, rollouts: int) -> list[slice]:
-    """Split environments with so many rollouts each, so that a part has about ROWS of them."""
+    """Split environments into parts of about ROWS rollouts."""
     size = max(1, ROWS // rollouts)
     return [slice(start, start + size) for start in range(0, environments, size)]

@@ -53,9 +53,10 @@ class PlanPolicy(TensorDictModuleBase):
 
 
 class GuidedPolicy(TensorDictModuleBase):
-    """Collect data with an agent: a guide walks in the context, where the agent only observes.
+    """Let an agent collect data, guided through the context.
 
-    After the context the agent plans, or acts by its policy head.
+    In the context a guide walks and the agent only observes.
+    After it the agent plans, or acts by its policy head.
     Its memory stays here, because a collector would store it with every frame.
 
     plans: whether the agent plans
@@ -113,7 +114,7 @@ def _observe(agent: Agent, state: AgentState, tensordict: TensorDictBase) -> Age
 
 
 def to_tensordict(state: AgentState) -> TensorDict:
-    """Return memory and plan as a TensorDict [B]; goals and new plans are not part of it."""
+    """Return memory and plan as a TensorDict [B]."""
     plan = {} if state.plan is None else dict(vars(state.plan))
     parts = {"memory": state.memory.to_tensordict(), "used": state.used, "plan": plan}
     return TensorDict(parts, batch_size=[len(state)])

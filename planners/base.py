@@ -1,4 +1,4 @@
-"""Types that a planner shares with its caller: action spaces, `Plan`, proposals, and the functions it calls.
+"""Types that planners share with their callers: action spaces, plans, proposals, functions.
 
 Shapes: B environments, N candidates, H planning horizon, E elites, n discrete actions,
 A choices or continuous dimensions.

@@ -96,7 +96,10 @@ class Categorical:
         return probs * (1 - spread) + MIN_PROB * exists
 
     def reuse(self, state: Tensor, planned: Tensor) -> Tensor:
-        """Blend the state with the prior for a warm start; beyond `planned` [B] use the prior."""
+        """Blend the state with the prior, for a warm start.
+
+        Beyond `planned` [B] steps, use the prior alone.
+        """
         share = torch.where(is_planned(state, planned), PRIOR_MIX, 1.0)
         return torch.lerp(state, self.prior(len(state), state.device), share)
 
@@ -179,9 +182,9 @@ class Gaussian:
         return torch.stack([fitted[:, :, 0], fitted[:, :, 1].maximum(least)], 2)
 
     def reuse(self, state: Tensor, planned: Tensor) -> Tensor:
-        """Widen the state for a warm start: keep the mean, blend the deviation with the prior's.
+        """Blend the standard deviation with the prior's, for a warm start; keep the mean.
 
-        Beyond `planned` [B] steps, use the prior.
+        Beyond `planned` [B] steps, use the prior alone.
         """
         kept = state.new_tensor([0.0, PRIOR_MIX])[:, None]
         share = torch.where(is_planned(state, planned), kept, 1.0)

@@ -17,7 +17,7 @@ class MPPIConfig(SearchConfig):
 
     kind: Literal["mppi"] = "mppi"
 
-    temperature: float = Field(0.2, gt=0, allow_inf_nan=False)
+    temperature: float = Field(default=0.2, gt=0, allow_inf_nan=False)
     """Temperature of the weights, in units of the gap between best and median score."""
 
 
@@ -41,6 +41,6 @@ class MPPI(Search):
         usable = scores.masked_fill(scores <= WORST, float("nan"))
         median = usable.nanmedian(1, keepdim=True).values
         gap = (best - median).nan_to_num(nan=0.0)
-        # Equal scores must not divide by zero, nor round to noise beside a large best score.
+        # Equal scores must not divide by zero, and rounding of large scores is no gap.
         gap = gap.clamp(min=1e-30).maximum(1e-6 * best.abs())
         return ((scores - best) / (self.temperature * gap)).exp()

@@ -27,33 +27,33 @@ class SearchConfig:
     kind: str
     """Name of the planner."""
 
-    candidates: int = Field(128, ge=1)
+    candidates: int = Field(default=128, ge=1)
     """Action sequences that are scored in each iteration."""
 
-    horizon: int = Field(16, ge=1)
+    horizon: int = Field(default=16, ge=1)
     """Actions in each sequence."""
 
-    iterations: int = Field(3, ge=1)
+    iterations: int = Field(default=3, ge=1)
     """Rounds of drawing and scoring candidates."""
 
-    elites: int = Field(16, ge=1)
+    elites: int = Field(default=16, ge=1)
     """Best candidates that the plan reports and CEM fits, at most `candidates`."""
 
-    keep_elites: int = Field(4, ge=1)
+    keep_elites: int = Field(default=4, ge=1)
     """Elites that compete again in the next iteration and in the next plan, at most `elites`."""
 
-    mutation_rate: float = Field(0.25, ge=0, le=1)
+    mutation_rate: float = Field(default=0.25, ge=0, le=1)
     """Share of candidates that are kept elites with one step removed, replaced or inserted, from the second
     iteration on. 0: none."""
 
-    noise_hold_prob: float | None = Field(None, ge=0, le=1)
+    noise_hold_prob: float | None = Field(default=None, ge=0, le=1)
     """Probability that a step of a candidate repeats the random draw of the step before. null: 0.3 for discrete
     and 0.8 for continuous actions."""
 
-    init_std: float = Field(0.7, ge=MIN_STD, allow_inf_nan=False)
+    init_std: float = Field(default=0.7, ge=MIN_STD, allow_inf_nan=False)
     """Standard deviation of continuous actions in the first iteration, in half ranges of the action."""
 
-    time_budget: float = Field(0.0, ge=0, allow_inf_nan=False)
+    time_budget: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Seconds for a plan; iterations that would end later are left out. 0: no limit."""
 
     def __post_init__(self) -> None:

@@ -6,13 +6,14 @@ import torch
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policies import GuidedPolicy, PlanPolicy, ScriptedPolicy
 from lssvwm.envs import CountingConfig, TMazeConfig, make
+from lssvwm.envs.base import Mixture
 from lssvwm.envs.counting import decode
 from lssvwm.envs.torchrl_env import TorchRLEnv
 from lssvwm.worldmodel import WorldModel
 from tensordict import TensorDict
 from torchrl.collectors import Collector
 
-from tests.agent.conftest import MPC, PLANNER, TINY
+from tests.agent.conftest import MPC, PLANNER, TINY, random_model
 
 
 class Witness(Agent):
@@ -62,10 +63,16 @@ def expected_frames(is_first):
 
 @pytest.mark.parametrize("stops", [True, False])
 def test_plain_rollout_keeps_memory(stops):
-    """Slots end at different times, so that some are reset while others go on."""
-    env = make(TMazeConfig(length=4, arm=1, budget=30), 6)
-    agent = Agent(WorldModel(TINY, env.frame_shape, 4), PLANNER, mpc=MPC)
-    out = TorchRLEnv(env).rollout(60, PlanPolicy(agent), break_when_any_done=stops)
+    """Explorers end episodes at different times: some slots are reset, others go on."""
+    env = make(TMazeConfig(length=5), 4)
+    agent = Agent(random_model(env.frame_shape), PLANNER, mpc=MPC)
+    policy = PlanPolicy(agent)
+    explorer = Mixture(env, {"oracle": 1, "noop": 1}, seed=0)
+
+    def act(tensordict):
+        return policy(tensordict).set("action", torch.from_numpy(explorer.act()))
+
+    out = TorchRLEnv(env).rollout(40, act, break_when_any_done=stops)
     first = out["is_first"][..., 0].numpy()
     found = out["agent", "memory", "frames"].numpy()
     assert (found == expected_frames(first)).all() and found.max() > 3

@@ -1,4 +1,4 @@
-"""Benchmarks measure what they say, and write it."""
+"""Test the benchmarks of speed: models, mazes, rollouts and decisions."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ def quick(monkeypatch):
         monkeypatch.setattr(benchmark, name, value)
 
 
-def test_speed_of_every_model_operation_and_context(tmp_path, capsys):
+def test_speed_measures_every_model_and_context(tmp_path, capsys):
     assert cli.main(["benchmark", "speed", "threads=1", f"output={tmp_path}"]) == 0
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     found = {(r["model"], r["operation"], r["context"]) for r in rows}
@@ -42,7 +42,7 @@ def test_speed_of_every_model_operation_and_context(tmp_path, capsys):
     assert "wrote" in capsys.readouterr().out
 
 
-def test_frames_per_second_of_every_maze(tmp_path):
+def test_envs_measures_every_maze(tmp_path):
     assert cli.main(["benchmark", "envs", f"output={tmp_path}"]) == 0
     rows = json.loads((tmp_path / "envs.json").read_text())["rows"]
     assert {r["env"] for r in rows} == set(benchmark.MAZES)
@@ -53,12 +53,12 @@ def test_frames_per_second_of_every_maze(tmp_path):
     ("given", "hint"),
     [([], ""), (["planing"], "did you mean planning? "), (["threads=1"], "")],
 )
-def test_an_unknown_benchmark_is_one_line(given, hint, capsys):
+def test_unknown_benchmark_is_reported_in_one_line(given, hint, capsys):
     assert cli.main(["benchmark", *given]) == 2
     assert f"which benchmark? {hint}there are: envs, speed" in capsys.readouterr().err
 
 
-def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(
+def test_decide_measures_every_variant(
     tmp_path, monkeypatch
 ):
     small = {
@@ -66,8 +66,6 @@ def test_decisions_are_timed_in_every_way_and_torchrls_takes_more_memory(
         "horizon": 4,
         "iterations": 2,
         "elites": 4,
-        "replan": 1,
-        "proposals": 0,
         "keep_elites": 2,
     }
     beam = {"width": 4, "horizon": 4, "elites": 4, "keep_elites": 2}

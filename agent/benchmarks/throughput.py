@@ -1,4 +1,9 @@
-"""`lssvwm benchmark`: speed of the environments and of the models, measured; prints a table and writes it as JSON."""
+"""Measure the speed of environments, models and rollouts.
+
+envs     frames per second of the mazes
+speed    seconds per frame of observing, imagining and training, by frames in memory
+fork     many futures of one memory, compared with copies of the memory
+"""
 
 from __future__ import annotations
 
@@ -28,132 +33,127 @@ from lssvwm import envs as environments
 
 MODELS = ("small", "window", "attention", "gru")
 CONTEXTS = (64, 256, 1024, 4096, 8192)
+"""Frames in memory."""
 LENGTHS = (128, 256, 512, 2048)
-LONGEST = {"attention": 256}  # frames of a training sequence that still fit into memory
+"""Frames in a training sequence."""
+LONGEST = {"attention": 256}
+"""Longest training sequences that fit into memory, for models with a limit."""
 FRAME, ACTIONS = (3, 64, 64), 3
 MAZES = ("tmaze", "return", "recall", "scavenge")
+BATCHES = (16, 64)
 FORKED, CANDIDATES, HORIZONS = ("small", "untiled", "tile1", "base"), 1024, (4, 16)
 ROUNDS = 3
 SECONDS = 1.0
 
+Row = dict[str, Any]
+
 
 def envs(config: Config, output: Path) -> Path:
-    """Frames per second of the maze engine alone and through TorchRL, random actions, on one thread."""
+    """Measure frames per second of the mazes, alone and through TorchRL, on one thread.
+
+    Actions are random. Returns the JSON file.
+    """
     torch.set_num_threads(1)
-    rows = []
+    rows: list[Row] = []
     for kind in MAZES:
-        for batch in (16, 64):
+        for batch in BATCHES:
             env = environments.make(ENV_CONFIGS[kind](), batch)
-            engine = _rate(_engine(env), batch)
-            torchrl = _rate(_torchrl(env), batch)
-            rows.append(
-                {"env": kind, "batch": batch, "engine": engine, "torchrl": torchrl}
-            )
+            row: Row = {"env": kind, "batch": batch}
+            row["engine"] = _rate(_engine(env), batch)
+            row["torchrl"] = _rate(_torchrl(env), batch)
+            rows.append(row)
             print(
-                f"{kind:<10} {batch:>3} environments  engine {engine:>8,.0f} frames/s  TorchRL {torchrl:>8,.0f}"
+                f"{kind:<10} {batch:>3} environments  "
+                f"engine {row['engine']:>8,.0f} frames/s  "
+                f"TorchRL {row['torchrl']:>8,.0f}"
             )
-    return _write(
-        output / "envs.json", {"command": "lssvwm benchmark envs", "threads": 1}, rows
-    )
+    return _write(output / "envs.json", rows)
 
 
 def speed(config: Config, output: Path) -> Path:
-    """Seconds and bytes per frame of each model, against the frames in memory (observe, imagine) or in a sequence
-    (train). Attention caches as many frames as the context has; ours and the GRU really observe them."""
+    """Measure seconds and bytes per frame of each model, by frames in memory.
+
+    Attention caches as many frames as the context has; the caches are filled with
+    noise. The other models observe the context. Returns the JSON file.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     cases = [case for name in MODELS for case in _cases(name)]
-    times: list[list[float]] = [[] for _ in cases]
-    progress = Progress("benchmark", ROUNDS * len(cases), "measurements")
-    for i in range(ROUNDS):  # all in turn, so that a busy moment hits every row
-        for j, case in enumerate(cases):
-            times[j].append(_seconds(case.run) / case.frames)
-            progress.update(i * len(cases) + j + 1)
-    progress.close()
-    rows = []
+    times = _timed(cases)
+    rows: list[Row] = []
+    first: dict[tuple[str, str], float] = {}  # seconds with the shortest context
     for case, taken in zip(cases, times):
-        row = {
-            "model": case.model,
-            "operation": case.operation,
-            "context": case.context,
-        }
-        rows.append(
-            row
-            | {"seconds_per_frame": median(taken), "memory_bytes": case.memory_bytes}
+        seconds = median(taken)
+        base = first.setdefault((case.model, case.operation), seconds)
+        row: Row = {"model": case.model, "operation": case.operation}
+        row["context"] = case.context
+        row["seconds_per_frame"] = seconds
+        row["memory_bytes"] = case.memory_bytes
+        row["ratio"] = seconds / base
+        rows.append(row)
+        print(
+            f"{case.model:<10} {case.operation:<8} {case.context:>5} frames "
+            f"{1e3 * seconds:>9.3f} ms a frame  x {row['ratio']:>6.2f}  "
+            f"{case.memory_bytes:>12,} bytes"
         )
-    for row in rows:
-        first = next(
-            r
-            for r in rows
-            if (r["model"], r["operation"]) == (row["model"], row["operation"])
-        )
-        row["ratio"] = row["seconds_per_frame"] / first["seconds_per_frame"]
-        name = f"{row['model']:<10} {row['operation']:<8} {row['context']:>5} frames"
-        took = (
-            f"{1e3 * row['seconds_per_frame']:>9.3f} ms a frame  x {row['ratio']:>6.2f}"
-        )
-        print(f"{name} {took}  {row['memory_bytes']:>12,} bytes")
-    return _write(
-        output / "speed.json",
-        {"command": "lssvwm benchmark speed", "threads": torch.get_num_threads()},
-        rows,
-    )
+    return _write(output / "speed.json", rows)
 
 
 def fork(config: Config, output: Path) -> Path:
-    """Time and memory of imagining many futures of one memory, against as many copies of it stepped on their own."""
+    """Compare many futures of one memory with as many copies of it.
+
+    Returns the JSON file.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     rows = []
     for name in FORKED:
         for horizon in HORIZONS:
-            model = _model(name, 0).eval()
-            memory, _ = _without_grad(model.observe, model.initial(1), *_frames(1, 64))
-            actions = torch.randint(0, ACTIONS, (CANDIDATES, 1, horizon))
-            ways = {
-                "fork": partial(
-                    _rollout, model, memory, actions.transpose(0, 1), False
-                ),
-                "copies": partial(_rollout, model, memory, actions, True),
-            }
-            taken: dict[str, list[float]] = {way: [] for way in ways}
-            kept = {}
-            for _ in range(ROUNDS):
-                for way, run in ways.items():
-                    begun = time.perf_counter()
-                    kept[way], forms = run()
-                    taken[way].append(time.perf_counter() - begun)
-                    if way == "fork":
-                        chosen = forms
-            row = {
-                "model": name,
-                "horizon": horizon,
-                "candidates": CANDIDATES,
-                "forms": chosen,
-            }
-            for way in ways:
-                row |= {f"{way}_seconds": median(taken[way]), f"{way}_bytes": kept[way]}
+            row = _fork_row(name, horizon)
             rows.append(row)
+            time_ratio = row["fork_seconds"] / row["copies_seconds"]
+            size_ratio = row["fork_bytes"] / row["copies_bytes"]
             print(
-                f"{name:<10} horizon {horizon:>3}  {', '.join(chosen):<16} "
-                f"time x {row['fork_seconds'] / row['copies_seconds']:.2f} of copies, "
-                f"memory x {row['fork_bytes'] / row['copies_bytes']:.2f} ({row['fork_bytes'] / 1e6:,.0f} MB)"
+                f"{name:<10} horizon {horizon:>3}  {', '.join(row['forms']):<16} "
+                f"time x {time_ratio:.2f} of copies, "
+                f"memory x {size_ratio:.2f} ({row['fork_bytes'] / 1e6:,.0f} MB)"
             )
-    return _write(
-        output / "fork.json",
-        {"command": "lssvwm benchmark fork", "threads": torch.get_num_threads()},
-        rows,
-    )
+    return _write(output / "fork.json", rows)
+
+
+def _fork_row(name: str, horizon: int) -> Row:
+    """Measure one model and horizon; both ways take turns."""
+    model = _model(name).eval()
+    memory, _ = _without_grad(model.observe, model.initial(1), *_frames(1, 64))
+    actions = torch.randint(0, ACTIONS, (CANDIDATES, 1, horizon))
+    ways = {
+        "fork": partial(_rollout, model, memory, actions.transpose(0, 1), False),
+        "copies": partial(_rollout, model, memory, actions, True),
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    row: Row = {"model": name, "horizon": horizon, "candidates": CANDIDATES}
+    for _ in range(ROUNDS):
+        for way, run in ways.items():
+            begun = time.perf_counter()
+            size, forms = run()
+            seconds[way].append(time.perf_counter() - begun)
+            row[f"{way}_bytes"] = size
+            if way == "fork":
+                row["forms"] = forms
+    return row | {f"{way}_seconds": median(taken) for way, taken in seconds.items()}
 
 
 @torch.no_grad()
 def _rollout(
     model: WorldModel, memory: Memory, actions: Tensor, copied: bool
 ) -> tuple[int, list[str]]:
-    """Imagine actions [B, n, H] from one memory, or from as many copies of it; the bytes that the candidates kept of
-    their own, and in which form."""
+    """Imagine actions [B, n, H] from one memory, or from as many copies of it.
+
+    Returns the bytes that the candidates keep of their own, and the class of the cache
+    of each layer.
+    """
     if copied:
         memory = Memory.cat([memory] * len(actions))
     state = imagination.start(model, memory, actions.shape[1], actions.shape[2])
@@ -168,76 +168,73 @@ def _rollout(
 
 @dataclass
 class _Case:
+    """Describe one measurement; `frames` is the number of frames that `run` processes."""
+
     model: str
     operation: str
     context: int
     memory_bytes: int
-    frames: int  # that one run works on
+    frames: int
     run: Callable[[], Any]
 
 
 def _cases(name: str) -> list[_Case]:
-    """All measurements of one model."""
+    """Return all measurements of one model."""
     found = []
     for context in CONTEXTS:
         model = _model(name, context + 1).eval()
         memory = _filled(model, context)
-        one, actions = _frames(1, 1), torch.randint(0, ACTIONS, (1, 32, 8))
         size = memory.nbytes()
-        found.append(
-            _Case(
-                name,
-                "observe",
-                context,
-                size,
-                1,
-                partial(_without_grad, model.observe, memory, *one),
-            )
-        )
-        found.append(
-            _Case(
-                name,
-                "imagine",
-                context,
-                size,
-                32 * 8,
-                partial(_without_grad, model.imagine, memory, actions),
-            )
-        )
-    for length in (n for n in LENGTHS if n <= LONGEST.get(name, n)):
+        frame = _frames(1, 1)
+        actions = torch.randint(0, ACTIONS, (1, 32, 8))
+        observe = partial(_without_grad, model.observe, memory, *frame)
+        imagine = partial(_without_grad, model.imagine, memory, actions)
+        found.append(_Case(name, "observe", context, size, 1, observe))
+        found.append(_Case(name, "imagine", context, size, 32 * 8, imagine))
+    for length in LENGTHS:
+        if length > LONGEST.get(name, length):
+            continue
         model = _model(name, length).train()
-        found.append(
-            _Case(name, "train", length, 0, length, partial(_train, model, length))
-        )
+        train = partial(_train, model, length)
+        found.append(_Case(name, "train", length, 0, length, train))
     return found
 
 
-def _model(name: str, reach: int) -> WorldModel:
-    """A new model of this preset; full attention reaches over so many frames."""
-    overrides = [
-        f"model={name}",
-        *([f"model.mixer.window={reach}"] if name == "attention" else []),
-    ]
+def _timed(cases: list[_Case]) -> list[list[float]]:
+    """Return seconds per frame of ROUNDS measurements of each case.
+
+    Cases take turns, so that a busy moment of the machine affects all of them.
+    """
+    times: list[list[float]] = [[] for _ in cases]
+    progress = Progress("benchmark", ROUNDS * len(cases), "measurements")
+    for _ in range(ROUNDS):
+        for case, taken in zip(cases, times):
+            taken.append(_seconds(case.run) / case.frames)
+            progress.update(progress.done + 1)
+    progress.close()
+    return times
+
+
+def _model(name: str, window: int = 0) -> WorldModel:
+    """Build a model of a preset; full attention gets a window of `window` frames."""
+    overrides = [f"model={name}"]
+    if name == "attention":
+        overrides.append(f"model.mixer.window={window}")
     return WorldModel(compose(overrides).model, FRAME, ACTIONS)
 
 
 def _frames(batch: int, t: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random frames, actions, and no episode's beginning."""
+    """Return random frames and actions, and first flags that are all false."""
     pixels = torch.randint(0, 256, (batch, t, *FRAME), dtype=torch.uint8)
-    return (
-        pixels,
-        torch.randint(0, ACTIONS, (batch, t)),
-        torch.zeros(batch, t, dtype=torch.bool),
-    )
+    actions = torch.randint(0, ACTIONS, (batch, t))
+    return pixels, actions, torch.zeros(batch, t, dtype=torch.bool)
 
 
 @torch.no_grad()
 def _filled(model: WorldModel, context: int) -> Memory:
-    """A memory that holds `context` frames."""
+    """Return a memory that holds `context` frames."""
     memory = model.initial(1)
-    if (
-        model.config.mixer.kind == "attention"
-    ):  # to observe them one after the other would take long, and cost the same after
+    if model.config.mixer.kind == "attention":  # observing frames would take minutes
         for layer in memory.layers.values():
             layer["mixer"]["valid"].fill_(True)
             layer["mixer"]["key"].normal_()
@@ -254,18 +251,18 @@ def _without_grad(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _train(model: WorldModel, length: int) -> None:
-    """Forward and backward pass of one sequence."""
+    """Run the forward and backward pass of one sequence."""
     pixels, action, none = _frames(1, length)
-    loss, _, _ = model.loss(
-        Batch(pixels, action, torch.zeros(1, length), none, none, none)
-    )
+    batch = Batch(pixels, action, torch.zeros(1, length), none, none, none)
+    loss, _, _ = model.loss(batch)
     model.zero_grad()
     loss.backward()
 
 
 def _seconds(run: Callable[[], Any]) -> float:
-    """Of one run, the shortest of as many as fit into a little time."""
-    best, begun = math.inf, time.perf_counter()
+    """Return the seconds of the fastest of several runs."""
+    best = math.inf
+    begun = time.perf_counter()
     while best == math.inf or time.perf_counter() - begun < SECONDS / 5:
         at = time.perf_counter()
         run()
@@ -273,20 +270,27 @@ def _seconds(run: Callable[[], Any]) -> float:
     return best
 
 
-def _write(file: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
-    results.write_json(file, about | {"machine": platform.machine(), "rows": rows})
+def _write(file: Path, rows: list[Row]) -> Path:
+    """Write rows with the command, threads and machine."""
+    about = {
+        "command": f"lssvwm benchmark {file.stem}",
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
+    results.write_json(file, about | {"rows": rows})
     return file
 
 
 def _engine(env: BatchedEnv) -> Callable[[], Any]:
-    """One step of all environments, frame drawn; those that end begin anew."""
-    rng = np.random.default_rng(0)
+    """Return a function that steps all environments and draws their frames."""
     assert isinstance(env.actions, Discrete)
-    n, slots = env.actions.n, np.arange(env.batch)
+    rng = np.random.default_rng(0)
+    count = env.actions.n
+    slots = np.arange(env.batch)
     env.reset(slots, slots)
 
     def step() -> None:
-        result = env.step(rng.integers(0, n, env.batch))
+        result = env.step(rng.integers(0, count, env.batch))
         done = slots[result.terminated | result.truncated]
         if len(done):
             env.reset(done, rng.integers(0, 1 << 40, len(done)))
@@ -296,7 +300,7 @@ def _engine(env: BatchedEnv) -> Callable[[], Any]:
 
 
 def _torchrl(env: BatchedEnv) -> Callable[[], Any]:
-    """The same through TorchRL's own stepping."""
+    """Return a function that steps all environments through TorchRL."""
     wrapped = TorchRLEnv(env)
     state = [wrapped.reset()]
 
@@ -307,11 +311,12 @@ def _torchrl(env: BatchedEnv) -> Callable[[], Any]:
 
 
 def _rate(step: Callable[[], Any], batch: int) -> float:
-    """Median over rounds of frames per second."""
+    """Return frames per second, the median over rounds."""
     step()
     rates = []
     for _ in range(ROUNDS):
-        begun, steps = time.perf_counter(), 0
+        begun = time.perf_counter()
+        steps = 0
         while time.perf_counter() - begun < SECONDS:
             step()
             steps += 1

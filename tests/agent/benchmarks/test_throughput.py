@@ -58,9 +58,7 @@ def test_unknown_benchmark_is_reported_in_one_line(given, hint, capsys):
     assert f"which benchmark? {hint}there are: envs, speed" in capsys.readouterr().err
 
 
-def test_decide_measures_every_variant(
-    tmp_path, monkeypatch
-):
+def test_decide_measures_every_variant(tmp_path, monkeypatch):
     small = {
         "candidates": 16,
         "horizon": 4,
@@ -92,8 +90,8 @@ def test_decide_measures_every_variant(
     assert "| continuous, cem | 16 x 4 x 2 |" in (tmp_path / "decide.md").read_text()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak is told by Linux only")
-def test_the_peak_of_memory_is_what_a_call_took():
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone reports the peak")
+def test_peak_measures_memory_of_a_call():
     assert decide.peak(lambda: torch.ones(50_000_000).sum()) == pytest.approx(
         200e6, rel=0.2
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from lssvwm.agent.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -21,6 +25,8 @@ sys.path.insert(0, str(DOCS / "extensions"))
 import result_tables  # noqa: E402
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+FILE = re.compile(r"# ((?:planners/|worldmodel/|check_)[\w/]+\.py)\n")
+"""First line of a block that is a file of the package, or a script for a changed one."""
 RESULT_TABLE = re.compile(r"^```\{result-table\} (\S+)$", re.M)
 
 
@@ -45,8 +51,11 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 def python_blocks(page: Path) -> list[Block]:
     """Return the Python blocks that run on their own; files of the package are marked."""
-    marked = re.compile(r"# (planners|worldmodel)/")
-    return [b for b in blocks(page, "python") if not marked.match(b.text)]
+    return [b for b in blocks(page, "python") if not FILE.match(b.text)]
+
+
+GUIDES = {"new-planner": "planners", "new-memory": "worldmodel/mixers"}
+"""Guides that change the package, and the folder that they change."""
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -57,8 +66,20 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line[:7] == "lssvwm "]
 
 
+def is_complete(command: list[str]) -> bool:
+    """Return false for the name of a command, and for one with placeholders."""
+    group = command[1:] in (["benchmark"], ["evaluate"], ["train"], ["record"])
+    return not group and "NAME" not in " ".join(command)
+
+
 EXAMPLES = [page for page in PAGES if python_blocks(page)]
-COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
+COMMANDS = [
+    command
+    for page in PAGES
+    if page.stem not in GUIDES
+    for command in commands(page)
+    if is_complete(command)
+]
 
 
 @pytest.mark.parametrize("page", EXAMPLES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -67,6 +88,110 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch) -> None:
     scope: dict = {"__name__": "example"}
     for block in python_blocks(page):
         exec(compile(block.text, str(block), "exec"), scope)
+
+
+def _run_folders(folder: Path) -> None:
+    """Put trained models where the examples expect runs, and the guide's environment."""
+    for command in COMMANDS:
+        for run in re.findall(r"runs/[\w-]+", " ".join(command)):
+            target = folder / run
+            target.parent.mkdir(exist_ok=True)
+            if not target.exists():
+                target.symlink_to(ROOT / "configs" / "pretrained" / "tmaze")
+    guide = blocks(DOCS / "guides" / "custom-environment.md", "python")
+    (folder / "corridor.py").write_text(guide[0].text)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    _run_folders(folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", sorted(set(map(tuple, COMMANDS))), ids=" ".join)
+def test_commands_parse(command, workplace: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(workplace)
+    arguments = list(command[1:])
+    if arguments[0] == "doctor":
+        arguments.append("--help")
+    elif not {"--help", "--show"} & set(arguments):
+        arguments.append("--show")
+    assert main(arguments) == 0, capsys.readouterr().err
+
+
+def _apply(diff: str, root: Path) -> Path:
+    """Apply a diff of a guide: lines with + follow the line above, or replace it."""
+    header, *lines = diff.splitlines()
+    file = root / header.removeprefix("--- ")
+    text = file.read_text()
+    before = ""
+    for line in lines:
+        mark, content = line[0], line[1:] + "\n"
+        if mark == "+":
+            text = text.replace(before, before + content, 1)
+        else:
+            assert text.count(content) == 1, f"{file}: {content}"
+        if mark == "-":
+            text = text.replace(content, "\0\n")
+            content = "\0\n"
+        before = content
+    file.write_text(text.replace("\0\n", ""))
+    return file
+
+
+def _copy_of_the_package(target: Path) -> None:
+    for name in ("agent", "envs", "planners", "worldmodel", "configs"):
+        shutil.copytree(
+            ROOT / name,
+            target / name,
+            ignore=shutil.ignore_patterns("__pycache__", "pretrained"),
+        )
+    shutil.copy(ROOT / "lssvwm.py", target)
+    weights = Path("configs", "pretrained", "tmaze")
+    shutil.copytree(ROOT / weights, target / weights)
+
+
+SHORT = {
+    "train": [
+        "train.steps=2",
+        "train.batch=2",
+        "train.length=32",
+        "train.min_length=32",
+        "train.collect.frames=2000",
+    ],
+    "evaluate": ["tasks.count=2", "tasks.arms=[retained]"],
+}
+"""Settings that make the guides' commands quick."""
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_guide_extends_the_package_by_two_files(name: str, tmp_path: Path) -> None:
+    page = DOCS / "guides" / f"{name}.md"
+    package = tmp_path / "package"
+    _copy_of_the_package(package)
+    changed = [_apply(b.text, package) for b in blocks(page, "diff")]
+    scripts = []
+    for block in blocks(page, "python"):
+        if found := FILE.match(block.text):
+            file = package / found[1]
+            file.write_text(block.text.partition("\n")[2])
+            (scripts if found[1].startswith("check_") else changed).append(file)
+    environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    runs = [[str(script)] for script in scripts]
+    for _, command, *settings in commands(page):
+        runs.append(["-m", "lssvwm", command, *settings, *SHORT[command]])
+    for arguments in runs:
+        ended = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 0, ended.stderr
+    assert len(changed) == 2
+    assert {file.parent for file in changed} == {package / GUIDES[name]}
 
 
 def test_readme_example_gives_an_action_and_frames(tmp_path: Path, monkeypatch) -> None:

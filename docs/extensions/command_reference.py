@@ -1,7 +1,7 @@
 """Build the command reference from the click commands.
 
-The directive `{commands} module:group` inserts one section per command: usage, help text
-and options.
+The directive `{commands} module:group` inserts one section per command: usage, description
+and options. Settings have a page of their own.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from sphinx.util.docutils import SphinxDirective
 
 
 def section(command: click.Command, parent: click.Context | None, path: str) -> str:
-    """Return the Markdown of one command and its subcommands."""
+    """Return the Markdown of one command and of its subcommands."""
     context = click.Context(command, info_name=path.split()[-1], parent=parent)
-    context.max_content_width = 78
-    text = f"## `{path}`\n\n```text\n{command.get_help(context)}\n```\n"
+    formatter = click.HelpFormatter(width=76)
+    command.format_usage(context, formatter)
+    command.format_help_text(context, formatter)
+    command.format_options(context, formatter)
+    text = f"## `{path}`\n\n```text\n{formatter.getvalue().strip()}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)

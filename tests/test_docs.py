@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from lssvwm.agent.cli.main import main
+from lssvwm.agent.config.settings import Config
+from lssvwm.envs import ENV_CONFIGS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -22,7 +24,9 @@ PAGES = [
     *sorted(DOCS.rglob("*.md")),
 ]
 sys.path.insert(0, str(DOCS / "extensions"))
+import docstrings  # noqa: E402
 import result_tables  # noqa: E402
+import settings_reference  # noqa: E402
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# ((?:planners/|worldmodel/|check_)[\w/]+\.py)\n")
@@ -249,3 +253,29 @@ def test_files_named_on_the_architecture_page_exist() -> None:
     missing = [name for name in named if not (ROOT / name).exists()]
     assert len(named) > 30
     assert missing == []
+
+
+def test_docstrings_become_restructured_text() -> None:
+    text = [
+        "Score `a*b`.",
+        "",
+        "actions: int64 [B]",
+        "other: a",
+        "    long text",
+        "End",
+    ]
+    expected = ["Score ``a*b``.", "", "- ``actions``: int64 [B]", "- ``other``: a"]
+    assert docstrings.prepare(text) == [*expected, "  long text", "", "End"]
+    assert docstrings.prepare(["Shapes", "    u [B]"]) == [
+        "Shapes",
+        "",
+        "::",
+        "",
+        "    u [B]",
+    ]
+
+
+def test_settings_reference_lists_every_kind() -> None:
+    titles = [title for title, _ in settings_reference.sections(Config)]
+    assert {"train", "planner, all kinds", "planner.kind=cem"} <= set(titles)
+    assert {f"env.kind={name}" for name in ENV_CONFIGS} <= set(titles)

@@ -12,35 +12,42 @@ from typing import Any
 from sphinx.application import Sphinx
 
 SPAN = re.compile(r"(`+)(.+?)\1")
-MARKER = re.compile(r"\s*([-*]|\d+\.)\s")
+BULLET = re.compile(r"(\s*)([-*]|\d+\.)\s")
+NAME = re.compile(r"([A-Za-z_][\w.]*(?:, [A-Za-z_][\w.]*)*): +(?=\S)")
+"""A line that documents one name, such as "actions: int64 [B, H]"."""
 
 
 def prepare(lines: list[str]) -> list[str]:
     """Return a docstring's lines as reStructuredText."""
     prepared: list[str] = []
-    in_list = False
-    in_block = False
+    kind = "blank"
     for line in lines:
-        indented = line.startswith("    ")
-        if indented and prepared and not prepared[-1].strip() and not in_list:
-            if not in_block:
-                prepared += ["::", ""]
-            in_block = True
-        elif line.strip() and not indented:
-            in_block = False
-        if in_block:
-            prepared.append(line)
-            continue
-        starts = bool(MARKER.match(line))
-        if starts and not in_list and prepared and prepared[-1].strip():
+        last, kind = kind, _kind(line, kind, prepared)
+        if kind != last and "blank" not in (kind, last):
             prepared.append("")
-        if in_list and line.strip() and not starts and not line.startswith(" "):
-            if prepared[-1].strip():
-                prepared.append("")
-            in_list = False
-        in_list = in_list or starts
-        prepared.append(_inline(line))
+        if kind == "literal" and last != "literal":
+            prepared += ["::", ""]
+        if kind == "name" and (found := NAME.match(line)):
+            prepared.append(f"- ``{found[1]}``: {_inline(line[found.end() :])}")
+        elif kind in ("name", "bullet") and not BULLET.match(line):
+            prepared.append("  " + _inline(line.strip()))
+        else:
+            prepared.append(line if kind == "literal" else _inline(line))
     return prepared
+
+
+def _kind(line: str, last: str, prepared: list[str]) -> str:
+    """Return what a line is: blank, text, bullet, name or literal."""
+    if not line.strip():
+        return "literal" if last == "literal" else "blank"
+    if BULLET.match(line):
+        return "bullet"
+    ended = last != "text" or prepared[-1].rstrip().endswith((".", ":"))
+    if NAME.match(line) and ended:
+        return "name"
+    if line.startswith("  "):
+        return last if last in ("bullet", "name", "literal") else "literal"
+    return "text"
 
 
 def _inline(line: str) -> str:
@@ -55,7 +62,7 @@ def _inline(line: str) -> str:
 
 
 def _escape(text: str) -> str:
-    marker = re.match(r"\s*[-*]\s", text)
+    marker = BULLET.match(text)
     start = marker.end() if marker else 0
     return text[:start] + re.sub(r"([*|]|(?<=\w)_(?=\W|$))", r"\\\1", text[start:])
 

@@ -13,7 +13,7 @@ from lssvwm.agent.config.presets import GROUPS, config_dir, options, pretrained
 
 TOP_LEVEL = ("checkpoint", "mode")
 """Settings that no packaged configuration holds."""
-MODES = ("open_loop", "plan", "branches")
+MODES = ("open_loop", "plan", "counterfactuals")
 
 
 class SettingsBash(BashComplete):

@@ -43,6 +43,7 @@ RENAMED: dict[str, str] = {
     "train.dream_weight": "train.actor_critic.weight",
     "train.recompute": "train.activation_checkpointing",
     # tasks, record, benchmark
+    "record.denoise": "record.denoising_steps",
 }
 """Dotted names of format 1 and their names in format 2."""
 
@@ -76,6 +77,7 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
     # tasks, record
     "tasks.arms": {"prior": "policy", "still": "noop", "short": "always_window"},
     "train.collect.mix": {"prior": "policy", "still": "noop"},
+    "record.mode": {"branches": "counterfactuals"},
 }
 """Values, entries of lists and keys of mappings that have another name in format 2."""
 

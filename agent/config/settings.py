@@ -149,7 +149,7 @@ class TasksConfig:
 class RecordConfig:
     """Set the content and the format of videos."""
 
-    mode: Literal["open_loop", "plan", "branches"] = "open_loop"
+    mode: Literal["open_loop", "plan", "counterfactuals"] = "open_loop"
     """Content: imagination along real actions, imagined plans, or several plans and their outcomes.
 
     `mode=` is short for `record.mode=`.
@@ -161,8 +161,8 @@ class RecordConfig:
     horizon: int = Field(32, ge=1, le=10000)
     """Frames imagined in mode open_loop."""
     plans: int = Field(3, ge=2, le=8)
-    """Plans compared in mode branches. Each is imagined and carried out from the same memory."""
-    denoise: int = Field(1, ge=1, le=1000)
+    """Plans compared in mode counterfactuals. Each is imagined and carried out from the same memory."""
+    denoising_steps: int = Field(1, ge=1, le=1000)
     """Denoising steps of each imagined frame."""
     fps: int = Field(6, ge=1, le=120)
     """Frames per second of the video."""

@@ -1,8 +1,8 @@
-"""Counterfactual videos: from one memory, several plans imagined side by side, each beside what really comes of it.
+"""Compare several plans from one memory.
 
-The environment is copied and each plan carried out in a copy. The first plan is the agent's own; the others are the
-ones, of many drawn by the policy head and at random, whose imagined last frames differ most from those chosen before.
-
+Each plan is imagined, and carried out in a copy of the environment. The first plan is the agent's own.
+The others are sampled by the policy head and at random; those are shown whose imagined
+last frames differ most from the ones chosen before.
 Shapes: N plans, k of them shown, H steps.
 """
 
@@ -10,48 +10,67 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
-from itertools import compress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent, AgentState
+from lssvwm.agent.video.episode import Episode, EpisodeRecorder, Moment, rounded
 from lssvwm.agent.video.rendering import (
-    BAD,
     CONTEXT,
     DIM,
-    GOOD,
-    GROUND,
     IMAGINED,
     INK,
     TINTS,
+    Canvas,
+    Colour,
     as_image,
+    outcome_ink,
     psnr,
+    to_even,
 )
-from lssvwm.worldmodel import Memory, WorldModel
-from lssvwm.worldmodel import memory_map as belief
+from lssvwm.worldmodel import Memory, WorldModel, memory_map
 from lssvwm.worldmodel.mixers.path_integrator import rotate2d
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from lssvwm.agent.video.record import Moment, Stage
-
 POOL = 64
-"""Plans drawn, from which those to be shown are chosen."""
-HELD = 0.7
-"""Chance that a random plan takes the same action again."""
+"""Plans sampled, from which those shown are chosen."""
+HOLD_PROB = 0.7
+"""Probability that a random plan repeats its action."""
+MARGIN, LARGEST_SIDE = 2, 63
+"""Tokens shown around the routes, and the longest side of the map in tokens."""
 NAMES = "ABCDEFGH"
-MARGIN, LARGEST = 2, 63
-"""Tokens drawn about the routes, and along a side of the remembered map, at most; the agent is in its middle then."""
+COLOURS: tuple[Colour, ...] = (
+    (0, 114, 178),
+    (213, 94, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+    (90, 90, 96),
+)
+"""Colours of the plans; colour-blind readers can distinguish them (Okabe and Ito)."""
+UNSEEN: Colour = (222, 228, 240)
+"""Colour of places that were never in view."""
+OUTLINE: Colour = (20, 20, 24)
+GAMMA, LIFT = 0.75, 0.12
+"""Brightening of the memory map: exponent, then share of white."""
 
 
 @dataclass(frozen=True)
-class Branch:
-    """One plan: its actions [H], its score, what was imagined (frames uint8 [H, C, H', W']; rewards [H], each times the
-    chance that the episode goes on until then; the route [H, 3], in poses of `worldmodel.belief`, None without an
-    odometer), and what happened: the moments of its steps, fewer than H if the episode ended."""
+class Counterfactual:
+    """Hold one plan, its imagined rollout, and its execution.
+
+    actions: [H, ...]
+    imagined: frames, uint8 [H, C, H', W']
+    predicted: rewards [H], weighted by the probability that the episode still runs
+    route: poses [H, 3] of `worldmodel.memory_map`; None without path integration
+    moments: executed steps, fewer than H if the episode ended
+    """
 
     actions: np.ndarray
     score: float
@@ -61,79 +80,170 @@ class Branch:
     moments: list[Moment]
     outcome: str
 
-    def describe(self, stage: Stage) -> dict[str, Any]:
-        """As plain data."""
+    def describe(self, episode: Episode) -> dict[str, Any]:
+        """Return plain data."""
         pairs = zip(self.moments, self.imagined)
+        route = None if self.route is None else self.route.cpu().numpy().round(3)
         return {
             "score": round(self.score, 5),
             "actions": self.actions.tolist(),
-            "action_names": [stage.name(action) for action in self.actions],
-            "predicted_reward": [round(float(reward), 5) for reward in self.predicted],
+            "action_names": [episode.name(action) for action in self.actions],
+            "predicted_reward": rounded(self.predicted),
             "reward": [moment.reward for moment in self.moments],
             "psnr": [round(psnr(moment.pixels, frame), 3) for moment, frame in pairs],
-            "route": None
-            if self.route is None
-            else self.route.cpu().numpy().round(3).tolist(),
+            "route": None if route is None else route.tolist(),
             "outcome": self.outcome,
         }
 
 
+@dataclass(frozen=True)
+class MemoryMap:
+    """Hold the map in the agent's memory, turned as the real map.
+
+    picture: uint8 [C, R, S]
+    seen: bool [R, S], places that were in view
+    past: remembered path of the agent [T, 2], rows and columns of the picture
+    routes: imagined path of each plan [H, 2]
+    """
+
+    picture: np.ndarray
+    seen: np.ndarray
+    past: np.ndarray
+    routes: list[np.ndarray]
+
+    def cropped(self) -> MemoryMap:
+        """Cut off margins that were never in view and that no route enters."""
+        spots = np.concatenate((np.argwhere(self.seen), *self.routes, self.past[-1:]))
+        limit = np.array(self.seen.shape)
+        top, left = np.clip(spots.min(0), 0, limit - 1).astype(int)
+        bottom, right = np.clip(spots.max(0) + 1, 1, limit).astype(int)
+        corner = np.array([top, left])
+        return MemoryMap(
+            picture=self.picture[:, top:bottom, left:right],
+            seen=self.seen[top:bottom, left:right],
+            past=self.past - corner,
+            routes=[route - corner for route in self.routes],
+        )
+
+    def brightened(self) -> np.ndarray:
+        """Return a light picture, uint8 [3, R, S]; unseen places have their own colour."""
+        rgb = np.broadcast_to(self.picture, (3, *self.picture.shape[1:])) / 255
+        light = LIFT + (1 - LIFT) * rgb**GAMMA
+        unseen = np.array(UNSEEN)[:, None, None]
+        return np.where(self.seen, 255 * light, unseen).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Hold the plans compared from moment `start`, and the map in the agent's memory."""
+
+    start: Moment
+    plans: list[Counterfactual]
+    map: MemoryMap | None
+
+
+def record_counterfactuals(recorder: EpisodeRecorder) -> Comparison:
+    """Observe the context, then compare plans.
+
+    Without a context phase the agent first acts for `record.context` frames.
+    Raises UserError if the episode ends before.
+    """
+    agent, context = recorder.agent, recorder.config.context
+    moment = recorder.watch_context()
+    while not moment.ended and len(recorder.scenes) < context:
+        action, recorder.state = agent.act(recorder.state)
+        moment = recorder.episode.act(action.cpu().numpy())
+        recorder.watch(moment)
+    if moment.ended:
+        raise UserError(
+            f"record.context={context}: an episode ended before; set it lower"
+        )
+    _, state = agent.act(replace(recorder.state, plan=None))
+    plans = compare_plans(agent, state, recorder.episode, recorder.config.plans)
+    remembered = None
+    routes = [plan.route for plan in plans if plan.route is not None]
+    if routes and moment.bearing is not None:
+        poses = torch.stack(recorder.poses)
+        remembered = draw_memory_map(
+            agent.model, state.memory, poses, routes, moment.bearing
+        )
+    return Comparison(moment, plans, remembered)
+
+
 @torch.no_grad()
-def branches(agent: Agent, state: AgentState, stage: Stage, k: int) -> list[Branch]:
-    """k plans from the present memory, imagined and carried out; the stage stays as it is."""
+def compare_plans(
+    agent: Agent, state: AgentState, episode: Episode, k: int
+) -> list[Counterfactual]:
+    """Imagine and carry out k plans from the present memory; the episode stays unchanged."""
     assert state.plan is not None
-    goal = agent.goal_images(
-        state, torch.zeros(1, dtype=torch.int64, device=agent.device)
-    )
-    pool = torch.cat((state.plan.actions[:, None], draw(agent, state, POOL)), 1)
+    first = torch.zeros(1, dtype=torch.int64, device=agent.device)
+    goal = agent.goal_images(state, first)
+    own = state.plan.actions[:, None]
+    pool = torch.cat((own, sample_plans(agent, state, POOL)), 1)
     actions = agent.objective.repeat_actions(pool)
-    future = agent.model.imagine(state.memory, actions, decode=True)
-    assert future.frames is not None
-    chosen = farthest(future.frames[0, :, -1].flatten(1).float(), k)
+    rollout = agent.model.imagine(state.memory, actions, decode=True)
+    assert rollout.frames is not None
+    last_frames = rollout.frames[0, :, -1].flatten(1).float()
+    chosen = farthest(last_frames, k)
     scores = agent.objective.score(state.memory, pool[:, chosen], goal)[0].tolist()
     routes: list[Tensor | None] = [None] * len(chosen)
-    if belief.has_map(agent.model):
-        routes = [*belief.routes(agent.model, state.memory, actions[:, chosen])[0]]
-    found = []
+    if memory_map.has_map(agent.model):
+        chosen_actions = actions[:, chosen]
+        routes = [*memory_map.routes(agent.model, state.memory, chosen_actions)[0]]
+    plans = []
     for i, score, route in zip(chosen, scores, routes):
-        moments, outcome = _carried_out(stage, actions[0, i].cpu().numpy())
-        reach = torch.cat(
-            (torch.ones(1, device=agent.device), future.cont[0, i, :-1].cumprod(0))
+        plan = actions[0, i].cpu().numpy()
+        moments, outcome = _execute(episode, plan)
+        start = torch.ones(1, device=agent.device)
+        running = torch.cat((start, rollout.cont[0, i, :-1].cumprod(0)))
+        plans.append(
+            Counterfactual(
+                actions=plan,
+                score=score,
+                imagined=rollout.frames[0, i].cpu().numpy(),
+                predicted=(rollout.reward[0, i] * running).cpu().numpy(),
+                route=route,
+                moments=moments,
+                outcome=outcome,
+            )
         )
-        plan, frames = (x[0, i].cpu().numpy() for x in (actions, future.frames))
-        reward = (future.reward[0, i] * reach).cpu().numpy()
-        found.append(Branch(plan, score, frames, reward, route, moments, outcome))
-    return found
+    return plans
 
 
-def draw(agent: Agent, state: AgentState, n: int) -> Tensor:
-    """n plans [1, n, H(, A)]: half of them walks of the policy head, half random, actions being held for a while."""
+def sample_plans(agent: Agent, state: AgentState, n: int) -> Tensor:
+    """Sample n plans [1, n, H(, A)]: half by the policy head, half at random.
+
+    Random plans hold each action for a while.
+    """
     steps = agent.horizon
-    walks = agent.objective.propose(state.memory, state.policy, n // 2, steps).actions
-    anything = torch.zeros(1, n - n // 2, agent.model.actions, device=agent.device)
-    fresh = [agent.policy_head.uniform(anything) for _ in range(steps)]
+    device = agent.device
+    proposals = agent.objective.propose(state.memory, state.policy, n // 2, steps)
+    count = n - n // 2
+    like = torch.zeros(1, count, agent.model.actions, device=device)
+    random = [agent.policy_head.uniform(like) for _ in range(steps)]
     for t in range(1, steps):
-        held = (
-            torch.rand(1, n - n // 2, generator=agent.generator, device=agent.device)
-            < HELD
-        )
-        held = held.view(*held.shape, *[1] * (fresh[t].dim() - 2))
-        fresh[t] = torch.where(held, fresh[t - 1], fresh[t])
-    return torch.cat((walks, torch.stack(fresh, 2)), 1)
+        draw = torch.rand(1, count, generator=agent.generator, device=device)
+        hold = draw < HOLD_PROB
+        hold = hold.view(*hold.shape, *[1] * (random[t].dim() - 2))
+        random[t] = torch.where(hold, random[t - 1], random[t])
+    return torch.cat((proposals.actions, torch.stack(random, 2)), 1)
 
 
 def farthest(points: Tensor, k: int) -> list[int]:
-    """The first of points [N, D], and then always the one farthest from those chosen: k of them."""
-    chosen, away = [0], torch.cdist(points, points[:1])[:, 0]
+    """Choose k of points [N, D]: the first, then always the one farthest from those chosen."""
+    chosen = [0]
+    distance = torch.cdist(points, points[:1])[:, 0]
     while len(chosen) < min(k, len(points)):
-        chosen.append(int(away.argmax()))
-        away = torch.minimum(away, torch.cdist(points, points[chosen[-1:]])[:, 0])
+        chosen.append(int(distance.argmax()))
+        to_last = torch.cdist(points, points[chosen[-1:]])[:, 0]
+        distance = torch.minimum(distance, to_last)
     return chosen
 
 
-def _carried_out(stage: Stage, actions: np.ndarray) -> tuple[list[Moment], str]:
-    """What actions [H, ...] really lead to, in a copy of the environment."""
-    copy, moments = deepcopy(stage), []
+def _execute(episode: Episode, actions: np.ndarray) -> tuple[list[Moment], str]:
+    """Execute actions [H, ...] in a copy of the episode; return its moments and outcome."""
+    copy = deepcopy(episode)
+    moments = []
     for action in actions:
         moments.append(copy.act(action[None]))
         if copy.ended:
@@ -141,193 +251,248 @@ def _carried_out(stage: Stage, actions: np.ndarray) -> tuple[list[Moment], str]:
     return moments, copy.outcome()
 
 
-@dataclass(frozen=True)
-class Sketch:
-    """The map as memory has it, uint8 [C, R, S], the map's up being up; the route that it remembers [T, 2] and that of
-    each branch [H, 2], rows and columns of the picture."""
-
-    picture: np.ndarray
-    past: np.ndarray
-    routes: list[np.ndarray]
-
-
-def sketch(
+def draw_memory_map(
     model: WorldModel,
     memory: Memory,
-    trail: list[Tensor],
-    found: list[Branch],
+    poses: Tensor,
+    routes: list[Tensor],
     bearing: float,
-) -> Sketch | None:
-    """What memory holds of the places about its route `trail` (poses [3]) and about those of the branches; the agent
-    now faces `bearing` on the map. None for a model that carries no odometer."""
-    routes = [branch.route for branch in found if branch.route is not None]
-    if not routes:
-        return None
-    past = torch.stack(trail)
-    up = past[-1, :1] - bearing
-    routes = [rotate2d(route[:, 1:], -up) for route in (past, *routes)]
-    points, now = torch.cat(routes), routes[0][-1]
-    low = torch.maximum(points.amin(0) - MARGIN, now - LARGEST // 2).floor()
-    high = torch.minimum(points.amax(0) + MARGIN, now + LARGEST // 2).ceil()
-    bounds = [(int(corner[0]), int(corner[1])) for corner in (low, high)]
-    picture = (
-        belief.survey(model, memory, past, bounds[0], bounds[1], float(up))
-        .cpu()
-        .numpy()
-    )
-    size = torch.tensor(picture.shape[1:]).to(low) / (high - low + 1)
-    pixels = [
-        (torch.stack((high[0] - r[:, 0], r[:, 1] - low[1]), -1) + 0.5) * size
-        for r in routes
-    ]
-    return Sketch(
-        picture, pixels[0].cpu().numpy(), [route.cpu().numpy() for route in pixels[1:]]
-    )
+) -> MemoryMap:
+    """Draw what memory expects to see around the path `poses` [T, 3] and the routes.
+
+    `bearing` is the direction in which the agent faces on the real map.
+    """
+    up = poses[-1, :1] - bearing
+    paths = [rotate2d(path[:, 1:], -up) for path in (poses, *routes)]
+    points = torch.cat(paths)
+    now = paths[0][-1]
+    low = torch.maximum(points.amin(0) - MARGIN, now - LARGEST_SIDE // 2).floor()
+    high = torch.minimum(points.amax(0) + MARGIN, now + LARGEST_SIDE // 2).ceil()
+    first, last = ((int(ahead), int(right)) for ahead, right in (low, high))
+    view = memory_map.survey(model, memory, poses, first, last, float(up))
+    picture = view.cpu().numpy()
+    tokens = (last[0] - first[0] + 1, last[1] - first[1] + 1)
+    size = picture.shape[1] // tokens[0], picture.shape[2] // tokens[1]
+    pixels = []
+    for path in paths:
+        rows = (high[0] - path[:, 0] + 0.5) * size[0]
+        columns = (path[:, 1] - low[1] + 0.5) * size[1]
+        pixels.append(torch.stack((rows, columns), -1).cpu().numpy())
+    seen = _seen(picture, size)
+    return MemoryMap(picture, seen, past=pixels[0], routes=pixels[1:])
 
 
-class BranchPainter:
-    """Draws k branches below one another, one picture a step: imagined | real | map | the map as remembered, with the
-    route that was imagined. Pictures are uint8 [R, S, 3]."""
+def _seen(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return which pixels belong to drawn tokens, bool [R, S]; tokens never in view are black."""
+    rows, columns = size
+    channels, height, width = picture.shape
+    tokens = picture.reshape(channels, height // rows, rows, width // columns, columns)
+    drawn = tokens.max((0, 2, 4)) > 0
+    return drawn.repeat(rows, 0).repeat(columns, 1)
 
-    def __init__(
-        self,
-        start: Moment,
-        found: list[Branch],
-        scale: int,
-        title: str,
-        sketch: Sketch | None = None,
-    ):
-        self.start, self.found, self.title, self.sketch = start, found, title, sketch
-        self.steps = max(len(branch.moments) for branch in found)
-        self.side = max(24, start.pixels.shape[1] * scale // 2)
-        self.text = max(11, self.side // 10)
-        self.font = ImageFont.load_default(size=self.text)
-        self.gap, self.line = 12, self.text + 8
-        known = (True, True, start.map is not None, sketch is not None)
-        self.columns = list(compress(("imagined", "real", "map", "remembered"), known))
-        wide = self.gap + len(self.columns) * (self.side + self.gap)
+
+class CounterfactualPainter:
+    """Draw the plans of a comparison below one another, one picture for each step.
+
+    Each plan has the panels imagined, real and map.
+    At the right is the map in the agent's memory with all imagined routes.
+    Pictures are uint8 [R, S, 3].
+    """
+
+    def __init__(self, comparison: Comparison, scale: int, title: str):
+        self.comparison = comparison
+        self.title = title
+        self.steps = max(len(plan.moments) for plan in comparison.plans)
+        self.side = max(24, comparison.start.pixels.shape[1] * scale // 2)
+        self.text = max(11, self.side // 9)
+        self.gap = 12
+        self.line = self.text + 8
+        self.columns = ["imagined", "real"]
+        if comparison.start.map is not None:
+            self.columns.append("real map")
         self.row = self.side + 2 * self.line + self.gap
-        words = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-        self.beside = int(
-            max(
-                words.textlength(f"{name}  score +0.00  the agent's own", self.font)
-                for name in NAMES
-            )
-        )
-        high = 2 * self.line + len(found) * self.row
-        self.size = (wide + self.beside + 2 * self.gap) // 2 * 2, high // 2 * 2 + 2
+
+    @property
+    def still(self) -> int:
+        """Index of the last picture."""
+        return self.steps
+
+    @property
+    def map_left(self) -> int:
+        """Left edge of the memory map."""
+        return 2 * self.gap + len(self.columns) * (self.side + self.gap)
+
+    @property
+    def rows(self) -> int:
+        """Height of all plans."""
+        return len(self.comparison.plans) * self.row
+
+    @property
+    def legend(self) -> int:
+        """Height of the legend."""
+        return (3 + len(self.comparison.plans)) * self.line
+
+    @property
+    def map_side(self) -> int:
+        """Side of the memory map."""
+        available = self.rows - self.legend - self.gap
+        return max(2 * self.side, min(3 * self.side, available))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows of the pictures, both even."""
+        top = 2 * self.line
+        if self.comparison.map is None:
+            return to_even(self.map_left), to_even(top + self.rows)
+        right = self.map_left + self.map_side + self.gap
+        bottom = max(self.rows, self.map_side + self.legend + self.gap)
+        return to_even(right), to_even(top + bottom)
 
     def pictures(self) -> Iterator[np.ndarray]:
-        """From the frame that was known to the last that was real in any branch."""
-        return (self.draw(h) for h in range(self.steps + 1))
+        """Yield pictures from the last observed frame to the last executed one of any plan."""
+        return (self.draw(step) for step in range(self.steps + 1))
 
-    def draw(self, h: int) -> np.ndarray:
-        """The picture after h steps; 0: what all branches have in common."""
-        canvas = Image.new("RGB", self.size, GROUND)
-        pen = ImageDraw.Draw(canvas)
-        pen.text(
-            (self.gap, 6),
-            f"{self.title}   from step {self.start.step}, +{h}",
-            INK,
-            self.font,
-        )
+    def draw(self, step: int) -> np.ndarray:
+        """Return the picture after so many steps of each plan."""
+        canvas = Canvas(self.size, self.text)
+        start = self.comparison.start.step
+        canvas.write((self.gap, 6), f"{self.title}   step {start} + {step}")
         for i, name in enumerate(self.columns):
-            pen.text(
-                (self.gap + i * (self.side + self.gap), 6 + self.line),
-                name,
-                DIM,
-                self.font,
-            )
-        for i in range(len(self.found)):
-            top = 2 * self.line + self.gap // 2 + i * self.row
-            self._branch(canvas, pen, top, i, h)
-        return np.asarray(canvas)
-
-    def _branch(
-        self,
-        canvas: Image.Image,
-        pen: ImageDraw.ImageDraw,
-        top: int,
-        index: int,
-        h: int,
-    ):
-        name, branch = NAMES[index], self.found[index]
-        over, h = (
-            h > len(branch.moments),
-            min(h, len(branch.moments)),
-        )  # after the end, all panels stand still
-        after = branch.moments[h - 1] if h else self.start
-        imagined = branch.imagined[h - 1] if h else self.start.pixels
-        frames = {"imagined": imagined, "real": after.pixels, "map": after.map}
-        for i, name_of in enumerate(self.columns):
             left = self.gap + i * (self.side + self.gap)
-            tint = IMAGINED if h and name_of in ("imagined", "remembered") else CONTEXT
-            pen.rectangle(
-                (left - 3, top - 3, left + self.side + 2, top + self.side + 2),
-                TINTS[tint],
-            )
-            frame = frames.get(name_of)
-            if frame is not None:
-                shown = frame // 3 if over else frame
-                canvas.paste(
-                    as_image(shown).resize(
-                        (self.side, self.side), Image.Resampling.BOX
-                    ),
-                    (left, top),
-                )
-            elif self.sketch is not None:
-                canvas.paste(self._remembered(self.sketch, index, h), (left, top))
-        left = self.gap + len(self.columns) * (self.side + self.gap) + self.gap
-        reward = sum(moment.reward for moment in branch.moments[:h])
-        ended = branch.outcome if h == len(branch.moments) else ""
-        lines = [
-            (
-                f"{name}  score {branch.score:+.2f}"
-                + ("  the agent's own" if name == NAMES[0] else ""),
-                INK,
-            ),
-            (f"imagined reward {branch.predicted[:h].sum():+.2f}", TINTS[IMAGINED]),
-            (f"real reward {reward:+.2f}", INK),
-            *([(f"PSNR {psnr(after.pixels, imagined):.1f} dB", DIM)] if h else []),
-            *(
-                [(f"ended: {ended}", GOOD if ended == "success" else BAD)]
-                if ended not in ("", "running")
-                else []
-            ),
+            canvas.write((left, 6 + self.line), name, DIM)
+        for index in range(len(self.comparison.plans)):
+            top = 2 * self.line + self.gap // 2 + index * self.row
+            self._plan(canvas, top, index, step)
+        if self.comparison.map is not None:
+            self._memory_map(canvas, self.comparison.map, step)
+        return np.asarray(canvas.image)
+
+    def _plan(self, canvas: Canvas, top: int, index: int, step: int) -> None:
+        """Draw the panels of a plan; after the end of its episode they stand still."""
+        plan = self.comparison.plans[index]
+        step = min(step, len(plan.moments))
+        real = plan.moments[step - 1] if step else self.comparison.start
+        imagined = plan.imagined[step - 1] if step else real.pixels
+        frames = (imagined, real.pixels, real.map)
+        size = (self.side, self.side)
+        for i, frame in enumerate(frames[: len(self.columns)]):
+            assert frame is not None
+            corner = (self.gap + i * (self.side + self.gap), top)
+            is_imagined = step > 0 and i == 0
+            canvas.border(corner, size, TINTS[IMAGINED if is_imagined else CONTEXT], 3)
+            canvas.paste(corner, size, frame)
+        below = top + self.side + 6
+        quality = f"   PSNR {psnr(real.pixels, imagined):.1f} dB" if step else ""
+        self._words(canvas, below, index, step, quality)
+
+    def _words(
+        self, canvas: Canvas, top: int, index: int, step: int, quality: str
+    ) -> None:
+        """Write name, score, outcome and rewards of a plan in two lines."""
+        plan = self.comparison.plans[index]
+        columns = len(self.columns) * (self.side + self.gap) - self.gap
+        self._badge(canvas, (self.gap, top), index)
+        left = self.gap + 2 * self.text
+        score = f"score {plan.score:+.2f}"
+        owner = "the agent's plan" if index == 0 else "another plan"
+        words = canvas.first_fitting(columns // 2, f"{owner}   {score}", score)
+        end = canvas.write((left, top), words)
+        ended = step == len(plan.moments) and plan.outcome != "running"
+        if ended:
+            at = (end + 2 * self.text, top)
+            canvas.write(at, f"ended: {plan.outcome}", outcome_ink(plan.outcome))
+        imagined = f"{plan.predicted[:step].sum():+.2f}"
+        real = f"{sum(moment.reward for moment in plan.moments[:step]):+.2f}"
+        rewards = f"reward: imagined {imagined}, real {real}"
+        short = f"{imagined}, real {real}"
+        fitting = canvas.first_fitting(columns, rewards + quality, rewards, short)
+        canvas.write((self.gap, top + self.line), fitting, DIM)
+
+    def _badge(self, canvas: Canvas, at: tuple[int, int], index: int) -> None:
+        """Draw the letter of a plan on its colour."""
+        left, top = at
+        width = int(1.5 * self.text)
+        box = (left, top, left + width, top + self.text + 4)
+        canvas.pen.rounded_rectangle(box, 4, COLOURS[index])
+        center = (left + width / 2, top + self.text / 2 + 2)
+        canvas.write(center, NAMES[index], (255, 255, 255), "mm")
+
+    def _memory_map(self, canvas: Canvas, drawn: MemoryMap, step: int) -> None:
+        """Draw the map in the agent's memory, with paths, positions and a legend."""
+        left = self.map_left
+        top = 2 * self.line + self.gap // 2
+        side = self.map_side
+        heading = (left, 6 + self.line)
+        canvas.write(heading, "map in the agent's memory", DIM)
+        drawn = drawn.cropped()
+        height, width = drawn.picture.shape[1:]
+        zoom = side / max(height, width)
+        rows, columns = max(1, round(height * zoom)), max(1, round(width * zoom))
+        corner = ((side - columns) // 2, (side - rows) // 2)
+        sheet = Canvas((side, side), self.text)  # its own, so that long paths are cut
+        sheet.border((0, 0), (side, side), UNSEEN, 0)
+        picture = as_image(drawn.brightened())
+        picture = picture.resize((columns, rows), Image.Resampling.BOX)
+        sheet.image.paste(picture, corner)
+        origin = np.array([corner[1], corner[0]])
+        past = drawn.past * zoom + origin
+        self._line(sheet, past, (255, 255, 255), self._thick)
+        plans = self.comparison.plans
+        for index in reversed(range(len(plans))):
+            # Shifted, so that equal routes lie side by side.
+            shift = (index - (len(plans) - 1) / 2) * (self._thick + 1)
+            route = np.concatenate((past[-1:], drawn.routes[index] * zoom + origin))
+            reached = min(step, len(plans[index].moments))
+            self._route(sheet, route + shift, reached, COLOURS[index])
+        canvas.image.paste(sheet.image, (left, top))
+        self._legend(canvas, top + side + self.gap)
+
+    @property
+    def _thick(self) -> int:
+        """Width of thick lines."""
+        return max(3, self.map_side // 110)
+
+    def _route(
+        self, canvas: Canvas, route: np.ndarray, reached: int, colour: Colour
+    ) -> None:
+        """Draw a route, thin, its steps so far, thick, and the position there."""
+        self._line(canvas, route, colour, 1)
+        self._line(canvas, route[: reached + 1], colour, self._thick)
+        y, x = route[reached]
+        radius = 2 * self._thick
+        box = (x - radius, y - radius, x + radius, y + radius)
+        canvas.pen.ellipse(box, colour, OUTLINE, 2)
+
+    def _line(
+        self, canvas: Canvas, path: np.ndarray, colour: Colour, width: int
+    ) -> None:
+        """Draw a path [T, 2] of rows and columns with a dark outline."""
+        points = [(column, row) for row, column in path.tolist()]
+        if len(points) > 1:
+            canvas.pen.line(points, OUTLINE, width + 2, "curve")
+            canvas.pen.line(points, colour, width, "curve")
+
+    def _legend(self, canvas: Canvas, top: int) -> None:
+        """Explain lines and colours of the memory map."""
+        entries: list[tuple[Colour, str]] = [
+            ((255, 255, 255), "path of the agent so far"),
         ]
-        for i, (words, ink) in enumerate(lines):
-            pen.text((left, top + i * self.line), words, ink, self.font)
-
-    def _remembered(self, sketch: Sketch, branch: int, h: int) -> Image.Image:
-        """The map as memory has it: the route so far, and in colour the first h steps of the branch."""
-        zoom = self.side / max(sketch.picture.shape[1:])
-        rows, columns = (
-            max(1, round(length * zoom)) for length in sketch.picture.shape[1:]
+        for index in range(len(self.comparison.plans)):
+            words = f"imagined route of plan {NAMES[index]}"
+            entries.append((COLOURS[index], words))
+        length = 2 * self.text
+        for i, (colour, words) in enumerate(entries):
+            middle = top + i * self.line + self.line // 2
+            path = np.array([(middle, self.map_left), (middle, self.map_left + length)])
+            self._line(canvas, path, colour, self._thick)
+            at = (self.map_left + length + self.gap, middle)
+            canvas.write(at, words, INK, "lm")
+        last = top + len(entries) * self.line
+        box = (self.map_left, last + 4, self.map_left + length, last + self.line - 4)
+        canvas.pen.rectangle(box, UNSEEN)
+        at = (self.map_left + length + self.gap, last + self.line // 2)
+        canvas.write(at, "never in view", INK, "lm")
+        below = (self.map_left, last + self.line)
+        canvas.write(
+            below, "dots: positions after the steps; faint objects: uncertain", DIM
         )
-        canvas, corner = (
-            Image.new("RGB", (self.side, self.side)),
-            ((self.side - columns) // 2, (self.side - rows) // 2),
-        )
-        canvas.paste(
-            as_image(sketch.picture).resize((columns, rows), Image.Resampling.BOX),
-            corner,
-        )
-        pen, width = ImageDraw.Draw(canvas), max(2, self.side // 64)
-
-        def at(route: np.ndarray) -> list[tuple[float, float]]:
-            return [
-                (corner[0] + column * zoom, corner[1] + row * zoom)
-                for row, column in route.tolist()
-            ]
-
-        now = at(sketch.past[-1:])
-        ahead = now + at(sketch.routes[branch][:h])
-        pen.line(at(sketch.past), INK, max(1, width // 2))
-        if h:
-            pen.line(ahead, TINTS[IMAGINED], width)
-        x, y = ahead[-1]
-        pen.ellipse(
-            (x - 2 * width, y - 2 * width, x + 2 * width, y + 2 * width),
-            TINTS[IMAGINED] if h else INK,
-        )
-        return canvas

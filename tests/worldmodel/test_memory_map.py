@@ -1,12 +1,11 @@
 """What memory holds, drawn: routes follow the odometer, places are looked at where they lie."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from lssvwm.agent.video.counterfactuals import sketch
+from lssvwm.agent.video.counterfactuals import draw_memory_map
 from lssvwm.envs import MiniGridConfig, ReturnConfig, make
 from lssvwm.worldmodel import ModelConfig, WorldModel
 from lssvwm.worldmodel import memory_map as belief
@@ -115,16 +114,15 @@ def test_the_map_shows_what_was_in_view_and_turns_with_up(up, at):
 
 def test_a_long_walk_is_drawn_around_the_agent():
     model = known()
-    trail = [torch.tensor([0.0, float(t), 0.0]) for t in range(100)]
-    branch = SimpleNamespace(route=torch.tensor([[0.0, 100, 0], [0, 101, 0]]))
-    drawn = sketch(model, observed(model, [STAY]), trail, [branch], 0.0)
+    memory = observed(model, [STAY])
+    poses = torch.tensor([[0.0, float(t), 0.0] for t in range(100)])
+    routes = [torch.tensor([[0.0, 100, 0], [0, 101, 0]])]
+    drawn = draw_memory_map(model, memory, poses, routes, 0.0)
     row, column = drawn.past[-1]
     high, wide = drawn.picture.shape[1:]
     assert 0 < row < high <= 8 * 64 and 0 < column < wide and drawn.past[0][0] > high
     assert drawn.routes[0].tolist() == [[row - 8, column], [row - 16, column]]
-    turned = sketch(
-        model, observed(model, [STAY]), trail, [branch], math.pi / 2
-    )  # to the right on the map
+    turned = draw_memory_map(model, memory, poses, routes, math.pi / 2)  # to the right
     row, column = turned.past[-1]
     assert turned.routes[0] == pytest.approx(
         np.array([[row, column + 8], [row, column + 16]]), abs=1e-3

@@ -24,8 +24,13 @@ from lssvwm.agent.mpc import MPCConfig
 from lssvwm.envs import TMazeConfig, make
 from lssvwm.planners import CEMConfig
 from lssvwm.worldmodel import ModelConfig, WorldModel, save
+from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 
-TINY = ModelConfig(width=16, tiles=(1, 3), state=16, scan_head=16, attention_heads=2)
+TINY = ModelConfig(
+    width=16,
+    mixer=TiledSSDConfig(tiles=(1, 3), state=16, head_dim=16),
+    attention_heads=2,
+)
 PLANNER = CEMConfig(
     horizon=5,
     candidates=12,

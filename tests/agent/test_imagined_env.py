@@ -1,4 +1,4 @@
-"""The world model inside TorchRL: the same numbers as its own imagination; TorchRL's planners and ours run in it."""
+"""The world model as a TorchRL environment: its numbers, its rules, and planners in it."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def continuous(model) -> ImaginedEnv:
 
 
 @pytest.mark.parametrize("changes", KINDS.values(), ids=list(KINDS))
-def test_stepping_in_it_gives_the_numbers_of_imagination(changes):
+def test_imagined_env_steps_equal_imagination(changes):
     model = world(**changes)
     memory = remembered(model)
     actions = torch.randint(0, 3, (2, 5, 6), generator=torch.Generator().manual_seed(2))
@@ -100,12 +100,12 @@ def test_stepping_in_it_gives_the_numbers_of_imagination(changes):
     assert memory.diff(before).max() == 0 and (td["memory", "frames"] == 13).all()
 
 
-def test_it_keeps_torchrls_rules():
+def test_imagined_env_passes_torchrl_checks():
     check_env_specs(ImaginedEnv(world().float()))
     check_env_specs(continuous(world(discrete=False)))
 
 
-def test_an_expected_end_does_not_begin_a_new_episode():
+def test_imagined_termination_resets_nothing():
     model = world()
     with torch.no_grad():
         model.heads.out.bias[2 * 61] = -50.0  # the logit of going on
@@ -120,7 +120,7 @@ def test_an_expected_end_does_not_begin_a_new_episode():
     )
 
 
-def test_torchrls_planners_plan_in_it():
+def test_imagined_env_runs_planners_of_torchrl():
     env = continuous(world(discrete=False))
     start = env.start(remembered(env.model))
     cem = CEMPlanner(env, planning_horizon=3, optim_steps=2, num_candidates=8, top_k=3)
@@ -147,7 +147,7 @@ def test_torchrls_planners_plan_in_it():
 
 
 @pytest.mark.parametrize("discrete", [True, False])
-def test_our_planners_are_torchrl_planners(discrete):
+def test_imagination_planner_is_a_torchrl_planner(discrete):
     model = world(discrete=discrete).float()
     env = ImaginedEnv(model) if discrete else continuous(model)
     config = planners.CEMConfig(horizon=4, candidates=16, elites=4, iterations=2)

@@ -282,7 +282,8 @@ class TransitionStorage(Storage):
             parts.append(_transitions(self.shards[number].rows, row[place]))
             places.append(place)
         order = torch.from_numpy(np.argsort(np.concatenate(places)))
-        found = torch.cat(parts)[order]
+        found = TensorDict.cat(parts)[order]
+        assert isinstance(found, TensorDict)
         return found if np.ndim(self.row[index]) else found[0]
 
     def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> None:
@@ -309,15 +310,22 @@ def _transition_rows(shard: Shard) -> np.ndarray:
 
 def _transitions(rows: TensorDict, at: np.ndarray) -> TensorDict:
     """Return the transitions from rows `at` to the rows after them."""
-    here, after = rows[at], rows[at + 1]
+    index = torch.from_numpy(at)
+    before = _read(rows, index)
+    after = _read(rows, index + 1)
     flags = {key: after[key][:, None] for key in ("reward", "terminated", "truncated")}
     done = flags["terminated"] | flags["truncated"]
     following = _observation(after) | flags | {"done": done}
-    transition = _observation(here) | {"action": after["action"], "next": following}
+    transition = _observation(before) | {"action": after["action"], "next": following}
     return TensorDict(transition, batch_size=[len(at)])
 
 
-def _observation(rows: TensorDictBase) -> dict[str, Any]:
+def _read(rows: TensorDict, index: Tensor) -> dict[str, Tensor]:
+    """Read the rows of an index into memory."""
+    return {key: rows.get(key)[index] for key in KEYS}
+
+
+def _observation(rows: dict[str, Tensor]) -> dict[str, Any]:
     return {
         "pixels": rows["pixels"],
         "last_action": rows["action"],

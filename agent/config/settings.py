@@ -24,13 +24,13 @@ SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 class CollectConfig:
     """Set which policies collect training frames, and how many."""
 
-    envs: int = Field(32, ge=1)
+    envs: int = Field(default=32, ge=1)
     """Environments stepped together, at least 1."""
-    frames: int = Field(60_000, ge=0)
+    frames: int = Field(default=60_000, ge=0)
     """Frames collected before training."""
-    every: int = Field(0, ge=0)
+    every: int = Field(default=0, ge=0)
     """Training steps between further rounds of collection; 0: none."""
-    more: int = Field(10_000, ge=0)
+    more: int = Field(default=10_000, ge=0)
     """Frames collected in each further round."""
     mix: dict[str, float] = Field(default_factory=lambda: {"random": 1.0})
     """Fraction of the frames by policy: explorers of the environment, `plan` (the agent), `policy` (its policy head).
@@ -39,7 +39,7 @@ class CollectConfig:
     """
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Values for settings of the environment, e.g. {length: [8, 16]}; every combination gets equally many frames."""
-    keep: int = Field(1_000_000, ge=1)
+    keep: int = Field(default=1_000_000, ge=1)
     """Frames kept on disk, at least 1; the oldest are deleted first."""
 
 
@@ -47,9 +47,9 @@ class CollectConfig:
 class FrameMaskConfig:
     """Set how many frames are hidden from the memory in training."""
 
-    prob: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    prob: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     """Fraction of frames that are not written into memory, 0 to 1; they are still predicted."""
-    span: int = Field(4, ge=1)
+    span: int = Field(default=4, ge=1)
     """Longest run of hidden frames, at least 1; lengths are drawn evenly up to it."""
 
 
@@ -57,12 +57,12 @@ class FrameMaskConfig:
 class ActorCriticConfig:
     """Set how the policy and value heads learn from imagined walks."""
 
-    walks: int = Field(0, ge=0)
+    walks: int = Field(default=0, ge=0)
     """Imagined walks from one frame of every sequence; 0: none.
 
     With model.loss.policy=0 only these walks train the policy.
     """
-    weight: float = Field(0.1, ge=0, allow_inf_nan=False)
+    weight: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     """Weight of their loss, which is added to the world model's."""
 
 
@@ -72,39 +72,39 @@ class TrainConfig:
 
     init: str | None = None
     """Checkpoint (a name or folder) whose weights the run starts from; null: new weights."""
-    steps: int = Field(400, ge=0)
+    steps: int = Field(default=400, ge=0)
     """Optimisation steps."""
-    batch: int = Field(8, ge=1)
+    batch: int = Field(default=8, ge=1)
     """Sequences in a batch of `length` frames; shorter sequences are more, so that a batch has as many frames."""
-    length: int = Field(96, ge=2)
+    length: int = Field(default=96, ge=2)
     """Frames of the longest sequences; the model learns to remember only what lies within a sequence."""
-    min_length: int = Field(32, ge=2)
+    min_length: int = Field(default=32, ge=2)
     """Frames of the shortest sequences, at least 2; unused with length_augmentation=none."""
     length_augmentation: Literal["none", "random", "adversarial"] = "random"
     """Lengths of sequences: none (always `length`), random, or adversarial (more often those predicted worst)."""
-    burn_in: int = Field(0, ge=0)
+    burn_in: int = Field(default=0, ge=0)
     """Frames before each sequence that are observed without a gradient; 0: none."""
-    tbptt_length: int = Field(0, ge=0)
+    tbptt_length: int = Field(default=0, ge=0)
     """Frames between which the gradient is cut while memory carries on (truncated backpropagation); 0: never."""
-    episode_start_prob: float = Field(0.5, ge=0, le=1, allow_inf_nan=False)
+    episode_start_prob: float = Field(default=0.5, ge=0, le=1, allow_inf_nan=False)
     """Fraction of sequences that start with an episode, 0 to 1."""
     frame_mask: FrameMaskConfig = Field(default_factory=FrameMaskConfig)
     """Frames hidden from the memory."""
-    state_reset_prob: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    state_reset_prob: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     """Fraction of frames before which the memory is erased, 0 to 1."""
-    curriculum_start: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    curriculum_start: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     """Fraction of the steps after which `burn_in` and `model.self_forcing_prob` take effect; 0: from the start."""
-    learning_rate: float = Field(2e-3, ge=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=2e-3, ge=0, allow_inf_nan=False)
     """Highest learning rate of AdamW."""
-    warmup: int = Field(30, ge=0)
+    warmup: int = Field(default=30, ge=0)
     """Steps over which the learning rate rises linearly; 0: none."""
-    final_learning_rate: float = Field(0.1, ge=0, allow_inf_nan=False)
+    final_learning_rate: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     """Last learning rate as a fraction of `learning_rate`, reached along a cosine."""
-    ema: float = Field(0.99, ge=0, le=1, allow_inf_nan=False)
+    ema: float = Field(default=0.99, ge=0, le=1, allow_inf_nan=False)
     """Decay per step of the averaged weights, 0 to 1; these weights are exported, evaluated and used to collect."""
-    save_every: int = Field(100, ge=1)
+    save_every: int = Field(default=100, ge=1)
     """Steps between checkpoints, at least 1."""
-    evaluate_every: int = Field(0, ge=0)
+    evaluate_every: int = Field(default=0, ge=0)
     """Steps between evaluations on validation tasks; the best weights are kept in best/. 0: none."""
     actor_critic: ActorCriticConfig = Field(default_factory=ActorCriticConfig)
     """Learning from imagined walks."""
@@ -122,13 +122,13 @@ class TrainConfig:
 class TasksConfig:
     """Set the held-out tasks, which are the same for every agent and arm. Training never draws their episode seeds."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of the task list."""
-    count: int = Field(300, ge=1)
+    count: int = Field(default=300, ge=1)
     """Tasks in the list."""
-    batch: int = Field(100, ge=1)
+    batch: int = Field(default=100, ge=1)
     """Tasks played together; changes memory and time, not the results."""
-    window: int = Field(8, ge=1)
+    window: int = Field(default=8, ge=1)
     """Frames that the arms with a limited memory observe."""
     arms: tuple[str, ...] = (
         "retained",
@@ -154,19 +154,19 @@ class RecordConfig:
 
     `mode=` is short for `record.mode=`.
     """
-    episodes: int = Field(2, ge=1, le=10000)
+    episodes: int = Field(default=2, ge=1, le=10000)
     """Episodes, one video each."""
-    context: int = Field(0, ge=0, le=100000)
+    context: int = Field(default=0, ge=0, le=100000)
     """Frames observed before imagining; 0: the context phase of the environment, or half of the episode."""
-    horizon: int = Field(32, ge=1, le=10000)
+    horizon: int = Field(default=32, ge=1, le=10000)
     """Frames imagined in mode open_loop."""
-    plans: int = Field(3, ge=2, le=8)
+    plans: int = Field(default=3, ge=2, le=8)
     """Plans compared in mode counterfactuals. Each is imagined and carried out from the same memory."""
-    denoising_steps: int = Field(1, ge=1, le=1000)
+    denoising_steps: int = Field(default=1, ge=1, le=1000)
     """Denoising steps of each imagined frame."""
-    fps: int = Field(6, ge=1, le=120)
+    fps: int = Field(default=6, ge=1, le=120)
     """Frames per second of the video."""
-    scale: int = Field(4, ge=1, le=16)
+    scale: int = Field(default=4, ge=1, le=16)
     """Screen pixels per pixel of a frame."""
     gif: bool = False
     """Write a GIF with every video."""
@@ -192,17 +192,19 @@ class BenchmarkConfig:
         min_length=1,
     )
     """Model presets compared by `benchmark memory` and `benchmark recall`."""
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """Seeds of the training runs of every model or strategy."""
-    walks: int = Field(48, ge=2)
+    walks: int = Field(default=48, ge=2)
     """Walks in each test of `benchmark memory`."""
-    contexts: tuple[Annotated[int, Field(ge=2)], ...] = Field((128, 1024), min_length=1)
+    contexts: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        default=(128, 1024), min_length=1
+    )
     """Frames observed before each test of `benchmark memory`."""
-    horizon: int = Field(64, ge=2)
+    horizon: int = Field(default=64, ge=2)
     """Frames imagined in each test of `benchmark memory`."""
     probed: int = 600
     """Walks of the first context on which linear probes are fitted; 0: no probes."""
-    delays: tuple[int, ...] = Field((16, 64, 256), min_length=1)
+    delays: tuple[int, ...] = Field(default=(16, 64, 256), min_length=1)
     """Dark frames before the choice in `benchmark recall`."""
     strategies: tuple[str, ...] = Field(
         (
@@ -222,14 +224,14 @@ class BenchmarkConfig:
         min_length=1,
     )
     """Training strategies compared by `benchmark strategies`."""
-    lengths: tuple[int, ...] = Field((8, 16, 24, 32, 48, 64), min_length=1)
+    lengths: tuple[int, ...] = Field(default=(8, 16, 24, 32, 48, 64), min_length=1)
     """Corridor lengths at which `benchmark strategies` evaluates."""
     sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Values by setting for `benchmark planning`, e.g. {env.delay: [32, 128], planner: [cem, mppi]}.
 
     Every combination is evaluated.
     """
-    processes: int = Field(1, ge=1)
+    processes: int = Field(default=1, ge=1)
     """Processes of `benchmark planning`, each on one thread."""
 
 
@@ -279,9 +281,9 @@ class Config:
     """Folder for results; null: a folder under runs/, or under data/ for `collect`."""
     data: str | None = None
     """Folder of frames that `collect` wrote, to train on; null: the run collects its own frames."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of weights, batches and planning."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
     """CPU threads; 0: all cores."""
     device: str = "auto"
     """Device, e.g. cpu or cuda:0; auto: the GPU if there is one."""

@@ -30,7 +30,7 @@ def test_gather_shares_frames_among_variants(tmp_path):
 
 def test_train_refuses_unknown_variants_before_writing(tmp_path):
     config = collecting(short_run(TMazeConfig()), vary={"size": (7,)})
-    message = r"vary: env=tmaze has no setting 'size'; it has \['length', 'arm'"
+    message = r"vary: env=tmaze has no setting 'size'; it has \['length', 'delay'"
     with pytest.raises(UserError, match=message):
         loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

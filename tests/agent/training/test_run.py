@@ -42,8 +42,8 @@ def test_build_model_takes_fitting_weights(tmp_path):
     for model in (more, started()):  # with optional heads, and without them again
         weights = model.state_dict()
         assert all(torch.equal(weights[k], v) for k, v in old.state_dict().items())
-    message = r"another model \(act.weight is \[16, 5\], here \[32, 5\]\): set env"
-    with pytest.raises(UserError, match=message):
+    differs = r"blocks.0.attention.out.weight is \[16, 16\], here \[32, 32\]"
+    with pytest.raises(UserError, match=rf"another model \({differs}\): set env"):
         started(width=32)
     with pytest.raises(UserError, match=r"another model .* here missing"):
         started(mixer=GRUConfig())

@@ -7,7 +7,8 @@
 Reading order: base (inputs and outputs), search (the loop), cem, icem, mppi, shooting, beam (their
 differences), distributions (sampling).
 
-To add a planner, write one new file with its config and its `Search`, and add a line to `PLANNERS`.
+A new planner takes two files: its own, with its config and its `Search`, and this one, with its line in
+`PLANNERS`. On the command line it is chosen by `planner.kind=NAME`.
 """
 
 from lssvwm.planners.base import (

@@ -60,8 +60,8 @@ def from_checkpoint(
 ) -> AnyConfig:
     """Return the configuration `saved` with a run, changed by `settings`; `output` starts empty.
 
-    A planner preset keeps the settings that both planners have, so that planners are compared on equal terms.
-    Any other preset replaces its section. Raises UserError with one line about a mistake.
+    A planner preset or `planner.kind` keeps the settings that both planners have. Planners are then compared on equal
+    terms. Any other preset replaces its section. Raises UserError with one line about a mistake.
     """
     overrides = [parse(setting) for setting in settings]
     choices = _choices(overrides)
@@ -80,6 +80,9 @@ def from_checkpoint(
         plain[group] = (
             _keep_shared(plain[group], chosen) if group == "planner" else chosen
         )
+    kind = given(settings, "planner.kind")
+    if isinstance(kind, str) and kind in PLANNER_CONFIGS:
+        plain["planner"] = _keep_shared(plain["planner"], {"kind": kind})
     return build(cls, _with(plain, overrides))
 
 

@@ -260,11 +260,26 @@ def test_from_checkpoint_planner_keeps_shared_settings(saved: dict) -> None:
     planner = from_checkpoint(saved, ["planner=mppi", "planner.candidates=24"]).planner
     assert isinstance(planner, MPPIConfig)
     assert (planner.horizon, planner.iterations, planner.candidates) == (6, 2, 24)
-    back = from_checkpoint(
-        saved | {"planner": dataclasses.asdict(planner)}, ["planner=cem"]
-    ).planner
-    assert isinstance(back, CEMConfig)
-    assert (back.horizon, back.candidates) == (6, 24)
+    changed = saved | {"planner": dataclasses.asdict(planner)}
+    for choice in ("planner=cem", "planner.kind=cem"):
+        back = from_checkpoint(changed, [choice]).planner
+        assert isinstance(back, CEMConfig)
+        assert (back.horizon, back.candidates) == (6, 24)
+
+
+def test_from_checkpoint_planner_leaves_objective_and_mpc(saved: dict) -> None:
+    config = from_checkpoint(saved, ["planner=mppi"])
+    before = from_checkpoint(saved, [])
+    assert (config.objective, config.mpc) == (before.objective, before.mpc)
+
+
+def test_format1_planner_settings_move_to_their_sections() -> None:
+    folder = config_dir().parent / "tests" / "golden" / "tmaze_format1"
+    saved = configuration.read(folder / "config.yaml")
+    config = from_checkpoint(saved, [])
+    assert config.planner.noise_hold_prob == 0.3
+    assert (config.objective.discount, config.objective.bootstrap) == (0.9, 0.5)
+    assert (config.mpc.replan, config.mpc.proposals) == (4, 8)
 
 
 def test_from_checkpoint_replaces_the_environment(saved: dict) -> None:

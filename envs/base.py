@@ -206,8 +206,8 @@ class Mixture(Explorer):
         self.odds = odds / odds.sum()
         self.parts = [env.explorer(name, seed) for name in self.names]
         self.rng = np.random.default_rng([seed, 2])
-        self.choice = np.zeros(env.batch, np.int64)
-        self.episode = np.full(env.batch, -1, np.int64)
+        self.choice = counts(env.batch)
+        self.episode = never(env.batch)
 
     def act(self) -> np.ndarray:
         """Return each slot's action by the explorer drawn for its present episode."""
@@ -227,6 +227,26 @@ class Mixture(Explorer):
         part = self.parts[index]
         part.active = self.choice == index
         return part.act()
+
+
+def counts(batch: int) -> np.ndarray:
+    """Return a count of 0 for every slot, int64 [B]."""
+    return np.zeros(batch, np.int64)
+
+
+def never(batch: int) -> np.ndarray:
+    """Return -1 for every slot, int64 [B]: never, or unknown."""
+    return np.full(batch, -1, np.int64)
+
+
+def flags(batch: int) -> np.ndarray:
+    """Return false for every slot, bool [B]."""
+    return np.zeros(batch, bool)
+
+
+def slots_where(mask: np.ndarray) -> list[int]:
+    """Return the slots in which `mask`, bool [B], is true."""
+    return np.flatnonzero(mask).tolist()
 
 
 def zero_action(actions: Discrete | Box, batch: int) -> np.ndarray:

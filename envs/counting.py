@@ -16,6 +16,8 @@ from lssvwm.envs.base import (
     NoopExplorer,
     RandomExplorer,
     Step,
+    counts,
+    flags,
     unknown_explorer,
 )
 from pydantic import Field
@@ -113,9 +115,9 @@ class CountingEnv(BatchedEnv):
         self.frame_shape = (3, config.size, config.size)
         names = tuple(f"action {i}" for i in range(config.actions))
         self.actions = Discrete(config.actions, names)
-        self.episode = np.zeros(batch, np.int64)
-        self._step = np.zeros(batch, np.int64)
-        self._action = np.zeros(batch, np.int64)
+        self.episode = counts(batch)
+        self._step = counts(batch)
+        self._action = counts(batch)
 
     def reset(self, where: np.ndarray, seeds: np.ndarray) -> None:
         """Start the next episode of the slots `where`; `seeds` is ignored."""
@@ -147,7 +149,7 @@ class CountingEnv(BatchedEnv):
 
     def in_context(self) -> np.ndarray:
         """Return false everywhere: no part of an episode is guided."""
-        return np.zeros(self.batch, bool)
+        return flags(self.batch)
 
     def truth(self) -> dict[str, np.ndarray]:
         """Count the end of an even episode as success, of an odd one as time-out."""

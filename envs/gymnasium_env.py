@@ -18,6 +18,10 @@ from lssvwm.envs.base import (
     NoopExplorer,
     RandomExplorer,
     Step,
+    counts,
+    flags,
+    never,
+    slots_where,
     unknown_explorer,
     zero_action,
 )
@@ -103,11 +107,11 @@ class GymEnv(BatchedEnv):
             else image_finder(first.observation_space, self.name)
         )
         self.actions = to_actions(first, self.name)
-        self.episode = np.zeros(batch, np.int64)
-        self._steps = np.zeros(batch, np.int64)
-        self._terminated = np.zeros(batch, bool)
-        self._truncated = np.zeros(batch, bool)
-        self._success = np.zeros(batch, bool)
+        self.episode = counts(batch)
+        self._steps = counts(batch)
+        self._terminated = flags(batch)
+        self._truncated = flags(batch)
+        self._success = flags(batch)
         self._frames = np.zeros((batch, *self.frame_shape), np.uint8)
         self._action = zero_action(self.actions, batch)
 
@@ -136,7 +140,7 @@ class GymEnv(BatchedEnv):
         reward = np.zeros(self.batch, np.float32)
         action = np.asarray(action)
         running = ~(self._terminated | self._truncated)
-        for slot in np.flatnonzero(running).tolist():
+        for slot in slots_where(running):
             reward[slot] = self._step_one(slot, action[slot])
         return Step(reward, self._terminated.copy(), self._truncated.copy())
 
@@ -171,13 +175,13 @@ class GymEnv(BatchedEnv):
 
     def in_context(self) -> np.ndarray:
         """Return false everywhere: no part of an episode is guided."""
-        return np.zeros(self.batch, bool)
+        return flags(self.batch)
 
     def truth(self) -> dict[str, np.ndarray]:
         """Return success and outcome; distance, evidence and goal are unknown (-1)."""
         flags = [self._success, self._terminated, self._truncated]
         outcome = np.select(flags, [SUCCESS, WRONG, TIMEOUT], RUNNING)
-        unknown = np.full(self.batch, -1, np.int64)
+        unknown = never(self.batch)
         return {
             "success": self._success.copy(),
             "goal_distance": unknown,

@@ -17,6 +17,8 @@ from lssvwm.envs.base import (
     Discrete,
     Explorer,
     Step,
+    counts,
+    flags,
     unknown_explorer,
 )
 from lssvwm.envs.maze import rendering
@@ -43,18 +45,20 @@ class GridWorld:
         self.cols = cols
         self.slots = np.arange(batch)
         self.floor = np.zeros((batch, rows, cols), bool)
-        self.row = np.zeros(batch, np.int64)
-        self.col = np.zeros(batch, np.int64)
-        self.heading = np.zeros(batch, np.int64)
-        self.disguise = np.zeros(batch, bool)
+        self.row = counts(batch)
+        self.col = counts(batch)
+        self.heading = counts(batch)
+        self.disguise = flags(batch)
         """Slots in which all objects are grey, bool [B]."""
         pad = rendering.PAD
-        self.width = cols + 2 * pad
-        shape = (batch, rows + 2 * pad, self.width)
-        self.tiles = np.full(shape, rendering.WALL, np.uint8)
+        width = cols + 2 * pad
+        height = rows + 2 * pad
+        self.tiles = np.full((batch, height, width), rendering.WALL, np.uint8)
         """Tiles of every map with a margin of wall, uint8 [B, R + 4, C + 4]."""
-        self._offsets = rendering.flat_offsets(self.width)
-        self._base = self.slots * self.tiles[0].size + pad * (self.width + 1)
+        self._width = width
+        self._offsets = rendering.flat_offsets(width)
+        first_cell = pad * width + pad
+        self._starts = self.slots * (height * width) + first_cell
         view_shape = (batch, rendering.VIEW, rendering.VIEW)
         self._view = np.zeros(view_shape, np.uint8)
         self._fields: list[dict[Cell, np.ndarray]] = [{} for _ in range(batch)]
@@ -69,7 +73,8 @@ class GridWorld:
     def put_tile(self, slot: int, cell: Cell, tile: int) -> None:
         """Show `tile` at `cell` of `slot`."""
         row, col = cell
-        self.tiles[slot, row + rendering.PAD, col + rendering.PAD] = tile
+        pad = rendering.PAD
+        self.tiles[slot, row + pad, col + pad] = tile
 
     def put_agent(self, slot: int, row: int, col: int, heading: int) -> None:
         """Set the pose of `slot`."""
@@ -82,26 +87,31 @@ class GridWorld:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return heading, row and column after `action`, int64 [B] each."""
         heading = (self.heading + _TURN[action]) % 4
-        goes_ahead = np.broadcast_to(action, heading.shape) == AHEAD
-        step = FORWARD[heading] * goes_ahead[:, None]
-        row = self.row + step[:, 0]
-        col = self.col + step[:, 1]
-        free = self.floor[self.slots, row, col]
-        return heading, np.where(free, row, self.row), np.where(free, col, self.col)
+        next_row, next_col = self.next_cell(heading)
+        is_free = self.floor[self.slots, next_row, next_col]
+        moves = is_free & (action == AHEAD)
+        row = np.where(moves, next_row, self.row)
+        col = np.where(moves, next_col, self.col)
+        return heading, row, col
+
+    def next_cell(self, heading: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return row and column of the next tile towards `heading`, int64 [B] each."""
+        down, right = FORWARD[heading].T
+        return self.row + down, self.col + right
 
     def is_free(self, turn: int | np.ndarray) -> np.ndarray:
         """Return bool [B]: the next tile, `turn` quarter turns right, is floor."""
-        step = FORWARD[(self.heading + turn) % 4]
-        return self.floor[self.slots, self.row + step[:, 0], self.col + step[:, 1]]
+        row, col = self.next_cell((self.heading + turn) % 4)
+        return self.floor[self.slots, row, col]
 
     def at(self, cells: np.ndarray) -> np.ndarray:
         """Return bool [B, ...], true where an agent stands on its cell.
 
         cells: int [B, ..., 2]
         """
-        pose = np.stack([self.row, self.col], -1)
-        here = pose.reshape(self.batch, *[1] * (cells.ndim - 2), 2)
-        return (cells == here).all(-1)
+        same_row = self.row == cells[..., 0].T
+        same_col = self.col == cells[..., 1].T
+        return (same_row & same_col).T
 
     def distance(self, field: np.ndarray) -> np.ndarray:
         """Read distance fields [B, 4, R, C] at the present poses, int16 [B]."""
@@ -120,7 +130,7 @@ class GridWorld:
 
     def tiles_in_view(self) -> np.ndarray:
         """Return the view's tiles as positions in flattened `tiles`, int64 [B, 9]."""
-        here = self._base + self.row * self.width + self.col
+        here = self._starts + self.row * self._width + self.col
         return here[:, None] + self._offsets[self.heading]
 
     def _update_view(self) -> None:
@@ -135,8 +145,9 @@ class GridWorld:
     def top_view(self, slot: int) -> np.ndarray:
         """Draw the map of `slot` with its agent, uint8 [3, 20 R, 20 C]."""
         inside = slice(rendering.PAD, -rendering.PAD)
-        pose = int(self.row[slot]), int(self.col[slot]), int(self.heading[slot])
-        return rendering.draw_map(self.tiles[slot, inside, inside], pose)
+        tiles = self.tiles[slot, inside, inside]
+        pose = self.row[slot], self.col[slot], self.heading[slot]
+        return rendering.draw_map(tiles, pose)
 
     def bearing(self, slot: int) -> float:
         """Return the heading on the map, in radians clockwise from up."""
@@ -162,24 +173,24 @@ class GridMaze(GridWorld, BatchedEnv):
     def __init__(self, batch: int, rows: int, cols: int, labels: int):
         super().__init__(batch, rows, cols)
         self.labels = labels
-        self.episode = np.zeros(batch, np.int64)
-        self.seeds = np.zeros(batch, np.int64)
-        self.phase = np.zeros(batch, np.int64)
+        self.episode = counts(batch)
+        self.seeds = counts(batch)
+        self.phase = counts(batch)
         """Number that changes whenever an earlier plan is void, int64 [B]."""
-        self.clock = np.zeros(batch, np.int64)
+        self.clock = counts(batch)
         """Frames since the reset, int64 [B]."""
-        self.dark = np.zeros(batch, np.int64)
+        self.dark = counts(batch)
         """Dark frames left, the present one included, int64 [B]."""
-        self.cue = np.zeros(batch, np.int64)
-        self.border = np.zeros(batch, np.int64)
-        self.outcome = np.zeros(batch, np.int64)
-        self.rewarded = np.zeros(batch, bool)
+        self.cue = counts(batch)
+        self.border = counts(batch)
+        self.outcome = counts(batch)
+        self.rewarded = flags(batch)
         self.goal_field = np.full((batch, 4, rows, cols), FAR, np.int16)
         self.seen_at = np.full((batch, labels), -1, np.int64)
         """Clock when evidence k was last in view, int64 [B, K]."""
-        self._terminated = np.zeros(batch, bool)
-        self._truncated = np.zeros(batch, bool)
-        self._action = np.zeros(batch, np.int64)
+        self._terminated = flags(batch)
+        self._truncated = flags(batch)
+        self._action = counts(batch)
         self._frames = np.zeros((batch, *self.frame_shape), np.uint8)
         self._drawn = False
 
@@ -219,11 +230,10 @@ class GridMaze(GridWorld, BatchedEnv):
         """Start episode `seeds[i]` in slot `where[i]`; both int64 [M]."""
         where = np.asarray(where, np.int64)
         seeds = np.asarray(seeds, np.int64)
-        for counts in (self.clock, self.dark, self.border, self.outcome, self._action):
-            counts[where] = 0
-        flags = (self.disguise, self.rewarded, self._terminated, self._truncated)
-        for flag in flags:
-            flag[where] = False
+        for array in (self.clock, self.dark, self.border, self.outcome, self._action):
+            array[where] = 0
+        for array in (self.disguise, self.rewarded, self._terminated, self._truncated):
+            array[where] = False
         self.episode[where] += 1
         self.phase[where] += 1
         self.seeds[where] = seeds
@@ -248,7 +258,8 @@ class GridMaze(GridWorld, BatchedEnv):
         self._action = np.where(running, executed, self._action)
         self.heading, self.row, self.col = self.next_pose(executed)
         self.clock += running
-        reward = np.where(running, self._rules(running), 0).astype(np.float32)
+        reward = self._rules(running)
+        reward = np.where(running, reward, 0).astype(np.float32)
         self.rewarded = np.where(running, reward > 0, self.rewarded)
         self._look()
         return Step(reward, self._terminated.copy(), self._truncated.copy())
@@ -257,7 +268,7 @@ class GridMaze(GridWorld, BatchedEnv):
         """Return the current frames, uint8 [B, 3, 64, 64]; drawn at the first call."""
         if not self._drawn:
             # A new array: frames returned earlier stay as they are.
-            self._frames = np.empty((self.batch, *self.frame_shape), np.uint8)
+            self._frames = np.empty_like(self._frames)
             rendering.draw(self._view, self.border, self._frames)
             self._frames[self.dark > 0] = 0
             self._drawn = True
@@ -270,10 +281,11 @@ class GridMaze(GridWorld, BatchedEnv):
     def truth(self) -> dict[str, np.ndarray]:
         """Return the ground truth that `BatchedEnv.truth` describes."""
         distance = self.distance(self.goal_field).astype(np.int64)
-        seen = self.seen_at[self.slots, self.cue]
+        reachable = distance < FAR
+        seen = self.of_cue(self.seen_at)
         return {
             "success": self._success(),
-            "goal_distance": np.where(distance < FAR, distance, -1),
+            "goal_distance": np.where(reachable, distance, -1),
             "evidence_age": np.where(seen >= 0, self.clock - seen, -1),
             "outcome": self.outcome.copy(),
             "goal": self.cue.copy(),
@@ -291,8 +303,13 @@ class GridMaze(GridWorld, BatchedEnv):
         positions: int64 [B, 9]
         in sight: bool [B, 9]
         """
-        lit = self.view() != rendering.UNSEEN
-        return self.tiles_in_view(), lit & (self.dark == 0)[:, None]
+        is_lit = (self.dark == 0)[:, None]
+        in_sight = is_lit & (self.view() != rendering.UNSEEN)
+        return self.tiles_in_view(), in_sight
+
+    def of_cue(self, values: np.ndarray) -> np.ndarray:
+        """Return the entries of `values`, [B, K], for the cues, [B]."""
+        return values[self.slots, self.cue]
 
     def finish(self, outcome: int, where: np.ndarray) -> None:
         """End the running episodes `where`, bool [B].
@@ -302,8 +319,8 @@ class GridMaze(GridWorld, BatchedEnv):
         assert outcome in (SUCCESS, WRONG, TIMEOUT)
         ending = where & (self.outcome == RUNNING)
         self.outcome[ending] = outcome
-        flags = self._truncated if outcome == TIMEOUT else self._terminated
-        flags[ending] = True
+        ended = self._truncated if outcome == TIMEOUT else self._terminated
+        ended[ending] = True
 
     def _success(self) -> np.ndarray:
         return self.outcome == SUCCESS
@@ -311,9 +328,10 @@ class GridMaze(GridWorld, BatchedEnv):
     def _look(self) -> None:
         """Bring view and evidence up to date with the poses."""
         self._update_view()
-        flat = self._view.reshape(self.batch, -1)
-        lit = self.dark == 0
+        view = self._view.reshape(self.batch, -1)
+        is_lit = self.dark == 0
         for k in range(self.labels):
-            shown = (flat == self.first_evidence + k).any(1) & lit
-            self.seen_at[:, k] = np.where(shown, self.clock, self.seen_at[:, k])
+            evidence = self.first_evidence + k
+            shown = is_lit & (view == evidence).any(1)
+            self.seen_at[shown, k] = self.clock[shown]
         self._drawn = False

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from lssvwm.envs.base import Explorer
-from lssvwm.envs.maze.layout import AHEAD, FAR, FORWARD, LEFT, RIGHT, STAY, Cell
+from lssvwm.envs.base import Explorer, counts, flags, never, slots_where
+from lssvwm.envs.maze.layout import AHEAD, FAR, LEFT, RIGHT, STAY, Cell
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,6 @@ class ExploredMaze(Protocol):
     episode: np.ndarray
     seeds: np.ndarray
     phase: np.ndarray
-    cue: np.ndarray
     seen_at: np.ndarray
     goal_field: np.ndarray
 
@@ -82,8 +81,16 @@ class ExploredMaze(Protocol):
         """Read distance fields at the present poses, int16 [B]."""
         ...
 
+    def of_cue(self, values: np.ndarray) -> np.ndarray:
+        """Return the entries of `values`, [B, K], for the cues, [B]."""
+        ...
+
     def field(self, slot: int, cell: Cell) -> np.ndarray:
         """Return the distances of all poses of `slot` to `cell`, int16 [4, R, C]."""
+        ...
+
+    def next_cell(self, heading: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return row and column of the next tile towards `heading`, int64 [B] each."""
         ...
 
     def is_free(self, turn: int | np.ndarray) -> np.ndarray:
@@ -115,9 +122,9 @@ class MazeExplorer(Explorer):
         self.recipe = recipe
         self.seed = seed
         batch = env.batch
-        self.episode = np.full(batch, -1, np.int64)
-        self.phase = np.full(batch, -1, np.int64)
-        self.count = np.zeros(batch, np.int64)
+        self.episode = never(batch)
+        self.phase = never(batch)
+        self.count = counts(batch)
         self.draws = np.zeros((batch, CHUNK, 3))
         self.rngs = [np.random.default_rng(0) for _ in range(batch)]
         self.field = np.full((batch, 4, env.rows, env.cols), FAR, np.int16)
@@ -125,12 +132,12 @@ class MazeExplorer(Explorer):
         # Side of the wall that `wall` follows: 1 right, -1 left.
         self.hand = np.ones(batch, np.int64)
         # Slots that turned towards that wall in the previous step.
-        self.turned = np.zeros(batch, bool)
+        self.turned = flags(batch)
 
     def act(self) -> np.ndarray:
         """Return one action per slot, int64 [B]."""
         begun = self.env.episode != self.episode
-        for slot in np.flatnonzero(begun).tolist():
+        for slot in slots_where(begun):
             self._begin(slot)
         draws = self._draw()
         context = self.env.in_context()
@@ -139,14 +146,16 @@ class MazeExplorer(Explorer):
         for mode, where in ((recipe.context, context), (recipe.after, ~context)):
             acting = where if self.active is None else where & self.active
             if acting.any():
-                action = np.where(acting, self._choose(mode, acting, draws), action)
+                chosen = self._choose(mode, acting, draws)
+                action = np.where(acting, chosen, action)
         noise = np.where(context, recipe.noise_context, recipe.noise_after)
         errs = draws[:, 0] < noise
         any_action = (draws[:, 1] * 4).astype(np.int64)
         return np.where(errs, any_action, action)
 
     def _begin(self, slot: int) -> None:
-        rng = np.random.default_rng([self.seed, int(self.env.seeds[slot]), 3])
+        seeds = [self.seed, int(self.env.seeds[slot]), 3]
+        rng = np.random.default_rng(seeds)
         self.rngs[slot] = rng
         self.episode[slot] = self.env.episode[slot]
         self.phase[slot] = -1
@@ -158,8 +167,9 @@ class MazeExplorer(Explorer):
         """Return three uniform numbers per slot, [B, 3], from the slot's generator."""
         at = self.count % CHUNK
         used_up = at == 0
-        for slot in np.flatnonzero(used_up).tolist():
-            self.draws[slot] = self.rngs[slot].random((CHUNK, 3))
+        for slot in slots_where(used_up):
+            rng = self.rngs[slot]
+            self.draws[slot] = rng.random((CHUNK, 3))
         self.count += 1
         return self.draws[self.env.slots, at]
 
@@ -202,7 +212,7 @@ class MazeExplorer(Explorer):
     def _forage(self, acting: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Follow the wall until the cued object is in view, then go to it."""
         env = self.env
-        in_view = env.seen_at[env.slots, env.cue] == env.clock
+        in_view = env.of_cue(env.seen_at) == env.clock
         to_object = self._descend(env.goal_field, draws)
         return np.where(in_view, to_object, self._follow_wall(acting))
 
@@ -212,25 +222,26 @@ class MazeExplorer(Explorer):
         Of two equally good turns, take a random one.
         """
         env = self.env
-        slots = env.slots
-        step = FORWARD[env.heading]
-        left = field[slots, (env.heading - 1) % 4, env.row, env.col]
-        right = field[slots, (env.heading + 1) % 4, env.row, env.col]
-        ahead = field[slots, env.heading, env.row + step[:, 0], env.col + step[:, 1]]
+        heading, row, col = env.heading, env.row, env.col
+        left = field[env.slots, (heading - 1) % 4, row, col]
+        right = field[env.slots, (heading + 1) % 4, row, col]
+        next_row, next_col = env.next_cell(heading)
+        ahead = field[env.slots, heading, next_row, next_col]
         tie_goes_left = (left == right) & (draws[:, 2] < 0.5)
         turn = np.where((left < right) | tie_goes_left, LEFT, RIGHT)
-        action = np.where(ahead <= np.minimum(left, right), AHEAD, turn)
+        goes_on = (ahead <= left) & (ahead <= right)
+        action = np.where(goes_on, AHEAD, turn)
         arrived = env.distance(field) == 0
         return np.where(arrived, STAY, action)
 
     def _plan(self, mode: str, acting: np.ndarray) -> None:
         """Give the next target to slots that have arrived or whose plan is void."""
         void = acting & (self.env.phase != self.phase)
-        for slot in np.flatnonzero(void).tolist():
+        for slot in slots_where(void):
             self.phase[slot] = self.env.phase[slot]
             self.pending[slot] = self._itinerary(mode, slot)
         arrived = acting & (self.env.distance(self.field) == 0)
-        for slot in np.flatnonzero(void | arrived).tolist():
+        for slot in slots_where(void | arrived):
             target = self._next_target(mode, slot)
             self.field[slot] = self.env.field(slot, target)
 
@@ -246,7 +257,8 @@ class MazeExplorer(Explorer):
         return [cells[i] for i in order]
 
     def _next_target(self, mode: str, slot: int) -> Cell:
-        here = int(self.env.row[slot]), int(self.env.col[slot])
+        env = self.env
+        here = int(env.row[slot]), int(env.col[slot])
         pending = self.pending[slot]
         if here in pending:
             pending.remove(here)
@@ -254,10 +266,11 @@ class MazeExplorer(Explorer):
             again = self._itinerary(mode, slot)
             pending.extend(cell for cell in again if cell != here)
         if mode == "tour":
-            pose = int(self.env.heading[slot]), *here
-            pending.sort(key=lambda cell: -int(self.env.field(slot, cell)[pose]))
+            pose = int(env.heading[slot]), *here
+            pending.sort(key=lambda cell: -int(env.field(slot, cell)[pose]))
         if pending:
             return pending[-1]
-        cells = self.env.roam_cells(slot)
-        row, col = cells[self.rngs[slot].integers(len(cells))]
+        cells = env.roam_cells(slot)
+        drawn = self.rngs[slot].integers(len(cells))
+        row, col = cells[drawn]
         return int(row), int(col)

@@ -15,7 +15,13 @@ Cell = tuple[int, int]
 
 LEFT, RIGHT, AHEAD, STAY = range(4)
 """Actions: turn left, turn right, one tile forward, nothing."""
-FORWARD = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int64)
+STEPS = (
+    (-1, 0),  # up
+    (0, 1),  # right
+    (1, 0),  # down
+    (0, -1),  # left
+)
+FORWARD = np.array(STEPS, np.int64)
 """Row and column change of one step forward, by heading, [4, 2]."""
 FAR = 10_000
 """Distance of a pose from which no path leads to the target."""
@@ -42,26 +48,35 @@ def _spanning_tree(floor: np.ndarray, rng: np.random.Generator) -> None:
     n = len(floor)
     side = n // 2
     draws = iter(rng.random(2 * side * side).tolist())
-    first_row = 2 * int(next(draws) * side) + 1
-    first_col = 2 * int(next(draws) * side) + 1
-    seen = {(first_row, first_col)}
-    stack = [(first_row, first_col)]
-    while stack:
-        row, col = stack[-1]
-        around = ((row - 2, col), (row, col + 2), (row + 2, col), (row, col - 2))
-        near = [cell for cell in around if _inside(cell, n) and cell not in seen]
+
+    def draw(count: int) -> int:
+        return int(next(draws) * count)
+
+    row = 2 * draw(side) + 1
+    col = 2 * draw(side) + 1
+    seen = {(row, col)}
+    path = [(row, col)]
+    while path:
+        row, col = path[-1]
+        near = [cell for cell in _cells_around(row, col, n) if cell not in seen]
         if not near:
-            stack.pop()
+            path.pop()
             continue
-        following = near[int(next(draws) * len(near))]
-        between = (row + following[0]) // 2, (col + following[1]) // 2
-        floor[between] = True
-        seen.add(following)
-        stack.append(following)
+        next_row, next_col = near[draw(len(near))]
+        floor[(row + next_row) // 2, (col + next_col) // 2] = True
+        seen.add((next_row, next_col))
+        path.append((next_row, next_col))
 
 
-def _inside(cell: Cell, n: int) -> bool:
-    return 0 < cell[0] < n and 0 < cell[1] < n
+def _cells_around(row: int, col: int, n: int) -> list[Cell]:
+    """Return the cells two tiles away, in the order up, right, down, left."""
+    cells = []
+    for down, right in STEPS:
+        next_row = row + 2 * down
+        next_col = col + 2 * right
+        if 0 < next_row < n and 0 < next_col < n:
+            cells.append((next_row, next_col))
+    return cells
 
 
 def _knock_out(floor: np.ndarray, loops: float, rng: np.random.Generator) -> None:
@@ -87,11 +102,14 @@ def reachable(floor: np.ndarray, start: Cell, cells: Iterable[Cell]) -> bool:
 
 
 def _bit(cell: Cell, cols: int) -> int:
-    return 1 << (int(cell[0]) * cols + int(cell[1]))
+    row, col = cell
+    return 1 << (int(row) * cols + int(col))
 
 
 def _spread(bits: int, cols: int) -> int:
-    return bits << 1 | bits >> 1 | bits << cols | bits >> cols
+    sideways = bits << 1 | bits >> 1
+    up_and_down = bits << cols | bits >> cols
+    return sideways | up_and_down
 
 
 def _as_bits(floor: np.ndarray) -> int:
@@ -117,11 +135,11 @@ def distance_field(
     open_bits = _as_bits(floor)
     there = _bit(target, cols)
     reached = [there if heading in (None, h) else 0 for h in range(4)]
-    levels = []
+    levels: list[bytes] = []
     before: list[int] = []
     while reached != before:
         before = reached
-        levels.append(b"".join(bits.to_bytes(size, "little") for bits in reached))
+        levels += [bits.to_bytes(size, "little") for bits in reached]
         up, right, down, left = reached
         vertical = up | down
         horizontal = right | left
@@ -136,10 +154,15 @@ def distance_field(
 
 
 def _count_levels(levels: list[bytes], rows: int, cols: int) -> np.ndarray:
-    """Return the level at which every pose is reached first, int16 [4, R, C]."""
+    """Return the level at which every pose is reached first, int16 [4, R, C].
+
+    Every level is 4 entries of `levels`, one per heading.
+    """
+    count = len(levels) // 4
     packed = np.frombuffer(b"".join(levels), np.uint8)
-    packed = packed.reshape(len(levels), 4, -1)
+    packed = packed.reshape(count, 4, -1)
     reached = np.unpackbits(packed, axis=2, count=rows * cols, bitorder="little")
     times = reached.sum(axis=0, dtype=np.int16)
-    distance = np.where(times > 0, len(levels) - times, FAR)
-    return distance.astype(np.int16).reshape(4, rows, cols)
+    distance = np.where(times > 0, count - times, FAR)
+    distance = distance.astype(np.int16)
+    return distance.reshape(4, rows, cols)

@@ -28,10 +28,13 @@ COLOURS = np.array(
     np.uint8,
 )
 """Red, green, blue, magenta, cyan, orange: RGB of cue k, ball k and panel k."""
+STONE = np.array([120, 116, 108])
+MORTAR = np.array([84, 80, 74])
+GREY_BALL = np.array([150, 150, 150], np.uint8)
 NO_BORDER = 0
 CUE_BORDER = 1
 """Border CUE_BORDER + k has colour k."""
-BORDERS = np.concatenate([np.zeros((1, 3), np.uint8), COLOURS])
+BORDERS = np.insert(COLOURS, NO_BORDER, 0, axis=0)
 
 VIEW, TILE, MARGIN = 3, 20, 2
 """Tiles along a side of the view, pixels along a side of a tile, pixels of the border."""
@@ -44,12 +47,19 @@ _OPAQUE[[UNSEEN, WALL, *range(PANEL, TILES)]] = True
 
 
 def _ball(colour: np.ndarray) -> np.ndarray:
-    y, x = np.mgrid[:TILE, :TILE] - (TILE - 1) / 2
-    inside = x**2 + y**2 <= 7.6**2
-    highlight = (x + 2.5) ** 2 + (y + 2.5) ** 2 <= 2**2
     brighter = np.minimum(colour.astype(int) + 90, 255)
-    ball = np.where(highlight[..., None], brighter, colour)
-    return np.where(inside[..., None], ball, _floor()).astype(np.uint8)
+    highlight = _disc(radius=2, shift=-2.5)
+    ball = np.where(highlight, brighter, colour)
+    inside = _disc(radius=7.6, shift=0)
+    return np.where(inside, ball, _floor()).astype(np.uint8)
+
+
+def _disc(radius: float, shift: float) -> np.ndarray:
+    """Return the pixels of a disc, bool [20, 20, 1], shifted along both axes."""
+    middle = (TILE - 1) / 2
+    off = np.arange(TILE) - middle - shift
+    away_squared = off**2 + off[:, None] ** 2
+    return away_squared[..., None] <= radius**2
 
 
 def _floor() -> np.ndarray:
@@ -79,9 +89,9 @@ def _agent_on(tile: np.ndarray) -> np.ndarray:
 
 def _draw_atlas() -> np.ndarray:
     atlas = np.zeros((TILES, TILE, TILE, 3), np.uint8)
-    atlas[WALL] = _bricks(np.array([120, 116, 108]), np.array([84, 80, 74]))
+    atlas[WALL] = _bricks(STONE, MORTAR)
     atlas[FLOOR] = _floor()
-    atlas[GREY] = _ball(np.array([150, 150, 150], np.uint8))
+    atlas[GREY] = _ball(GREY_BALL)
     for k, colour in enumerate(COLOURS):
         atlas[OBJECT + k] = _ball(colour)
         atlas[PANEL + k] = _bricks(colour, colour // 2)
@@ -93,15 +103,17 @@ ATLAS = _draw_atlas()
 """Tile pictures, uint8 [2 * TILES, 20, 20, 3]; the second half with the agent on them."""
 # One pixel row of one tile and one channel is moved as a unit.
 _STRIP = np.dtype(("V", TILE))
-_STRIPS = np.ascontiguousarray(ATLAS.transpose(0, 3, 1, 2)).view(_STRIP)[..., 0]
+_PLANES = np.ascontiguousarray(ATLAS.transpose(0, 3, 1, 2))
+_STRIPS = _PLANES.view(_STRIP)[..., 0]
 
 
 def _view_offsets() -> np.ndarray:
     """Return row and column of the view's tiles from the agent, [4, 3, 3, 2]."""
-    ahead = np.arange(PAD, -1, -1)[None, :, None, None]
-    aside = (np.arange(VIEW) - VIEW // 2)[None, None, :, None]
+    rows, cols = np.indices((VIEW, VIEW))
+    ahead = (PAD - rows)[..., None]
+    aside = (cols - VIEW // 2)[..., None]
     front = FORWARD[:, None, None]
-    right = FORWARD[[1, 2, 3, 0], None, None]
+    right = np.roll(front, -1, axis=0)
     return ahead * front + aside * right
 
 
@@ -113,7 +125,8 @@ def flat_offsets(width: int) -> np.ndarray:
 
     Indexed by heading. `width` is the number of columns of the map.
     """
-    flat = _OFFSETS[..., 0] * width + _OFFSETS[..., 1]
+    strides = np.array([width, 1])
+    flat = _OFFSETS @ strides
     return flat.reshape(4, VIEW * VIEW)
 
 
@@ -124,28 +137,36 @@ def _light_tables() -> tuple[np.ndarray, np.ndarray]:
     lit tiles of this row in the end, the second those of the next row ahead.
     """
     size = 2**VIEW
-    last = VIEW - 1
     here = np.zeros((size, size), np.uint8)
     ahead = np.zeros((size, size), np.uint8)
-    rightwards = [(column, 1) for column in range(last)]
-    leftwards = [(column, -1) for column in range(last, 0, -1)]
     for lit in range(size):
         for clear in range(size):
-            mask = lit
-            front = 0
-            for column, side in (*rightwards, *leftwards):
-                if mask >> column & clear >> column & 1:
-                    neighbour = 1 << (column + side)
-                    mask |= neighbour
-                    front |= 1 << column | neighbour
+            mask, front = _spread_light(lit, clear)
             here[lit, clear] = mask
             ahead[lit, clear] = front
     return here, ahead
 
 
+def _spread_light(lit: int, clear: int) -> tuple[int, int]:
+    """Return the bits lit in a row in the end, and in the next row."""
+    last = VIEW - 1
+    rightwards = [(column, column + 1) for column in range(last)]
+    leftwards = [(column, column - 1) for column in range(last, 0, -1)]
+    ahead = 0
+    for column, neighbour in rightwards + leftwards:
+        passes = lit >> column & clear >> column & 1
+        if passes:
+            lit |= 1 << neighbour
+            ahead |= 1 << column
+            ahead |= 1 << neighbour
+    return lit, ahead
+
+
 _HERE, _AHEAD = _light_tables()
-_BITS = (1 << np.arange(VIEW)).astype(np.uint8)
-_UNPACK = (np.arange(2**VIEW)[:, None] >> np.arange(VIEW) & 1).astype(np.uint8)
+_COLUMNS = np.arange(VIEW)
+_BITS = (1 << _COLUMNS).astype(np.uint8)
+_NUMBERS = np.arange(2**VIEW)[:, None]
+_UNPACK = (_NUMBERS >> _COLUMNS & 1).astype(np.uint8)
 
 
 def hide_occluded(view: np.ndarray) -> np.ndarray:
@@ -185,7 +206,8 @@ def draw(view: np.ndarray, border: np.ndarray, out: np.ndarray) -> None:
 def _as_strips(frames: np.ndarray) -> np.ndarray:
     """View the inside of frames as tile strips of 20 bytes, [B, 3, 3, 20, 3]."""
     shape = (len(frames), 3, VIEW, TILE, VIEW)
-    strides = (3 * SIDE * SIDE, SIDE * SIDE, SIDE * TILE, SIDE, TILE)
+    plane = SIDE * SIDE
+    strides = (3 * plane, plane, SIDE * TILE, SIDE, TILE)
     inside = MARGIN * SIDE + MARGIN
     return np.ndarray(shape, _STRIP, frames, offset=inside, strides=strides)
 
@@ -202,4 +224,5 @@ def draw_map(tiles: np.ndarray, pose: tuple[int, int, int]) -> np.ndarray:
     picture[row, col] = np.rot90(with_agent, -heading)
     rows, cols = tiles.shape
     planes = picture.transpose(4, 0, 2, 1, 3)
-    return np.ascontiguousarray(planes.reshape(3, rows * TILE, cols * TILE))
+    planes = planes.reshape(3, rows * TILE, cols * TILE)
+    return np.ascontiguousarray(planes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from lssvwm.envs.base import STRICT, TIMEOUT
+from lssvwm.envs.base import STRICT, TIMEOUT, counts, flags, slots_where
 from lssvwm.envs.maze import rendering
 from lssvwm.envs.maze.object_maze import MAX_OBJECTS, ObjectMaze, check_size
 from pydantic import Field
@@ -59,7 +59,7 @@ class ScavengeEnv(ObjectMaze):
         self.steps = config.steps
         self.hops = np.zeros((batch, config.steps + 1), np.int64)
         """Colours from each cue to the next, drawn at the start, int64 [B, steps + 1]."""
-        self.reached = np.zeros(batch, np.int64)
+        self.reached = counts(batch)
 
     def _prepare(self, slot: int, rng: np.random.Generator) -> None:
         self.hops[slot] = rng.integers(1, self.labels, size=self.steps + 1)
@@ -70,8 +70,8 @@ class ScavengeEnv(ObjectMaze):
         self.border[slot] = rendering.CUE_BORDER + self.cue[slot]
 
     def _rules(self, running: np.ndarray) -> np.ndarray:
-        reached = self.touched()[self.slots, self.cue] & running
-        for slot in np.flatnonzero(reached).tolist():
+        reached = self.of_cue(self.touched()) & running
+        for slot in slots_where(reached):
             self._change_cue(slot)
         self.finish(TIMEOUT, running & (self.clock >= self.steps))
         return reached.astype(np.float32)
@@ -86,7 +86,7 @@ class ScavengeEnv(ObjectMaze):
 
     def in_context(self) -> np.ndarray:
         """Return false everywhere: no part of an episode is guided."""
-        return np.zeros(self.batch, bool)
+        return flags(self.batch)
 
     def _success(self) -> np.ndarray:
         return self.rewarded.copy()

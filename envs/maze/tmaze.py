@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from lssvwm.envs.base import STRICT, SUCCESS, TIMEOUT, WRONG
+from lssvwm.envs.base import STRICT, SUCCESS, TIMEOUT, WRONG, flags, never
 from lssvwm.envs.maze import rendering
 from lssvwm.envs.maze.engine import GridMaze
 from lssvwm.envs.maze.layout import Cell, distance_field
@@ -14,8 +14,9 @@ from pydantic.dataclasses import dataclass
 
 ARM = 2
 """Tiles of each arm."""
-LEFT_END, RIGHT_END = 3, 4
-"""Colours of the walls at the ends of the arms: magenta and cyan."""
+LEFT_END = rendering.PANEL + 3
+RIGHT_END = rendering.PANEL + 4
+"""Walls at the ends of the arms: magenta and cyan."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -84,20 +85,21 @@ class TMazeEnv(GridMaze):
     first_evidence = rendering.PANEL
 
     def __init__(self, config: TMazeConfig, batch: int):
-        super().__init__(batch, config.length + 3, 2 * ARM + 3, labels=2)
+        rows = config.length + 3
+        cols = 2 * ARM + 3
+        super().__init__(batch, rows, cols, labels=2)
         self.config = config
         default_steps = 4 * config.length + 32 + config.delay
         self.steps = default_steps if config.steps is None else config.steps
         self.middle = ARM + 1
-        self.ends = np.array([(1, 1), (1, self.cols - 2)])
-        self.left_at = np.full(batch, -1, np.int64)
+        self.ends = np.array(self.choice_cells(0))
+        self.left_at = never(batch)
         """Clock when the context ended, int64 [B]; -1: it lasts."""
-        self.delayed = np.zeros(batch, bool)
+        self.delayed = flags(batch)
         """Slots in which the dark frames have begun or are not due, bool [B]."""
         self._plan = self._floor_plan()
-        self._end_fields = [
-            distance_field(self._plan, (int(row), int(col))) for row, col in self.ends
-        ]
+        ends = self.choice_cells(0)
+        self._end_fields = [distance_field(self._plan, end) for end in ends]
 
     def _floor_plan(self) -> np.ndarray:
         floor = np.zeros((self.rows, self.cols), bool)
@@ -111,8 +113,8 @@ class TMazeEnv(GridMaze):
         for side in (-1, 1):
             cell = self.rows - 3, self.middle + side
             self.put_tile(slot, cell, rendering.PANEL + cue)
-        self.put_tile(slot, (1, 0), rendering.PANEL + LEFT_END)
-        self.put_tile(slot, (1, self.cols - 1), rendering.PANEL + RIGHT_END)
+        self.put_tile(slot, (1, 0), LEFT_END)
+        self.put_tile(slot, (1, self.cols - 1), RIGHT_END)
         start = self.rows - 2
         if self.config.autonomous:
             start = int(rng.integers(3, self.rows - 6))
@@ -124,15 +126,18 @@ class TMazeEnv(GridMaze):
 
     def _rules(self, running: np.ndarray) -> np.ndarray:
         self._darken(running)
-        leaves = self.in_context() & (self.row <= 2) & (self.dark == 0)
+        at_junction = self.row <= 2
+        leaves = self.in_context() & at_junction & (self.dark == 0)
         self.left_at[leaves] = self.clock[leaves]
         self.phase += leaves
-        at_end = self.at(np.broadcast_to(self.ends, (self.batch, 2, 2)))
-        at_goal = at_end[self.slots, self.cue]
+        ends = np.broadcast_to(self.ends, (self.batch, 2, 2))
+        at_end = self.at(ends)
+        at_goal = self.of_cue(at_end)
         self.finish(SUCCESS, at_goal & running)
         self.finish(WRONG, at_end.any(1) & running)
         deciding = self.left_at >= 0
-        spent = deciding & (self.clock - self.left_at >= self.config.budget)
+        steps = self.clock - self.left_at
+        spent = deciding & (steps >= self.config.budget)
         out_of_steps = self.clock >= self.steps
         self.finish(TIMEOUT, running & (spent | out_of_steps))
         return at_goal.astype(np.float32)
@@ -140,7 +145,7 @@ class TMazeEnv(GridMaze):
     def _darken(self, running: np.ndarray) -> None:
         """Count dark frames, which begin where the cue is out of view first."""
         self.dark = np.maximum(self.dark - running, 0)
-        saw_cue = self.seen_at[self.slots, self.cue] >= 0
+        saw_cue = self.of_cue(self.seen_at) >= 0
         out_of_view = self.row <= self.rows - 4
         enters = running & ~self.delayed & out_of_view & saw_cue
         self.dark[enters] = self.config.delay

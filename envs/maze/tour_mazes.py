@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import numpy as np
-from lssvwm.envs.base import STRICT, SUCCESS, TIMEOUT, WRONG
+from lssvwm.envs.base import STRICT, SUCCESS, TIMEOUT, WRONG, counts, slots_where
 from lssvwm.envs.maze import rendering
 from lssvwm.envs.maze.layout import (
     AHEAD,
@@ -37,28 +37,29 @@ class TourMaze(ObjectMaze):
         self.tour = config.tour
         self.delay = delay
         self.grey_query = not config.coloured_query
-        self.budget = np.zeros(batch, np.int64)
+        self.budget = counts(batch)
         self.home = np.zeros((batch, 3), np.int64)
         """Pose of the agent at the query, int64 [B, 3]."""
-        self.home_field = np.zeros((batch, 4, config.n, config.n), np.int16)
+        self.home_field = np.zeros_like(self.goal_field)
 
     def _prepare(self, slot: int, rng: np.random.Generator) -> None:
         self.home[slot] = self.start[slot]
 
     def _aim(self, slot: int) -> None:
         super()._aim(slot)
+        floor = self.floor[slot]
         row, col, heading = self.home[slot].tolist()
-        self.home_field[slot] = distance_field(self.floor[slot], (row, col), heading)
+        self.home_field[slot] = distance_field(floor, (row, col), heading)
 
     def _executed(self, action: np.ndarray) -> np.ndarray:
         """Lead agents home that would be late otherwise; in the dark, stay."""
         left = self.tour - self.clock
-        late = (self._steps_home(action) >= left) & (self.clock < self.tour)
-        if not late.any():
-            return super()._executed(action)
-        ways = [self._steps_home(way) for way in (LEFT, RIGHT, AHEAD, STAY)]
-        homewards = np.argmin(ways, 0)
-        return super()._executed(np.where(late, homewards, action))
+        late = (left > 0) & (self._steps_home(action) >= left)
+        if late.any():
+            ways = [self._steps_home(way) for way in (LEFT, RIGHT, AHEAD, STAY)]
+            homewards = np.argmin(ways, 0)
+            action = np.where(late, homewards, action)
+        return super()._executed(action)
 
     def _steps_home(self, action: int | np.ndarray) -> np.ndarray:
         """Return the steps home after `action`, int16 [B]."""
@@ -66,18 +67,18 @@ class TourMaze(ObjectMaze):
         return self.home_field[self.slots, heading, row, col]
 
     def _rules(self, running: np.ndarray) -> np.ndarray:
-        query_at = self.tour + self.delay
-        is_dark = (self.clock >= self.tour) & (self.clock < query_at)
-        self.dark = np.where(is_dark, query_at - self.clock, 0)
-        begins = running & (self.clock == query_at)
-        for slot in np.flatnonzero(begins).tolist():
+        until_query = self.tour + self.delay - self.clock
+        is_dark = (until_query > 0) & (until_query <= self.delay)
+        self.dark = np.where(is_dark, until_query, 0)
+        begins = running & (until_query == 0)
+        for slot in slots_where(begins):
             self._query(slot)
-        seeking = running & (self.clock > query_at)
+        seeking = running & (until_query < 0)
         touched = self.touched()
-        at_goal = touched[self.slots, self.cue] & seeking
+        at_goal = self.of_cue(touched) & seeking
         self.finish(SUCCESS, at_goal)
         self._touch(touched.any(1) & seeking)
-        spent = self.clock - query_at >= self.budget
+        spent = -until_query >= self.budget
         self.finish(TIMEOUT, seeking & spent)
         return at_goal.astype(np.float32)
 
@@ -153,10 +154,11 @@ class ReturnEnv(TourMaze):
         self, floor: np.ndarray, start: np.ndarray, cells: np.ndarray
     ) -> np.ndarray:
         """Leave out cells near the start."""
-        row, col = start
+        row, col = start.tolist()
         # The least over all headings counts no turn at the start.
-        steps = distance_field(floor, (int(row), int(col))).min(0)
-        is_far = steps[cells[:, 0], cells[:, 1]] >= MIN_DISTANCE
+        steps = distance_field(floor, (row, col)).min(0)
+        rows, cols = cells.T
+        is_far = steps[rows, cols] >= MIN_DISTANCE
         return super()._place(floor, start, cells[is_far])
 
     def _aim(self, slot: int) -> None:
@@ -244,8 +246,9 @@ class RecallEnv(TourMaze):
     def _goal_field_around(self, slot: int) -> np.ndarray:
         """Return distances to the cued object that touch no other, int16 [4, R, C]."""
         others = np.delete(self.objects[slot], self.cue[slot], axis=0)
+        rows, cols = others.T
         floor = self.floor[slot].copy()
-        floor[others[:, 0], others[:, 1]] = False
+        floor[rows, cols] = False
         return distance_field(floor, self.goal_cell(slot))
 
     def _touch(self, where: np.ndarray) -> None:

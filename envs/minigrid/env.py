@@ -16,6 +16,9 @@ from lssvwm.envs.base import (
     Discrete,
     Explorer,
     Step,
+    counts,
+    flags,
+    never,
     unknown_explorer,
 )
 from lssvwm.envs.maze.layout import FAR
@@ -132,22 +135,22 @@ class MiniGridEnv(BatchedEnv):
 
     def _start_blank(self) -> None:
         batch = self.batch
-        self.episode = np.zeros(batch, np.int64)
-        self.x = np.zeros(batch, np.int64)
-        self.y = np.zeros(batch, np.int64)
-        self.heading = np.zeros(batch, np.int64)
-        self.steps = np.zeros(batch, np.int64)
-        self._action = np.zeros(batch, np.int64)
-        self._age = np.full(batch, -1, np.int64)
+        self.episode = counts(batch)
+        self.x = counts(batch)
+        self.y = counts(batch)
+        self.heading = counts(batch)
+        self.steps = counts(batch)
+        self._action = counts(batch)
+        self._age = never(batch)
         """Frames since the evidence was in view, int64 [B]; -1: never."""
-        self._forked_at = np.full(batch, -1, np.int64)
+        self._forked_at = never(batch)
         """Steps at the end of the context, int64 [B]; -1: it lasts, or there is none."""
         self._budget = np.full(batch, self.config.budget or 0)
-        self._terminated = np.zeros(batch, bool)
-        self._truncated = np.zeros(batch, bool)
-        self._success = np.zeros(batch, bool)
-        self._context = np.zeros(batch, bool)
-        self._fixed = np.zeros(batch, bool)
+        self._terminated = flags(batch)
+        self._truncated = flags(batch)
+        self._success = flags(batch)
+        self._context = flags(batch)
+        self._fixed = flags(batch)
         """Slots in which nothing but the agent can change, bool [B]."""
         self._codes = self._visible = self._frames = None
         self.places = [Places()] * batch
@@ -271,7 +274,7 @@ class MiniGridEnv(BatchedEnv):
         aside = dy * ux - dx * uy
         inside = (ahead >= 0) & (ahead < view) & (abs(aside) <= half)
         slots = np.flatnonzero(inside)
-        sees = np.zeros(self.batch, bool)
+        sees = flags(self.batch)
         sees[slots] = self._visible[slots, -1 - ahead[slots], half + aside[slots]]
         return sees
 

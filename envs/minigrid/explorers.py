@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-from lssvwm.envs.base import Discrete, Explorer
+from lssvwm.envs.base import Discrete, Explorer, counts, flags, never, slots_where
 from lssvwm.envs.minigrid.places import AHEAD, FORWARD, LEFT, RIGHT, Cell, Places
 
 NOISE = {"cells": 0.15, "stumble": 0.4}
@@ -61,10 +61,10 @@ class MiniGridExplorer(Explorer):
         self.name = name
         self.rng = np.random.default_rng([seed, 3])
         self.strolls = name in NOISE
-        self.episode = np.full(env.batch, -1, np.int64)
-        self.looked = np.zeros(env.batch, bool)
+        self.episode = never(env.batch)
+        self.looked = flags(env.batch)
         self.right_side = np.ones(env.batch, bool)
-        self.pause = np.zeros(env.batch, np.int64)
+        self.pause = counts(env.batch)
         self.stroll: list[list[Cell]] = [[] for _ in range(env.batch)]
         """Cells that a strolling explorer has yet to visit, the next one last."""
 
@@ -75,12 +75,12 @@ class MiniGridExplorer(Explorer):
         self._notice_resets()
         if self.name == "random":
             return random
-        action = np.zeros(batch, np.int64)
+        action = counts(batch)
         if self.name == "noop":
             return action
         context = self.env.in_context()
-        active = np.ones(batch, bool) if self.active is None else self.active
-        for slot in np.flatnonzero(active).tolist():
+        slots = range(batch) if self.active is None else slots_where(self.active)
+        for slot in slots:
             target = self._target(slot, context[slot])
             action[slot] = self._towards(slot, target)
         return self._disturb(action, random) if self.strolls else action
@@ -91,9 +91,10 @@ class MiniGridExplorer(Explorer):
         self.looked[begun] = False
         self.pause[begun] = 0
         if self.strolls or self.name == "seek":
-            self.right_side[begun] = self.rng.random(int(begun.sum())) < 0.5
+            draws = self.rng.random(int(begun.sum()))
+            self.right_side[begun] = draws < 0.5
         if self.strolls:
-            for slot in np.flatnonzero(begun).tolist():
+            for slot in slots_where(begun):
                 self.stroll[slot] = self._draw_stroll(slot)
 
     def _target(self, slot: int, in_context: bool) -> Cell | None:
@@ -103,17 +104,22 @@ class MiniGridExplorer(Explorer):
             if self.name == "guide":
                 return None
             return places.goal if self.right_side[slot] else places.wrong
-        here = int(self.env.x[slot]), int(self.env.y[slot])
+        here = self._cell(slot)
         is_near_cue = here[0] <= 2
-        self.looked[slot] |= is_near_cue and self.env.sees_evidence(slot)
+        if is_near_cue and self.env.sees_evidence(slot):
+            self.looked[slot] = True
         if not self.looked[slot]:
             return places.lookout
         stroll = self.stroll[slot]
         if stroll and stroll[-1] == here:
             stroll.pop()
-            must_look_again = bool(stroll) and stroll[-1] == places.lookout
-            self.looked[slot] = not must_look_again
+            looks_again = bool(stroll) and stroll[-1] == places.lookout
+            self.looked[slot] = not looks_again
         return stroll[-1] if stroll else places.fork
+
+    def _cell(self, slot: int) -> Cell:
+        x, y = self.env.x[slot], self.env.y[slot]
+        return int(x), int(y)
 
     def _draw_stroll(self, slot: int) -> list[Cell]:
         """Return up to two hallway cells, each followed by the lookout; last first."""
@@ -121,38 +127,43 @@ class MiniGridExplorer(Explorer):
         cells: list[Cell] = []
         if places.fork is None or places.lookout is None:
             return cells
+        fork_x, fork_y = places.fork
         first_x = places.lookout[0] + 2
-        if first_x >= places.fork[0]:
+        if first_x >= fork_x:
             return cells  # the hallway is too short
         for _ in range(self.rng.integers(3)):
-            x = int(self.rng.integers(first_x, places.fork[0]))
-            cells += [places.lookout, (x, places.fork[1])]
+            x = int(self.rng.integers(first_x, fork_x))
+            cells.append(places.lookout)
+            cells.append((x, fork_y))
         return cells
 
     def _towards(self, slot: int, target: Cell | None) -> int:
         """Return the first action of a shortest path; LEFT at its end."""
-        table = None if target is None else self.env.field(slot, target)
-        x = int(self.env.x[slot])
-        y = int(self.env.y[slot])
-        if table is None or (x, y) == target:
+        x, y = self._cell(slot)
+        if target is None or target == (x, y):
+            return LEFT
+        table = self.env.field(slot, target)
+        if table is None:
             return LEFT
         heading = int(self.env.heading[slot])
         dx, dy = AHEAD[heading]
         # Heading 0 of the table is up, MiniGrid's heading 0 is right.
-        left = table[heading % 4, y, x]
-        right = table[(heading + 2) % 4, y, x]
-        forward = table[(heading + 1) % 4, y + dy, x + dx]
+        to_left, ahead, to_right = (np.arange(3) + heading) % 4
+        left = table[to_left, y, x]
+        right = table[to_right, y, x]
+        forward = table[ahead, y + dy, x + dx]
         return int(np.argmin([left, right, forward]))
 
     def _disturb(self, action: np.ndarray, random: np.ndarray) -> np.ndarray:
         """Replace some actions by random ones, and turn about during pauses."""
-        draw = self.rng.random((2, self.env.batch))
-        starts = (self.pause == 0) & (draw[0] < PAUSE)
+        pause_draw, noise_draw = self.rng.random((2, self.env.batch))
+        starts = (self.pause == 0) & (pause_draw < PAUSE)
         count = int(starts.sum())
-        self.pause[starts] = self.rng.integers(1, MAX_PAUSE + 1, size=count)
+        length = self.rng.integers(1, MAX_PAUSE + 1, size=count)
+        self.pause[starts] = length
         pausing = self.pause > 0
         self.pause[pausing] -= 1
-        errs = draw[1] < NOISE[self.name]
+        errs = noise_draw < NOISE[self.name]
         action = np.where(errs, random, action)
         return np.where(pausing, random % 2, action)
 
@@ -166,14 +177,15 @@ class Momentum(Explorer):
     def __init__(self, env: ExploredGrid, seed: int):
         self.env = env
         self.rng = np.random.default_rng([seed, 3])
-        self.side = np.zeros(env.batch, np.int64)
+        self.side = counts(env.batch)
 
     def act(self) -> np.ndarray:
         """Return int64 [B]."""
         batch = self.env.batch
         n = self.env.actions.n
         turns = self.rng.random(batch) < TURN
-        self.side = np.where(turns, self.rng.integers(2, size=batch), self.side)
+        side = self.rng.integers(2, size=batch)
+        self.side = np.where(turns, side, self.side)
         blocked = np.array([self._is_blocked(slot) for slot in range(batch)])
         turn = np.where(self.side == 0, LEFT, RIGHT)
         action = np.where(turns | blocked, turn, FORWARD)

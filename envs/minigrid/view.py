@@ -79,25 +79,24 @@ class TileView:
     """
 
     def __init__(self, batch: int, width: int, height: int, view: int, tile: int):
-        self.batch = batch
         self.view = view
-        self.edge = view - 1
         self.atlas = TileAtlas(tile)
-        shape = (batch, height + 2 * self.edge, width + 2 * self.edge)
-        self._codes = np.full(shape, self.atlas.code(Wall()), np.int64)
-        rows = slice(self.edge, self.edge + height)
-        cols = slice(self.edge, self.edge + width)
-        self.maps = self._codes[:, rows, cols]
-        _, map_rows, map_cols = shape
-        self._offsets = _view_offsets(view, stride=map_cols)
-        first_cell = self.edge * (map_cols + 1)
-        self._starts = np.arange(batch) * map_rows * map_cols + first_cell
+        edge = view - 1
+        rows = height + 2 * edge
+        self._cols = width + 2 * edge
+        wall = self.atlas.code(Wall())
+        self._codes = np.full((batch, rows, self._cols), wall, np.int64)
+        self.maps = self._codes[:, edge:-edge, edge:-edge]
+        self._offsets = _view_offsets(view, self._cols)
+        first_cell = edge * self._cols + edge
+        self._starts = np.arange(batch) * (rows * self._cols) + first_cell
 
     def load(self, slot: int, grid: Grid) -> None:
         """Read all of `grid` into `slot`; call it again when the grid has changed."""
         code = self.atlas.code
         codes = [EMPTY if thing is None else code(thing) for thing in grid.grid]
-        self.maps[slot] = np.array(codes).reshape(grid.height, grid.width)
+        shape = grid.height, grid.width
+        self.maps[slot] = np.reshape(codes, shape)
 
     def kinds(self, slot: int) -> set[str]:
         """Return MiniGrid's names of the types of object in the map of `slot`."""
@@ -109,17 +108,19 @@ class TileView:
 
         x, y, heading: int64 [B]
         """
-        here = self._starts + y * self._codes.shape[2] + x
+        here = self._starts + y * self._cols + x
         tiles = here[:, None, None] + self._offsets[heading]
         return self._codes.reshape(-1)[tiles]
 
     def visible(self, codes: np.ndarray) -> np.ndarray:
         """Return the tiles that no other hides (`process_vis`), bool [B, v, v]."""
         columns = np.arange(self.view)
-        clear = (self.atlas.clear[codes] << columns).sum(axis=2)
+        is_clear = self.atlas.clear[codes]
+        clear = (is_clear << columns).sum(axis=2)
         seen, ahead = _sweeps(self.view)
         rows = np.empty_like(clear)
-        lit = np.full(len(codes), 1 << self.view // 2)
+        middle = self.view // 2
+        lit = np.full(len(codes), 1 << middle)
         for row in reversed(range(self.view)):
             clear_here = clear[:, row]
             rows[:, row] = seen[lit, clear_here]
@@ -138,12 +139,14 @@ class TileView:
         tile = self.atlas.tile
         # One pixel row of one channel of a tile is moved as a unit.
         strip = np.dtype(("V", tile))
-        strips = self.atlas.tiles.view(strip)[..., 0][index]
-        frames = np.zeros((len(codes), 3, side, side), np.uint8)
-        shape = (len(codes), 3, self.view, tile, self.view)
-        strides = (3 * side * side, side * side, side * tile, side, tile)
+        strips = self.atlas.tiles.view(strip)[..., 0]
+        batch = len(codes)
+        frames = np.zeros((batch, 3, side, side), np.uint8)
+        shape = (batch, 3, self.view, tile, self.view)
+        plane = side * side
+        strides = (3 * plane, plane, side * tile, side, tile)
         targets = np.ndarray(shape, strip, frames, strides=strides)
-        np.copyto(targets, strips.transpose(0, 3, 1, 4, 2))
+        np.copyto(targets, strips[index].transpose(0, 3, 1, 4, 2))
         return frames
 
 
@@ -152,10 +155,11 @@ def _view_offsets(view: int, stride: int) -> np.ndarray:
 
     Indexed by heading. `stride` is the number of columns of the map.
     """
-    ahead, aside = np.mgrid[view - 1 : -1 : -1, -(view // 2) : view // 2 + 1]
+    rows, cols = np.indices((view, view))
+    ahead = view - 1 - rows
+    aside = cols - view // 2
     offsets = []
-    for vector in DIR_TO_VEC:
-        dx, dy = int(vector[0]), int(vector[1])
+    for dx, dy in DIR_TO_VEC:
         down = dy * ahead + dx * aside
         right = dx * ahead - dy * aside
         offsets.append(down * stride + right)
@@ -172,12 +176,11 @@ def _sweeps(view: int) -> tuple[np.ndarray, np.ndarray]:
     bits = np.arange(1 << view)
     lit, clear = np.meshgrid(bits, bits, indexing="ij")
     ahead = np.zeros_like(lit)
-    for column in range(view - 1):
+    rightwards = [(column, column + 1) for column in range(view - 1)]
+    leftwards = [(column + 1, column) for column in reversed(range(view - 1))]
+    for column, neighbour in rightwards + leftwards:
         passes = lit >> column & clear >> column & 1
-        lit = lit | passes << column + 1
-        ahead = ahead | passes * 3 << column
-    for column in reversed(range(1, view)):
-        passes = lit >> column & clear >> column & 1
-        lit = lit | passes << column - 1
-        ahead = ahead | passes * 3 << column - 1
+        lit = lit | passes << neighbour
+        ahead = ahead | passes << column
+        ahead = ahead | passes << neighbour
     return lit, ahead

@@ -19,6 +19,8 @@ from lssvwm.envs.base import (
     Box,
     Explorer,
     Step,
+    counts,
+    slots_where,
     unknown_explorer,
 )
 from lssvwm.envs.maze.rendering import SIDE
@@ -32,6 +34,8 @@ NEAR = 4.5
 """Distance at which a goal counts as reached."""
 FAR = 25
 """Least steps to the places of the walk that ends at a goal image, as published."""
+APART = 2 * NEAR + SPOT
+"""Least distance between two spots."""
 WANDER = 3.0
 """Standard deviation of the noise of that walk, per action component, as published."""
 WAY_HOME = 1.1, 8
@@ -134,12 +138,12 @@ class PointMaze(BatchedEnv):
         self.start = np.zeros((batch, 2))
         self.goal = np.zeros((batch, 2))
         self.spots = np.zeros((batch, self.labels, 2))
-        self.cue = np.zeros(batch, np.int64)
-        self.clock = np.zeros(batch, np.int64)
-        self.outcome = np.zeros(batch, np.int64)
-        self.episode = np.zeros(batch, np.int64)
-        self.seeds = np.zeros(batch, np.int64)
-        self.budget = np.zeros(batch, np.int64)
+        self.cue = counts(batch)
+        self.clock = counts(batch)
+        self.outcome = counts(batch)
+        self.episode = counts(batch)
+        self.seeds = counts(batch)
+        self.budget = counts(batch)
         self.seen_at = np.full((batch, self.labels), -1, np.int64)
         """Clock when a spot was last in view, int64 [B, K]; -1: never."""
         self._action = np.zeros((batch, 2), np.float32)
@@ -166,11 +170,12 @@ class PointMaze(BatchedEnv):
             self.goal[slot] = start
         self._set_goals(where, rngs)
         for slot in where.tolist():
-            spots = self.spots[slot, : self.labels * self.has_spots]
-            self.canvas.draw_maze(slot, self.rooms.walls[slot], spots)
+            walls = self.rooms.walls[slot]
+            self.canvas.draw_maze(slot, walls, self.spots_of(slot))
         if self.config.goal == "image":
             # A new array: images returned earlier stay as they are.
-            self._goals = self.canvas.frames(self.goal, np.zeros((self.batch, 3)))
+            no_border = np.zeros((self.batch, 3))
+            self._goals = self.canvas.frames(self.goal, no_border)
         self._look()
 
     def _set_goals(self, slots: np.ndarray, rngs: list[np.random.Generator]) -> None:
@@ -182,7 +187,8 @@ class PointMaze(BatchedEnv):
         elif config.goal == "spot":
             for slot, rng in zip(slots.tolist(), rngs):
                 self._lay_spots(slot, rng)
-            way = self.rooms.distance(self.start[slots], self.goal[slots], slots)
+            start, goal = self.start[slots], self.goal[slots]
+            way = self.rooms.distance(start, goal, slots)
             self.budget[slots] = np.ceil(config.slack * way) + 1
         else:
             self.budget[slots] = config.steps
@@ -199,15 +205,18 @@ class PointMaze(BatchedEnv):
             )
         running = self.outcome == RUNNING
         moves = running[:, None]
-        executed = np.where(moves, self._executed(action.clip(-1, 1)), 0)
-        self._action = np.where(moves, executed, self._action).astype(np.float32)
+        executed = self._executed(action.clip(-1, 1))
+        executed = np.where(moves, executed, 0)
+        last_action = np.where(moves, executed, self._action)
+        self._action = last_action.astype(np.float32)
         self.position = self.rooms.move(self.position, executed, self.slots)
         self.clock += running
         seeking = running & (self.clock > self.context)
         reached = seeking & self.reached(self.goal) & self.has_goal
         self.outcome[reached] = SUCCESS
         goes_on = running & (self.outcome == RUNNING)
-        spent = goes_on & (self.clock - self.context >= self.budget)
+        steps = self.clock - self.context
+        spent = goes_on & (steps >= self.budget)
         self.outcome[spent] = TIMEOUT
         self._look()
         return Step(
@@ -231,7 +240,8 @@ class PointMaze(BatchedEnv):
     def frames(self) -> np.ndarray:
         """Return the current frames, uint8 [B, 3, 64, 64]."""
         cued = (self.clock >= self.context) & self.has_spots
-        border = np.where(cued[:, None], SPOTS[self.cue], 0)
+        colours = SPOTS[self.cue]
+        border = np.where(cued[:, None], colours, 0)
         return self.canvas.frames(self.position, border)
 
     def goals(self) -> np.ndarray | None:
@@ -269,9 +279,10 @@ class PointMaze(BatchedEnv):
     def top_view(self, slot: int) -> np.ndarray:
         """Draw the maze, its agent and a ring at the goal, uint8 [3, S, S]."""
         picture = self.canvas.picture[slot].copy()
-        self.canvas.draw_disc(picture, self.position[slot], AGENT, ring=False)
+        agent, goal = self.position[slot], self.goal[slot]
+        self.canvas.draw_disc(picture, agent, AGENT, ring=False)
         if self.has_goal:
-            self.canvas.draw_disc(picture, self.goal[slot], SPOTS[0], ring=True)
+            self.canvas.draw_disc(picture, goal, SPOTS[0], ring=True)
         return picture
 
     def bearing(self, slot: int) -> None:
@@ -285,7 +296,7 @@ class PointMaze(BatchedEnv):
 
     def reached(self, target: np.ndarray) -> np.ndarray:
         """Return bool [B], true for agents near their `target` [B, 2]."""
-        return np.hypot(*(self.position - target).T) < NEAR
+        return _length(self.position - target) < NEAR
 
     def steer(
         self, position: np.ndarray, target: np.ndarray, slots: np.ndarray
@@ -304,12 +315,14 @@ class PointMaze(BatchedEnv):
 
         Raises ValueError if there is no room for them.
         """
+        out_of_view = WINDOW / 2 + SPOT
+        least = max(self.config.size / 4, out_of_view)
+        start = self.start[slot]
         placed: list[np.ndarray] = []
-        least = max(self.config.size / 4, WINDOW / 2 + SPOT)
         for _ in range(1000):
             at = self.draw_position(slot, rng)
-            apart = all(np.hypot(*(at - spot)) > 2 * NEAR + SPOT for spot in placed)
-            if apart and np.hypot(*(at - self.start[slot])) > least:
+            apart = all(_length(at - spot) > APART for spot in placed)
+            if apart and _length(at - start) > least:
                 placed.append(at)
             if len(placed) == self.labels:
                 break
@@ -317,9 +330,10 @@ class PointMaze(BatchedEnv):
             raise ValueError(
                 f"size={self.config.size} is too small for {self.labels} objects"
             )
+        cue = rng.integers(self.labels)
         self.spots[slot] = placed
-        self.cue[slot] = rng.integers(self.labels)
-        self.goal[slot] = self.spots[slot, self.cue[slot]]
+        self.cue[slot] = cue
+        self.goal[slot] = placed[cue]
 
     def _after_a_walk(
         self, slots: np.ndarray, rngs: list[np.random.Generator]
@@ -330,34 +344,43 @@ class PointMaze(BatchedEnv):
         """
         offset = self.config.offset
         position = self.start[slots]
-        noise = WANDER * np.stack([rng.normal(size=(offset, 2)) for rng in rngs])
-        walks = list(zip(slots.tolist(), rngs))
-        target = np.stack(
-            [self._far(slot, at, rng) for (slot, rng), at in zip(walks, position)]
-        )
+        draws = [rng.normal(size=(offset, 2)) for rng in rngs]
+        noise = WANDER * np.stack(draws)
+        target = np.zeros_like(position)
+        arrived = np.ones(len(slots), bool)
         for t in range(offset):
-            action = self.steer(position, target, slots) + noise[:, t]
-            position = self.rooms.move(position, action.clip(-1, 1), slots)
-            arrived = np.hypot(*(position - target).T) < NEAR
-            for i in np.flatnonzero(arrived).tolist():
-                slot, rng = walks[i]
-                target[i] = self._far(slot, position[i], rng)
+            for i in slots_where(arrived):
+                target[i] = self._far(slots[i], position[i], rngs[i])
+            way = self.steer(position, target, slots)
+            action = (way + noise[:, t]).clip(-1, 1)
+            position = self.rooms.move(position, action, slots)
+            arrived = _length(position - target) < NEAR
         return position
 
     def _far(
         self, slot: int, position: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
         """Draw a place at least `FAR` steps from `position` [2], or the farthest."""
-        places = np.stack([self.draw_position(slot, rng) for _ in range(10)])
+        draws = [self.draw_position(slot, rng) for _ in range(10)]
+        places = np.stack(draws)
         here = np.broadcast_to(position, places.shape)
-        steps = self.rooms.distance(here, places, np.full(len(places), slot))
-        capped = np.where(steps >= FAR, FAR + 1, steps)
-        return places[np.argmax(capped)]
+        slots = np.full(len(places), slot)
+        steps = self.rooms.distance(here, places, slots)
+        best = np.argmax(np.minimum(steps, FAR))
+        return places[best]
 
     def _look(self) -> None:
         """Note the spots in view."""
-        if self.has_spots:
-            away = np.abs(self.spots - self.position[:, None]).max(-1)
-            is_near = away < WINDOW / 2 + SPOT / 2
-            shown = is_near | (self.config.view == "above")
-            self.seen_at = np.where(shown, self.clock[:, None], self.seen_at)
+        if not self.has_spots:
+            return
+        clock = self.clock[:, None]
+        off = self.spots - self.position[:, None]
+        away = np.abs(off).max(-1)
+        is_near = away < (WINDOW + SPOT) / 2
+        shown = is_near | (self.config.view == "above")
+        self.seen_at = np.where(shown, clock, self.seen_at)
+
+
+def _length(vector: np.ndarray) -> np.ndarray:
+    """Return the lengths of vectors [..., 2]."""
+    return np.hypot(*vector.T)

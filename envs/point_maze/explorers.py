@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from lssvwm.envs.base import Explorer
+from lssvwm.envs.base import Explorer, flags, never, slots_where
 
 NOISE = 0.7
 """Standard deviation of the noise of `walk` and `seek`, per action component."""
@@ -64,8 +64,8 @@ class PointExplorer(Explorer):
         self.env = env
         self.name = name
         self.seed = seed
-        self.episode = np.full(env.batch, -1, np.int64)
-        self.seeking = np.zeros(env.batch, bool)
+        self.episode = never(env.batch)
+        self.seeking = flags(env.batch)
         """Slots whose context has ended, bool [B]."""
         self.target = np.zeros((env.batch, 2))
         self.way = np.zeros((env.batch, 2))
@@ -89,13 +89,13 @@ class PointExplorer(Explorer):
         """Plan in slots whose episode began or whose context ended."""
         env = self.env
         begun = env.episode != self.episode
-        for slot in np.flatnonzero(begun).tolist():
+        for slot in slots_where(begun):
             seeds = [self.seed, int(env.seeds[slot]), 3]
             self.episode[slot] = env.episode[slot]
             self.rngs[slot] = np.random.default_rng(seeds)
             self._plan(slot, seeking=False)
         ended = ~env.in_context() & ~self.seeking
-        for slot in np.flatnonzero(ended).tolist():
+        for slot in slots_where(ended):
             self._plan(slot, seeking=True)
 
     def _momentum(self, noise: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ class PointExplorer(Explorer):
 
     def _walk(self, noise: np.ndarray) -> np.ndarray:
         env = self.env
-        for slot in np.flatnonzero(env.reached(self.target)).tolist():
+        for slot in slots_where(env.reached(self.target)):
             self.target[slot] = self._next_target(slot)
         action = env.steer(env.position, self.target, env.slots)
         is_noisy = self.name in ("walk", "seek")

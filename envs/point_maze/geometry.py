@@ -6,7 +6,6 @@ Shapes: B slots, M points in the slots `slots`, R walls, n rooms numbered row by
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,12 @@ GAP = 1e-6
 CLEARANCE = 0.5
 """Distance that an agent keeps from a wall when it goes through a door."""
 
+DEPTH = WALL / 2 + RADIUS
+"""Distance from the middle of a wall within which an agent is in a doorway."""
+GROWTH = np.array([-RADIUS, -RADIUS, RADIUS, RADIUS])
+
+Box = tuple[float, float, float, float]
+"""x and y of two opposite corners."""
 Edge = tuple[int, int]
 """Two rooms that share a wall, the smaller number first."""
 
@@ -43,13 +48,35 @@ class Plan:
 
     def check(self) -> None:
         """Raise ValueError if the rooms are too small for their doors."""
-        largest = max(self.rows, self.cols)
-        side = (self.size - 2 * BORDER) / largest * (1 - 2 * SHIFT)
-        if side < 2 * (self.door + WALL + RADIUS):
+        inside = self.size - 2 * BORDER
+        room = inside / max(self.rows, self.cols)
+        smallest_room = room * (1 - 2 * SHIFT)
+        if smallest_room < 2 * (self.door + WALL + RADIUS):
             raise ValueError(
                 f"point maze: size={self.size} is too small for "
                 f"{self.rows} x {self.cols} rooms with door={self.door}"
             )
+
+
+@dataclass(frozen=True)
+class Wall:
+    """Describe the wall between two neighbours."""
+
+    is_vertical: bool
+    """It runs along y, between neighbours in a row."""
+    at: float
+    """Its x if it is vertical, else its y."""
+    low: float
+    """Its first end along its length."""
+    high: float
+
+    def box(self, start: float, end: float) -> Box:
+        """Return the part of the wall from `start` to `end`."""
+        near = self.at - WALL / 2
+        far = self.at + WALL / 2
+        if self.is_vertical:
+            return near, start, far, end
+        return start, near, end, far
 
 
 class Rooms:
@@ -65,37 +92,47 @@ class Rooms:
         self.plan = plan
         self.count = plan.rows * plan.cols
         self.edges = neighbours(plan.rows, plan.cols)
-        self.walls = np.zeros((batch, 4 + 2 * len(self.edges), 4))
-        self.lines = [
-            np.zeros((batch, plan.cols - 1)),
-            np.zeros((batch, plan.rows - 1)),
-        ]
-        self.gates = np.zeros((batch, self.count, self.count, 2))
-        self.onward = np.zeros((batch, self.count, self.count), np.int64)
+        boxes = 4 + 2 * len(self.edges)
+        pairs = (batch, self.count, self.count)
+        vertical_lines = np.zeros((batch, plan.cols - 1))
+        horizontal_lines = np.zeros((batch, plan.rows - 1))
+        self.walls = np.zeros((batch, boxes, 4))
+        self.lines = [vertical_lines, horizontal_lines]
+        self.gates = np.zeros((*pairs, 2))
+        self.onward = np.zeros(pairs, np.int64)
 
     # Building.
 
     def build(self, slot: int, rng: np.random.Generator) -> None:
         """Lay walls, doors and routes of `slot`."""
         plan = self.plan
-        for lines, count in zip(self.lines, (plan.cols, plan.rows)):
-            even = np.linspace(BORDER, plan.size - BORDER, count + 1)
-            room = even[1] - even[0]
-            shift = rng.uniform(-SHIFT, SHIFT, size=count - 1) * room * plan.random
-            lines[slot] = even[1:-1] + shift
+        self.lines[0][slot] = self._draw_lines(plan.cols, rng)
+        self.lines[1][slot] = self._draw_lines(plan.rows, rng)
         opened = self.edges
         if plan.random:
             opened = passages(self.edges, self.count, rng)
-        walls = self._outer_walls()
+        boxes = self._outer_walls()
         for edge in self.edges:
-            walls += self._wall(slot, edge, edge in opened, rng)
-        grown = np.array([-RADIUS, -RADIUS, RADIUS, RADIUS])
-        self.walls[slot] = np.array(walls) + grown
+            wall = self._wall(slot, edge)
+            gate = self._draw_gate(slot, edge, wall, rng)
+            # Without a door, the parts overlap.
+            half_width = plan.door if edge in opened else -1.0
+            boxes.append(wall.box(wall.low, gate - half_width))
+            boxes.append(wall.box(gate + half_width, wall.high))
+        self.walls[slot] = np.array(boxes) + GROWTH
         self.onward[slot] = routes(opened, self.count)
 
-    def _outer_walls(self) -> list[tuple[float, ...]]:
-        near, far = -BORDER, float(self.plan.size) + BORDER
-        inner_near, inner_far = BORDER, self.plan.size - BORDER
+    def _draw_lines(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Return where the inner walls of `count` rooms in a line lie, [count - 1]."""
+        even = np.linspace(BORDER, self.plan.size - BORDER, count + 1)
+        room = even[1] - even[0]
+        shift = rng.uniform(-SHIFT, SHIFT, size=count - 1)
+        return even[1:-1] + shift * room * self.plan.random
+
+    def _outer_walls(self) -> list[Box]:
+        size = float(self.plan.size)
+        near, far = -BORDER, size + BORDER
+        inner_near, inner_far = BORDER, size - BORDER
         return [
             (near, near, far, inner_near),
             (near, inner_far, far, far),
@@ -103,45 +140,47 @@ class Rooms:
             (inner_far, near, far, far),
         ]
 
-    def _wall(
-        self, slot: int, edge: Edge, is_open: bool, rng: np.random.Generator
-    ) -> list[tuple[float, ...]]:
-        """Return two boxes, the wall between neighbours on either side of its door.
-
-        Without a door, the boxes overlap.
-        """
+    def _wall(self, slot: int, edge: Edge) -> Wall:
+        """Return the wall between the two rooms of `edge`."""
         plan = self.plan
         first, second = edge
         row, col = divmod(first, plan.cols)
-        is_vertical = second - first == 1 and plan.cols > 1
-        axis, at_line, along = (0, col, row) if is_vertical else (1, row, col)
-        at = self.lines[axis][slot, at_line]
-        ends = np.array([BORDER, *self.lines[1 - axis][slot], plan.size - BORDER])
+        x_lines = self.lines[0][slot]
+        y_lines = self.lines[1][slot]
+        is_vertical = plan.cols > 1 and second == first + 1
+        if is_vertical:
+            at = x_lines[col]
+            across, along = y_lines, row
+        else:
+            at = y_lines[row]
+            across, along = x_lines, col
+        ends = [BORDER, *across, plan.size - BORDER]
         low = ends[along] - WALL / 2
         high = ends[along + 1] + WALL / 2
-        room = plan.door + WALL + RADIUS
-        gate = low + (high - low) / 4
-        if plan.random:
-            gate = rng.uniform(low + room, high - room)
-        middle = (at, gate) if is_vertical else (gate, at)
+        return Wall(is_vertical, at, low, high)
+
+    def _draw_gate(
+        self, slot: int, edge: Edge, wall: Wall, rng: np.random.Generator
+    ) -> float:
+        """Set the middle of the door in `wall`, and return it along the wall."""
+        gate = wall.low + (wall.high - wall.low) / 4
+        if self.plan.random:
+            room = self.plan.door + WALL + RADIUS
+            gate = rng.uniform(wall.low + room, wall.high - room)
+        middle = (wall.at, gate) if wall.is_vertical else (gate, wall.at)
+        first, second = edge
         self.gates[slot, first, second] = middle
         self.gates[slot, second, first] = middle
-        half_width = plan.door if is_open else -1.0
-        near, far = at - WALL / 2, at + WALL / 2
-        spans = (low, gate - half_width), (gate + half_width, high)
-        if is_vertical:
-            return [(near, start, far, end) for start, end in spans]
-        return [(start, near, end, far) for start, end in spans]
+        return gate
 
     def draw_position(self, slot: int, rng: np.random.Generator) -> np.ndarray:
         """Draw a free position, [2]."""
-        margin = BORDER + RADIUS
+        least = BORDER + RADIUS
+        most = self.plan.size - BORDER - RADIUS
         while True:
-            at = rng.uniform(margin, self.plan.size - margin, size=2)
-            walls = self.walls[slot]
-            inside = (at > walls[:, :2]) & (at < walls[:, 2:])
-            if not inside.all(1).any():
-                return at
+            position = rng.uniform(least, most, size=2)
+            if not inside(position, self.walls[slot]).any():
+                return position
 
     # Moving.
 
@@ -154,25 +193,21 @@ class Rooms:
         """
         position = position.copy()
         walls = self.walls[slots]
-        low, high = walls[..., :2], walls[..., 2:]
         for axis in (0, 1):
             step = self.plan.speed * action[:, axis]
             position[:, axis] += step
-            beyond_low = position[:, None] > low
-            before_high = position[:, None] < high
-            inside = np.all(beyond_low & before_high, axis=-1)
-            before = np.where(inside, low[..., axis] - GAP, np.inf).min(1)
-            after = np.where(inside, high[..., axis] + GAP, -np.inf).max(1)
-            stopped = np.where(step > 0, before, after)
-            blocked = inside.any(1)
-            position[:, axis] = np.where(blocked, stopped, position[:, axis])
+            hit = inside(position, walls)
+            stopped = _stops(hit, walls, axis, forward=step > 0)
+            moved = position[:, axis]
+            position[:, axis] = np.where(hit.any(1), stopped, moved)
         return position
 
     def room(self, position: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """Return the rooms of positions [M, 2], int64 [M]."""
-        col = (position[:, 0, None] > self.lines[0][slots]).sum(1)
-        row = (position[:, 1, None] > self.lines[1][slots]).sum(1)
-        return row * self.plan.cols + col
+        x_lines, y_lines = self.lines
+        right_of = position[:, :1] > x_lines[slots]
+        below = position[:, 1:] > y_lines[slots]
+        return below.sum(1) * self.plan.cols + right_of.sum(1)
 
     def steer(
         self, position: np.ndarray, target: np.ndarray, slots: np.ndarray
@@ -183,21 +218,36 @@ class Rooms:
         """
         here = self.room(position, slots)
         there = self.room(target, slots)
-        following = self.onward[slots, here, there]
-        gate = self.gates[slots, here, following]
-        # Rooms of one row are neighbours along x, others along y.
-        axis = (np.abs(following - here) != 1).astype(np.int64)
-        rows = np.arange(len(slots))
-        reach = WALL / 2 + RADIUS + CLEARANCE
-        through = np.sign(following - here) * reach
-        off_centre = np.abs((position - gate)[rows, 1 - axis])
-        aligned = off_centre < self.plan.door - RADIUS - 0.25
-        gate[rows, axis] += np.where(aligned, through, -through)
-        same_room = (here == there)[:, None]
         in_room = self._out_of_door(position, target, slots)
-        away = np.where(same_room, in_room, gate) - position
-        longest = np.maximum(np.abs(away).max(1), self.plan.speed)
-        return away / longest[:, None]
+        following = self.onward[slots, here, there]
+        through = self._through_door(position, here, following, slots)
+        same_room = (here == there)[:, None]
+        away = np.where(same_room, in_room, through) - position
+        longest = np.abs(away).max(1)
+        scale = np.maximum(longest, self.plan.speed)
+        return away / scale[:, None]
+
+    def _through_door(
+        self,
+        position: np.ndarray,
+        here: np.ndarray,
+        following: np.ndarray,
+        slots: np.ndarray,
+    ) -> np.ndarray:
+        """Return a point before or behind the door to the next room, [M, 2].
+
+        Before it, until the agent is in line with the door.
+        """
+        gate = self.gates[slots, here, following]
+        hop = following - here
+        # Rooms of one row are neighbours along x, others along y.
+        axis = (np.abs(hop) != 1).astype(np.int64)
+        points = np.arange(len(slots))
+        off_centre = np.abs(position - gate)[points, 1 - axis]
+        aligned = off_centre < self.plan.door - RADIUS - 0.25
+        behind = np.sign(hop) * (DEPTH + CLEARANCE)
+        gate[points, axis] += np.where(aligned, behind, -behind)
+        return gate
 
     def _out_of_door(
         self, position: np.ndarray, target: np.ndarray, slots: np.ndarray
@@ -207,16 +257,16 @@ class Rooms:
         position, target, result: [M, 2]
         """
         stop = target.copy()
-        depth = WALL / 2 + RADIUS
         for axis in (0, 1):
             lines = self.lines[axis][slots]
             off = position[:, axis, None] - lines
-            inside = np.abs(off) < depth
-            target_inside = np.abs(target[:, axis, None] - lines) < depth
-            leave = inside.any(1) & ~(inside & target_inside).any(1)
+            target_off = target[:, axis, None] - lines
+            in_door = np.abs(off) < DEPTH
+            both_in_door = in_door & (np.abs(target_off) < DEPTH)
+            leave = in_door.any(1) & ~both_in_door.any(1)
             side = np.where(off > 0, 1, -1)
-            ends = lines + side * (depth + CLEARANCE)
-            end = np.where(inside, ends, 0).sum(1)
+            ends = lines + side * (DEPTH + CLEARANCE)
+            end = np.where(in_door, ends, 0).sum(1)
             stop[leave] = position[leave]
             stop[leave, axis] = end[leave]
         return stop
@@ -234,21 +284,56 @@ class Rooms:
         for _ in range(self.count):
             onward = self.onward[slots, here, there]
             gate = self.gates[slots, here, onward]
-            stop = np.where((here == there)[:, None], target, gate)
+            arrived = here == there
+            stop = np.where(arrived[:, None], target, gate)
             total += np.abs(stop - position).max(1)
             position = stop
-            here = onward
-            if (here == there).all() and (position == target).all():
+            if arrived.all():
                 break
-        return np.ceil(total / self.plan.speed).astype(np.int64)
+            here = onward
+        steps = np.ceil(total / self.plan.speed)
+        return steps.astype(np.int64)
+
+
+def inside(position: np.ndarray, walls: np.ndarray) -> np.ndarray:
+    """Return the walls around positions, bool [..., R].
+
+    position: [..., 2]
+    walls: [..., R, 4]
+    """
+    at = position[..., None, :]
+    beyond = at > walls[..., :2]
+    before = at < walls[..., 2:]
+    return (beyond & before).all(-1)
+
+
+def _stops(
+    hit: np.ndarray, walls: np.ndarray, axis: int, forward: np.ndarray
+) -> np.ndarray:
+    """Return where the walls that points would enter stop them, [M].
+
+    hit: bool [M, R]
+    forward: bool [M], true for moves towards higher numbers
+    """
+    low = walls[..., axis] - GAP
+    high = walls[..., axis + 2] + GAP
+    from_below = np.where(hit, low, np.inf).min(1)
+    from_above = np.where(hit, high, -np.inf).max(1)
+    return np.where(forward, from_below, from_above)
+
+
+def shrink(walls: np.ndarray) -> np.ndarray:
+    """Return walls [R, 4] as they look, not grown by the agent's radius."""
+    return walls - GROWTH
 
 
 def neighbours(rows: int, cols: int) -> list[Edge]:
     """Return pairs of rooms that share a wall."""
-    cells = list(itertools.product(range(rows), range(cols)))
-    right = [(r * cols + c, r * cols + c + 1) for r, c in cells if c + 1 < cols]
-    below = [(r * cols + c, (r + 1) * cols + c) for r, c in cells if r + 1 < rows]
-    return right + below
+    rooms = np.arange(rows * cols).reshape(rows, cols)
+    in_rows = np.stack([rooms[:, :-1], rooms[:, 1:]], -1)
+    in_cols = np.stack([rooms[:-1], rooms[1:]], -1)
+    pairs = [*in_rows.reshape(-1, 2).tolist(), *in_cols.reshape(-1, 2).tolist()]
+    return [(first, second) for first, second in pairs]
 
 
 def passages(edges: list[Edge], rooms: int, rng: np.random.Generator) -> list[Edge]:
@@ -260,9 +345,9 @@ def passages(edges: list[Edge], rooms: int, rng: np.random.Generator) -> list[Ed
     opened = []
     for i in rng.permutation(len(edges)):
         first, second = edges[i]
-        if group[first] != group[second] or rng.random() < 0.5:
+        kept, merged = group[first], group[second]
+        if kept != merged or rng.random() < 0.5:
             opened.append((first, second))
-            merged, kept = group[second], group[first]
             group = [kept if g == merged else g for g in group]
     return opened
 
@@ -272,14 +357,15 @@ def routes(edges: list[Edge], rooms: int) -> np.ndarray:
 
     Indexed by the present room and the target. The algorithm of Floyd and Warshall.
     """
-    length = np.where(np.eye(rooms, dtype=bool), 0, rooms + 1)
+    same = np.eye(rooms, dtype=bool)
+    length = np.where(same, 0, rooms + 1)
     onward = np.tile(np.arange(rooms), (rooms, 1))
     for first, second in edges:
         length[first, second] = 1
         length[second, first] = 1
     for k in range(rooms):
-        through = length[:, k, None] + length[k]
+        through = length[:, [k]] + length[k]
         better = through < length
-        onward = np.where(better, onward[:, k, None], onward)
+        onward = np.where(better, onward[:, [k]], onward)
         length = np.minimum(length, through)
     return onward

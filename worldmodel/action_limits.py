@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from lssvwm.worldmodel.backbone import Backbone
     from lssvwm.worldmodel.model import Batch, WorldModel
 
 PAIRS = 256  # of frames, measured for every segment of a training batch
@@ -63,7 +64,7 @@ def stopped(action: Tensor, reach: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(action, -down), up)
 
 
-def shift(model: WorldModel) -> Tensor:
+def shift(model: Backbone) -> Tensor:
     """How the view shifts per unit of an action, [2, A]: to the right and down, in pixels; zero where unknown."""
     odometer, a = model.path_integrators[0], model.actions
     ahead, right = odometer.action.weight.detach()[1:, :a] * odometer.known[:a]

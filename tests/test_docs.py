@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from lssvwm.agent.cli.main import main
-from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.presets import options
+from lssvwm.agent.config.settings import BenchmarkRunConfig, Config, RecordRunConfig
 from lssvwm.envs import ENV_CONFIGS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -198,6 +199,17 @@ def test_guide_extends_the_package_by_two_files(name: str, tmp_path: Path) -> No
     assert {file.parent for file in changed} == {package / GUIDES[name]}
 
 
+def test_guide_environment_needs_no_change(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = DOCS / "guides" / "custom-environment.md"
+    (tmp_path / "corridor.py").write_text(blocks(page, "python")[0].text)
+    train, evaluate, record = blocks(page, "sh")[0].text.splitlines()
+    short = ["train.collect.envs=2", *SHORT["train"]]
+    assert main([*shlex.split(train)[1:], *short, "train.collect.every=0"]) == 0
+    assert main([*shlex.split(evaluate)[1:], *SHORT["evaluate"]]) == 0
+    assert main([*shlex.split(record)[1:], "record.episodes=1"]) == 0
+
+
 def test_readme_example_gives_an_action_and_frames(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     scope: dict = {}
@@ -246,13 +258,46 @@ def test_site_links_lead_to_files() -> None:
             assert (page.parent / f"{target}.md").exists(), f"{page}: {target}"
 
 
-@pytest.mark.xfail(strict=False, reason="restructuring")
 def test_files_named_on_the_architecture_page_exist() -> None:
     text = (DOCS / "concepts" / "architecture.md").read_text()
     named = re.findall(r"`((?:agent|envs|planners|worldmodel|configs)/[\w/.]*)`", text)
     missing = [name for name in named if not (ROOT / name).exists()]
     assert len(named) > 30
     assert missing == []
+
+
+def _settings() -> set[str]:
+    """Return the names of all settings and sections."""
+    classes = (Config, RecordRunConfig, BenchmarkRunConfig)
+    found = [
+        s for cls in classes for _, g in settings_reference.sections(cls) for s in g
+    ]
+    names = {setting.name for setting in found}
+    names |= {setting.group for setting in found}
+    return names | {f"{name}.kind" for name in names}
+
+
+def test_settings_named_on_the_pages_exist() -> None:
+    known = _settings()
+    named = re.compile(
+        r"\b(?:train|model|planner|objective|mpc|tasks|env|record|benchmark)(?:\.[a-z_]+)+"
+    )
+    unknown = set()
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+        for span in re.findall(r"`([^`(]+)`", text):
+            found = set(named.findall(re.sub(r"\S+\.(py|csv)\b", "", span))) - known
+            unknown |= {f"{page.name}: {name}" for name in found}
+    assert unknown == set()
+
+
+def test_presets_named_on_the_model_page_exist() -> None:
+    text = (DOCS / "concepts" / "world-model.md").read_text()
+    table = text.partition("| Preset |")[2].partition("\n\n")[0]
+    named = {name for row in table.splitlines() for name in row.split("|")[1:2]}
+    presets = set(re.findall(r"`(\w+)`", " ".join(named)))
+    assert len(presets) > 8
+    assert presets <= set(options("model"))
 
 
 def test_docstrings_become_restructured_text() -> None:

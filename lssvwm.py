@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from lssvwm.agent.mpc import Agent
     from lssvwm.envs.torchrl_env import TorchRLEnv
 
+    def __getattr__(name: str) -> Any:
+        """Declare the packages to type checkers, which do not follow `__path__`."""
+
+
 __all__ = ["UserError", "evaluate", "load", "make_env", "record", "train"]
 
 # The functions below import what they need when they are called, so that `import lssvwm` takes no time.

@@ -13,7 +13,7 @@ from lssvwm.agent.objective import ObjectiveConfig
 from lssvwm.envs import ENV_CONFIGS
 from lssvwm.planners import PLANNER_CONFIGS
 from lssvwm.worldmodel import ModelConfig
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as documented
 
 SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -177,7 +177,7 @@ class BenchmarkConfig:
     """Set what benchmarks train and measure."""
 
     models: tuple[str, ...] = Field(
-        (
+        default=(
             "small",
             "window",
             "attention",
@@ -207,7 +207,7 @@ class BenchmarkConfig:
     delays: tuple[int, ...] = Field(default=(16, 64, 256), min_length=1)
     """Dark frames before the choice in `benchmark recall`."""
     strategies: tuple[str, ...] = Field(
-        (
+        default=(
             "default",
             "lengths_none",
             "lengths_adversarial",
@@ -235,26 +235,14 @@ class BenchmarkConfig:
     """Processes of `benchmark planning`, each on one thread."""
 
 
-def kind_of(section: Any) -> Any:
-    """Return the `kind` of a section: plain data or an instance."""
-    return (
-        section.get("kind")
-        if isinstance(section, dict)
-        else getattr(section, "kind", None)
-    )
-
-
 if TYPE_CHECKING:
     EnvConfig = PlannerConfig = Any
-else:
-
-    def one_of(classes: dict[str, type]) -> Any:
-        """Return the type of a section whose class depends on its `kind`."""
-        tagged = tuple(Annotated[cls, Tag(kind)] for kind, cls in classes.items())
-        union = Union[tagged]  # noqa: UP007 - a union of a computed tuple
-        return Annotated[union, Discriminator(kind_of)]
-
-    EnvConfig, PlannerConfig = one_of(ENV_CONFIGS), one_of(PLANNER_CONFIGS)
+else:  # unions of computed tuples, so that a new kind is registered in one place only
+    environments = tuple(ENV_CONFIGS.values())
+    searches = tuple(PLANNER_CONFIGS.values())
+    by_kind = Field(discriminator="kind")
+    EnvConfig = Annotated[Union[environments], by_kind]  # noqa: UP007
+    PlannerConfig = Annotated[Union[searches], by_kind]  # noqa: UP007
 
 
 @documented(frozen=True, config=SETTINGS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from lssvwm.agent.mpc import MPCConfig
 from lssvwm.agent.objective import ObjectiveConfig
 from lssvwm.envs import ENV_CONFIGS
-from lssvwm.planners import PLANNER_CONFIGS
+from lssvwm.planners import PLANNER_CONFIGS, CEMConfig
 from lssvwm.worldmodel import ModelConfig
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as documented
@@ -253,7 +253,7 @@ class Config:
     """Environment, one of `ENV_CONFIGS`."""
     model: ModelConfig = Field(default_factory=ModelConfig)
     """World model."""
-    planner: PlannerConfig = Field(default_factory=PLANNER_CONFIGS["cem"])
+    planner: PlannerConfig = Field(default_factory=CEMConfig)
     """Search of the planner, one of `PLANNER_CONFIGS`."""
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     """Value of an imagined rollout."""

@@ -312,6 +312,9 @@ class CounterfactualPainter:
             self.columns.append("real map")
         self.row = self.side + 2 * self.line + self.gap
 
+    def __len__(self) -> int:
+        return self.steps + 1
+
     @property
     def still(self) -> int:
         """Index of the last picture."""

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.build import build_agent, build_env
 from lssvwm.agent.config.settings import RecordRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import task_seeds
+from lssvwm.agent.files import replacing
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.video import encoding
@@ -38,6 +40,8 @@ from lssvwm.envs.base import Discrete
 
 FORMAT_VERSION = 2
 """Format of the data file of a video. Format 1 has no `format_version`, and `branches`."""
+GIF_SAMPLES = 12
+"""Pictures from which the colours of a GIF are chosen."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,15 @@ def save(
     still = base.with_name(f"{base.name}.png")
     encoding.write_png(still, painter.draw(painter.still))
     text = base.with_name(f"{base.name}.json")
-    with encoding.replacing(text) as part:
+    with replacing(text) as part:
         part.write_text(json.dumps(data, indent=1, default=str, allow_nan=False))
     written = [video, text, still]
     if shown.gif:
         gif = base.with_name(f"{base.name}.gif")
-        encoding.write_gif(gif, painter.pictures(), shown.fps)
+        count = min(len(painter), GIF_SAMPLES)
+        places = np.linspace(0, len(painter) - 1, count).astype(int)
+        samples = [painter.draw(place) for place in places]
+        encoding.write_gif(gif, painter.pictures(), shown.fps, samples)
         written.append(gif)
     return written
 

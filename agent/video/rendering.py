@@ -279,6 +279,9 @@ class Painter:
         """Columns and rows."""
         return self.layout.width, self.layout.height
 
+    def __len__(self) -> int:
+        return len(self.scenes)
+
     @property
     def still(self) -> int:
         """Index of the scene in the middle of the imagined ones."""

@@ -1,10 +1,11 @@
-"""How much of a continuous action walls let through: told from the frame before it, learnt from frames alone.
+"""Predict how much of a continuous action walls let through, learned from frames alone.
 
-An odometer sums up how actions move the view. In training, which part of an action was made is measured: the one by
-which the frame before must be shifted to look most like the frame after. `ActionLimits` learns to tell it from the
-frame before; so it is known of actions that are only imagined, too.
+A path integrator sums up how actions move the view. In training, the executed fraction of an action is measured. With
+this fraction of its shift, the frame before resembles the frame after most. `ActionLimits` learns to predict it from
+the frame before. So it is also known of actions that are only imagined.
 
-Shapes: A dimensions of an action, S tokens of a frame, D their width, N pairs of frames.
+Shapes: A dimensions of an action, S tokens of a frame, D their width, N pairs of frames. Limits [..., 2 A] are the
+largest size of the next action, first in negative and then in positive direction.
 """
 
 from __future__ import annotations
@@ -14,60 +15,64 @@ from typing import TYPE_CHECKING
 import torch
 from lssvwm.worldmodel.config import HEAD_HIDDEN
 from lssvwm.worldmodel.fused_ops import at_least_float32
-from lssvwm.worldmodel.motion_calibration import moving, shifted
+from lssvwm.worldmodel.motion_calibration import moving_view, shift_frames
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from lssvwm.worldmodel.backbone import Backbone
-    from lssvwm.worldmodel.model import Batch, WorldModel
+    from lssvwm.worldmodel.data import Batch
+    from lssvwm.worldmodel.model import WorldModel
 
-PAIRS = 256  # of frames, measured for every segment of a training batch
-PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of an action, that may have been made
-POOL = 2  # pixels along each side that count as one
-CLEAR = 0.01  # by how much of the brightness one part must look better than another, to be told from it
+PAIRS = 256
+"""Pairs of frames that are measured in every segment of a training batch."""
+FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Executed fractions of an action that are tried."""
+POOL = 2
+"""Side of the squares of pixels that are averaged before frames are compared."""
+CLEAR = 0.01
+"""Difference in mean brightness that distinguishes one fraction from another."""
 
 
 class ActionLimits(nn.Module):
-    """How far each dimension of an action can go, downwards and upwards, from where a frame was seen."""
+    """Predict the limits of the next action from a frame."""
 
     def __init__(self, tokens: int, width: int, actions: int):
         super().__init__()
         last = nn.Linear(HEAD_HIDDEN, 2 * actions)
-        self.tell = nn.Sequential(
+        self.layers = nn.Sequential(
             nn.Linear(tokens * width, HEAD_HIDDEN), nn.GELU(), last
         )
         self.scale: Tensor
-        self.register_buffer("scale", torch.ones(actions))  # the size of actions
+        self.register_buffer("scale", torch.ones(actions))  # size of actions
         nn.init.zeros_(last.weight)
-        nn.init.constant_(last.bias, 4.0)  # far, until training says otherwise
+        nn.init.constant_(last.bias, 4.0)  # large until training finds walls
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        if not any(
-            name.startswith(prefix) for name in state_dict
-        ):  # weights from before: as if new
-            state_dict |= {
-                prefix + name: value for name, value in self.state_dict().items()
-            }
+        """Keep the new weights if the saved model has no action limits."""
+        if not any(name.startswith(prefix) for name in state_dict):
+            for name, value in self.state_dict().items():
+                state_dict[prefix + name] = value
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Of frames, embedded [..., S, D]: the most that an action can be, downwards and upwards, [..., 2 A]"""
-        return F.softplus(
-            at_least_float32(self.tell(tokens.flatten(-2)))
-        ) * self.scale.repeat(2)
+        """Return the limits [..., 2 A] after embedded frames [..., S, D]."""
+        sizes = F.softplus(at_least_float32(self.layers(tokens.flatten(-2))))
+        return sizes * self.scale.repeat(2)
 
 
-def stopped(action: Tensor, reach: Tensor) -> Tensor:
-    """What is made of actions [..., A] where so much can be, [..., 2 A]."""
-    down, up = reach.chunk(2, -1)
+def clipped(action: Tensor, limits: Tensor) -> Tensor:
+    """Clip actions [..., A] to limits [..., 2 A]."""
+    down, up = limits.chunk(2, -1)
     return torch.minimum(torch.maximum(action, -down), up)
 
 
-def shift(model: Backbone) -> Tensor:
-    """How the view shifts per unit of an action, [2, A]: to the right and down, in pixels; zero where unknown."""
-    odometer, a = model.path_integrators[0], model.actions
-    ahead, right = odometer.action.weight.detach()[1:, :a] * odometer.known[:a]
+def view_shift(model: Backbone) -> Tensor:
+    """Return how the view shifts per unit of action, [2, A]: right and down, in pixels. Zero: unknown."""
+    integrator = model.path_integrators[0]
+    known = integrator.known[: model.actions]
+    step = integrator.action.weight.detach()[1:, : model.actions]
+    ahead, right = step * known
     return torch.stack((right, -ahead)) * model.patches.patch
 
 
@@ -77,69 +82,86 @@ def loss(
     batch: Batch,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """How wrongly action limits tell from embedded frames [B, T, S, D] what was made of the next actions: where
-    something stopped them, how far they came; elsewhere, by how much too early it would have stopped them. What embeds
-    the frames learns from it as well."""
-    known = shift(model)
-    going = (~batch.is_first[:, 1:]).nonzero()
-    if model.action_limits is None or not known.any() or not len(going):
+    """Compare the predicted limits with the executed fraction of the next actions.
+
+    Where an action was clipped, the limit must equal what was executed. Elsewhere, only limits below the action count.
+    Embedded frames [B, T, S, D] receive a gradient, too.
+    """
+    shift = view_shift(model)
+    continues = (~batch.is_first[:, 1:]).nonzero()
+    if model.action_limits is None or not shift.any() or not len(continues):
         return tokens.new_zeros(())
-    some = going[
-        torch.randperm(len(going), generator=generator, device=going.device)[:PAIRS]
-    ]
-    row, at = some.unbind(1)
+    order = torch.randperm(len(continues), generator=generator, device=continues.device)
+    row, at = continues[order[:PAIRS]].unbind(1)
     action = batch.action[row, at + 1]
-    part, clear = made(batch.pixels[row, at], batch.pixels[row, at + 1], action, known)
+    before, after = batch.pixels[row, at], batch.pixels[row, at + 1]
+    fraction, confident = executed_fraction(before, after, action, shift)
     down, up = model.action_limits(tokens[row, at]).chunk(2, -1)
-    told, meant = torch.where(action > 0, up, down), action.abs()
-    wrong = (
-        torch.where(part < 1, (told - part * meant).abs(), F.relu(meant - told))
-        / model.action_limits.scale
-    )
-    return (wrong * clear).sum() / clear.sum().clamp(min=1)
+    limit = torch.where(action > 0, up, down)
+    size = action.abs()
+    was_clipped = fraction < 1
+    distance = (limit - fraction * size).abs()
+    too_low = F.relu(size - limit)
+    error = torch.where(was_clipped, distance, too_low) / model.action_limits.scale
+    return (error * confident).sum() / confident.sum().clamp(min=1)
 
 
 @torch.no_grad()
-def made(
+def executed_fraction(
     before: Tensor, after: Tensor, action: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Which part of actions [N, A], of which each shifts the view by `shift` [2, A], was made between frames uint8
-    [N, C, H, W], and where the frames tell, [N, A] both. Of dimensions that shift nothing they do not, nor of more than
-    two that do: the view has two directions to go."""
-    part, clear, known = (
-        torch.ones_like(action),
-        torch.zeros_like(action),
-        shift.any(0).nonzero()[:, 0].tolist(),
-    )
-    if not 0 < len(known) <= 2:
-        return part, clear
-    before, after = (F.avg_pool2d(v.to(shift) / 255, POOL) for v in (before, after))
-    view, parts = moving(after, before)[:, :1], torch.tensor(PARTS).to(action)
-    options = action.new_ones(len(PARTS) ** len(known), action.shape[1])
-    options[:, known] = torch.cartesian_prod(*[parts] * len(known)).view(-1, len(known))
-    pictures, errors = torch.cat((before, view.expand(len(before), -1, -1, -1)), 1), []
-    for option in options:
-        there = shifted(
-            pictures, ((action * option)[:, None] * shift).sum(-1) / POOL, "zeros"
-        )
-        inside = view * (there[:, -1:] > 0.99)
-        gap, area = (
-            ((after - there[:, :-1]).abs().mean(1, keepdim=True) * inside).sum(
-                (1, 2, 3)
-            ),
-            inside.sum((1, 2, 3)),
-        )
-        errors.append(
-            (gap / area.clamp(min=1)).masked_fill(2 * area < view.sum(), float("inf"))
-        )
-    error = torch.stack(errors).unflatten(0, (len(PARTS),) * len(known))
-    for k, i in enumerate(known):
-        of_part = error if len(known) == 1 else error.amin(1 - k)
-        least, best = of_part.min(0)
-        part[:, i] = torch.where(
-            of_part[-1] - least > CLEAR, parts[best], 1.0
-        )  # all of it, unless that is refuted
-        clear[:, i] = (
-            of_part[-1].isfinite() & ((of_part - least).nan_to_num(0, 0) > CLEAR).any(0)
-        ).to(action)
-    return part, clear
+    """Estimate the executed fraction of each action from image shift.
+
+    Frames uint8 [N, C, H, W], action [N, A], shift [2, A] of the view per unit -> fraction, confident [N, A]
+    `confident` is 1 where frames determine the fraction. They do not in dimensions without a shift. They do not at all
+    if more than two dimensions have one, as the view moves in two directions only.
+    """
+    fraction = torch.ones_like(action)
+    confident = torch.zeros_like(action)
+    dimensions = shift.any(0).nonzero()[:, 0].tolist()
+    if not 0 < len(dimensions) <= 2:
+        return fraction, confident
+    before = F.avg_pool2d(before.to(shift) / 255, POOL)
+    after = F.avg_pool2d(after.to(shift) / 255, POOL)
+    fractions = torch.tensor(FRACTIONS).to(action)
+    options = _combinations(fractions, dimensions, action.shape[1])
+    moved = [((action * option)[:, None] * shift).sum(-1) / POOL for option in options]
+    error = _errors(before, after, moved)
+    error = error.unflatten(0, (len(FRACTIONS),) * len(dimensions))
+    for k, i in enumerate(dimensions):
+        by_fraction = error if len(dimensions) == 1 else error.amin(1 - k)
+        least, best = by_fraction.min(0)
+        whole = by_fraction[-1]
+        was_clipped = whole - least > CLEAR
+        fraction[:, i] = torch.where(was_clipped, fractions[best], 1.0)
+        contrast = (by_fraction - least).nan_to_num(0, 0)
+        distinguishable = (contrast > CLEAR).any(0)
+        confident[:, i] = (whole.isfinite() & distinguishable).to(action)
+    return fraction, confident
+
+
+def _combinations(fractions: Tensor, dimensions: list[int], actions: int) -> Tensor:
+    """Return all combinations of fractions in some dimensions, and 1 in the others, [F^d, A]."""
+    options = fractions.new_ones(len(fractions) ** len(dimensions), actions)
+    product = torch.cartesian_prod(*[fractions] * len(dimensions))
+    options[:, dimensions] = product.view(-1, len(dimensions))
+    return options
+
+
+def _errors(before: Tensor, after: Tensor, moved: list[Tensor]) -> Tensor:
+    """Return the mean absolute error in the view after each of K shifts [N, 2].
+
+    The result is [K, N]. It is infinite where less than half of the view remains inside the frame.
+    """
+    view = moving_view(before, after)[:, :1]
+    pictures = torch.cat((before, view.expand(len(before), -1, -1, -1)), 1)
+    errors = []
+    for shift in moved:
+        shifted = shift_frames(pictures, shift, "zeros")
+        inside = view * (shifted[:, -1:] > 0.99)
+        gap = (after - shifted[:, :-1]).abs().mean(1, keepdim=True) * inside
+        area = inside.sum((1, 2, 3))
+        error = gap.sum((1, 2, 3)) / area.clamp(min=1)
+        too_small = 2 * area < view.sum()
+        errors.append(error.masked_fill(too_small, float("inf")))
+    return torch.stack(errors)

@@ -171,7 +171,7 @@ class Backbone(nn.Module):
         """
         if self.action_limits is None:
             return self._unlimited(*observed.shape)
-        known = action_limits.shift(self).any(0).repeat(2)
+        known = action_limits.view_shift(self).any(0).repeat(2)
         limits = self.action_limits(x).detach()
         return limits.masked_fill(~(observed[..., None] & known), math.inf)
 
@@ -179,7 +179,7 @@ class Backbone(nn.Module):
         """Clip actions [..., A + 1] to limits [..., 2 A]: what walls let through."""
         if self.action_limits is None:
             return action
-        clipped = action_limits.stopped(action[..., :-1], limits)
+        clipped = action_limits.clipped(action[..., :-1], limits)
         return torch.cat((clipped, action[..., -1:]), -1)
 
     def _unlimited(self, *shape: int) -> Tensor:

@@ -34,7 +34,7 @@ def addcmul(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return cast("Tensor", _AddProduct.apply(a, b, c))
 
 
-def squares(
+def squared_errors(
     predicted: Tensor, true: Tensor, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return means over frames of squared errors: weighted, and not weighted.
@@ -42,7 +42,7 @@ def squares(
     predicted, true, weight (default: 1) [..., S, n] -> [...], [...]
     The second has no gradient. Only `predicted` gets one.
     """
-    return cast("tuple[Tensor, Tensor]", _Squares.apply(predicted, true, weight))
+    return cast("tuple[Tensor, Tensor]", _SquaredErrors.apply(predicted, true, weight))
 
 
 def carry(added: Tensor, kept: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ class _AddProduct(Function):
         return grad_a, grad_b, grad_c
 
 
-class _Squares(Function):
+class _SquaredErrors(Function):
     @staticmethod
     def forward(ctx, predicted: Tensor, true: Tensor, weight: Tensor | None):
         error = (predicted.to(true.dtype) - true).flatten(-2)

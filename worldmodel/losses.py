@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from lssvwm.worldmodel import action_limits, goal_distance
 from lssvwm.worldmodel.data import Batch
-from lssvwm.worldmodel.fused_ops import squares
+from lssvwm.worldmodel.fused_ops import squared_errors
 from lssvwm.worldmodel.goal_distance import GoalDistance, Trajectories
 from lssvwm.worldmodel.heads import HeadOutputs, two_hot
 from torch import Tensor
@@ -228,7 +228,7 @@ def frame_loss(
         colours = true.unflatten(-1, (channels, -1))
         rare = model.colour_weights(colours).expand_as(colours).flatten(-2)
     scaled = patches.scale(true, out.predicted.dtype, some)
-    error, plain = squares(predicted, scaled, rare)
+    error, plain = squared_errors(predicted, scaled, rare)
     loss = _mean(error, out.in_frame_loss.to(error.dtype))
     return loss, patches.pixel_error(plain)
 

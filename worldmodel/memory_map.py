@@ -1,8 +1,10 @@
-"""What memory holds, drawn: where the agent takes itself to be, and what it expects to see at any other place.
+"""Draw what memory holds: the agent's pose, and what it predicts at other poses.
 
-Places are those of the odometer in the last layer: (heading, ahead, right), in radians to the right and in tokens, from
-where the episode began; in weights from before all layers began at one place, other layers' may lie half a token off.
-Shapes: B memories, n futures or poses, H steps.
+Poses are those of the path integrator in the last block: heading, ahead, right. The unit is radians to the right, and
+tokens from where the episode began. In weights of the first releases, the poses of other blocks may differ by half a
+token.
+
+Shapes: B memories, n poses or rollouts, H steps.
 """
 
 from __future__ import annotations
@@ -20,57 +22,61 @@ if TYPE_CHECKING:
     from lssvwm.worldmodel.model import WorldModel
 
 CHUNK = 256
-"""Poses looked from, or compared with, at once."""
+"""Poses that are rendered, or compared, at once."""
 
 
 def has_map(model: WorldModel) -> bool:
-    """Whether the model carries an odometer, and so has places."""
-    return bool(_odometers(model))
+    """Return whether the memory of a model has poses."""
+    return bool(_blocks_with_poses(model))
 
 
-def pose(model: WorldModel, memory: Memory) -> Tensor:
-    """Where each agent takes itself to be, [B, 3]; raises ValueError for a model that carries no odometer."""
-    return memory.layers[str(_last(model))]["mixer"]["pose"].mean(1)
+def agent_pose(model: WorldModel, memory: Memory) -> Tensor:
+    """Return the pose of each agent, [B, 3]. Raises ValueError for a model without poses."""
+    layer = memory.layers[str(_last_block(model))]
+    return layer["mixer"]["pose"].mean(1)
 
 
 @torch.no_grad()
-def routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tensor:
-    """Where it expects actions [B, n, H(, A)] to lead it, [B, n, H, 3]; walls that it foresees stop it."""
+def predicted_routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tensor:
+    """Return the poses [B, n, H, 3] that actions [B, n, H(, A)] lead to.
+
+    Walls that the model predicts block the way.
+    """
     n, horizon = actions.shape[1:3]
-    layer = _last(model)
+    last_block = _last_block(model)
     state = imagination.start(model, memory, n, horizon)
     poses = []
-    for h in range(actions.shape[2]):
+    for h in range(horizon):
         imagination.step(model, state, actions[:, :, h])
-        poses.append(state.caches[layer].mixer.pose.mean(2))
+        pose = state.caches[last_block].mixer.pose
+        poses.append(pose.mean(2))
     return torch.stack(poses, 2)
 
 
 @torch.no_grad()
-def look(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
-    """What would be seen from `poses` [B, n, 3], as memory has it, uint8 [B, n, C, H, W]. What lay before the agent in
-    the last frames, which it sees by attention, is left out."""
+def render_views(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
+    """Return the frames uint8 [B, n, C, H, W] that memory predicts at poses [B, n, 3].
+
+    Local attention sees nothing, so that the last frames do not show what lay before the agent.
+    """
     state = imagination.start(model, memory, poses.shape[1], 1)
     state.visible = torch.zeros_like(state.visible)
-    action, motion = _stillest(model)
-    before = torch.cat(
-        (
-            poses[..., :1] - motion[0],
-            poses[..., 1:] - rotate2d(motion[1:], poses[..., :1]),
-        ),
-        -1,
-    )
-    for i in _odometers(model):
-        trace = state.caches[i].mixer
-        trace.pose = before[:, :, None].expand(-1, -1, trace.pose.shape[2], -1)
-    given = action.expand(*poses.shape[:2], *action.shape)
+    action, motion = _smallest_motion(model)
+    heading, position = poses[..., :1], poses[..., 1:]
+    step = rotate2d(motion[1:], heading)
+    before = torch.cat((heading - motion[0], position - step), -1)
+    for i in _blocks_with_poses(model):
+        cache = state.caches[i].mixer
+        tiles = cache.pose.shape[2]
+        cache.pose = before[:, :, None].expand(-1, -1, tiles, -1)
+    actions = action.expand(*poses.shape[:2], *action.shape)
     decoded = StepOptions(decode=True)
-    _, frames = imagination.step(model, state, given, decoded, last=True)
+    _, frames = imagination.step(model, state, actions, decoded, last=True)
     assert frames is not None
     return frames
 
 
-def survey(
+def draw_map(
     model: WorldModel,
     memory: Memory,
     trail: Tensor,
@@ -78,68 +84,83 @@ def survey(
     high: tuple[int, int],
     up: float = 0.0,
 ) -> Tensor:
-    """The map of the first memory, uint8 [C, rows, columns]: one token for every place from `low` to `high`, both
-    included, as seen by an agent that faces `up`, a heading; (ahead, right) as that agent has them. Places that were
-    not in view from any of the poses `trail` [T, 3] stay black, as memory can only guess."""
-    rows, columns = model.patches.grid
-    row, column = (
-        max(0, rows - 2),
-        (columns - 1) // 2,
-    )  # a token before the agent, which nothing hides
-    offset = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2]).to(
-        model.embedding.pos_embed
-    )
-    ahead, right = (
-        torch.arange(a, b + 1).to(model.embedding.pos_embed) for a, b in zip(low, high)
-    )
+    """Draw the map of the first memory, uint8 [C, rows, columns].
+
+    It shows one token for every place (ahead, right) from `low` to `high`, both included, in the axes of an agent with
+    heading `up` (radians). Places that were never in view from the poses `trail` [T, 3] stay black, because memory can
+    only guess there.
+    """
+    like = model.embedding.pos_embed
+    ahead = torch.arange(low[0], high[0] + 1).to(like)
+    right = torch.arange(low[1], high[1] + 1).to(like)
     places = torch.stack(torch.meshgrid(ahead.flip(0), right, indexing="ij"), -1)
-    heading = torch.tensor([up]).to(model.embedding.pos_embed)
+    heading = torch.tensor([up]).to(like)
+    known = _in_view(model, rotate2d(places, heading), trail.to(like))
+    row, column = _shown_token(model)
+    rows, columns = model.patches.grid
+    offset = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2]).to(like)
+    positions = rotate2d(places[known] - offset, heading)
+    poses = torch.cat((heading.expand(len(positions), 1), positions), -1)
+    views = [
+        render_views(model, memory[:1], part[None])[0] for part in poses.split(CHUNK)
+    ]
+    tokens = _cut_token(model, torch.cat(views), row, column)
+    shown = tokens.new_zeros(*known.shape, *tokens.shape[1:])
+    shown[known] = tokens
+    return shown.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+
+def _in_view(model: WorldModel, places: Tensor, trail: Tensor) -> Tensor:
+    """Return which places [rows, columns, 2] were in view from any pose of `trail` [T, 3]."""
+    rows, columns = model.patches.grid
     known = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
-    for part in trail.to(model.embedding.pos_embed).split(CHUNK):
-        there = rotate2d(
-            rotate2d(places, heading)[:, :, None] - part[:, 1:], -part[:, :1]
-        )  # from the agent, at each pose
-        aside = there[..., 1].abs() < columns / 2
-        known |= ((there[..., 0] > -0.5) & (there[..., 0] < rows - 0.5) & aside).any(-1)
-    points = rotate2d(places[known] - offset, heading)
-    poses = torch.cat((heading.expand(len(points), 1), points), -1)
-    seen = torch.cat(
-        [look(model, memory[:1], part[None])[0] for part in poses.split(CHUNK)]
-    )
-    size, (left, _, above, _) = model.patches.patch, model.patches.pad
-    top, side = row * size - above, column * size - left
-    seen = seen[..., max(0, top) : top + size, max(0, side) : side + size]
-    tokens = seen.new_zeros(*known.shape, *seen.shape[1:])
-    tokens[known] = seen
-    return tokens.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    for poses in trail.split(CHUNK):
+        offset = places[:, :, None] - poses[:, 1:]
+        seen_from_agent = rotate2d(offset, -poses[:, :1])
+        ahead, right = seen_from_agent.unbind(-1)
+        in_front = (ahead > -0.5) & (ahead < rows - 0.5)
+        in_width = right.abs() < columns / 2
+        known |= (in_front & in_width).any(-1)
+    return known
 
 
-def _odometers(model: WorldModel) -> list[int]:
-    """The layers with an odometer."""
+def _shown_token(model: WorldModel) -> tuple[int, int]:
+    """Return row and column of the token one step before the agent, which nothing hides."""
+    rows, columns = model.patches.grid
+    return max(0, rows - 2), (columns - 1) // 2
+
+
+def _cut_token(model: WorldModel, frames: Tensor, row: int, column: int) -> Tensor:
+    """Cut one token out of frames [N, C, H, W]."""
+    size = model.patches.patch
+    pad_left, _, pad_top, _ = model.patches.pad
+    top = row * size - pad_top
+    left = column * size - pad_left
+    return frames[..., max(0, top) : top + size, max(0, left) : left + size]
+
+
+def _blocks_with_poses(model: WorldModel) -> list[int]:
     return [i for i, block in enumerate(model.layers) if block.mixer.has_poses]
 
 
-def _last(model: WorldModel) -> int:
-    """The last layer with an odometer."""
-    found = _odometers(model)
+def _last_block(model: WorldModel) -> int:
+    """Return the last block with poses."""
+    found = _blocks_with_poses(model)
     if not found:
-        raise ValueError(
-            f"a model of kind {model.config.mixer.kind} carries no odometer: it has no map"
-        )
+        kind = model.config.mixer.kind
+        raise ValueError(f"a model with mixer {kind} has no poses: it has no map")
     return found[-1]
 
 
-def _stillest(model: WorldModel) -> tuple[Tensor, Tensor]:
-    """The action that moves the agent least, and its motion [3]: the map is looked at without going anywhere."""
-    odometer = model.layers[_last(model)].mixer.integrator()
+def _smallest_motion(model: WorldModel) -> tuple[Tensor, Tensor]:
+    """Return the action that moves the agent least, and its motion [3]."""
     if not model.discrete:
-        return torch.zeros(model.actions, device=model.device), torch.zeros(
-            3, device=model.device
-        )
-    motion = odometer.motion(
-        torch.eye(model.actions + 1, device=model.device)[: model.actions]
-    )
-    action = (
-        motion[:, 1:].abs().sum(-1) + 0.01 * motion[:, 0].abs()
-    ).argmin()  # nothing can stop a turn
+        still = torch.zeros(model.actions, device=model.device)
+        return still, torch.zeros(3, device=model.device)
+    integrator = model.layers[_last_block(model)].mixer.integrator()
+    assert integrator is not None
+    actions = torch.eye(model.actions + 1, device=model.device)[: model.actions]
+    motion = integrator.motion(actions)
+    turn, step = motion[:, 0].abs(), motion[:, 1:].abs().sum(-1)
+    action = (step + 0.01 * turn).argmin()  # walls block steps, but no turns
     return action, motion[action]

@@ -25,6 +25,7 @@ _RENAMED_WEIGHTS: list[tuple[str, str]] = [
     (r"^level\.", "embedding.noise_embed."),
     (r"^patches\.centre$", "embedding.patches.mean"),
     (r"^patches\.spread$", "embedding.patches.std"),
+    (r"^reach\.tell\.", "action_limits.layers."),
     (r"^reach\.", "action_limits."),
     (r"^rarity\.", "colour_weights."),
 ]

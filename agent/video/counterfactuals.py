@@ -189,7 +189,9 @@ def compare_plans(
     routes: list[Tensor | None] = [None] * len(chosen)
     if memory_map.has_map(agent.model):
         chosen_actions = actions[:, chosen]
-        routes = [*memory_map.routes(agent.model, state.memory, chosen_actions)[0]]
+        routes = [
+            *memory_map.predicted_routes(agent.model, state.memory, chosen_actions)[0]
+        ]
     plans = []
     for i, score, route in zip(chosen, scores, routes):
         plan = actions[0, i].cpu().numpy()
@@ -269,7 +271,7 @@ def draw_memory_map(
     low = torch.maximum(points.amin(0) - MARGIN, now - LARGEST_SIDE // 2).floor()
     high = torch.minimum(points.amax(0) + MARGIN, now + LARGEST_SIDE // 2).ceil()
     first, last = ((int(ahead), int(right)) for ahead, right in (low, high))
-    view = memory_map.survey(model, memory, poses, first, last, float(up))
+    view = memory_map.draw_map(model, memory, poses, first, last, float(up))
     picture = view.cpu().numpy()
     tokens = (last[0] - first[0] + 1, last[1] - first[1] + 1)
     size = picture.shape[1] // tokens[0], picture.shape[2] // tokens[1]

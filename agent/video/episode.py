@@ -163,7 +163,7 @@ class EpisodeRecorder:
             None if goals is None else torch.from_numpy(goals),
         )
         if self.tracks_pose:
-            pose = memory_map.pose(self.agent.model, self.state.memory)
+            pose = memory_map.agent_pose(self.agent.model, self.state.memory)
             self.poses.append(pose[0])
 
     def watch(self, moment: Moment) -> None:

@@ -1,4 +1,4 @@
-"""Walls take away from continuous actions: measured from frames, told from the frame before, minded by odometers."""
+"""Test that walls clip continuous actions: measured from frames, predicted, integrated."""
 
 import dataclasses
 
@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 from lssvwm.envs import PointMazeConfig, make
-from lssvwm.worldmodel import Batch, Memory, ModelConfig, WorldModel, imagination
-from lssvwm.worldmodel import action_limits as reach
-from lssvwm.worldmodel import memory_map as belief
+from lssvwm.worldmodel import (
+    Batch,
+    Memory,
+    ModelConfig,
+    WorldModel,
+    action_limits,
+    imagination,
+    memory_map,
+)
 from lssvwm.worldmodel.imagination import StepOptions
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from lssvwm.worldmodel.motion_calibration import calibrate
@@ -17,7 +23,7 @@ SPEED = 3.0
 
 
 def walks(explorer: str, seed: int, slots=16, length=80) -> tuple[Batch, torch.Tensor]:
-    """Sequences, and which part of every action was really made."""
+    """Return sequences, and the true executed fraction of every action."""
     env = make(PointMazeConfig(view="around", goal="none", speed=SPEED), slots)
     env.reset(np.arange(slots), np.arange(slots) + 1000 * seed)
     walker, frames, actions, parts = env.explorer(explorer, seed), [], [], []
@@ -52,7 +58,7 @@ def small(**changes) -> WorldModel:
     return WorldModel(config, (3, 64, 64), 2, discrete=False)
 
 
-def test_which_part_of_an_action_was_made_is_measured_from_frames():
+def test_executed_fraction_is_measured_from_frames():
     model, known = small(), walks("walk", 0)[0]
     calibrate(model, known)
     batch, true = walks("momentum", 1)
@@ -61,31 +67,34 @@ def test_which_part_of_an_action_was_made_is_measured_from_frames():
         batch.pixels[:, 1:],
         batch.action[:, 1:],
     )
-    part, clear = reach.made(
-        *(v.flatten(0, 1) for v in (before, after, action)), reach.shift(model)
+    part, clear = action_limits.executed_fraction(
+        *(v.flatten(0, 1) for v in (before, after, action)),
+        action_limits.view_shift(model),
     )
     action, true = action.flatten(0, 1).abs(), true[:, 1:].flatten(0, 1)
-    told, free, held = clear > 0, true > 0.99, true < 0.9
+    confident, free, held = clear > 0, true > 0.99, true < 0.9
     assert (
-        told[action > 0.3].float().mean() > 0.5
-        and 0.2 < held[told].float().mean() < 0.8
+        confident[action > 0.3].float().mean() > 0.5
+        and 0.2 < held[confident].float().mean() < 0.8
     )
-    assert ((part - true).abs() * action)[told & held].mean() < 0.02
-    assert (part[told & free & (action > 0.05)] < 1).float().mean() < 0.08
-    few = slice(
-        0, 50
-    )  # one dimension, of which the other is none; and three, which two directions cannot tell apart
-    only, _ = reach.made(
-        before[0, few], after[0, few], action[few, :1], reach.shift(model)[:, :1]
+    assert ((part - true).abs() * action)[confident & held].mean() < 0.02
+    assert (part[confident & free & (action > 0.05)] < 1).float().mean() < 0.08
+    few = slice(0, 50)
+    # one dimension only; and three, which two directions of the view cannot distinguish
+    only, _ = action_limits.executed_fraction(
+        before[0, few],
+        after[0, few],
+        action[few, :1],
+        action_limits.view_shift(model)[:, :1],
     )
     assert only.shape == (50, 1)
     three = torch.rand(50, 3)
-    assert not reach.made(before[0, few], after[0, few], three, torch.ones(2, 3))[
-        1
-    ].any()
+    assert not action_limits.executed_fraction(
+        before[0, few], after[0, few], three, torch.ones(2, 3)
+    )[1].any()
 
 
-def test_it_is_learnt_to_be_told_from_the_frame_before():
+def test_limits_are_learned_from_frame_before():
     model = small()
     calibrate(model, walks("walk", 0)[0])
     assert torch.equal(model.action_limits.scale, torch.ones(2))
@@ -95,14 +104,16 @@ def test_it_is_learnt_to_be_told_from_the_frame_before():
     for seed in range(150):
         optimizer.zero_grad()
         tokens = model.embedding.frames(model.patches.patchify(batch.pixels))
-        reach.loss(model, tokens, batch, torch.Generator().manual_seed(seed)).backward()
+        action_limits.loss(
+            model, tokens, batch, torch.Generator().manual_seed(seed)
+        ).backward()
         optimizer.step()
     with torch.no_grad():
         limits = model.action_limits(
             model.embedding.frames(model.patches.patchify(held_out.pixels))
         )[:, :-1]
     action, part = held_out.action[:, 1:], part[:, 1:]
-    wrong = (reach.stopped(action, limits) - part * action).abs()
+    wrong = (action_limits.clipped(action, limits) - part * action).abs()
     free, held = part > 0.99, part < 0.9
     assert (
         wrong[free].mean() < 0.08
@@ -111,10 +122,10 @@ def test_it_is_learnt_to_be_told_from_the_frame_before():
     )
 
 
-def test_where_nothing_is_known_nothing_stops_and_nothing_is_learnt():
+def test_unknown_motion_has_no_limits_and_no_loss():
     model, (batch, _) = small(), walks("momentum", 0, slots=2, length=6)
     tokens = model.embedding.frames(model.patches.patchify(batch.pixels))
-    assert float(reach.loss(model, tokens, batch)) == 0
+    assert float(action_limits.loss(model, tokens, batch)) == 0
     memory, _ = model.observe(
         model.initial(2), batch.pixels, batch.action, batch.is_first
     )
@@ -125,27 +136,27 @@ def test_where_nothing_is_known_nothing_stops_and_nothing_is_learnt():
     )
     assert (
         torch.isfinite(memory.action_limits).all() and (memory.action_limits > 3).all()
-    )  # far, until training says otherwise
+    )  # large until training finds walls
 
 
 @pytest.fixture
 def walled() -> WorldModel:
-    """A model that knows how actions move the view, in whose frames there are walls everywhere."""
+    """Return a model with known motions, and walls in all frames."""
     model = small().double().eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p) if p.dim() > 1 else 0)
         for block in model.layers:
-            odometer = block.mixer.path_integrator
-            odometer.action.weight[:, :2] = torch.tensor(
+            integrator = block.mixer.path_integrator
+            integrator.action.weight[:, :2] = torch.tensor(
                 [[0.0, 0.0], [0.0, -0.4], [0.4, 0.0]]
             )
-            odometer.known[:2] = True
-        model.action_limits.tell[-1].bias.fill_(-0.5)
+            integrator.known[:2] = True
+        model.action_limits.layers[-1].bias.fill_(-0.5)
     return model
 
 
-def test_walls_stop_each_way_along_each_axis():
+def test_clipped_limits_both_directions_of_each_axis():
     limits = torch.tensor([0.3, 5.0, 0.2, 0.7])  # down along x and y, up along x and y
     for action, led in (
         ((0.5, 0.5), (0.2, 0.5)),
@@ -153,11 +164,11 @@ def test_walls_stop_each_way_along_each_axis():
         ((0.1, -1.0), (0.1, -1.0)),
     ):
         assert torch.equal(
-            reach.stopped(torch.tensor(action), limits), torch.tensor(led)
+            action_limits.clipped(torch.tensor(action), limits), torch.tensor(led)
         )
 
 
-def test_what_walls_take_away_is_the_same_in_every_way_of_computing(walled, tmp_path):
+def test_limits_agree_in_observation_and_imagination(walled, tmp_path):
     (batch, _), parts = walks("momentum", 0, slots=2, length=9), (4, 5)
     frames, action, first = batch.pixels, batch.action.double(), batch.is_first
     whole, _ = walled.observe(walled.initial(2), frames, action, first)
@@ -165,10 +176,10 @@ def test_what_walls_take_away_is_the_same_in_every_way_of_computing(walled, tmp_
     for piece in zip(*(v.split(parts, 1) for v in (frames, action, first))):
         memory, _ = walled.observe(memory, *piece)
     assert whole.diff(memory).max() < 1e-9 and (whole.action_limits < 1).any()
-    pose = belief.pose(walled, whole)
+    pose = memory_map.agent_pose(walled, whole)
     assert (
         pose[:, 1:].abs() < 0.4 * action.abs().sum(1).flip(-1) - 0.1
-    ).any()  # something was taken away
+    ).any()  # something was clipped
     memory.write(tmp_path / "memory.pt")
     memory = Memory.read(tmp_path / "memory.pt")
     assert whole.diff(memory).max() < 1e-9
@@ -178,13 +189,13 @@ def test_what_walls_take_away_is_the_same_in_every_way_of_computing(walled, tmp_
         readout, memory = imagination.imagine_one(walled, memory, future[:, 0, h])
         assert torch.allclose(readout.reward, imagined.reward[:, 0, h], atol=1e-9)
     assert torch.allclose(
-        belief.routes(walled, whole, future)[:, 0, -1],
-        belief.pose(walled, memory),
+        memory_map.predicted_routes(walled, whole, future)[:, 0, -1],
+        memory_map.agent_pose(walled, memory),
         atol=1e-9,
     )
 
 
-def test_hidden_frames_tell_of_no_walls(walled):
+def test_hidden_frames_give_no_limits(walled):
     batch, _ = walks("momentum", 0, slots=2, length=6)
     hidden = torch.zeros(2, 6, dtype=torch.bool)
     hidden[:, 3:5] = True
@@ -197,10 +208,12 @@ def test_hidden_frames_tell_of_no_walls(walled):
         for frames in (batch.pixels, other)
     )
     assert torch.equal(first.action_limits, second.action_limits)
-    assert torch.equal(belief.pose(walled, first), belief.pose(walled, second))
+    assert torch.equal(
+        memory_map.agent_pose(walled, first), memory_map.agent_pose(walled, second)
+    )
 
 
-def test_every_way_of_training_minds_walls(walled):
+def test_every_forcing_trains_limits(walled):
     model, (batch, _) = walled.float().train(), walks("momentum", 0, slots=4, length=24)
     hidden, forget = torch.rand(2, 4, 24) < 0.1
     for forcing in ("teacher", "diffusion"):
@@ -228,10 +241,10 @@ def test_every_way_of_training_minds_walls(walled):
             for p in model.parameters()
             if p.grad is not None
         )
-        assert model.action_limits.tell[0].weight.grad.abs().sum() > 0
+        assert model.action_limits.layers[0].weight.grad.abs().sum() > 0
 
 
-def test_futures_that_are_gone_on_with_keep_their_walls(walled):
+def test_selected_candidates_keep_limits(walled):
     batch, _ = walks("momentum", 0, slots=2, length=6)
     memory, _ = walled.observe(
         walled.initial(2), batch.pixels, batch.action.double(), batch.is_first
@@ -251,7 +264,7 @@ def test_futures_that_are_gone_on_with_keep_their_walls(walled):
     ).all()
 
 
-def test_weights_from_before_walls_were_told_load_as_if_new():
+def test_weights_without_limits_load():
     model = small()
     state = {
         name: value
@@ -274,7 +287,7 @@ def test_weights_from_before_walls_were_told_load_as_if_new():
     half = {
         name: value
         for name, value in model.state_dict().items()
-        if name != "action_limits.tell.0.bias"
+        if name != "action_limits.layers.0.bias"
     }
-    with pytest.raises(RuntimeError, match="tell"):
+    with pytest.raises(RuntimeError, match="layers"):
         other.load_state_dict(half)

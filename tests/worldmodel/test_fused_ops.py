@@ -49,25 +49,25 @@ def test_addcmul_equals_torch(shapes):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_squares_are_means_over_frames(weighted):
+def test_squared_errors_are_means_over_frames(weighted):
     predicted, true, weight = drawn((2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5))
     true, weight = true.detach(), weight.detach().abs() if weighted else None
-    mean, plain = fused_ops.squares(predicted, true, weight)
+    mean, plain = fused_ops.squared_errors(predicted, true, weight)
     error = (predicted - true).square()
     assert torch.allclose(plain, error.mean((-1, -2))) and not plain.requires_grad
     assert torch.allclose(
         mean, (error * (1 if weight is None else weight)).mean((-1, -2))
     )
     assert torch.autograd.gradcheck(
-        lambda x: fused_ops.squares(x, true, weight)[0], (predicted,)
+        lambda x: fused_ops.squared_errors(x, true, weight)[0], (predicted,)
     )
 
 
-def test_squares_stay_in_float32_under_autocast():
+def test_squared_errors_stay_in_float32_under_autocast():
     predicted, true = (x.detach().float() for x in drawn((2, 3, 4, 50), (2, 3, 4, 50)))
     with torch.autocast("cpu", torch.bfloat16):
-        low = fused_ops.squares(predicted, true, true)
-    for a, b in zip(low, fused_ops.squares(predicted, true, true)):
+        low = fused_ops.squared_errors(predicted, true, true)
+    for a, b in zip(low, fused_ops.squared_errors(predicted, true, true)):
         assert torch.equal(a, b)
 
 

@@ -1,4 +1,4 @@
-"""What memory holds, drawn: routes follow the odometer, places are looked at where they lie."""
+"""Test that routes follow the path integrator, and that maps show the right places."""
 
 import math
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 from lssvwm.agent.video.counterfactuals import draw_memory_map
 from lssvwm.envs import MiniGridConfig, ReturnConfig, make
-from lssvwm.worldmodel import ModelConfig, WorldModel
-from lssvwm.worldmodel import memory_map as belief
+from lssvwm.worldmodel import ModelConfig, WorldModel, memory_map
 from lssvwm.worldmodel.mixers.attention import AttentionConfig
 from lssvwm.worldmodel.mixers.gru import GRUConfig
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
@@ -17,7 +16,7 @@ LEFT, RIGHT, AHEAD, STAY = range(4)
 
 
 def known(tiles=(1, 3), **changes) -> WorldModel:
-    """A small model whose odometers know four actions, and that nothing stops."""
+    """Return a small model with four known motions and no walls."""
     model = WorldModel(
         ModelConfig(
             width=16, patch=8, mixer=TiledSSDConfig(tiles=tiles, state=32), **changes
@@ -26,12 +25,12 @@ def known(tiles=(1, 3), **changes) -> WorldModel:
         4,
     ).eval()
     for block in model.layers:
-        odometer = block.mixer.path_integrator
+        integrator = block.mixer.path_integrator
         with torch.no_grad():
-            odometer.action.weight.zero_()
-            odometer.action.weight[0, :2] = torch.tensor([-math.pi / 2, math.pi / 2])
-            odometer.action.weight[1, AHEAD] = 1.0
-            odometer.frame.bias.fill_(100.0)
+            integrator.action.weight.zero_()
+            integrator.action.weight[0, :2] = torch.tensor([-math.pi / 2, math.pi / 2])
+            integrator.action.weight[1, AHEAD] = 1.0
+            integrator.frame.bias.fill_(100.0)
     return model
 
 
@@ -50,13 +49,15 @@ def observed(model: WorldModel, actions: list[int]):
         ]
 
 
-def test_poses_and_routes_follow_the_odometer():
+def test_poses_and_routes_follow_path_integrator():
     model = known()
     memory = observed(model, [STAY, AHEAD, RIGHT, AHEAD])
     assert torch.allclose(
-        belief.pose(model, memory), torch.tensor([[math.pi / 2, 1, 1]]), atol=1e-5
+        memory_map.agent_pose(model, memory),
+        torch.tensor([[math.pi / 2, 1, 1]]),
+        atol=1e-5,
     )
-    route = belief.routes(
+    route = memory_map.predicted_routes(
         model, memory, torch.tensor([[[AHEAD, LEFT, AHEAD], [STAY, STAY, AHEAD]]])
     )
     assert torch.allclose(
@@ -65,37 +66,44 @@ def test_poses_and_routes_follow_the_odometer():
     assert torch.allclose(route[0, 1, -1], torch.tensor([math.pi / 2, 1, 2]), atol=1e-5)
 
 
-def test_a_place_looks_as_it_does_to_who_goes_there():
-    """From the same memory, without the last frames: walking there, or being asked."""
+def test_view_equals_imagined_frame_at_same_pose():
+    """Compare views from the same memory, without the last frames."""
     model = known(attention_window=0)
     memory = observed(model, [STAY, AHEAD])
     actions = torch.tensor([[[STAY]]])
     here = model.imagine(memory, actions, decode=True).frames[:, 0]
-    asked = belief.look(model, memory, belief.pose(model, memory)[:, None])
-    assert torch.equal(asked, here) and not torch.equal(
-        asked, belief.look(model, memory, torch.zeros(1, 1, 3))
+    view = memory_map.render_views(
+        model, memory, memory_map.agent_pose(model, memory)[:, None]
+    )
+    assert torch.equal(view, here) and not torch.equal(
+        view, memory_map.render_views(model, memory, torch.zeros(1, 1, 3))
     )
 
 
-def test_whoever_cannot_stand_still_is_put_back():
-    """Of two actions that turn, the one that is looked with is undone."""
+def test_views_undo_motion_of_every_action():
+    """Undo the motion of the action that moves least, if none stands still."""
     model = known(attention_window=0)
     for block in model.layers:
         with torch.no_grad():
             block.mixer.path_integrator.action.weight[1, STAY] = 1.0
     memory = observed(model, [AHEAD, AHEAD])
-    there = belief.routes(model, memory, torch.tensor([[[LEFT]]]))[:, :, 0]
+    there = memory_map.predicted_routes(model, memory, torch.tensor([[[LEFT]]]))[
+        :, :, 0
+    ]
     turned = model.imagine(memory, torch.tensor([[[LEFT]]]), decode=True).frames[:, 0]
-    assert torch.equal(belief.look(model, memory, there), turned)
+    assert torch.equal(memory_map.render_views(model, memory, there), turned)
 
 
 @pytest.mark.parametrize(("up", "at"), [(0.0, (2.0, 1.0)), (math.pi / 2, (-1.0, 2.0))])
-def test_the_map_shows_what_was_in_view_and_turns_with_up(up, at):
-    """Nine tiles before the agent and beside it; the one at 2 ahead, 1 to the right of who faces `up` is what is seen
-    in the middle of the frame, one step before it."""
+def test_map_shows_places_in_view(up, at):
+    """Check the nine places in view.
+
+    For an agent with heading `up`, the place 2 ahead and 1 to the right shows what is in the middle of the frame, one
+    step before it.
+    """
     model = known()
     memory, trail = observed(model, [STAY]), torch.tensor([[up, 0.0, 0.0]])
-    drawn = belief.survey(model, memory, trail, (-2, -3), (3, 3), up)
+    drawn = memory_map.draw_map(model, memory, trail, (-2, -3), (3, 3), up)
     tiles = drawn.view(3, 6, 8, 7, 8)
     assert drawn.shape == (3, 48, 56) and drawn.dtype == torch.uint8
     seen = (tiles.amax((0, 2, 4)) > 0).nonzero().tolist()
@@ -103,16 +111,18 @@ def test_the_map_shows_what_was_in_view_and_turns_with_up(up, at):
         [row, column] for row in (1, 2, 3) for column in (2, 3, 4)
     ]  # 3 ahead is up
     before = (at[0] - math.cos(up), at[1] - math.sin(up))
-    frame = belief.look(model, memory, torch.tensor([[[up, *before]]]))[0, 0]
+    frame = memory_map.render_views(model, memory, torch.tensor([[[up, *before]]]))[
+        0, 0
+    ]
     assert (tiles[:, 1, :, 4].int() - frame[:, 8:16, 8:16].int()).abs().max() <= 1
-    other = belief.survey(
+    other = memory_map.draw_map(
         model, memory, trail, (-2, -3), (3, 3), up + math.pi / 2
     )  # ahead is on the left of it now
     seen = (other.view(3, 6, 8, 7, 8).amax((0, 2, 4)) > 0).nonzero().tolist()
     assert seen == [[row, column] for row in (2, 3, 4) for column in (1, 2, 3)]
 
 
-def test_a_long_walk_is_drawn_around_the_agent():
+def test_long_walk_is_drawn_around_agent():
     model = known()
     memory = observed(model, [STAY])
     poses = torch.tensor([[0.0, float(t), 0.0] for t in range(100)])
@@ -154,10 +164,10 @@ def test_whoever_steps_ahead_moves_along_its_bearing(config):
 
 
 @pytest.mark.parametrize("mixer", [GRUConfig(state=64), AttentionConfig(window=3)])
-def test_a_model_without_odometer_has_no_map(mixer):
+def test_model_without_poses_has_no_map(mixer):
     model = WorldModel(
         ModelConfig(width=16, mixer=mixer, patch=8), (3, 24, 24), 4
     ).eval()
-    assert not belief.has_map(model)
-    with pytest.raises(ValueError, match="carries no odometer"):
-        belief.pose(model, model.initial(1))
+    assert not memory_map.has_map(model)
+    with pytest.raises(ValueError, match="has no poses"):
+        memory_map.agent_pose(model, model.initial(1))

@@ -60,6 +60,17 @@ class PathIntegrator(nn.Module):
                 state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
+    @torch.no_grad()
+    def set_motion(
+        self, action: int, motion: tuple[float, float, float] | None
+    ) -> None:
+        """Set turn and step of an action, or of a dimension of it, and stop training it.
+
+        None: no motion, until training finds one.
+        """
+        self.action.weight[:, action] = torch.tensor(motion or (0.0, 0.0, 0.0))
+        self.known[action] = motion is not None
+
     def motion(self, action: Tensor) -> Tensor:
         """Return turn and step [..., 3] of actions [..., A]."""
         weight = self.action.weight

@@ -13,13 +13,17 @@ Reading order:
 - path_integrator, motion_calibration, action_limits: what actions do to the view
 """
 
-from lssvwm.worldmodel.config import LossWeights, ModelConfig
-from lssvwm.worldmodel.data import Batch, Rollout
-from lssvwm.worldmodel.heads import HeadOutputs
-from lssvwm.worldmodel.imagination import RolloutPolicy, RolloutState
-from lssvwm.worldmodel.memory import Memory
-from lssvwm.worldmodel.model import WorldModel
-from lssvwm.worldmodel.serialization import load, save
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lssvwm.worldmodel.config import LossWeights, ModelConfig
+    from lssvwm.worldmodel.data import Batch, Rollout
+    from lssvwm.worldmodel.heads import HeadOutputs
+    from lssvwm.worldmodel.imagination import RolloutPolicy, RolloutState
+    from lssvwm.worldmodel.memory import Memory
+    from lssvwm.worldmodel.model import WorldModel
+    from lssvwm.worldmodel.serialization import load, save
 
 __all__ = [
     "Batch",
@@ -34,3 +38,24 @@ __all__ = [
     "load",
     "save",
 ]
+
+_MODULES = {
+    "Batch": "data",
+    "HeadOutputs": "heads",
+    "LossWeights": "config",
+    "Memory": "memory",
+    "ModelConfig": "config",
+    "Rollout": "data",
+    "RolloutPolicy": "imagination",
+    "RolloutState": "imagination",
+    "WorldModel": "model",
+    "load": "serialization",
+    "save": "serialization",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at first use, so that settings can be read without loading the model."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

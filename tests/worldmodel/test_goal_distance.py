@@ -57,7 +57,7 @@ def wandering(sequences: int = 64, frames: int = 40, places: int = 12) -> torch.
 def learnt_and_true(
     path: torch.Tensor, places: int, updates: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return steps between all places as a head learns them from paths [B, T], and the true ones."""
+    """Return learnt and true steps between all places, from paths [B, T]."""
     torch.manual_seed(0)
     tokens = F.one_hot(path, places).float()[:, :, None]  # one token per frame
     head = GoalDistance(1, places, hidden=32, expectile=0.05)

@@ -8,16 +8,16 @@ from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.objective import NO_DISTANCE, NO_SURPRISE
+from lssvwm.envs import make as make_env
 from lssvwm.envs.base import BatchedEnv, Discrete
+from lssvwm.planners import Box
 from lssvwm.worldmodel import WorldModel
-
-from lssvwm import envs, planners
 
 
 def build_env(config: Config, batch: int) -> BatchedEnv:
     """Build the configured environment; raises UserError if it cannot be built."""
     try:
-        return envs.make(config.env, batch)
+        return make_env(config.env, batch)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from None
 
@@ -74,9 +74,9 @@ def check_objective(config: Config, model: WorldModel, env: BatchedEnv) -> None:
         )
 
 
-def action_bounds(env: BatchedEnv) -> planners.Box | None:
+def action_bounds(env: BatchedEnv) -> Box | None:
     """Return the bounds of continuous actions, None for discrete ones."""
     if isinstance(env.actions, Discrete):
         return None
     low, high = env.actions.low, env.actions.high
-    return planners.Box(torch.as_tensor(low), torch.as_tensor(high))
+    return Box(torch.as_tensor(low), torch.as_tensor(high))

@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from lssvwm.agent.mpc import Agent, MPCConfig
 from lssvwm.agent.objective import ObjectiveConfig
+from lssvwm.planners import Box, SearchConfig
 from lssvwm.worldmodel import Memory, WorldModel, imagination
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 from torchrl.modules import MPCPlannerBase
-
-from lssvwm import planners
 
 
 class ImaginedEnv(ModelBasedEnvBase):
@@ -44,7 +43,7 @@ class ImaginedEnv(ModelBasedEnvBase):
     An expected termination resets nothing; planners weight what follows by its probability.
     """
 
-    def __init__(self, model: WorldModel, bounds: planners.Box | None = None):
+    def __init__(self, model: WorldModel, bounds: Box | None = None):
         device = model.device
         super().__init__(model, device=device, batch_size=torch.Size([]))  # type: ignore[arg-type]
         self.model = model
@@ -127,7 +126,7 @@ class ImaginationPlanner(MPCPlannerBase):
     def __init__(
         self,
         env: ImaginedEnv,
-        planner: planners.SearchConfig,
+        planner: SearchConfig,
         objective: ObjectiveConfig | None = None,
         mpc: MPCConfig | None = None,
         seed: int = 0,

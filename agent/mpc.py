@@ -8,13 +8,20 @@ from dataclasses import replace
 import torch
 from lssvwm.agent.objective import Objective, ObjectiveConfig
 from lssvwm.agent.policy_head import PolicyHead
-from lssvwm.planners import Plan, Proposals, SearchConfig, Simulation
+from lssvwm.planners import (
+    Box,
+    Discrete,
+    Plan,
+    Proposals,
+    SearchConfig,
+    Simulation,
+    Space,
+)
+from lssvwm.planners import build as build_planner
 from lssvwm.worldmodel import Memory, WorldModel
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-
-from lssvwm import planners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Agent:
         planner: SearchConfig,
         objective: ObjectiveConfig | None = None,
         mpc: MPCConfig | None = None,
-        bounds: planners.Box | None = None,
+        bounds: Box | None = None,
         generator: torch.Generator | None = None,
     ):
         self.model = model
@@ -91,7 +98,7 @@ class Agent:
         self.config.check(planner)
         self.generator = generator or torch.Generator(self.device).manual_seed(0)
         space = _action_space(model, bounds)
-        self.planner = planners.build(planner, space)
+        self.planner = build_planner(planner, space)
         self.policy_head = PolicyHead(space, self.generator)
         self.objective = Objective(
             config=ObjectiveConfig() if objective is None else objective,
@@ -244,9 +251,9 @@ class Agent:
         return self.objective.simulation(memory, self.horizon, branches, goal)
 
 
-def _action_space(model: WorldModel, bounds: planners.Box | None) -> planners.Space:
+def _action_space(model: WorldModel, bounds: Box | None) -> Space:
     if model.discrete:
-        return planners.Discrete(model.actions)
+        return Discrete(model.actions)
     if bounds is None:
         raise ValueError("an agent with continuous actions needs their bounds")
     return bounds

@@ -78,7 +78,10 @@ def _backends(device: torch.device) -> list[tuple[str, str]]:
 
 
 def _state(name: str, device: torch.device) -> str:
-    """Return the error of a backend against the recurrence in float64, or why it cannot run."""
+    """Return the error of a backend, or why it cannot run.
+
+    The reference is the recurrence in float64.
+    """
     if reason := backends.unavailable_reason(name, device):
         return f"cannot be used: {reason}"
     try:

@@ -90,11 +90,12 @@ def preset_layers(settings: Sequence[str]) -> list[Layer]:
     chosen = {o.key: str(o.value) for o in overrides if o.key in GROUPS}
     composition = Composition()
     for entry in _load("config.yaml")["defaults"]:
-        if isinstance(entry, dict):
-            composition.choices |= {k: v for k, v in entry.items() if v is not None}
+        if isinstance(entry, dict) and None not in entry.values():
+            composition.choices |= entry
     if "experiment" in chosen:
         _add_experiment(composition, chosen["experiment"])
-    composition.choices |= {k: v for k, v in chosen.items() if k != "experiment"}
+    chosen.pop("experiment", None)
+    composition.choices |= chosen  # the command line has the last word
     groups = [
         Layer(f"{group}={name}", _preset(group, name))
         for group, name in composition.choices.items()

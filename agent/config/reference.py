@@ -65,7 +65,7 @@ def describe(
 
 
 def documentation(cls: type, name: str) -> str:
-    """Return the text below a field, in the class or in the one that it inherits the field from."""
+    """Return the text below a field, which a class may inherit."""
     for owner in cls.__mro__:
         field = getattr(owner, "__pydantic_fields__", {}).get(name)
         if field is not None and field.description:

@@ -71,8 +71,12 @@ def list_tasks(config: Config, seeds: np.ndarray) -> TaskList:
 class Player(Protocol):
     """Act in a batch of N tasks."""
 
-    memories: list[Memory]
     memory_bytes: int
+
+    @property
+    def memories(self) -> list[Memory]:
+        """Memories [1] at planning start by task, if the player keeps them."""
+        ...
 
     def observe(self, env: BatchedEnv, starts: np.ndarray, acting: np.ndarray) -> None:
         """Receive the present frames.
@@ -89,10 +93,15 @@ class Player(Protocol):
 class ScriptedPlayer:
     """Act as a scripted explorer of the environment."""
 
+    memory_bytes = 0
+
     def __init__(self, explorer: Explorer):
         self.explorer = explorer
-        self.memories: list[Memory] = []
-        self.memory_bytes = 0
+
+    @property
+    def memories(self) -> list[Memory]:
+        """Return none: an explorer has no memory."""
+        return []
 
     def observe(self, env: BatchedEnv, starts: np.ndarray, acting: np.ndarray) -> None:
         """Ignore the frames: an explorer reads the state of its environment."""

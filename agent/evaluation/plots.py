@@ -74,8 +74,8 @@ def _finish(axis: Axes, **texts: Any) -> None:
     axis.grid(alpha=0.3)
     axis.set_axisbelow(True)
     axis.tick_params(labelsize=TEXT - 1)
-    axis.xaxis.label.set_size(TEXT)
-    axis.yaxis.label.set_size(TEXT)
+    axis.xaxis.label.set(size=TEXT)
+    axis.yaxis.label.set(size=TEXT)
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -132,7 +132,7 @@ def _plot_arms(axis: Axes, found: Row, several: bool) -> None:
     for place, value in zip(places, values):
         text = f"{value['mean']:.1f}" if several else f"{value['mean']:.0%}"
         right = max(value["high"], value["mean"]) + 0.02 * top
-        axis.text(right, place, text, va="center", fontsize=TEXT - 1)
+        axis.text(right, float(place), text, va="center", fontsize=TEXT - 1)
     names = [label_arm(arm, windows_of(found)) for arm in arms]
     axis.set_yticks(places, names)
     axis.invert_yaxis()
@@ -151,7 +151,9 @@ def _reward_interval(row: Row) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def _plot_rates(axis: Axes, rows: list[Row], arm: str, place: int) -> None:
+def _plot_rates(
+    axis: Axes, rows: list[Row], arm: str, place: int, window: int | None = None
+) -> None:
     """Plot success in ranges of one quantity; nothing without rows.
 
     Only arms of GROUPED have intervals. `place` counts the arms; it selects the marker.
@@ -159,19 +161,20 @@ def _plot_rates(axis: Axes, rows: list[Row], arm: str, place: int) -> None:
     if not rows:
         return
     centers = np.array([(row["from"] + row["to"]) / 2 for row in rows])
-    x = centers + (place - 1) * DODGE * (centers[-1] - centers[0])
+    shown = arm in GROUPED
+    dodge = GROUPED.index(arm) * DODGE if shown else 0
+    x = centers + dodge * (centers[-1] - centers[0])
     rates = [row["success"] for row in rows]
     mean = [rate["mean"] for rate in rates]
     below = [abs(rate["mean"] - rate["low"]) for rate in rates]
     above = [abs(rate["high"] - rate["mean"]) for rate in rates]
-    shown = arm in GROUPED
     axis.errorbar(
         x,
         mean,
         [below, above] if shown else None,
         color=COLOURS.get(arm, GREY),
         marker=MARKERS[place % len(MARKERS)],
-        label=label_arm(arm),
+        label=label_arm(arm, window),
         capsize=3,
         lw=2 if shown else 1,
         elinewidth=1,
@@ -186,7 +189,11 @@ def plot_sweep(found: Row, path: Path) -> None:
 
     Each model and planner has a row of panels.
     Panels of quantities with fewer than three groups are left out.
+    Where a task gives several rewards, each case has one panel with rewards.
     """
+    if any(gives_several_rewards(case["arms"]) for case in found["cases"]):
+        _plot_reward_sweep(found, path)
+        return
     pools = found["together"]
     every = list(reversed(GROUPINGS))
     groupings = [by for by in every if _pools_grouped(pools, by)] or every
@@ -196,13 +203,26 @@ def plot_sweep(found: Row, path: Path) -> None:
     for pool, axes in zip(pools, panels):
         for axis, by in zip(axes, groupings):
             for place, (arm, row) in enumerate(pool["arms"].items()):
-                _plot_rates(axis, row[by], arm, place)
+                _plot_rates(axis, row[by], arm, place, windows_of(found))
             title = name_values(pool["values"])
             _finish(axis, ylim=(-0.03, 1.03), xlabel=GROUPINGS[by], title=title)
         axes[0].set_ylabel("success rate", fontsize=TEXT)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, fontsize=TEXT - 1, loc="outside right upper")
+    figure.savefig(path, dpi=DPI)
+
+
+def _plot_reward_sweep(found: Row, path: Path) -> None:
+    """Plot the reward of every arm in every case."""
+    cases = found["cases"]
+    arms = max(len(case["arms"]) for case in cases)
+    figure = _figure(8, (1.4 + 0.36 * arms) * len(cases))
+    axes = figure.subplots(len(cases), 1, squeeze=False)[:, 0]
+    for axis, case in zip(axes, cases):
+        _plot_arms(axis, case | {"settings": found["settings"]}, several=True)
+        if case["values"]:
+            axis.set_title(name_values(case["values"]), loc="right", fontsize=TEXT)
     figure.savefig(path, dpi=DPI)
 
 

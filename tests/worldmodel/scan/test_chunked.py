@@ -44,7 +44,7 @@ def test_chunked_scan_is_the_recurrence(dtype, chunk, resets, frame, strength):
 
 @pytest.mark.parametrize("strength", [0.1, 30.0])
 @pytest.mark.parametrize("frame", [0, 3])
-def test_gradients_of_the_scan_reach_inputs_and_initial_state(frame, strength):
+def test_scan_gradients_equal_those_of_the_recurrence(frame, strength):
     g = torch.Generator().manual_seed(0)
     shapes = [
         (2, 9, 2, 3),
@@ -71,7 +71,7 @@ def test_gradients_of_the_scan_reach_inputs_and_initial_state(frame, strength):
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-9) and a.abs().sum() > 0
 
 
-def test_scan_under_autocast_carries_decays_and_states_in_float32():
+def test_scan_under_autocast_carries_float32_states():
     g = torch.Generator().manual_seed(0)
     X, B, C = (
         torch.rand(1, 2000, *shape, generator=g) for shape in ((2, 4), (6,), (6,))
@@ -100,7 +100,7 @@ def test_scan_under_autocast_carries_decays_and_states_in_float32():
         assert b.dtype == of.dtype and (a - b).norm() < 1e-2 * a.norm()
 
 
-def test_fused_kernels_are_given_values_of_one_type_under_autocast():
+def test_fused_kernels_get_one_type_under_autocast():
     seen = []
 
     def kernel(inputs):

@@ -244,6 +244,11 @@ def flags(batch: int) -> np.ndarray:
     return np.zeros(batch, bool)
 
 
+def blank_frames(batch: int, side: int) -> np.ndarray:
+    """Return black frames, uint8 [B, 3, side, side]."""
+    return np.zeros((batch, 3, side, side), np.uint8)
+
+
 def slots_where(mask: np.ndarray) -> list[int]:
     """Return the slots in which `mask`, bool [B], is true."""
     return np.flatnonzero(mask).tolist()

@@ -18,6 +18,7 @@ from lssvwm.envs.base import (
     NoopExplorer,
     RandomExplorer,
     Step,
+    blank_frames,
     counts,
     flags,
     never,
@@ -112,7 +113,7 @@ class GymEnv(BatchedEnv):
         self._terminated = flags(batch)
         self._truncated = flags(batch)
         self._success = flags(batch)
-        self._frames = np.zeros((batch, *self.frame_shape), np.uint8)
+        self._frames = blank_frames(batch, config.size)
         self._action = zero_action(self.actions, batch)
 
     def reset(self, where: np.ndarray, seeds: np.ndarray) -> None:

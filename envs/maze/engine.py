@@ -17,6 +17,7 @@ from lssvwm.envs.base import (
     Discrete,
     Explorer,
     Step,
+    blank_frames,
     counts,
     flags,
     unknown_explorer,
@@ -30,8 +31,12 @@ from lssvwm.envs.maze.layout import (
     STAY,
     Cell,
     distance_field,
+    no_path,
 )
+from lssvwm.envs.tile_view import view_offsets
 
+Fields = dict[Cell, np.ndarray]
+"""Distances of all poses to a cell, int16 [4, R, C], by cell."""
 _TURN = np.array([-1, 1, 0, 0])
 """Change of heading by action."""
 
@@ -56,12 +61,13 @@ class GridWorld:
         self.tiles = np.full((batch, height, width), rendering.WALL, np.uint8)
         """Tiles of every map with a margin of wall, uint8 [B, R + 4, C + 4]."""
         self._width = width
-        self._offsets = rendering.flat_offsets(width)
+        self._offsets = view_offsets(rendering.VIEW, FORWARD, width)
+        size = height * width
         first_cell = pad * width + pad
-        self._starts = self.slots * (height * width) + first_cell
+        self._starts = self.slots * size + first_cell
         view_shape = (batch, rendering.VIEW, rendering.VIEW)
         self._view = np.zeros(view_shape, np.uint8)
-        self._fields: list[dict[Cell, np.ndarray]] = [{} for _ in range(batch)]
+        self._fields: list[Fields] = [{} for _ in range(batch)]
 
     def lay(self, slot: int, floor: np.ndarray) -> None:
         """Give `slot` the map `floor`, bool [R, C]."""
@@ -101,7 +107,8 @@ class GridWorld:
 
     def is_free(self, turn: int | np.ndarray) -> np.ndarray:
         """Return bool [B]: the next tile, `turn` quarter turns right, is floor."""
-        row, col = self.next_cell((self.heading + turn) % 4)
+        heading = (self.heading + turn) % 4
+        row, col = self.next_cell(heading)
         return self.floor[self.slots, row, col]
 
     def at(self, cells: np.ndarray) -> np.ndarray:
@@ -126,19 +133,21 @@ class GridWorld:
 
     def view(self) -> np.ndarray:
         """Return the tiles of the view as they are drawn, int64 [B, 9]."""
-        return self._view.reshape(self.batch, -1).astype(np.int64)
+        flat = self._view.reshape(self.batch, -1)
+        return flat.astype(np.int64)
 
     def tiles_in_view(self) -> np.ndarray:
-        """Return the view's tiles as positions in flattened `tiles`, int64 [B, 9]."""
-        here = self._starts + self.row * self._width + self.col
-        return here[:, None] + self._offsets[self.heading]
+        """Return the view's tiles as positions in flattened `tiles`, int64 [B, 3, 3]."""
+        cell = self.row * self._width + self.col
+        here = self._starts + cell
+        return here[:, None, None] + self._offsets[self.heading]
 
     def _update_view(self) -> None:
         """Bring the view up to date with maps and poses."""
         view = self.tiles.reshape(-1)[self.tiles_in_view()]
         if self.disguise.any():
             is_ball = (view >= rendering.OBJECT) & (view < rendering.PANEL)
-            is_grey = is_ball & self.disguise[:, None]
+            is_grey = is_ball & self.disguise[:, None, None]
             view = np.where(is_grey, rendering.GREY, view)
         self._view = rendering.hide_occluded(view)
 
@@ -146,8 +155,8 @@ class GridWorld:
         """Draw the map of `slot` with its agent, uint8 [3, 20 R, 20 C]."""
         inside = slice(rendering.PAD, -rendering.PAD)
         tiles = self.tiles[slot, inside, inside]
-        pose = self.row[slot], self.col[slot], self.heading[slot]
-        return rendering.draw_map(tiles, pose)
+        cell = self.row[slot], self.col[slot]
+        return rendering.draw_map(tiles, cell, self.heading[slot])
 
     def bearing(self, slot: int) -> float:
         """Return the heading on the map, in radians clockwise from up."""
@@ -185,13 +194,13 @@ class GridMaze(GridWorld, BatchedEnv):
         self.border = counts(batch)
         self.outcome = counts(batch)
         self.rewarded = flags(batch)
-        self.goal_field = np.full((batch, 4, rows, cols), FAR, np.int16)
+        self.goal_field = no_path(batch, rows, cols)
         self.seen_at = np.full((batch, labels), -1, np.int64)
         """Clock when evidence k was last in view, int64 [B, K]."""
         self._terminated = flags(batch)
         self._truncated = flags(batch)
         self._action = counts(batch)
-        self._frames = np.zeros((batch, *self.frame_shape), np.uint8)
+        self._frames = blank_frames(batch, rendering.SIDE)
         self._drawn = False
 
     # A task fills in the following methods.
@@ -305,7 +314,8 @@ class GridMaze(GridWorld, BatchedEnv):
         """
         is_lit = (self.dark == 0)[:, None]
         in_sight = is_lit & (self.view() != rendering.UNSEEN)
-        return self.tiles_in_view(), in_sight
+        positions = self.tiles_in_view().reshape(self.batch, -1)
+        return positions, in_sight
 
     def of_cue(self, values: np.ndarray) -> np.ndarray:
         """Return the entries of `values`, [B, K], for the cues, [B]."""

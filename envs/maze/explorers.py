@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 from lssvwm.envs.base import Explorer, counts, flags, never, slots_where
-from lssvwm.envs.maze.layout import AHEAD, FAR, LEFT, RIGHT, STAY, Cell
+from lssvwm.envs.maze.layout import AHEAD, LEFT, RIGHT, STAY, Cell, no_path
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ RECIPES = {
     "random": Recipe("random", "random"),
     "noop": Recipe("noop", "noop"),
 }
+Cells = list[Cell]
 CHUNK = 128
 """Steps for which random numbers are drawn ahead, per slot."""
 
@@ -127,8 +128,8 @@ class MazeExplorer(Explorer):
         self.count = counts(batch)
         self.draws = np.zeros((batch, CHUNK, 3))
         self.rngs = [np.random.default_rng(0) for _ in range(batch)]
-        self.field = np.full((batch, 4, env.rows, env.cols), FAR, np.int16)
-        self.pending: list[list[Cell]] = [[] for _ in range(batch)]
+        self.field = no_path(batch, env.rows, env.cols)
+        self.pending: list[Cells] = [[] for _ in range(batch)]
         # Side of the wall that `wall` follows: 1 right, -1 left.
         self.hand = np.ones(batch, np.int64)
         # Slots that turned towards that wall in the previous step.
@@ -149,9 +150,9 @@ class MazeExplorer(Explorer):
                 chosen = self._choose(mode, acting, draws)
                 action = np.where(acting, chosen, action)
         noise = np.where(context, recipe.noise_context, recipe.noise_after)
-        errs = draws[:, 0] < noise
-        any_action = (draws[:, 1] * 4).astype(np.int64)
-        return np.where(errs, any_action, action)
+        noise_draw, action_draw, _ = draws.T
+        any_action = (action_draw * 4).astype(np.int64)
+        return np.where(noise_draw < noise, any_action, action)
 
     def _begin(self, slot: int) -> None:
         seeds = [self.seed, int(self.env.seeds[slot]), 3]
@@ -193,8 +194,9 @@ class MazeExplorer(Explorer):
 
     def _momentum(self, draws: np.ndarray) -> np.ndarray:
         """Walk on while the way is free, with a turn in 15 % of the steps."""
-        goes_on = self.env.is_free(0) & (draws[:, 0] > 0.15)
-        turn = np.where(draws[:, 1] < 0.5, LEFT, RIGHT)
+        turn_draw, side_draw, _ = draws.T
+        goes_on = self.env.is_free(0) & (turn_draw > 0.15)
+        turn = np.where(side_draw < 0.5, LEFT, RIGHT)
         return np.where(goes_on, AHEAD, turn)
 
     def _follow_wall(self, acting: np.ndarray) -> np.ndarray:

@@ -47,10 +47,11 @@ def _spanning_tree(floor: np.ndarray, rng: np.random.Generator) -> None:
     """Open passages between cells, depth first, until all cells are connected."""
     n = len(floor)
     side = n // 2
-    draws = iter(rng.random(2 * side * side).tolist())
+    count = 2 * side * side
+    draws = iter(rng.random(count).tolist())
 
-    def draw(count: int) -> int:
-        return int(next(draws) * count)
+    def draw(options: int) -> int:
+        return int(next(draws) * options)
 
     row = 2 * draw(side) + 1
     col = 2 * draw(side) + 1
@@ -62,10 +63,16 @@ def _spanning_tree(floor: np.ndarray, rng: np.random.Generator) -> None:
         if not near:
             path.pop()
             continue
-        next_row, next_col = near[draw(len(near))]
-        floor[(row + next_row) // 2, (col + next_col) // 2] = True
-        seen.add((next_row, next_col))
-        path.append((next_row, next_col))
+        following = near[draw(len(near))]
+        floor[_between(path[-1], following)] = True
+        seen.add(following)
+        path.append(following)
+
+
+def _between(cell: Cell, other: Cell) -> Cell:
+    row = cell[0] + other[0]
+    col = cell[1] + other[1]
+    return row // 2, col // 2
 
 
 def _cells_around(row: int, col: int, n: int) -> list[Cell]:
@@ -116,6 +123,11 @@ def _as_bits(floor: np.ndarray) -> int:
     """Return the floor as one integer, a bit per tile in row-major order."""
     packed = np.packbits(floor.ravel(), bitorder="little")
     return int.from_bytes(packed.tobytes(), "little")
+
+
+def no_path(batch: int, rows: int, cols: int) -> np.ndarray:
+    """Return distance fields without any path, int16 [B, 4, R, C]."""
+    return np.full((batch, 4, rows, cols), FAR, np.int16)
 
 
 def distance_field(

@@ -7,7 +7,8 @@ ahead of the agent, row 2 is its own. Column 1 is its own column.
 from __future__ import annotations
 
 import numpy as np
-from lssvwm.envs.maze.layout import FORWARD
+from lssvwm.envs.maze.layout import Cell
+from lssvwm.envs.tile_view import draw_tiles, tile_strips, visible
 
 UNSEEN, WALL, FLOOR, GREY = 0, 1, 2, 3
 OBJECT = 4
@@ -42,8 +43,10 @@ SIDE = VIEW * TILE + 2 * MARGIN
 PAD = VIEW - 1
 """Rows and columns of wall that a stored map needs around it."""
 
-_OPAQUE = np.zeros(TILES, bool)
-_OPAQUE[[UNSEEN, WALL, *range(PANEL, TILES)]] = True
+_CLEAR = np.ones(TILES, bool)
+"""Tiles that one sees past."""
+_CLEAR[[UNSEEN, WALL]] = False
+_CLEAR[PANEL:] = False
 
 
 def _ball(colour: np.ndarray) -> np.ndarray:
@@ -101,88 +104,15 @@ def _draw_atlas() -> np.ndarray:
 
 ATLAS = _draw_atlas()
 """Tile pictures, uint8 [2 * TILES, 20, 20, 3]; the second half with the agent on them."""
-# One pixel row of one tile and one channel is moved as a unit.
-_STRIP = np.dtype(("V", TILE))
-_PLANES = np.ascontiguousarray(ATLAS.transpose(0, 3, 1, 2))
-_STRIPS = _PLANES.view(_STRIP)[..., 0]
-
-
-def _view_offsets() -> np.ndarray:
-    """Return row and column of the view's tiles from the agent, [4, 3, 3, 2]."""
-    rows, cols = np.indices((VIEW, VIEW))
-    ahead = (PAD - rows)[..., None]
-    aside = (cols - VIEW // 2)[..., None]
-    front = FORWARD[:, None, None]
-    right = np.roll(front, -1, axis=0)
-    return ahead * front + aside * right
-
-
-_OFFSETS = _view_offsets()
-
-
-def flat_offsets(width: int) -> np.ndarray:
-    """Return the view's tiles in a flattened map from the agent, int64 [4, 9].
-
-    Indexed by heading. `width` is the number of columns of the map.
-    """
-    strides = np.array([width, 1])
-    flat = _OFFSETS @ strides
-    return flat.reshape(4, VIEW * VIEW)
-
-
-def _light_tables() -> tuple[np.ndarray, np.ndarray]:
-    """Tabulate MiniGrid's `Grid.process_vis` for one row of the view.
-
-    Both tables are indexed by the bits of lit and of clear tiles. The first holds the
-    lit tiles of this row in the end, the second those of the next row ahead.
-    """
-    size = 2**VIEW
-    here = np.zeros((size, size), np.uint8)
-    ahead = np.zeros((size, size), np.uint8)
-    for lit in range(size):
-        for clear in range(size):
-            mask, front = _spread_light(lit, clear)
-            here[lit, clear] = mask
-            ahead[lit, clear] = front
-    return here, ahead
-
-
-def _spread_light(lit: int, clear: int) -> tuple[int, int]:
-    """Return the bits lit in a row in the end, and in the next row."""
-    last = VIEW - 1
-    rightwards = [(column, column + 1) for column in range(last)]
-    leftwards = [(column, column - 1) for column in range(last, 0, -1)]
-    ahead = 0
-    for column, neighbour in rightwards + leftwards:
-        passes = lit >> column & clear >> column & 1
-        if passes:
-            lit |= 1 << neighbour
-            ahead |= 1 << column
-            ahead |= 1 << neighbour
-    return lit, ahead
-
-
-_HERE, _AHEAD = _light_tables()
-_COLUMNS = np.arange(VIEW)
-_BITS = (1 << _COLUMNS).astype(np.uint8)
-_NUMBERS = np.arange(2**VIEW)[:, None]
-_UNPACK = (_NUMBERS >> _COLUMNS & 1).astype(np.uint8)
+_STRIPS = tile_strips(ATLAS.transpose(0, 3, 1, 2))
 
 
 def hide_occluded(view: np.ndarray) -> np.ndarray:
     """Return the view with every tile that walls hide set to UNSEEN, uint8 [B, 3, 3].
 
-    view: uint8 [B, 9]
+    view: uint8 [B, 3, 3]
     """
-    view = view.reshape(-1, VIEW, VIEW)
-    clear = (~_OPAQUE)[view] @ _BITS
-    seen = np.empty((len(view), VIEW), np.uint8)
-    lit = np.full(len(view), 1 << VIEW // 2, np.uint8)
-    for row in range(VIEW - 1, -1, -1):
-        clear_here = clear[:, row]
-        seen[:, row] = _HERE[lit, clear_here]
-        lit = _AHEAD[lit, clear_here]
-    return view * _UNPACK[seen]
+    return view * visible(_CLEAR[view])
 
 
 def draw(view: np.ndarray, border: np.ndarray, out: np.ndarray) -> None:
@@ -194,8 +124,7 @@ def draw(view: np.ndarray, border: np.ndarray, out: np.ndarray) -> None:
     """
     tiles = view.astype(np.intp)
     tiles[:, -1, VIEW // 2] += TILES
-    strips = _STRIPS[tiles]  # [B, 3, 3, 3, 20]
-    np.copyto(_as_strips(out), strips.transpose(0, 3, 1, 4, 2))
+    draw_tiles(_STRIPS[tiles], out, MARGIN)
     colour = BORDERS[border][:, :, None, None]
     out[:, :, :MARGIN] = colour
     out[:, :, -MARGIN:] = colour
@@ -203,25 +132,15 @@ def draw(view: np.ndarray, border: np.ndarray, out: np.ndarray) -> None:
     out[:, :, :, -MARGIN:] = colour
 
 
-def _as_strips(frames: np.ndarray) -> np.ndarray:
-    """View the inside of frames as tile strips of 20 bytes, [B, 3, 3, 20, 3]."""
-    shape = (len(frames), 3, VIEW, TILE, VIEW)
-    plane = SIDE * SIDE
-    strides = (3 * plane, plane, SIDE * TILE, SIDE, TILE)
-    inside = MARGIN * SIDE + MARGIN
-    return np.ndarray(shape, _STRIP, frames, offset=inside, strides=strides)
-
-
-def draw_map(tiles: np.ndarray, pose: tuple[int, int, int]) -> np.ndarray:
+def draw_map(tiles: np.ndarray, cell: Cell, heading: int) -> np.ndarray:
     """Draw a whole map with the agent, uint8 [3, 20 R, 20 C].
 
     tiles: uint8 [R, C]
-    pose: row, column and heading of the agent
+    cell: of the agent
     """
-    row, col, heading = pose
     picture = ATLAS[tiles]
-    with_agent = ATLAS[TILES + tiles[row, col]]
-    picture[row, col] = np.rot90(with_agent, -heading)
+    with_agent = ATLAS[TILES + tiles[cell]]
+    picture[cell] = np.rot90(with_agent, -heading)
     rows, cols = tiles.shape
     planes = picture.transpose(4, 0, 2, 1, 3)
     planes = planes.reshape(3, rows * TILE, cols * TILE)

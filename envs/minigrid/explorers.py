@@ -18,6 +18,9 @@ TURN = 0.1
 """Odds per step that "momentum" turns although the way is free."""
 
 
+Cells = list[Cell]
+
+
 class ExploredGrid(Protocol):
     """List everything that an explorer reads of a live environment."""
 
@@ -65,13 +68,14 @@ class MiniGridExplorer(Explorer):
         self.looked = flags(env.batch)
         self.right_side = np.ones(env.batch, bool)
         self.pause = counts(env.batch)
-        self.stroll: list[list[Cell]] = [[] for _ in range(env.batch)]
+        self.stroll: list[Cells] = [[] for _ in range(env.batch)]
         """Cells that a strolling explorer has yet to visit, the next one last."""
 
     def act(self) -> np.ndarray:
         """Return int64 [B]."""
         batch = self.env.batch
-        random = self.rng.integers(self.env.actions.n, size=batch)
+        actions = self.env.actions
+        random = self.rng.integers(actions.n, size=batch)
         self._notice_resets()
         if self.name == "random":
             return random

@@ -7,14 +7,16 @@ count from the top. The agent sits in the middle of the last row and looks up.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
+from lssvwm.envs.base import blank_frames
+from lssvwm.envs.tile_view import draw_tiles, tile_strips, view_offsets, visible
 from minigrid.core.constants import DIR_TO_VEC
 from minigrid.core.grid import Grid
 from minigrid.core.world_object import Wall, WorldObj
 
 UNSEEN, EMPTY = 0, 1
+FORWARD = np.array([(dy, dx) for dx, dy in DIR_TO_VEC])
+"""Row and column change of one step forward, by MiniGrid's heading, [4, 2]."""
 HEADING_UP = 3
 """MiniGrid's heading up, in which it draws the agent of a view."""
 ENDING = ("goal", "lava")
@@ -58,8 +60,9 @@ class TileAtlas:
         self.clear = np.append(self.clear, thing.see_behind())
         goes_on = thing.can_overlap() and thing.type not in ENDING
         self.walkable = np.append(self.walkable, goes_on)
-        pictures = [self._draw(thing), self._draw(thing, agent=True)]
-        self.tiles = np.concatenate([self.tiles, pictures])
+        alone = self._draw(thing)
+        occupied = self._draw(thing, agent=True)
+        self.tiles = np.concatenate([self.tiles, [alone, occupied]])
         return code
 
     def _draw(
@@ -87,9 +90,10 @@ class TileView:
         wall = self.atlas.code(Wall())
         self._codes = np.full((batch, rows, self._cols), wall, np.int64)
         self.maps = self._codes[:, edge:-edge, edge:-edge]
-        self._offsets = _view_offsets(view, self._cols)
+        self._offsets = view_offsets(view, FORWARD, self._cols)
+        size = rows * self._cols
         first_cell = edge * self._cols + edge
-        self._starts = np.arange(batch) * (rows * self._cols) + first_cell
+        self._starts = np.arange(batch) * size + first_cell
 
     def load(self, slot: int, grid: Grid) -> None:
         """Read all of `grid` into `slot`; call it again when the grid has changed."""
@@ -113,19 +117,8 @@ class TileView:
         return self._codes.reshape(-1)[tiles]
 
     def visible(self, codes: np.ndarray) -> np.ndarray:
-        """Return the tiles that no other hides (`process_vis`), bool [B, v, v]."""
-        columns = np.arange(self.view)
-        is_clear = self.atlas.clear[codes]
-        clear = (is_clear << columns).sum(axis=2)
-        seen, ahead = _sweeps(self.view)
-        rows = np.empty_like(clear)
-        middle = self.view // 2
-        lit = np.full(len(codes), 1 << middle)
-        for row in reversed(range(self.view)):
-            clear_here = clear[:, row]
-            rows[:, row] = seen[lit, clear_here]
-            lit = ahead[lit, clear_here]
-        return (rows[:, :, None] >> columns & 1).astype(bool)
+        """Return the tiles of `codes` that no others hide, bool [B, v, v]."""
+        return visible(self.atlas.clear[codes])
 
     def draw(
         self, codes: np.ndarray, visible: np.ndarray, carried: np.ndarray, side: int
@@ -134,53 +127,11 @@ class TileView:
 
         carried: int64 [B], code of the object that each agent carries
         """
-        index = 2 * np.where(visible, codes, UNSEEN)
-        index[:, -1, self.view // 2] = 2 * carried + 1
-        tile = self.atlas.tile
-        # One pixel row of one channel of a tile is moved as a unit.
-        strip = np.dtype(("V", tile))
-        strips = self.atlas.tiles.view(strip)[..., 0]
-        batch = len(codes)
-        frames = np.zeros((batch, 3, side, side), np.uint8)
-        shape = (batch, 3, self.view, tile, self.view)
-        plane = side * side
-        strides = (3 * plane, plane, side * tile, side, tile)
-        targets = np.ndarray(shape, strip, frames, strides=strides)
-        np.copyto(targets, strips[index].transpose(0, 3, 1, 4, 2))
+        seen = np.where(visible, codes, UNSEEN)
+        index = 2 * seen
+        middle = self.view // 2
+        index[:, -1, middle] = 2 * carried + 1
+        strips = tile_strips(self.atlas.tiles)
+        frames = blank_frames(len(codes), side)
+        draw_tiles(strips[index], frames)
         return frames
-
-
-def _view_offsets(view: int, stride: int) -> np.ndarray:
-    """Return the view's tiles in a flat map from the agent, int64 [4, v, v].
-
-    Indexed by heading. `stride` is the number of columns of the map.
-    """
-    rows, cols = np.indices((view, view))
-    ahead = view - 1 - rows
-    aside = cols - view // 2
-    offsets = []
-    for dx, dy in DIR_TO_VEC:
-        down = dy * ahead + dx * aside
-        right = dx * ahead - dy * aside
-        offsets.append(down * stride + right)
-    return np.stack(offsets)
-
-
-@cache
-def _sweeps(view: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tabulate `process_vis` for one row of the view, int64 [2^v, 2^v] twice.
-
-    Both tables are indexed by the bits of lit and of clear tiles. The first holds the
-    bits seen in this row in the end, the second those lit in the next row ahead.
-    """
-    bits = np.arange(1 << view)
-    lit, clear = np.meshgrid(bits, bits, indexing="ij")
-    ahead = np.zeros_like(lit)
-    rightwards = [(column, column + 1) for column in range(view - 1)]
-    leftwards = [(column + 1, column) for column in reversed(range(view - 1))]
-    for column, neighbour in rightwards + leftwards:
-        passes = lit >> column & clear >> column & 1
-        lit = lit | passes << neighbour
-        ahead = ahead | passes << column
-        ahead = ahead | passes << neighbour
-    return lit, ahead

@@ -189,7 +189,8 @@ class PointMaze(BatchedEnv):
                 self._lay_spots(slot, rng)
             start, goal = self.start[slots], self.goal[slots]
             way = self.rooms.distance(start, goal, slots)
-            self.budget[slots] = np.ceil(config.slack * way) + 1
+            longest = np.ceil(config.slack * way)
+            self.budget[slots] = longest + 1
         else:
             self.budget[slots] = config.steps
 
@@ -233,7 +234,8 @@ class PointMaze(BatchedEnv):
         ahead = self.rooms.move(self.position, action, self.slots)
         home = self.rooms.distance(ahead, self.start, self.slots)
         factor, more = WAY_HOME
-        late = (factor * home + more >= left) & (left > 0)
+        needed = factor * home + more
+        late = (needed >= left) & (left > 0)
         homewards = self.steer(self.position, self.start, self.slots)
         return np.where(late[:, None], homewards, action)
 

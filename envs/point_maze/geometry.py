@@ -70,6 +70,12 @@ class Wall:
     """Its first end along its length."""
     high: float
 
+    def point(self, along: float) -> tuple[float, float]:
+        """Return x and y of the point `along` the wall."""
+        if self.is_vertical:
+            return self.at, along
+        return along, self.at
+
     def box(self, start: float, end: float) -> Box:
         """Return the part of the wall from `start` to `end`."""
         near = self.at - WALL / 2
@@ -117,17 +123,21 @@ class Rooms:
             gate = self._draw_gate(slot, edge, wall, rng)
             # Without a door, the parts overlap.
             half_width = plan.door if edge in opened else -1.0
-            boxes.append(wall.box(wall.low, gate - half_width))
-            boxes.append(wall.box(gate + half_width, wall.high))
+            door_low = gate - half_width
+            door_high = gate + half_width
+            boxes.append(wall.box(wall.low, door_low))
+            boxes.append(wall.box(door_high, wall.high))
         self.walls[slot] = np.array(boxes) + GROWTH
         self.onward[slot] = routes(opened, self.count)
 
     def _draw_lines(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Return where the inner walls of `count` rooms in a line lie, [count - 1]."""
-        even = np.linspace(BORDER, self.plan.size - BORDER, count + 1)
+        end = self.plan.size - BORDER
+        even = np.linspace(BORDER, end, count + 1)
         room = even[1] - even[0]
         shift = rng.uniform(-SHIFT, SHIFT, size=count - 1)
-        return even[1:-1] + shift * room * self.plan.random
+        shift = shift * room * self.plan.random
+        return even[1:-1] + shift
 
     def _outer_walls(self) -> list[Box]:
         size = float(self.plan.size)
@@ -163,12 +173,15 @@ class Rooms:
         self, slot: int, edge: Edge, wall: Wall, rng: np.random.Generator
     ) -> float:
         """Set the middle of the door in `wall`, and return it along the wall."""
-        gate = wall.low + (wall.high - wall.low) / 4
+        length = wall.high - wall.low
+        gate = wall.low + length / 4
         if self.plan.random:
             room = self.plan.door + WALL + RADIUS
-            gate = rng.uniform(wall.low + room, wall.high - room)
-        middle = (wall.at, gate) if wall.is_vertical else (gate, wall.at)
+            first_end = wall.low + room
+            last_end = wall.high - room
+            gate = rng.uniform(first_end, last_end)
         first, second = edge
+        middle = wall.point(gate)
         self.gates[slot, first, second] = middle
         self.gates[slot, second, first] = middle
         return gate
@@ -198,8 +211,8 @@ class Rooms:
             position[:, axis] += step
             hit = inside(position, walls)
             stopped = _stops(hit, walls, axis, forward=step > 0)
-            moved = position[:, axis]
-            position[:, axis] = np.where(hit.any(1), stopped, moved)
+            blocked = hit.any(1)
+            position[blocked, axis] = stopped[blocked]
         return position
 
     def room(self, position: np.ndarray, slots: np.ndarray) -> np.ndarray:
@@ -207,7 +220,9 @@ class Rooms:
         x_lines, y_lines = self.lines
         right_of = position[:, :1] > x_lines[slots]
         below = position[:, 1:] > y_lines[slots]
-        return below.sum(1) * self.plan.cols + right_of.sum(1)
+        row = below.sum(1)
+        col = right_of.sum(1)
+        return row * self.plan.cols + col
 
     def steer(
         self, position: np.ndarray, target: np.ndarray, slots: np.ndarray
@@ -243,7 +258,8 @@ class Rooms:
         # Rooms of one row are neighbours along x, others along y.
         axis = (np.abs(hop) != 1).astype(np.int64)
         points = np.arange(len(slots))
-        off_centre = np.abs(position - gate)[points, 1 - axis]
+        off = np.abs(position - gate)
+        off_centre = off[points, 1 - axis]
         aligned = off_centre < self.plan.door - RADIUS - 0.25
         behind = np.sign(hop) * (DEPTH + CLEARANCE)
         gate[points, axis] += np.where(aligned, behind, -behind)
@@ -304,7 +320,8 @@ def inside(position: np.ndarray, walls: np.ndarray) -> np.ndarray:
     at = position[..., None, :]
     beyond = at > walls[..., :2]
     before = at < walls[..., 2:]
-    return (beyond & before).all(-1)
+    around = beyond & before
+    return around[..., 0] & around[..., 1]
 
 
 def _stops(
@@ -317,9 +334,9 @@ def _stops(
     """
     low = walls[..., axis] - GAP
     high = walls[..., axis + 2] + GAP
-    from_below = np.where(hit, low, np.inf).min(1)
-    from_above = np.where(hit, high, -np.inf).max(1)
-    return np.where(forward, from_below, from_above)
+    before_first = np.where(hit, low, np.inf).min(1)
+    behind_last = np.where(hit, high, -np.inf).max(1)
+    return np.where(forward, before_first, behind_last)
 
 
 def shrink(walls: np.ndarray) -> np.ndarray:
@@ -329,11 +346,10 @@ def shrink(walls: np.ndarray) -> np.ndarray:
 
 def neighbours(rows: int, cols: int) -> list[Edge]:
     """Return pairs of rooms that share a wall."""
-    rooms = np.arange(rows * cols).reshape(rows, cols)
-    in_rows = np.stack([rooms[:, :-1], rooms[:, 1:]], -1)
-    in_cols = np.stack([rooms[:-1], rooms[1:]], -1)
-    pairs = [*in_rows.reshape(-1, 2).tolist(), *in_cols.reshape(-1, 2).tolist()]
-    return [(first, second) for first, second in pairs]
+    count = rows * cols
+    right = [(room, room + 1) for room in range(count) if (room + 1) % cols]
+    below = [(room, room + cols) for room in range(count - cols)]
+    return right + below
 
 
 def passages(edges: list[Edge], rooms: int, rng: np.random.Generator) -> list[Edge]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from lssvwm.envs.base import blank_frames
 from lssvwm.envs.maze.rendering import COLOURS, MARGIN, SIDE
 from lssvwm.envs.point_maze.geometry import RADIUS, shrink
 
@@ -39,7 +40,7 @@ class Canvas:
         """Wall around the maze in the picture, in pixels of the maze."""
         length = size + 2 * self.margin
         side = round(length * self.scale)
-        self.picture = np.zeros((batch, 3, side, side), np.uint8)
+        self.picture = blank_frames(batch, side)
 
     def to_pixels(self, length: np.ndarray) -> np.ndarray:
         """Return pixels of the picture for positions in the maze."""
@@ -84,7 +85,7 @@ class Canvas:
 
     def _frames_around(self, position: np.ndarray, border: np.ndarray) -> np.ndarray:
         batch = len(self.slots)
-        frames = np.empty((batch, 3, SIDE, SIDE), np.uint8)
+        frames = blank_frames(batch, SIDE)
         frames[:] = border[:, :, None, None]
         frames[:, :, NO_BORDER, NO_BORDER] = self._cut(position)
         reach = math.ceil(RADIUS * self.scale) + 1
@@ -95,8 +96,8 @@ class Canvas:
 
     def _cut(self, position: np.ndarray) -> np.ndarray:
         """Return the pictures around positions [B, 2], uint8 [B, 3, 60, 60]."""
-        pixel = np.round(self.to_pixels(position)).astype(np.int64)
-        corner = pixel - INSIDE // 2
+        centre = np.round(self.to_pixels(position))
+        corner = centre.astype(np.int64) - INSIDE // 2
         inside = np.arange(INSIDE)
         cols = corner[:, :1] + inside
         rows = corner[:, 1:] + inside
@@ -113,14 +114,16 @@ class Canvas:
         offsets = np.arange(-reach, reach + 1)
         x = corner[:, :1] + offsets
         y = corner[:, 1:] + offsets
-        off_x = x + 0.5 - centre[:, :1]
-        off_y = y + 0.5 - centre[:, 1:]
-        away = np.hypot(off_x[:, None, :], off_y[:, :, None])
+        off_x = (x + 0.5 - centre[:, :1])[:, None, :]
+        off_y = (y + 0.5 - centre[:, 1:])[:, :, None]
+        away = np.hypot(off_x, off_y)
         edge = RADIUS * self.scale + 0.5
-        cover = (edge - away).clip(0, 1)[..., None]
+        cover = (edge - away).clip(0, 1)
+        cover = cover[..., None]
         pixels = _pixels(self.slots, y, x)
-        blended = frames[pixels] * (1 - cover) + AGENT * cover
-        frames[pixels] = np.round(blended).astype(np.uint8)
+        behind = frames[pixels] * (1 - cover)
+        blended = np.round(behind + AGENT * cover)
+        frames[pixels] = blended.astype(np.uint8)
 
     def draw_disc(
         self, picture: np.ndarray, place: np.ndarray, colour: np.ndarray, ring: bool
@@ -141,8 +144,10 @@ def _pixels(slots: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> tuple:
 
     rows, cols: int64 [B, P]
     """
-    channels = slice(None)
-    return slots[:, None, None], channels, rows[:, :, None], cols[:, None, :]
+    slot = slots[:, None, None]
+    row = rows[:, :, None]
+    col = cols[:, None, :]
+    return slot, slice(None), row, col
 
 
 def _fill(picture: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:

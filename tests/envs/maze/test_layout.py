@@ -14,13 +14,17 @@ def searched_distances(floor, target):
     queue = deque((h, *target) for h in range(4))
     while queue:
         h, r, c = queue.popleft()
-        before = [((h + 1) % 4, r, c), ((h - 1) % 4, r, c)]
-        back = r - FORWARD[h][0], c - FORWARD[h][1]
+        to_right = (h + 1) % 4
+        to_left = (h - 1) % 4
+        before = [(to_right, r, c), (to_left, r, c)]
+        down, right = FORWARD[h]
+        back = r - down, c - right
         if floor[back]:
             before.append((h, *back))
+        steps = field[h, r, c] + 1
         for pose in before:
             if field[pose] == FAR:
-                field[pose] = field[h, r, c] + 1
+                field[pose] = steps
                 queue.append(pose)
     return field
 

@@ -28,7 +28,7 @@ def test_occlusion_equals_minigrids():
     views = np.where(is_wall, rendering.WALL, rendering.FLOOR).astype(np.uint8)
     views[:, 7] = rendering.FLOOR
     expected = [process_vis(view.reshape(3, 3) != rendering.WALL) for view in views]
-    seen = rendering.hide_occluded(views) != rendering.UNSEEN
+    seen = rendering.hide_occluded(views.reshape(-1, 3, 3)) != rendering.UNSEEN
     assert np.array_equal(seen, np.stack(expected))
 
 

@@ -15,9 +15,11 @@ def test_tmaze_shows_its_cue_at_the_foot_only(start):
         dark.append((env.frames() == 0).all((1, 2, 3)))
         actions.append(env.last_action())
         env.step(np.full(16, AHEAD))
-    expected_ages = np.array([0, 0, *range(1, 13)])[:, None].repeat(16, 1)
+    ages_of_one = np.array([0, 0, *range(1, 13)])
+    expected_ages = ages_of_one[:, None].repeat(16, 1)
     assert np.array_equal(ages, expected_ages)
-    assert [bool(x.all()) for x in dark] == [2 <= t < 6 for t in range(14)]
+    all_dark = [bool(x.all()) for x in dark]
+    assert all_dark == [2 <= t < 6 for t in range(14)]
     expected_actions = [0, AHEAD, AHEAD, *[STAY] * 4, *[AHEAD] * 7]
     assert [int(x[0]) for x in actions] == expected_actions
     assert set(env.truth()["goal"]) == {0, 1}
@@ -32,7 +34,8 @@ def test_tmaze_budget_runs_from_below_the_junction(start):
     assert flags == [True] * 5
     assert not env.in_context()[0] and env.row[0] == 2
     ends = [env.step(np.array([STAY])) for _ in range(5)]
-    assert [bool(end.truncated[0]) for end in ends] == [False] * 4 + [True]
+    truncated = [bool(end.truncated[0]) for end in ends]
+    assert truncated == [False] * 4 + [True]
     assert not ends[-1].terminated[0]
     assert env.truth()["outcome"][0] == TIMEOUT
 

@@ -28,9 +28,12 @@ def test_move_enters_no_wall(config, start):
         at_most = moved <= np.maximum(0, wanted) + 1e-5
         assert (at_least & at_most)[running].all()
         if config is IMAGE:
-            near_middle = np.abs(before - config.size / 2).max(1) < 3 * WALL
-            from_line = np.abs(before[:, 0] - env.rooms.lines[0][:, 0])
-            free = running & near_middle & (from_line > WALL / 2 + RADIUS + 2)
+            middle = config.size / 2
+            from_middle = np.abs(before - middle).max(1)
+            x_lines, _ = env.rooms.lines
+            from_line = np.abs(before[:, 0] - x_lines[:, 0])
+            is_clear = from_line > WALL / 2 + RADIUS + 2
+            free = running & is_clear & (from_middle < 3 * WALL)
             assert moved[free] == pytest.approx(wanted[free], abs=1e-5)
 
 

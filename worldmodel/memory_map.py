@@ -9,12 +9,13 @@ Shapes: B memories, n poses or rollouts, H steps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from lssvwm.worldmodel import imagination
-from lssvwm.worldmodel.imagination import StepOptions
-from lssvwm.worldmodel.mixers.path_integrator import rotate2d
+from lssvwm.worldmodel.imagination import RolloutState, StepOptions
+from lssvwm.worldmodel.mixers.base import PoseCache
+from lssvwm.worldmodel.mixers.path_integrator import rotate2d, split_pose
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ def predicted_routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tens
     poses = []
     for h in range(horizon):
         imagination.step(model, state, actions[:, :, h])
-        pose = state.caches[last_block].mixer.pose
-        poses.append(pose.mean(2))
+        cache = _pose_cache(state, last_block)
+        poses.append(cache.pose.mean(2))
     return torch.stack(poses, 2)
 
 
@@ -62,11 +63,11 @@ def render_views(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
     state = imagination.start(model, memory, poses.shape[1], 1)
     state.visible = torch.zeros_like(state.visible)
     action, motion = _smallest_motion(model)
-    heading, position = poses[..., :1], poses[..., 1:]
-    step = rotate2d(motion[1:], heading)
-    before = torch.cat((heading - motion[0], position - step), -1)
+    heading, position = split_pose(poses)
+    turn, step = split_pose(motion)
+    before = torch.cat((heading - turn, position - rotate2d(step, heading)), -1)
     for i in _blocks_with_poses(model):
-        cache = state.caches[i].mixer
+        cache = _pose_cache(state, i)
         tiles = cache.pose.shape[2]
         cache.pose = before[:, :, None].expand(-1, -1, tiles, -1)
     actions = action.expand(*poses.shape[:2], *action.shape)
@@ -115,8 +116,9 @@ def _in_view(model: WorldModel, places: Tensor, trail: Tensor) -> Tensor:
     rows, columns = model.patches.grid
     known = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
     for poses in trail.split(CHUNK):
-        offset = places[:, :, None] - poses[:, 1:]
-        seen_from_agent = rotate2d(offset, -poses[:, :1])
+        heading, position = split_pose(poses)
+        offset = places[:, :, None] - position
+        seen_from_agent = rotate2d(offset, -heading)
         ahead, right = seen_from_agent.unbind(-1)
         in_front = (ahead > -0.5) & (ahead < rows - 0.5)
         in_width = right.abs() < columns / 2
@@ -143,6 +145,10 @@ def _blocks_with_poses(model: WorldModel) -> list[int]:
     return [i for i, block in enumerate(model.layers) if block.mixer.has_poses]
 
 
+def _pose_cache(state: RolloutState, block: int) -> PoseCache:
+    return cast("PoseCache", state.caches[block].mixer)
+
+
 def _last_block(model: WorldModel) -> int:
     """Return the last block with poses."""
     found = _blocks_with_poses(model)
@@ -161,6 +167,7 @@ def _smallest_motion(model: WorldModel) -> tuple[Tensor, Tensor]:
     assert integrator is not None
     actions = torch.eye(model.actions + 1, device=model.device)[: model.actions]
     motion = integrator.motion(actions)
-    turn, step = motion[:, 0].abs(), motion[:, 1:].abs().sum(-1)
-    action = (step + 0.01 * turn).argmin()  # walls block steps, but no turns
+    turn, step = split_pose(motion.abs())
+    size = step.sum(-1) + 0.01 * turn.squeeze(-1)  # walls block steps, but no turns
+    action = size.argmin()
     return action, motion[action]

@@ -52,19 +52,19 @@ class AttentionConfig:
     kind: Literal["attention"] = "attention"
     """Name of this mixer."""
 
-    layers: int = Field(3, ge=1)
+    layers: int = Field(default=3, ge=1)
     """Number of blocks."""
 
-    window: int = Field(512, ge=1)
+    window: int = Field(default=512, ge=1)
     """Frames that attention sees, the present one included."""
 
-    heads: int = Field(4, ge=1)
+    heads: int = Field(default=4, ge=1)
     """Number of heads. It must divide model.width."""
 
     path_integration: bool = False
     """Rotate keys and queries by the agent's place, as tiled_ssd does."""
 
-    rope_fraction: float = Field(0.75, ge=0, le=1, allow_inf_nan=False)
+    rope_fraction: float = Field(default=0.75, ge=0, le=1, allow_inf_nan=False)
     """Fraction of keys and queries that is rotated by the agent's place. Only used with `path_integration`."""
 
     @property

@@ -37,6 +37,7 @@ class MixerConfig(Protocol):
     @property
     def depth(self) -> int:
         """Number of blocks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,18 @@ class RolloutCache(Protocol):
         ...
 
 
+class PoseCache(RolloutCache, Protocol):
+    """Hold also the poses of the candidates, in mixers that have poses."""
+
+    pose: Tensor
+    """Pose of each tile, [B, n, G, 3]; it may be set."""
+
+
 class Mixer(nn.Module):
     """Carry memory over time. Subclasses take their config and a `MixerContext`."""
 
     has_poses: bool = False
-    """Memory has an entry `pose` [B, G, 3] and the rollout cache an attribute `pose` [B, n, G, 3], which may be set."""
+    """Memory has an entry `pose` [B, G, 3], and the rollout cache is a `PoseCache`."""
 
     def integrator(self) -> PathIntegrator | None:
         """Return what sums up the agent's motion, if keys stand for places."""

@@ -29,10 +29,10 @@ class GRUConfig:
     kind: Literal["gru"] = "gru"
     """Name of this mixer."""
 
-    layers: int = Field(2, ge=1)
+    layers: int = Field(default=2, ge=1)
     """Number of blocks."""
 
-    state: int = Field(90, ge=1)
+    state: int = Field(default=90, ge=1)
     """Size of the vector of each block. It must be at least the number of tokens."""
 
     @property

@@ -88,16 +88,16 @@ class PathIntegrator(nn.Module):
 
         u [..., G, s, D], action [..., A], pose [..., G, 3] before the frame -> [..., G, 3]
         """
-        motion = self.motion(action).unsqueeze(-2)
-        heading = pose[..., :1] + motion[..., :1]
-        step = rotate2d(motion[..., 1:], heading)
-        position = pose[..., 1:] + step * self.passable(u)
+        heading, position = split_pose(pose)
+        turn, step = split_pose(self.motion(action).unsqueeze(-2))
+        heading = heading + turn
+        position = position + rotate2d(step, heading) * self.passable(u)
         return torch.cat((heading, position), -1)
 
     def phases(self, pose: Tensor) -> Tensor:
         """Return the phases [..., G, s, r] of the tokens of a frame at a pose [..., G, 3]."""
-        offset = rotate2d(self.offset, pose[..., None, :1])
-        points = pose[..., None, 1:] + offset
+        heading, position = split_pose(pose.unsqueeze(-2))
+        points = position + rotate2d(self.offset, heading)
         return points @ self.waves
 
     def forward(
@@ -111,21 +111,26 @@ class PathIntegrator(nn.Module):
         The written copy of a frame moves the agent; where none is written, the action alone does. Each copy reads
         from the pose that it would lead to itself.
         """
-        motion = self.motion(action)[:, :, None]  # [B, T, 1, 3]
-        turn = motion[..., :1]
-        heading = _sum_before(turn, reset, pose[:, :1, :1]) + turn
-        step = rotate2d(motion[..., 1:], heading)
+        first_heading, first_position = split_pose(pose)
+        turn, step = split_pose(self.motion(action).unsqueeze(-2))  # [B, T, 1, .]
+        heading = _sum_before(turn, reset, first_heading[:, :1]) + turn  # of all tiles
+        step = rotate2d(step, heading)
         passable = self.passable(u)  # [B, T, R, G, 1]
         written = writes[..., None, None]
         kept = step * torch.where(written, passable[:, :, -1], 1.0)
-        before = _sum_before(kept, reset, pose[..., 1:])
+        before = _sum_before(kept, reset, first_position)
         positions = before[:, :, None] + step[:, :, None] * passable
         headings = heading[:, :, None].expand(*positions.shape[:-1], 1)
         last_heading = torch.remainder(heading[:, -1], 2 * math.pi)
-        last_heading = last_heading.expand_as(pose[..., :1])
+        last_heading = last_heading.expand_as(first_heading)
         last_position = (before + kept)[:, -1]
         poses = torch.cat((headings, positions), -1)
         return poses, torch.cat((last_heading, last_position), -1)
+
+
+def split_pose(pose: Tensor) -> tuple[Tensor, Tensor]:
+    """Return heading [..., 1] and position [..., 2] of a pose, or turn and step of a motion."""
+    return pose[..., :1], pose[..., 1:]
 
 
 def rotate2d(v: Tensor, angle: Tensor) -> Tensor:

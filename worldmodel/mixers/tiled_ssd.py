@@ -50,16 +50,16 @@ class TiledSSDConfig:
     kind: Literal["tiled_ssd"] = "tiled_ssd"
     """Name of this mixer."""
 
-    tiles: tuple[int, ...] = Field((1, 3), min_length=1)
+    tiles: tuple[int, ...] = Field(default=(1, 3), min_length=1)
     """Side of the tiles of each block, in tokens. There is one block per entry. Each must divide the token grid."""
 
-    state: int = Field(128, ge=1)
+    state: int = Field(default=128, ge=1)
     """Size of keys and queries: each head of a tile keeps `head_dim` x `state` numbers."""
 
-    head_dim: int = Field(32, ge=1)
+    head_dim: int = Field(default=32, ge=1)
     """Width of a head. It must divide 2 x model.width."""
 
-    rope_fraction: float = Field(0.75, ge=0, le=1, allow_inf_nan=False)
+    rope_fraction: float = Field(default=0.75, ge=0, le=1, allow_inf_nan=False)
     """Fraction of keys and queries that is rotated by the agent's place. 0: plain Mamba-2."""
 
     @property

@@ -22,6 +22,8 @@ from torch import Tensor
 
 NO_DISTANCE = "this model has no distance head: train it with model.loss.distance > 0"
 NO_SURPRISE = "this model has no surprise head: train it with model.loss.surprise > 0"
+SAMPLE_STEPS = 2
+"""Denoising steps of a sampled frame."""
 ROWS = 1024
 """Rollouts imagined together: few enough for the processor's cache."""
 
@@ -48,21 +50,16 @@ class ObjectiveConfig:
     """Share of the value at the end of the horizon that counts as return. Below 1, because the value was learned from
     policies that may know more than the agent's memory."""
 
-    denoising_steps: int = Field(default=1, ge=1)
-    """Denoising steps of each imagined frame. 1: the expected frame; more: a sample."""
-
     samples: int = Field(default=1, ge=1)
-    """Rollouts imagined of each candidate; more than 1 needs denoising_steps > 1."""
+    """Rollouts of each candidate. 1: one rollout of expected frames; more: so many rollouts of sampled frames."""
 
     std_penalty: float = Field(default=0.0, allow_inf_nan=False)
     """Penalty on the standard deviation of the samples' values, subtracted from their mean. 0: none."""
 
-    def __post_init__(self) -> None:
-        if self.samples > 1 and self.denoising_steps == 1:
-            raise ValueError(
-                f"objective.samples={self.samples} must be 1, "
-                f"or objective.denoising_steps greater than 1"
-            )
+    @property
+    def denoising_steps(self) -> int:
+        """Denoising steps of each imagined frame."""
+        return SAMPLE_STEPS if self.samples > 1 else 1
 
 
 class Objective:

@@ -35,6 +35,8 @@ FORMAT_VERSION = 2
 """Format of data folders that this version writes. Format 1 has the same shards, and no format.json."""
 FORMAT_FILE = "format.json"
 KEYS = ("pixels", "action", "reward", "terminated", "truncated", "is_first")
+KEPT_FRAMES = 1_000_000
+"""Frames that a data folder keeps; the oldest shards are deleted first."""
 MARGIN = 2**16
 """Bytes that a shard takes in addition to its arrays, at most."""
 

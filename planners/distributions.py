@@ -18,6 +18,8 @@ PRIOR_MIX = 0.3
 """Weight of the prior that is blended into a warm start."""
 MIN_PROB = 0.02
 """Least probability of each discrete action after a refit."""
+INIT_STD = 0.7
+"""First standard deviation of continuous actions, in half ranges of the action."""
 MIN_STD = 0.02
 """Least standard deviation of continuous actions after a refit, in half ranges."""
 
@@ -125,20 +127,17 @@ class Gaussian:
     state: [B, H, 2, A], mean and standard deviation
     """
 
-    def __init__(
-        self, space: Box, horizon: int, noise_hold_prob: float | None, init_std: float
-    ) -> None:
+    def __init__(self, space: Box, horizon: int, noise_hold_prob: float | None) -> None:
         self.low = space.low
         self.high = space.high
         self.horizon = horizon
         self.noise_hold_prob = 0.8 if noise_hold_prob is None else noise_hold_prob
-        self.init_std = init_std
 
     def prior(self, batch: int, device: torch.device) -> Tensor:
-        """Return the centre of the box and a standard deviation of init_std half ranges."""
+        """Return the centre of the box and a standard deviation of INIT_STD half ranges."""
         low, high = self.low.to(device), self.high.to(device)
         mean = (low + high) / 2
-        std = self.init_std * (high - low) / 2
+        std = INIT_STD * (high - low) / 2
         step = torch.stack([mean, std])
         return step.expand(batch, self.horizon, *step.shape)
 
@@ -207,11 +206,11 @@ Distribution = Categorical | Gaussian
 
 
 def distribution_for(
-    space: Space, horizon: int, noise_hold_prob: float | None, init_std: float
+    space: Space, horizon: int, noise_hold_prob: float | None
 ) -> Distribution:
     """Return the distribution over plans of `horizon` actions from a space."""
     if isinstance(space, Box):
-        return Gaussian(space, horizon, noise_hold_prob, init_std)
+        return Gaussian(space, horizon, noise_hold_prob)
     return Categorical(space, horizon, noise_hold_prob)
 
 

@@ -10,7 +10,7 @@ import time
 
 import torch
 from lssvwm.planners.base import Plan, Proposals, Score, Simulation, Space, pick
-from lssvwm.planners.distributions import MIN_STD, distribution_for, mutate
+from lssvwm.planners.distributions import distribution_for, mutate
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -49,9 +49,6 @@ class SearchConfig:
     noise_hold_prob: float | None = Field(default=None, ge=0, le=1)
     """Probability that a step of a candidate repeats the random draw of the step before. null: 0.3 for discrete
     and 0.8 for continuous actions."""
-
-    init_std: float = Field(default=0.7, ge=MIN_STD, allow_inf_nan=False)
-    """Standard deviation of continuous actions in the first iteration, in half ranges of the action."""
 
     time_budget: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Seconds for a plan; iterations that would end later are left out. 0: no limit."""
@@ -93,7 +90,7 @@ class Search:
         self.config = config
         self.space = space
         self.distribution = distribution_for(
-            space, config.horizon, config.noise_hold_prob, config.init_std
+            space, config.horizon, config.noise_hold_prob
         )
 
     def weights(self, scores: Tensor) -> Tensor:

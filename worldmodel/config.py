@@ -18,7 +18,7 @@ HEAD_HIDDEN = 128
 class LossWeights:
     """Weight the terms of the training loss.
 
-    The losses of the continue head and of the action limits always have weight 1.
+    The losses of the continue head and of the action limits always have weight 1, that of the value head 0.1.
     """
 
     frame: float = Field(default=10.0, ge=0, allow_inf_nan=False)
@@ -30,9 +30,6 @@ class LossWeights:
 
     reward: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Weight of the cross entropy of the reward head."""
-
-    value: float = Field(default=0.1, ge=0, allow_inf_nan=False)
-    """Weight of the cross entropy of the value head."""
 
     policy: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     """Weight of the advantage-weighted imitation loss of the policy head. 0: the policy learns in imagination only, see

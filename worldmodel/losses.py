@@ -29,7 +29,7 @@ MAX_ADVANTAGE_WEIGHT = 5.0
 """Largest weight of an imitated action."""
 COARSE = 4
 """Fields along each side of a patch, for the coarse frame loss."""
-FIXED_WEIGHTS = {"cont": 1.0, "action_limits": 1.0}
+FIXED_WEIGHTS = {"cont": 1.0, "value": 0.1, "action_limits": 1.0}
 """Weights of the terms that have none in `LossWeights`."""
 
 Terms = dict[str, Tensor]

@@ -59,6 +59,7 @@ REMOVED_SETTINGS: dict[str, str] = {
     "advantage": "it is always 0.1",
     "optimism": "it is always 0.1",
     "loss.cont": "it is always 1",
+    "loss.value": "it is always 0.1",
     "loss.reach": "it is always 1",
 }
 """Dotted names of model settings that format 2 lacks, and the constant or setting that replaces them."""

@@ -25,7 +25,6 @@ RENAMED: dict[str, str] = {
     "planner.novelty": "objective.novelty",
     "planner.discount": "objective.discount",
     "planner.bootstrap": "objective.bootstrap",
-    "planner.denoise": "objective.denoising_steps",
     "planner.samples": "objective.samples",
     "planner.caution": "objective.std_penalty",
     "planner.replan": "mpc.replan",
@@ -59,6 +58,8 @@ REMOVED: dict[str, str] = {
     "planner.fresh": "it is 0.3",
     "planner.min_prob": "it is 0.02",
     "planner.min_std": "it is 0.02",
+    "planner.init_std": "it is 0.7 half ranges of the actions",
+    "planner.denoise": "set objective.samples; frames are sampled in 2 steps",
     "planner.settled": "every iteration is made; planner.time_budget limits their time",
     # train
     "train.hide_ramp": "frames are masked with the full probability from the first step",
@@ -68,7 +69,10 @@ REMOVED: dict[str, str] = {
     "train.evaluate_tasks": "there are 64 validation tasks",
     "train.dream_steps": "imagined walks have 16 steps",
     "train.dream_entropy": "the entropy bonus is 0.01",
+    "train.compile": "compiled blocks were not faster",
+    "train.collect.keep": "a data folder keeps a million frames",
     # tasks, record, benchmark
+    "tasks.batch": "100 tasks are played at once",
 }
 """Dotted names of format 1 that no longer exist, and the reason or the constant that replaces them."""
 

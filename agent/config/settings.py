@@ -39,8 +39,6 @@ class CollectConfig:
     """
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Values for settings of the environment, e.g. {length: [8, 16]}; every combination gets equally many frames."""
-    keep: int = Field(default=1_000_000, ge=1)
-    """Frames kept on disk, at least 1; the oldest are deleted first."""
 
 
 @documented(frozen=True, config=SETTINGS)
@@ -110,8 +108,6 @@ class TrainConfig:
     """Learning from imagined walks."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Matrix products in float32 or bf16; auto: bf16 where the hardware has it. States and losses stay in float32."""
-    compile: bool = False
-    """Compile the blocks: a slow start, faster steps on some machines."""
     activation_checkpointing: bool = False
     """Run the blocks again in the backward pass: less memory, more time."""
     collect: CollectConfig = Field(default_factory=CollectConfig)
@@ -126,8 +122,6 @@ class TasksConfig:
     """Seed of the task list."""
     count: int = Field(default=300, ge=1)
     """Tasks in the list."""
-    batch: int = Field(default=100, ge=1)
-    """Tasks played together; changes memory and time, not the results."""
     window: int = Field(default=8, ge=1)
     """Frames that the arms with a limited memory observe."""
     arms: tuple[str, ...] = (

@@ -45,6 +45,8 @@ from lssvwm.agent.training.collection import HELD_OUT
 from lssvwm.envs.base import BatchedEnv, Explorer
 from lssvwm.worldmodel import Memory, WorldModel
 
+BATCH = 100
+"""Tasks played at once."""
 VALIDATION_SEED = 2**20
 """Added to the seed of a run for its validation tasks, which are in no test list."""
 VALIDATION_TASKS = 64
@@ -256,12 +258,11 @@ def play(
     others: Memory | None,
     progress: Progress,
 ) -> Outcome:
-    """Play one arm on all tasks, in batches of `tasks.batch`."""
+    """Play one arm on all tasks, in batches of BATCH."""
     parts = []
-    size = config.tasks.batch
-    for start in range(0, len(seeds), size):
-        batch = seeds[start : start + size]
-        theirs = None if others is None else others[start : start + size]
+    for start in range(0, len(seeds), BATCH):
+        batch = seeds[start : start + BATCH]
+        theirs = None if others is None else others[start : start + BATCH]
         env = build_env(config, len(batch))
         run = Play(env, batch, arm, agent, config.tasks.window, theirs)
         parts.append(run.run())

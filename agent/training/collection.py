@@ -16,7 +16,7 @@ from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policies import GuidedPolicy, ScriptedPolicy
 from lssvwm.agent.progress import Progress
-from lssvwm.agent.replay import Replay
+from lssvwm.agent.replay import KEPT_FRAMES, Replay
 from lssvwm.agent.training.episodes import Episodes
 from lssvwm.envs.base import BatchedEnv, Mixture
 from lssvwm.envs.torchrl_env import TorchRLEnv
@@ -207,7 +207,7 @@ def fill(config: Config, replay: Replay) -> None:
 
 def collect(config: CheckpointConfig, output: Path) -> None:
     """Run `lssvwm collect`: add `train.collect.frames` frames to the data folder `output`."""
-    replay = Replay(output, config.train.collect.keep)
+    replay = Replay(output, KEPT_FRAMES)
     if config.threads:
         torch.set_num_threads(config.threads)
     make_agent = None

@@ -29,7 +29,7 @@ from lssvwm.agent.build import action_count, build_agent, build_env
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import replacing
-from lssvwm.agent.replay import Replay
+from lssvwm.agent.replay import KEPT_FRAMES, Replay
 from lssvwm.agent.training.augmentation import Lengths
 from lssvwm.agent.training.collection import MakeAgent, agent_factory, fill
 from lssvwm.agent.training.optimization import Learner
@@ -113,15 +113,12 @@ def build(config: Config, folder: Path) -> Run:
         walker = build_agent(config, model, env, generator)
     ema = copy.deepcopy(model).eval()
     learner = Learner(model, ema, config.train, generator, walker)
-    if config.train.compile:
-        for block in model.blocks:
-            block.compile(dynamic=False)
     data = Path(config.data) if config.data else folder / "data"
     return Run(
         config=config,
         folder=folder,
         learner=learner,
-        replay=Replay(data, config.train.collect.keep),
+        replay=Replay(data, KEPT_FRAMES),
         lengths=Lengths(config.train),
         rng=np.random.default_rng([config.seed, 7]),
     )

@@ -56,7 +56,6 @@ def test_registry_takes_new_planner(monkeypatch):
         ("elites", 129),
         ("keep_elites", 0),
         ("noise_hold_prob", -0.1),
-        ("init_std", 0.0),
         ("mutation_rate", 2.0),
         ("time_budget", -1.0),
         ("temperature", 0.0),

@@ -148,8 +148,8 @@ def test_compose_takes_paths_as_typed() -> None:
         ("train.steps=true", "train.steps=true is wrong: it must be a whole number"),
         ("train.ema=null", "train.ema=null is wrong: it must be a number"),
         (
-            "train.compile=1",
-            "train.compile=1 is wrong: it must be true or false (default false)",
+            "model.normalize_frames=1",
+            "model.normalize_frames=1 is wrong: it must be true or false (default false)",
         ),
         (
             "model.mixer.tiles=3",

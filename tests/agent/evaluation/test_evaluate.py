@@ -58,8 +58,9 @@ def tiny_model(env) -> WorldModel:
     return WorldModel(TINY, env.frame_shape, 4).eval()
 
 
-def test_measure_pairs_arms_on_the_same_tasks():
-    setting = config(6, count=40, batch=25, window=4)
+def test_measure_pairs_arms_on_the_same_tasks(monkeypatch):
+    monkeypatch.setattr(evaluation, "BATCH", 25)
+    setting = config(6, count=40, window=4)
     model = tiny_model(make(setting.env, 1))
     outcomes = measure(setting, model, ("retained", "noop", "seek", "oracle"))
     retained = outcomes["retained"]
@@ -75,7 +76,7 @@ def test_measure_pairs_arms_on_the_same_tasks():
 
 @pytest.mark.parametrize("window", [1, 4])
 def test_always_window_never_remembers_more_frames(window):
-    setting = config(8, count=3, batch=3, window=window)
+    setting = config(8, count=3, window=window)
     env = make(setting.env, 3)
     agent = build_agent(setting, tiny_model(env), env)
     observe = agent.observe
@@ -114,9 +115,10 @@ def test_arm_limits_memory_at_planning_start(arm, frames):
 
 
 def test_evaluate_keeps_finished_arms_when_stopped(tmp_path, monkeypatch):
-    setting = config(5, count=6, batch=4, arms=("random", "noop", "oracle"))
+    setting = config(5, count=6, arms=("random", "noop", "oracle"))
     save(tiny_model(make(setting.env, 1)), tmp_path)
     composition.save(setting, tmp_path / "config.yaml")
+    monkeypatch.setattr(evaluation, "BATCH", 4)
     played = evaluation.play
 
     def stopped(config, arm, *rest):

@@ -31,7 +31,7 @@ def short_run(env: Any, **changes: Any) -> Config:
     train = TrainConfig(
         steps=4, batch=2, length=16, min_length=8, save_every=2, collect=collect
     )
-    tasks = TasksConfig(count=6, batch=4, window=3)
+    tasks = TasksConfig(count=6, window=3)
     config = Config(
         env=env,
         model=TINY,

@@ -111,7 +111,10 @@ def wide_functions(files: list[Path]) -> list[str]:
 
 
 def nodes_per_line(files: list[Path]) -> float:
-    """Return nodes of the syntax tree per line of code, without blank lines, comments and docstrings."""
+    """Return nodes of the syntax tree per line of code.
+
+    Blank lines, comments and docstrings do not count as code.
+    """
     nodes = code = 0
     for file in files:
         parsed = tree(file)
@@ -161,7 +164,10 @@ def docstrings(files: list[Path]) -> Iterator[tuple[str, str, bool]]:
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Yield the sentences of a text: code blocks, tables and list markers are left out, blank lines end a sentence."""
+    """Yield the sentences of a text, without code blocks, tables and list markers.
+
+    A blank line ends a sentence.
+    """
     text = re.sub(r"^```.*?^```", "\n", text, flags=re.M | re.S)
     rows = text.splitlines()
     body = [row for row in rows[1:] if row.strip()]
@@ -196,7 +202,10 @@ def long_sentences(files: list[Path]) -> list[str]:
 
 
 def bad_openings(files: list[Path]) -> list[str]:
-    """List docstrings that open with a forbidden word or with a first sentence of more than OPENING_WORDS words."""
+    """List docstrings that open badly.
+
+    The first word is forbidden, or the first sentence has more than OPENING_WORDS words.
+    """
     found = []
     for where, text, owned in docstrings(files):
         first = next(sentences(text.strip()), "")
@@ -263,7 +272,10 @@ def module_name(file: Path) -> str:
 
 
 def imports(files: list[Path]) -> dict[str, set[str]]:
-    """Map every module to the modules of `files` that it imports; imports for type checkers only do not count."""
+    """Map every module to the modules of `files` that it imports.
+
+    Imports for type checkers only do not count.
+    """
     names = {module_name(file) for file in files}
     return {
         module_name(file): set(_imported(tree(file), names)) - {module_name(file)}

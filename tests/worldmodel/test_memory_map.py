@@ -98,8 +98,7 @@ def test_views_undo_motion_of_every_action():
 def test_map_shows_places_in_view(up, at):
     """Check the nine places in view.
 
-    For an agent with heading `up`, the place 2 ahead and 1 to the right shows what is in the middle of the frame, one
-    step before it.
+    The place 2 ahead and 1 to the right, for heading `up`, shows what the middle of the frame shows one step before it.
     """
     model = known()
     memory, trail = observed(model, [STAY]), torch.tensor([[up, 0.0, 0.0]])

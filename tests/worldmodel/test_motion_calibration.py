@@ -1,4 +1,4 @@
-"""Test that motions are found from frames alone, and sum up to the maze's own poses."""
+"""Test that the motions of actions are found from frames alone."""
 
 import math
 

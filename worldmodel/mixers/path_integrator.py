@@ -64,7 +64,7 @@ class PathIntegrator(nn.Module):
     def set_motion(
         self, action: int, motion: tuple[float, float, float] | None
     ) -> None:
-        """Set turn and step of an action, or of a dimension of it, and stop training it.
+        """Set turn and step of an action or action dimension; stop training it.
 
         None: no motion, until training finds one.
         """
@@ -129,7 +129,7 @@ class PathIntegrator(nn.Module):
 
 
 def split_pose(pose: Tensor) -> tuple[Tensor, Tensor]:
-    """Return heading [..., 1] and position [..., 2] of a pose, or turn and step of a motion."""
+    """Split [..., 3] into heading and position, or into turn and step."""
     return pose[..., :1], pose[..., 1:]
 
 

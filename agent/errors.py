@@ -6,4 +6,4 @@ __all__ = ["UserError"]
 
 
 class UserError(Exception):
-    """Report a mistake that the user can correct: one line with the problem and the remedy."""
+    """Report in one line a mistake that the user can correct, and its remedy."""

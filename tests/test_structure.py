@@ -12,33 +12,27 @@ import structure
 
 SOURCES = structure.sources()
 README = structure.ROOT / "README.md"
-restructuring = pytest.mark.xfail(strict=False, reason="restructuring")
 
 
-@restructuring
 def test_classes_are_short() -> None:
     assert structure.long_classes(SOURCES) == []
 
 
-@restructuring
 def test_functions_are_short() -> None:
     assert structure.long_functions(SOURCES) == []
 
 
-@restructuring
 def test_few_functions_have_many_arguments() -> None:
     found = structure.wide_functions(SOURCES)
     assert len(found) <= structure.MANY_ARGUMENTS, found
 
 
-@restructuring
 @pytest.mark.parametrize("package", structure.PACKAGES)
 def test_code_is_not_dense(package: str) -> None:
     files = structure.sources(structure.ROOT / package)
     assert structure.nodes_per_line(files) <= structure.NODES_PER_LINE
 
 
-@restructuring
 def test_imports_have_no_cycles() -> None:
     assert structure.cycles(structure.imports(SOURCES)) == []
 
@@ -47,17 +41,14 @@ def test_imports_follow_the_direction() -> None:
     assert structure.wrong_directions(structure.imports(SOURCES)) == []
 
 
-@restructuring
 def test_docstring_sentences_are_short() -> None:
     assert structure.long_sentences(SOURCES) == []
 
 
-@restructuring
 def test_docstrings_open_with_a_verb() -> None:
     assert structure.bad_openings(SOURCES) == []
 
 
-@restructuring
 def test_code_uses_the_vocabulary() -> None:
     tests = structure.sources(structure.ROOT / "tests")
     own = {Path(structure.__file__).resolve(), Path(__file__).resolve()}

@@ -77,10 +77,10 @@ class Case:
 
 def _outcome(row: dict[str, Any]) -> Outcome:
     """Build the outcome of one arm from plain data."""
-    arrays = {
-        key: np.array(row[key], bool if key == "success" else None) for key in ARRAYS
-    }
-    return Outcome(**row | arrays)
+    fields = dict(row)
+    for key in ARRAYS:
+        fields[key] = np.array(row[key], bool if key == "success" else None)
+    return Outcome(**fields)
 
 
 def _plain(result: Outcome) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Measure the speed of environments, models and rollouts.
 
-envs     frames per second of the mazes
-speed    seconds per frame of observing, imagining and training, by frames in memory
-fork     many futures of one memory, compared with copies of the memory
+- `envs`: frames per second of the mazes
+- `speed`: seconds per frame of observing, imagining and training, by frames in memory
+- `fork`: many futures of one memory, compared with copies of the memory
 """
 
 from __future__ import annotations

@@ -353,3 +353,16 @@ def test_denied_folder_is_named(capsys) -> None:
     assert "cannot write file/run" in fails(
         capsys, "train", "output=file/run", code=FAILED
     )
+
+
+def test_tmaze_run_shows_at_most_90_settings(capsys) -> None:
+    assert cli.main(["train", "experiment=tmaze", "--show"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert leaves(shown) <= 90
+
+
+def leaves(shown: dict) -> int:
+    """Count settings; a mapping whose names the user chooses counts as one."""
+    free = ("mix", "vary")
+    nested = {k: v for k, v in shown.items() if isinstance(v, dict) and k not in free}
+    return len(shown) - len(nested) + sum(leaves(part) for part in nested.values())

@@ -1,6 +1,6 @@
 """Compare packaged models with committed numbers, so that no restructuring changes what they compute.
 
-`python tests/test_golden.py` writes the numbers anew. Do so only for a change that is meant to alter results.
+`python tests/test_golden.py` writes the numbers again. Do so only for a change that should alter results.
 """
 
 from __future__ import annotations

@@ -188,7 +188,8 @@ def _nest_mixer(plain: dict[str, Any]) -> dict[str, Any]:
             "path_integration": old["kind"] == "attention_odometer",
             "rope_fraction": old["rotary"],
         }
-        rest["window"] = 0  # attention had no frame-local attention beside it
+        rest["window"] = 0  # the mixer replaced frame-local attention
+        rest.pop("attention_heads", None)
     else:
         mixer = {
             "kind": "tiled_ssd",

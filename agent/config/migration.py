@@ -87,6 +87,7 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
 
 RENAMED_PRESETS: dict[str, dict[str, str]] = {
     # group: {old preset: new one}
+    "model": {"attention_odometer": "attention_pose"},
 }
 """Presets that have another name than in earlier versions."""
 

@@ -175,7 +175,7 @@ class BenchmarkConfig:
             "small",
             "window",
             "attention",
-            "attention_odometer",
+            "attention_pose",
             "gru",
             "mamba2",
             "mamba2_local",

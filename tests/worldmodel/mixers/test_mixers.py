@@ -16,7 +16,7 @@ BASELINES = (
     "paper",
     "window",
     "attention",
-    "attention_odometer",
+    "attention_pose",
     "gru",
 )
 
@@ -110,7 +110,7 @@ def test_unknown_kind_is_named(capsys):
 
 def test_attention_with_path_integration_finds_place():
     torch.manual_seed(0)
-    model = build("attention_odometer")
+    model = build("attention_pose")
     mixer = model.layers[0].mixer
     assert (
         isinstance(mixer, Attention)

@@ -38,6 +38,7 @@ def build_agent(
 
     generator: defaults to one with seed `config.seed`
     Raises UserError if the model does not fit the environment or lacks a head that the objective needs.
+    Raises UserError if the planner cannot plan for the environment's actions.
     """
     check_fits(model, env.frame_shape, action_count(env))
     check_objective(config, model, env)
@@ -53,7 +54,7 @@ def build_agent(
             generator=generator,
         )
     except ValueError as error:
-        raise UserError(f"{error}; choose another, e.g. planner=cem") from None
+        raise UserError(str(error)) from None
 
 
 def check_objective(config: Config, model: WorldModel, env: BatchedEnv) -> None:

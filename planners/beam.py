@@ -51,7 +51,9 @@ class Beam(Search):
 
     def __init__(self, config: BeamConfig, space: Space) -> None:
         if not isinstance(space, Discrete):
-            raise ValueError("planner beam: needs discrete actions")
+            raise ValueError(
+                "planner beam: needs discrete actions; choose another, e.g. planner=cem"
+            )
         super().__init__(config, space)
         self.width = config.width
         self.actions = space.n

@@ -17,7 +17,7 @@ SMOOTHING = 0.1
 PRIOR_MIX = 0.3
 """Weight of the prior that is blended into a warm start."""
 MIN_PROB = 0.02
-"""Least probability of each discrete action after a refit."""
+"""Least probability of each discrete action after a refit, for at most 25 actions."""
 INIT_STD = 0.7
 """First standard deviation of continuous actions, in half ranges of the action."""
 MIN_STD = 0.02
@@ -29,7 +29,6 @@ class Categorical:
 
     state: [B, H, n] or [B, H, A, n]
     n is the largest number of actions of any choice; missing actions have probability 0.
-    Raises ValueError for more than 1 / MIN_PROB actions.
     """
 
     def __init__(
@@ -42,9 +41,8 @@ class Categorical:
         self.n = int(self.sizes.max())
         self.horizon = horizon
         self.noise_hold_prob = 0.3 if noise_hold_prob is None else noise_hold_prob
-        if MIN_PROB * self.n > 1:
-            most = round(1 / MIN_PROB)
-            raise ValueError(f"planner: at most {most} discrete actions, got {self.n}")
+        # at least half of the probability follows the scores, with any number of actions
+        self.min_prob = min(MIN_PROB, 1 / (2 * self.n))
 
     def _exists(self, device: torch.device) -> Tensor:
         """Return 1.0 for every action that exists and 0.0 for the others, [n] or [A, n]."""
@@ -88,14 +86,14 @@ class Categorical:
     def refit(self, state: Tensor, actions: Tensor, weights: Tensor) -> Tensor:
         """Fit probabilities to actions [B, M, H, ...] with weights [B, M].
 
-        The result is smoothed with the old state, and at least MIN_PROB.
+        The result is smoothed with the old state, and at least `min_prob`.
         """
         chosen = F.one_hot(actions, self.n).to(state.dtype)
         frequency = torch.einsum("bm,bm...->b...", weights.to(state.dtype), chosen)
         probs = torch.lerp(frequency, state, SMOOTHING)
         exists = self._exists(state.device)
-        spread = exists.sum(-1, keepdim=True) * MIN_PROB
-        return probs * (1 - spread) + MIN_PROB * exists
+        spread = exists.sum(-1, keepdim=True) * self.min_prob
+        return probs * (1 - spread) + self.min_prob * exists
 
     def reuse(self, state: Tensor, planned: Tensor) -> Tensor:
         """Blend the state with the prior, for a warm start.

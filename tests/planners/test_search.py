@@ -343,8 +343,18 @@ def test_plan_refuses_wrong_arguments():
         )
     with pytest.raises(ValueError, match="low < high"):
         Box(torch.tensor([1.0]), torch.tensor([1.0]))
-    with pytest.raises(ValueError, match="at most 50 discrete actions, got 99"):
-        build(CEMConfig(), Discrete(99))
+
+
+@pytest.mark.parametrize("config", OPTIMISERS)
+def test_search_handles_many_actions(config):
+    target = torch.tensor([[63.0, 7.0]])
+    settings = {"horizon": 2, "candidates": 512, "iterations": 10}
+    plan = build(config(**settings), Discrete(64)).plan(
+        matches(target), batch=1, generator=seed()
+    )
+    assert plan.actions.tolist() == [[63, 7]]
+    assert plan.state.min() > 0
+    torch.testing.assert_close(plan.state.sum(-1), torch.ones(1, 2))
 
 
 @pytest.mark.parametrize("config", OPTIMISERS)

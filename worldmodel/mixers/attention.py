@@ -125,7 +125,7 @@ class Attention(Mixer):
         self.waves = 0  # rotated pairs of a head
         path_integrator = None
         if config.path_integration:
-            self.waves = int(config.rope_fraction * self.head_dim) // 2
+            self.waves = _waves(config, self.head_dim)
             path_integrator = _path_integrator(context, self.waves * config.heads)
         self.qkv = nn.Linear(context.width, 3 * context.width, bias=False)
         self.out = nn.Linear(context.width, context.width, bias=False)
@@ -355,6 +355,17 @@ def project_heads(
     order = (n - 3, *range(n - 5), n - 2, n - 5, n - 4, n - 1)
     q, k, v = x.permute(order).contiguous().unbind(0)
     return q, k, v
+
+
+def _waves(config: AttentionConfig, head_dim: int) -> int:
+    """Return the pairs of a head that stand for places. Raises ValueError if there are none."""
+    waves = int(config.rope_fraction * head_dim) // 2
+    if not waves:
+        raise ValueError(
+            f"model.mixer.path_integration=true rotates no pair of {head_dim} numbers "
+            f"with model.mixer.rope_fraction={config.rope_fraction:g}: increase it"
+        )
+    return waves
 
 
 def _path_integrator(context: MixerContext, phases: int) -> PathIntegrator:

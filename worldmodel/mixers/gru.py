@@ -65,6 +65,11 @@ class GRU(Mixer):
 
     def __init__(self, config: GRUConfig, context: MixerContext):
         super().__init__()
+        if config.state < context.tokens:
+            raise ValueError(
+                f"model.mixer.state={config.state} must be at least "
+                f"the number of tokens, {context.tokens}"
+            )
         self.state = config.state
         per_token = config.state // context.tokens
         inputs = context.tokens * per_token + context.actions

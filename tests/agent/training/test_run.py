@@ -10,6 +10,7 @@ from lssvwm.agent.training import loop
 from lssvwm.agent.training.run import build, build_model, migrate, restore
 from lssvwm.envs import TMazeConfig, make
 from lssvwm.worldmodel import WorldModel, save
+from lssvwm.worldmodel.mixers.attention import AttentionConfig
 from lssvwm.worldmodel.mixers.gru import GRUConfig
 
 from tests.agent.conftest import TINY
@@ -47,6 +48,24 @@ def test_build_model_takes_fitting_weights(tmp_path):
         started(width=32)
     with pytest.raises(UserError, match=r"another model .* here missing"):
         started(mixer=GRUConfig())
+
+
+@pytest.mark.parametrize(
+    ("mixer", "says"),
+    [
+        (
+            AttentionConfig(heads=2, path_integration=True, rope_fraction=0.0),
+            r"path_integration=true rotates no pair of 8 numbers with .*rope_fraction=0",
+        ),
+        (GRUConfig(state=8), r"model\.mixer\.state=8 must be at least .* tokens, 9"),
+    ],
+)
+def test_build_model_refuses_unusable_mixers(mixer, says):
+    config = short_run(TMazeConfig(length=5))
+    config = dataclasses.replace(config, model=dataclasses.replace(TINY, mixer=mixer))
+    with pytest.raises(UserError, match=says) as error:
+        build_model(config, make(config.env, 1))
+    assert "\n" not in str(error.value)
 
 
 def test_restore_refuses_another_version(trained):

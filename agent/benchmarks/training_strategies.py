@@ -2,7 +2,7 @@
 
     strategies   T-mazes (experiment=strategies): one training strategy changed at a time;
                  success by length of the corridor, most of them longer than in training
-    recall       Recall mazes (experiment=recollect_recall), from the weights of `benchmark memory`:
+    recall       Recall mazes (experiment=recall_benchmark), from the weights of `benchmark memory`:
                  every model; success by dark frames between observation and choice
 
 Both tasks are a choice between two, so that success without memory is at most about one half.
@@ -76,8 +76,8 @@ def recall(settings: list[str], output: Path) -> Path:
     Returns the JSON file.
     """
     settings = [text for text in settings if not text.startswith("experiment=")]
-    base = compose(["experiment=recollect_recall", *settings], BenchmarkRunConfig)
-    first = compose(["experiment=recollect", *settings], BenchmarkRunConfig)
+    base = compose(["experiment=recall_benchmark", *settings], BenchmarkRunConfig)
+    first = compose(["experiment=memory_benchmark", *settings], BenchmarkRunConfig)
     benchmark = base.benchmark
     first_data = collected(first, output / "data")
     data = collected(base, output / "recall-data")
@@ -86,11 +86,13 @@ def recall(settings: list[str], output: Path) -> Path:
             folder = output / f"{name}-{seed}"
             own = [*settings, f"model={name}", f"seed={seed}"]
             if not (folder / "recall" / "config.yaml").exists():
-                config = compose(["experiment=recollect", *own], BenchmarkRunConfig)
+                config = compose(
+                    ["experiment=memory_benchmark", *own], BenchmarkRunConfig
+                )
                 trained(dataclasses.replace(config, name=name, data=first_data), folder)
             init = f"train.init={folder}"
             config = compose(
-                ["experiment=recollect_recall", *own, init], BenchmarkRunConfig
+                ["experiment=recall_benchmark", *own, init], BenchmarkRunConfig
             )
             config = dataclasses.replace(config, name=name, data=data)
             _measure(config, folder / "recall", "delay", benchmark.delays)

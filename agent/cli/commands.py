@@ -20,8 +20,8 @@ from lssvwm.agent.config.settings import (
 from lssvwm.agent.errors import UserError
 
 TRAINED = {
-    "memory": "recollect",
-    "recall": "recollect_recall",
+    "memory": "memory_benchmark",
+    "recall": "recall_benchmark",
     "strategies": "strategies",
 }
 """Benchmarks that train models, and the experiment of each."""

@@ -88,6 +88,10 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
 RENAMED_PRESETS: dict[str, dict[str, str]] = {
     # group: {old preset: new one}
     "model": {"attention_odometer": "attention_pose"},
+    "experiment": {
+        "recollect": "memory_benchmark",
+        "recollect_recall": "recall_benchmark",
+    },
 }
 """Presets that have another name than in earlier versions."""
 

@@ -270,7 +270,7 @@ class Config:
     device: str = "auto"
     """Device, e.g. cpu or cuda:0; auto: the GPU if there is one."""
     backend: str = "auto"
-    """Backend of the scan: chunked, mamba_ssm or fla; auto: the fastest that works, see `lssvwm doctor`."""
+    """Backend of the scan: chunked, mamba_ssm, fla or reference; auto: the fastest that works, see `lssvwm doctor`."""
 
     def __post_init__(self) -> None:
         self.mpc.check(self.planner)

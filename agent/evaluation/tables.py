@@ -356,9 +356,9 @@ def is_far(row: Row) -> bool:
 
 
 def success_grid(found: Row) -> Grid:
-    """Build the table of planning success of each contestant in every case.
+    """Build the table of planning success of each model in every case.
 
-    The last columns have 95 % intervals over seeds: success in the last case, and its lead over the first contestant.
+    The last columns have 95 % intervals over seeds: success in the last case, and its lead over the first model.
     """
     rows = found["rows"]
     cases = list(dict.fromkeys((row["by"], row["at"]) for row in rows))

@@ -22,7 +22,7 @@ def test_from_start_points_heading_up(heading):
 @pytest.fixture(scope="module")
 def tour():
     return walks.walk(
-        compose(["experiment=recollect", "env.n=7"]),
+        compose(["experiment=memory_benchmark", "env.n=7"]),
         "reasoning",
         40,
         1,
@@ -57,7 +57,7 @@ def test_ridge_fits_linear_targets_and_predicts_mean():
 
 def test_probes_skip_too_large_memories(monkeypatch):
     monkeypatch.setattr(probe, "MAX_FEATURES", 10)
-    config = compose(["experiment=recollect"], BenchmarkRunConfig)
+    config = compose(["experiment=memory_benchmark"], BenchmarkRunConfig)
     from lssvwm.worldmodel import WorldModel
 
     assert probe.probes(config, WorldModel(config.model, (3, 64, 64), 4)) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lssvwm.agent.benchmarks import maze_walks as tours
-from lssvwm.agent.benchmarks import memory_recall as recollection
+from lssvwm.agent.benchmarks import memory_recall as benchmark
 from lssvwm.agent.cli import main as cli
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.errors import UserError
@@ -37,7 +37,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def walks():
-    config = compose(["experiment=recollect", "env.n=7"])
+    config = compose(["experiment=memory_benchmark", "env.n=7"])
     return {
         test: tours.walk(config, test, 40, 20, task_seeds(3, 6)) for test in tours.TESTS
     }
@@ -71,13 +71,13 @@ def test_age_counts_frames_since_last_view(walks):
 def test_compare_separates_true_from_black_frames(walks):
     back = walks["retrieval"]
     real = back.frames[:, back.context :]
-    for row in recollection.compare(back, real, "retrieval"):
+    for row in benchmark.compare(back, real, "retrieval"):
         assert (
             row["psnr"] > 100
             and row.get("ssim", 1.0) > 0.99
             and row.get("tiles_right", 1.0) == 1.0
         )
-    black = recollection.compare(back, torch.zeros_like(real), "retrieval")
+    black = benchmark.compare(back, torch.zeros_like(real), "retrieval")
     assert all(row["psnr"] < 20 and row.get("tiles_right", 0.0) < 0.5 for row in black)
 
 

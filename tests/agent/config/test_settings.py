@@ -207,6 +207,11 @@ def test_compose_takes_paths_as_typed() -> None:
         ("train.forget=0.1", "train.forget is now train.state_reset_prob"),
         ("train.clip=1", "train.clip is no longer a setting: gradients are clipped"),
         ("tasks.arms=[prior]", "tasks.arms: prior is now policy"),
+        (
+            "experiment=recollect",
+            "experiment=recollect is now experiment=memory_benchmark",
+        ),
+        ("model=attention_odometer", "is now model=attention_pose"),
         ("train.steps", "cannot read 'train.steps': settings are given as key=value"),
         ("~env", "cannot read '~env': a setting can be changed, not deleted or moved"),
         (

@@ -43,7 +43,7 @@ MakeAgent = Callable[[BatchedEnv, int], Agent]
 class Source:
     """Hold one environment and the policy that collects in it.
 
-    frames: to collect at least
+    frames: to collect at least, 1 or more
     seed: of the environment's episodes and of the policy
     """
 
@@ -112,12 +112,14 @@ def gather(
     seed: int,
     make_agent: MakeAgent | None = None,
 ) -> None:
-    """Add at least `frames` frames of whole episodes to the replay.
+    """Add at least `frames` frames of whole episodes to the replay; nothing for 0.
 
     The policies of `train.collect.mix` get their fractions, the variants of the environment equal ones.
     make_agent: builds the agent for `plan` and `policy`; None: the explorers get their fraction
     """
     check(config)
+    if frames == 0:
+        return
     progress = Progress("collect", frames, "frames")
     for source in _sources(config, frames, seed, make_agent):
         _collect(source, replay, progress)
@@ -140,7 +142,8 @@ def _sources(
                 policy = GuidedPolicy(agent, env, OWN[name], seed)
             else:
                 policy = ScriptedPolicy(Mixture(env, explorers, seed))
-            yield Source(env, policy, int(frames / len(kinds) * fraction / total), seed)
+            share = int(frames / len(kinds) * fraction / total)
+            yield Source(env, policy, max(1, share), seed)
             seed += 1
 
 
@@ -191,7 +194,7 @@ def _collect(source: Source, replay: Replay, progress: Progress) -> None:
             progress.update(before + written + episodes.frames)
             if episodes.frames >= min(SHARD_FRAMES, source.frames - written):
                 written += episodes.frames
-                replay.extend(episodes.take())
+                replay.extend(episodes.take())  # some, as source.frames is positive
             if written >= source.frames:
                 return
     finally:

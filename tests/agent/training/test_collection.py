@@ -28,6 +28,22 @@ def test_gather_shares_frames_among_variants(tmp_path):
     assert all(200 <= len(shard) < 400 for shard in replay.shards)
 
 
+def test_gather_collects_nothing_for_no_frames(tmp_path):
+    config = short_run(TMazeConfig(length=5, steps=200))
+    replay = Replay(tmp_path)
+    gather(config, replay, 0, seed=0)
+    assert len(replay) == 0
+
+
+def test_gather_completes_an_episode_of_small_shares(tmp_path):
+    vary = {"steps": (100, 200)}
+    config = collecting(short_run(TMazeConfig()), mix={"noop": 1.0}, vary=vary)
+    replay = Replay(tmp_path)
+    gather(config, replay, 1, seed=0)  # less than a frame for each variant
+    lengths = [np.diff(np.append(s.starts, len(s))) for s in replay.shards]
+    assert [set(found) for found in lengths] == [{101}, {201}]
+
+
 def test_train_refuses_unknown_variants_before_writing(tmp_path):
     config = collecting(short_run(TMazeConfig()), vary={"size": (7,)})
     message = r"vary: env=tmaze has no setting 'size'; it has \['length', 'delay'"

@@ -40,7 +40,8 @@ def build_agent(
     Raises UserError if the model does not fit the environment or lacks a head that the objective needs.
     Raises UserError if the planner cannot plan for the environment's actions.
     """
-    check_fits(model, env.frame_shape, action_count(env))
+    discrete = isinstance(env.actions, Discrete)
+    check_fits(model, env.frame_shape, action_count(env), discrete)
     check_objective(config, model, env)
     if generator is None:
         generator = torch.Generator(model.device).manual_seed(config.seed)

@@ -109,13 +109,24 @@ def pick_backend(name: str, device: torch.device) -> tuple[str, Scan]:
         raise UserError(f"{error}; see `lssvwm doctor`") from None
 
 
-def check_fits(model: WorldModel, frame_shape: tuple[int, ...], actions: int) -> None:
-    """Raise UserError if a model was trained for another kind of environment."""
+def check_fits(
+    model: WorldModel, frame_shape: tuple[int, ...], actions: int, discrete: bool
+) -> None:
+    """Raise UserError if a model was trained for another kind of environment.
+
+    actions: number of discrete actions, or of dimensions of a continuous one
+    """
     same_frames = tuple(model.frame_shape) == tuple(frame_shape)
-    if not same_frames or model.actions != actions:
+    same_actions = (model.actions, model.discrete) == (actions, discrete)
+    if not (same_frames and same_actions):
+        own = _actions(model.actions, model.discrete)
         raise UserError(
-            f"this checkpoint is for frames {model.frame_shape} "
-            f"and {model.actions} actions, "
-            f"the environment has {tuple(frame_shape)} and {actions}: "
+            f"this checkpoint is for frames {model.frame_shape} and {own}, "
+            f"the environment has {tuple(frame_shape)} "
+            f"and {_actions(actions, discrete)}: "
             f"use the environment it was trained on"
         )
+
+
+def _actions(count: int, discrete: bool) -> str:
+    return f"{count} actions" if discrete else f"actions of {count} dimensions"

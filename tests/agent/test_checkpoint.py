@@ -51,6 +51,8 @@ def test_pick_device_refuses_unknown_devices():
 
 def test_check_fits_compares_frames_and_actions():
     model = WorldModel(TINY, (3, 64, 64), 4)
-    checkpoint.check_fits(model, (3, 64, 64), 4)
+    checkpoint.check_fits(model, (3, 64, 64), 4, discrete=True)
     with pytest.raises(UserError, match=r"is for frames .* and 4 actions"):
-        checkpoint.check_fits(model, (3, 64, 64), 5)
+        checkpoint.check_fits(model, (3, 64, 64), 5, discrete=True)
+    with pytest.raises(UserError, match=r"has .* and actions of 4 dimensions"):
+        checkpoint.check_fits(model, (3, 64, 64), 4, discrete=False)

@@ -53,6 +53,7 @@ def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
     """Continue a run."""
     if folder_name is None or "=" in folder_name:
         raise UserError("which run? e.g. lssvwm resume runs/tmaze train.steps=800")
+    refuse_model_settings(settings)
     folder = Path(folder_name).expanduser()
     if show:
         config = from_checkpoint(read(folder / "config.yaml"), settings)
@@ -214,12 +215,17 @@ def of_checkpoint(
         raise UserError(
             f"which checkpoint? e.g. lssvwm {command} checkpoint=runs/tmaze"
         )
+    refuse_model_settings(settings)
+    return from_checkpoint(read_config(resolve(name)), settings, cls)
+
+
+def refuse_model_settings(settings: Sequence[str]) -> None:
+    """Raise UserError if a setting would need other weights than the trained ones."""
     fixed = [text for text in settings if text.startswith(("model=", "model."))]
     if fixed:
         raise UserError(
             f"{fixed[0]} cannot change trained weights; train with it: lssvwm train {fixed[0]}"
         )
-    return from_checkpoint(read_config(resolve(name)), settings, cls)
 
 
 def of_presets_or_checkpoint(command: str, settings: Sequence[str]) -> CheckpointConfig:

@@ -281,6 +281,10 @@ def test_completion_offers_names_and_values(words, incomplete, expected) -> None
         (["resume", "train.steps=3"], "which run?"),
         (["resume", "nowhere"], "no run in nowhere"),
         (
+            ["resume", "runs/mine", "model.width=9"],
+            "model.width=9 cannot change trained weights",
+        ),
+        (
             ["evaluate", "checkpoint=runs/mine", "model.width=9"],
             "model.width=9 cannot change trained weights",
         ),

@@ -85,6 +85,8 @@ def learn(run: Run) -> None:
         save(run)
         progress.close()
         raise KeyboardInterrupt(f"at step {run.step}, saved") from None
+    note = logger.flush(run.step) if logger.values else ""
+    progress.update(run.step, note)
     progress.close()
     save(run)
     if not config.evaluate_every or not run.evaluated:

@@ -51,10 +51,18 @@ def test_resume_starts_a_run_without_checkpoint(tmp_path):
     assert before == sorted(data.iterdir())
 
 
-def test_train_logs_nothing_in_short_runs(tmp_path):
-    config = training(short_run(TMazeConfig(length=5)), steps=1)
+def test_train_logs_nothing_without_steps(tmp_path):
+    config = training(short_run(TMazeConfig(length=5)), steps=0)
     folder = loop.train(config, tmp_path / "run")
     assert metrics(folder) == [] and (folder / "curves.png").exists()
+
+
+def test_train_logs_an_incomplete_last_group(tmp_path, capsys):
+    config = training(short_run(TMazeConfig(length=5)), steps=3)
+    folder = loop.train(config, tmp_path / "run")
+    assert [row["step"] for row in metrics(folder)] == [2, 3]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("train 3/3 steps") and "left" not in lines[-1]
 
 
 def test_train_exports_weights_by_selection(tmp_path):

@@ -27,9 +27,9 @@ from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.interventions import (
     ARMS,
     SCRIPTED,
+    Arm,
     Moment,
     RecentFrames,
-    Retained,
 )
 from lssvwm.agent.evaluation.results import (
     Evaluation,
@@ -123,7 +123,7 @@ class AgentPlayer:
     def __init__(
         self,
         agent: Agent,
-        arm: Retained,
+        arm: Arm,
         batch: int,
         window: int,
         others: Memory | None = None,
@@ -160,7 +160,7 @@ class AgentPlayer:
     def _intervened(self, starts: torch.Tensor) -> Memory:
         memory = self.state.memory
         moment = Moment(self.agent.model, memory, starts, self.recent, self.others)
-        if type(self.arm) is Retained and starts.any():
+        if self.arm.keeps_memories and starts.any():
             self.memory_bytes = memory.nbytes()
             for task in moment.starting.tolist():
                 self.saved[task] = memory[task : task + 1].clone()

@@ -95,8 +95,11 @@ class Moment:
         return memory
 
 
-class Retained:
-    """Plan with the memory of everything observed."""
+class Arm:
+    """Define what the agent remembers, and how it acts.
+
+    The defaults are those of an agent that keeps its memory and plans.
+    """
 
     observes_context = True
     """Observe every frame; otherwise observing begins when planning starts."""
@@ -104,19 +107,27 @@ class Retained:
     """Act by planning; otherwise by the policy head."""
     needs_others = False
     """Plan with memories that the arm `retained` had at planning start."""
+    keeps_memories = False
+    """Save the memories at planning start, for other arms."""
 
     def intervene(self, moment: Moment) -> Memory:
         """Return the memory [N] into which the present frame is written."""
         return moment.memory
 
 
-class Policy(Retained):
+class Retained(Arm):
+    """Plan with the memory of everything observed."""
+
+    keeps_memories = True
+
+
+class Policy(Arm):
     """Act by the policy head, with the memory of everything observed."""
 
     plans = False
 
 
-class Erased(Retained):
+class Erased(Arm):
     """Reset the memory when planning starts."""
 
     observes_context = False
@@ -128,7 +139,7 @@ class Erased(Retained):
         return moment.replaced(moment.model.initial(len(moment.starting)))
 
 
-class Swapped(Retained):
+class Swapped(Arm):
     """Plan with the memory of another task."""
 
     observes_context = False
@@ -142,7 +153,7 @@ class Swapped(Retained):
         return moment.replaced(moment.others[moment.starting])
 
 
-class Window(Retained):
+class Window(Arm):
     """Remember only the last frames when planning starts."""
 
     observes_context = False
@@ -155,7 +166,7 @@ class Window(Retained):
         return moment.replaced(recent)
 
 
-class AlwaysWindow(Retained):
+class AlwaysWindow(Arm):
     """Remember only the last frames at every step, also while planning."""
 
     observes_context = False
@@ -166,7 +177,7 @@ class AlwaysWindow(Retained):
         return moment.recent.remember(moment.model, everywhere)
 
 
-ARMS: dict[str, Retained] = {
+ARMS: dict[str, Arm] = {
     "retained": Retained(),
     "erased": Erased(),
     "swapped": Swapped(),

@@ -66,8 +66,9 @@ class Outcome:
     evidence_age: np.ndarray
     goal: np.ndarray
     seconds: float = 0.0
-    """Time spent on decisions, summed over tasks."""
+    """Wall time of decisions, summed over steps; in each step a whole batch of tasks decides together."""
     decisions: int = 0
+    """Decisions, summed over tasks."""
     memory_bytes: int = 0
     memories: list[Memory] = field(default_factory=list)
     """Memories [1] at planning start, one for each task; only the arm `retained` keeps them."""
@@ -121,7 +122,8 @@ class TaskList:
 class ArmResult:
     """Summarise the tasks of one arm; intervals are at 95 %.
 
-    Differences are those of `retained` minus this arm, task by task.
+    Differences are those of `retained` minus this arm, task by task. `seconds_per_decision` is the wall time of a step
+    of a batch of tasks, shared among the tasks in which the agent acts.
     """
 
     n: int

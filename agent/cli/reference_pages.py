@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
-from lssvwm.agent.config.composition import parse, presets
+from lssvwm.agent.config.composition import overridden, parse, presets
 from lssvwm.agent.config.presets import GROUPS, options, pretrained
 from lssvwm.agent.config.reference import Setting, describe, text
 from lssvwm.agent.config.settings import (
@@ -53,8 +53,8 @@ def write(
 ) -> None:
     """Write the page of a command.
 
-    `settings` may choose presets, as in env=recall: the page lists the settings of the chosen environment, model and
-    planner. Raises UserError for a preset that does not exist.
+    `settings` may choose presets, as in env=recall, and kinds, as in planner.kind=mppi. The page lists the settings
+    of the chosen environment, model and planner. Raises UserError for a preset that does not exist.
     """
     page = PAGES[command]
     if "checkpoint" in {setting.name for setting in describe(page.cls)}:
@@ -73,7 +73,8 @@ def _by_section(page: Page, settings: Sequence[str]) -> dict[str, list[Setting]]
     overrides = [parse(setting) for setting in settings]
     choices = {o.key: str(o.value) for o in overrides if o.key in GROUPS}
     found: dict[str, list[Setting]] = {section: [] for section in page.sections}
-    for setting in describe(page.cls, presets(choices)):
+    chosen_kinds = [o for o in overrides if o.key.endswith(".kind")]
+    for setting in describe(page.cls, overridden(presets(choices), chosen_kinds)):
         inside = [
             section
             for section in page.sections

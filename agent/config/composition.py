@@ -49,7 +49,7 @@ def compose(settings: Sequence[str], cls: type[AnyConfig] = Config) -> AnyConfig
     """
     overrides = [parse(setting) for setting in settings]
     choices = _choices(overrides)
-    composed = _with(presets(choices), overrides)
+    composed = overridden(presets(choices), overrides)
     config = build(cls, composed)
     name = config.name or choices.get("experiment") or config.env.kind
     return dataclasses.replace(config, name=name)
@@ -83,7 +83,7 @@ def from_checkpoint(
     kind = given(settings, "planner.kind")
     if isinstance(kind, str) and kind in PLANNER_CONFIGS:
         plain["planner"] = _keep_shared(plain["planner"], {"kind": kind})
-    return build(cls, _with(plain, overrides))
+    return build(cls, overridden(plain, overrides))
 
 
 def given(settings: Sequence[str], key: str) -> Any:
@@ -206,7 +206,7 @@ def _choices(overrides: Sequence[Override]) -> dict[str, str]:
     return choices
 
 
-def _with(plain: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+def overridden(plain: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
     """Return a copy of `plain` with the overrides, without those that choose presets."""
     plain = deepcopy(plain)
     for override in overrides:

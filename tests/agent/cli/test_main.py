@@ -134,6 +134,21 @@ def test_help_follows_the_presets_given(capsys) -> None:
     assert "env.arm=" not in page
 
 
+@pytest.mark.parametrize(
+    ("setting", "listed", "left_out"),
+    [
+        ("planner.kind=mppi", "planner.temperature=", "planner.width="),
+        ("model.mixer.kind=attention", "model.mixer.window=", "model.mixer.tiles="),
+        ("env.kind=recall", "env.delay=", "env.length="),
+    ],
+)
+def test_help_follows_the_kinds_given(setting, listed, left_out, capsys) -> None:
+    assert cli.main(["train", setting, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert f"\n  {listed}" in page
+    assert f"\n  {left_out}" not in page
+
+
 def test_help_of_every_command_exists(capsys) -> None:
     for command in [*COMMANDS, *(f"benchmark {name}" for name in cli.BENCHMARKS)]:
         assert cli.main([*command.split(), "-h"]) == 0

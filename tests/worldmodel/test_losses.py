@@ -35,7 +35,9 @@ def test_terms_are_named_like_their_weights(sequences, batch_of, ssd_config):
     loss, metrics, _ = model.loss(batch)
     terms = {name[5:] for name in metrics if name.startswith("loss/")} - {"total"}
     assert terms == {*names, *FIXED_WEIGHTS}
-    total = sum(metrics[f"loss/{name}"] for name in terms)
+    total = sum(
+        FIXED_WEIGHTS.get(name, 1.0) * metrics[f"loss/{name}"] for name in terms
+    )
     assert total.item() == pytest.approx(loss.item(), rel=1e-5)
 
 

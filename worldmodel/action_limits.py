@@ -48,13 +48,6 @@ class ActionLimits(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, 4.0)  # large until training finds walls
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        """Keep the new weights if the saved model has no action limits."""
-        if not any(name.startswith(prefix) for name in state_dict):
-            for name, value in self.state_dict().items():
-                state_dict[prefix + name] = value
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the limits [..., 2 A] after embedded frames [..., S, D]."""
         sizes = F.softplus(at_least_float32(self.layers(tokens.flatten(-2))))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-V = TypeVar("V")
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 2
 """Format of weights, and of the model settings in their header, that this version writes."""
@@ -64,6 +65,12 @@ REMOVED_SETTINGS: dict[str, str] = {
 }
 """Dotted names of model settings that format 2 lacks, and the constant or setting that replaces them."""
 
+_LIMITS = "action_limits."
+"""First part of the keys of action limits."""
+
+_WALLS = ".path_integrator.frame."
+"""Part of the keys of the wall predictor."""
+
 _MEMORY = {"seen": "visible", "reach": "action_limits"}
 """Entries of a saved memory in format 1, and their names in format 2."""
 
@@ -91,15 +98,19 @@ def check_version(version: int, what: str) -> None:
         )
 
 
-def migrate_weights(state: Mapping[str, V], version: int = 1) -> dict[str, V]:
+def migrate_weights(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], version: int = 1
+) -> dict[str, Tensor]:
     """Return a state dict of format `version` with the present keys.
 
+    own: state dict of the model that will load it
     Raises ValueError for a newer format.
     """
     check_version(version, "the state dict")
     if version == FORMAT_VERSION:
         return dict(state)
-    return {_renamed(key): value for key, value in state.items()}
+    renamed = {_renamed(key): value for key, value in state.items()}
+    return _complete(renamed, own)
 
 
 def migrate_config(fields: Mapping[str, Any], version: int = 1) -> dict[str, Any]:
@@ -116,6 +127,27 @@ def _renamed(key: str) -> str:
     for pattern, replacement in _RENAMED_WEIGHTS:
         key = re.sub(pattern, replacement, key)
     return key
+
+
+def _complete(
+    weights: dict[str, Tensor], own: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Adapt weights of the first releases to the modules that the model has.
+
+    They lack `known` motions, and maybe action limits: these begin as in a new model. With continuous actions, they may
+    hold a wall predictor, which the model lacks.
+    """
+    added = {
+        key: value.new_zeros(value.shape)
+        for key, value in own.items()
+        if key.endswith(".path_integrator.known")
+    }
+    if not any(key.startswith(_LIMITS) for key in weights):
+        added |= {key: own[key] for key in own if key.startswith(_LIMITS)}
+    kept = {
+        key: value for key, value in weights.items() if _WALLS not in key or key in own
+    }
+    return added | kept
 
 
 def migrate_memory(saved: dict[str, Any], path: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
     model = WorldModel(
         config, tuple(header["frame_shape"]), header["actions"], header["discrete"]
     )
-    model.load_state_dict(migrate_weights(weights, version))
+    model.load_state_dict(migrate_weights(weights, model.state_dict(), version))
     return model.eval().to(device)
 
 

@@ -266,11 +266,14 @@ def _read(run: Run) -> dict[str, Any]:
             f"{run.last} is damaged ({type(error).__name__}); "
             f"start again in another output= folder"
         ) from None
-    return migrate(state)
+    return migrate(state, run.model.state_dict())
 
 
-def migrate(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the contents of last.pt in the present format; raises UserError for a newer one."""
+def migrate(state: dict[str, Any], own: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the contents of last.pt in the present format; raises UserError for a newer one.
+
+    own: state dict of the run's model
+    """
     version = state.get("format_version", 1)
     if version > FORMAT_VERSION:
         raise UserError(
@@ -279,7 +282,7 @@ def migrate(state: dict[str, Any]) -> dict[str, Any]:
         )
     if version == FORMAT_VERSION:
         return state
-    weights = {key: migrate_weights(state[key]) for key in ("model", "ema")}
+    weights = {key: migrate_weights(state[key], own) for key in ("model", "ema")}
     return state | weights | {"format_version": FORMAT_VERSION}
 
 

@@ -16,6 +16,7 @@ from lssvwm.worldmodel import (
     memory_map,
 )
 from lssvwm.worldmodel.imagination import StepOptions
+from lssvwm.worldmodel.migration import migrate_weights
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from lssvwm.worldmodel.motion_calibration import calibrate
 
@@ -264,7 +265,7 @@ def test_selected_candidates_keep_limits(walled):
     ).all()
 
 
-def test_weights_without_limits_load():
+def test_format1_weights_without_limits_load():
     model = small()
     state = {
         name: value
@@ -277,7 +278,7 @@ def test_weights_without_limits_load():
         )
         state[f"blocks.{i}.mixer.path_integrator.frame.bias"] = torch.zeros(4)
     other = small()
-    other.load_state_dict(state)
+    other.load_state_dict(migrate_weights(state, other.state_dict(), 1))
     assert all(
         torch.equal(a, b)
         for a, b in zip(
@@ -290,4 +291,4 @@ def test_weights_without_limits_load():
         if name != "action_limits.layers.0.bias"
     }
     with pytest.raises(RuntimeError, match="layers"):
-        other.load_state_dict(half)
+        other.load_state_dict(migrate_weights(half, other.state_dict(), 1))

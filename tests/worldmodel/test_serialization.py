@@ -46,8 +46,9 @@ def test_migrate_weights_renames_format1_keys():
         "blocks.1.mixer.A_log",
         "action_limits.scale",
     )
-    assert tuple(migrate_weights(dict.fromkeys(old, 0), 1)) == new
-    assert migrate_weights({"place": 0}, 2) == {"place": 0}
+    weight = torch.zeros(())
+    assert tuple(migrate_weights(dict.fromkeys(old, weight), {}, 1)) == new
+    assert migrate_weights({"place": weight}, {}, 2) == {"place": weight}
 
 
 FORMAT1 = {"patch": 8, "imagined": 0.3, "flow": 0.125, "loss": {"cont": 1.0}}

@@ -52,14 +52,6 @@ class PathIntegrator(nn.Module):
         waves = torch.stack((length * direction.cos(), length * direction.sin()))
         self.waves = nn.Parameter(waves)
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        """Load weights saved by versions without `known`, or with walls for continuous actions."""
-        state_dict.setdefault(prefix + "known", torch.zeros_like(self.known))
-        if self.frame is None:
-            for name in ("frame.weight", "frame.bias"):
-                state_dict.pop(prefix + name, None)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
     @torch.no_grad()
     def set_motion(
         self, action: int, motion: tuple[float, float, float] | None

@@ -118,4 +118,4 @@ def test_export_keeps_the_weights_with_most_success(tmp_path):
 
 def test_migrate_refuses_newer_checkpoints():
     with pytest.raises(UserError, match=r"has format 3, .* up to 2"):
-        migrate({"format_version": 3})
+        migrate({"format_version": 3}, {})

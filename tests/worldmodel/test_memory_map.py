@@ -17,10 +17,9 @@ LEFT, RIGHT, AHEAD, STAY = range(4)
 
 def known(tiles=(1, 3), **changes) -> WorldModel:
     """Return a small model with four known motions and no walls."""
+    mixer = TiledSSDConfig(tiles=tiles, state=32)
     model = WorldModel(
-        ModelConfig(
-            width=16, patch=8, mixer=TiledSSDConfig(tiles=tiles, state=32), **changes
-        ),
+        ModelConfig(**{"width": 16, "patch": 8, "mixer": mixer} | changes),
         (3, 24, 24),
         4,
     ).eval()
@@ -160,6 +159,19 @@ def test_whoever_steps_ahead_moves_along_its_bearing(config):
         env.step(np.array([RIGHT]))
         assert (env.bearing(0) - bearing) % (2 * math.pi) == pytest.approx(math.pi / 2)
     assert steps
+
+
+def test_attention_with_path_integration_has_map():
+    mixer = AttentionConfig(window=3, layers=2, heads=1, path_integration=True)
+    model = known(mixer=mixer, attention_window=0)
+    memory = observed(model, [STAY, AHEAD])
+    actions = torch.tensor([[[AHEAD, RIGHT]]])
+    route = memory_map.predicted_routes(model, memory, actions)
+    expected = torch.tensor([[0.0, 2.0, 0.0], [math.pi / 2, 2.0, 0.0]])
+    assert torch.allclose(route[0, 0], expected, atol=1e-5)
+    here = model.imagine(memory, torch.tensor([[[STAY]]]), decode=True).frames[:, 0]
+    pose = memory_map.agent_pose(model, memory)[:, None]
+    assert torch.equal(memory_map.render_views(model, memory, pose), here)
 
 
 @pytest.mark.parametrize("mixer", [GRUConfig(state=64), AttentionConfig(window=3)])

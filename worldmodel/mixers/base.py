@@ -86,11 +86,16 @@ class PoseCache(RolloutCache, Protocol):
 class Mixer(nn.Module):
     """Carry memory over time. Subclasses take their config and a `MixerContext`."""
 
-    has_poses: bool = False
-    """Memory has an entry `pose` [B, G, 3], and the rollout cache is a `PoseCache`."""
+    @property
+    def has_poses(self) -> bool:
+        """Memory has an entry `pose` [B, G, 3], and the rollout cache is a `PoseCache`."""
+        return self.integrator() is not None
 
     def integrator(self) -> PathIntegrator | None:
-        """Return what sums up the agent's motion, if keys stand for places."""
+        """Return what sums up the agent's motion, if keys stand for places.
+
+        A mixer that has one must have poses.
+        """
         return None
 
     def initial(self, batch: int, like: Tensor) -> MixerMemory:

@@ -212,8 +212,6 @@ class TiledSSD(Mixer):
       found again by where it is. Mamba-3 rotates by data-dependent phases, too.
     """
 
-    has_poses = True
-
     def __init__(self, config: TiledSSDConfig, context: MixerContext):
         super().__init__()
         side, state = config.tiles[context.layer], config.state

@@ -66,7 +66,7 @@ class Objective:
     """Score rollouts, candidates and proposals of the policy head.
 
     action_repeat: steps for which the agent repeats each planned action
-    generator: randomness of denoising; `policy_head` has its own
+    The generator of `policy_head` draws the noise of denoising, too.
     """
 
     def __init__(

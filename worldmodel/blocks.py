@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
+from lssvwm.worldmodel.attention_heads import project_heads
 from lssvwm.worldmodel.fused_ops import addcmul
-from lssvwm.worldmodel.mixers.attention import project_heads
 from lssvwm.worldmodel.mixers.base import Mixer, MixerMemory, RolloutCache, pick
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -151,6 +151,7 @@ def make_copies(
 
     Returns the copies and the frames themselves, with context noise while training.
     """
+    # drawn for diffusion, too: without it, a seed would give other noise than in earlier versions
     copies = teacher_forcing(patch_embed, clean, generator)
     if config.context_noise and training:
         clean = add_context_noise(patch_embed, clean, config.context_noise, generator)

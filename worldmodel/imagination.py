@@ -244,8 +244,8 @@ def step(
 ) -> tuple[HeadOutputs, Tensor | None]:
     """Imagine the frames that actions [B, n] or [B, n, A] lead to.
 
-    They are remembered unless they are the `last`. Returns the heads, and with `options.decode` frames uint8
-    [B, n, C, H, W].
+    The candidates remember them. An expected frame (one denoising step) that is the `last` is not remembered. Returns
+    the heads, and with `options.decode` frames uint8 [B, n, C, H, W].
 
     After one denoising step, the heads read the expected frame before it is a frame. An expected reward is then low
     where the frame is uncertain. A blurred frame, read as if observed, would give too high a reward.

@@ -177,10 +177,10 @@ def lambda_returns(
     starts = is_first[:, 1:]
     step = reward[:, 1:] + alive * (1 - td_lambda) * value[:, 1:]
     step = torch.where(starts, value[:, :-1], step)
-    trace = torch.where(starts, 0.0, alive * td_lambda)
+    decay = torch.where(starts, 0.0, alive * td_lambda)
     targets = [value[:, -1]]
-    for gain, kept in zip(reversed(step.unbind(1)), reversed(trace.unbind(1))):
-        targets.append(torch.addcmul(gain, kept, targets[-1]))
+    for gain, fade in zip(reversed(step.unbind(1)), reversed(decay.unbind(1))):
+        targets.append(torch.addcmul(gain, fade, targets[-1]))
     return torch.stack(targets[::-1], 1)
 
 

@@ -27,7 +27,7 @@ class Memory(TensorClass):
     """[B, 2 A]: limits of the next action, down and up; infinite if unknown, [B, 0] if the model has none"""
 
     frames: Tensor
-    """int64 [B]: frames observed since the episode began"""
+    """int64 [B]: frames since the episode began, masked ones included; no output depends on it"""
 
     if TYPE_CHECKING:  # tensordict's stub allows any result
 

@@ -138,8 +138,8 @@ class WorldModel(Backbone):
         )
         if self.config.self_forcing_prob and self_forcing and self.training:
             span = self._draw_span(batch.is_first, generator)
-            predicted = self.predict_frames(copies, span, trajectory, memory)
-            copies = corruption.write_predictions(copies, span, predicted)
+            frames = self.predict_frames(copies, span, trajectory, memory)
+            copies = corruption.write_predictions(copies, span, frames)
         x, memory = self.run(copies.tokens, copies.levels, trajectory, memory)
         predicted, observed = x.unbind(2)
         outputs = losses.Outputs(

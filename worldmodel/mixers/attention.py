@@ -20,6 +20,7 @@ from dataclasses import field
 from typing import Literal
 
 import torch
+from lssvwm.worldmodel.attention_heads import project_heads
 from lssvwm.worldmodel.fused_ops import at_least_float32, rotate
 from lssvwm.worldmodel.mixers.base import (
     Mixer,
@@ -81,7 +82,10 @@ class KeyValueCache:
     """
 
     memory: MixerMemory
-    """Shared key, value and valid, and `turned`: the keys, rotated by their frame."""
+    """Shared key, value and valid."""
+
+    rotated_key: Tensor
+    """Shared keys, rotated by the numbers of their frames."""
 
     pose: Tensor | None = None
     """Pose of each candidate, [B, n, 1, 3]."""
@@ -190,8 +194,8 @@ class Attention(Mixer):
         pairs = rest.shape[-1] // 2
         exponent = torch.arange(pairs, device=x.device, dtype=x.dtype)
         rate = LONGEST_WAVE ** (-exponent / max(1, pairs - 1))
-        turned = rotate(rest, frame[..., None] * rate)
-        return torch.cat((place, turned), -1) if placed else turned
+        rotated = rotate(rest, frame[..., None] * rate)
+        return torch.cat((place, rotated), -1) if placed else rotated
 
     def phases(self, pose: Tensor) -> Tensor:
         """Return the phases [..., S, h r] of the tokens of frames at poses [..., 1, 3]."""
@@ -286,10 +290,10 @@ class Attention(Mixer):
         shared = _without_unused(memory)
         key = shared["key"]
         number = torch.arange(key.shape[1], device=key.device)[:, None, None]
-        shared["turned"] = self._rotate_by_frame(key, number)
-        if self.path_integrator is None:
-            return KeyValueCache(shared)
-        return KeyValueCache(shared, memory["pose"][:, None].expand(-1, n, -1, -1))
+        pose = None
+        if self.path_integrator is not None:
+            pose = memory["pose"][:, None].expand(-1, n, -1, -1)
+        return KeyValueCache(shared, self._rotate_by_frame(key, number), pose)
 
     def rollout_step(
         self, u: Tensor, action: Tensor, cache: KeyValueCache, write: bool
@@ -329,7 +333,7 @@ class Attention(Mixer):
         ago = now - torch.arange(past, device=q.device)
         hidden = ~(shared["valid"] & (ago < self.window))
         hidden = hidden[:, None, None, None, :, None]
-        far = torch.einsum("bnhsd,bjhzd->bnhsjz", q, shared["turned"])
+        far = torch.einsum("bnhsd,bjhzd->bnhsjz", q, cache.rotated_key)
         far = far.masked_fill(hidden, float("-inf")).flatten(-2)
         first = max(0, len(cache.keys) - (self.window - 1))
         keys, values = cache.keys[first:], cache.values[first:]
@@ -344,17 +348,6 @@ class Attention(Mixer):
         for weight, value in zip(to_cached, values):
             y = y + weight @ value
         return y
-
-
-def project_heads(
-    qkv: nn.Linear, u: Tensor, heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values of u [..., R, S, D], each [..., h, R, S, d], laid out in this order."""
-    x = qkv(u).unflatten(-1, (3, heads, -1))  # [..., R, S, 3, h, d]
-    n = x.dim()
-    order = (n - 3, *range(n - 5), n - 2, n - 5, n - 4, n - 1)
-    q, k, v = x.permute(order).contiguous().unbind(0)
-    return q, k, v
 
 
 def _waves(config: AttentionConfig, head_dim: int) -> int:

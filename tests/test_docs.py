@@ -67,7 +67,8 @@ GUIDES = {"new-planner": "planners", "new-memory": "worldmodel/mixers"}
 def commands(page: Path) -> list[list[str]]:
     """Return the arguments of every `lssvwm` command of a page, also those in prose."""
     text = page.read_text(encoding="utf-8")
-    lines = [line for block in blocks(page, "sh") for line in block.text.splitlines()]
+    shell = "\n".join(block.text for block in blocks(page, "sh"))
+    lines = shell.replace("\\\n", "").splitlines()
     lines += re.findall(r"`(lssvwm [^`]+)`", text)
     return [shlex.split(line, comments=True) for line in lines if line[:7] == "lssvwm "]
 

@@ -205,9 +205,10 @@ def train(settings: tuple[str, ...], show: bool) -> None:
 @click.argument("folder", required=False)
 @takes_settings
 def resume(folder: str | None, settings: tuple[str, ...], show: bool) -> None:
-    """Continue the run in FOLDER, for more steps if train.steps is raised.
+    """Continue the run in FOLDER.
 
-    The run continues from its last checkpoint as if it had not stopped. Collected data and trained weights are kept.
+    The run continues from its last checkpoint as if it had not stopped. It takes more steps if
+    train.steps is raised. Collected data and trained weights are kept.
 
     \b
     lssvwm resume runs/tmaze
@@ -221,7 +222,7 @@ def resume(folder: str | None, settings: tuple[str, ...], show: bool) -> None:
 @lssvwm.command(cls=SettingsCommand)
 @takes_settings
 def evaluate(settings: tuple[str, ...], show: bool) -> None:
-    """Measure planning success of a checkpoint, with memory and without.
+    """Measure planning success with memory and without.
 
     Every arm plays the same held-out tasks. The agent plans with its memory (retained), without it (erased), with the
     memory of another task (swapped), or with the last frames only (window). The arm `policy` acts by the policy head

@@ -6,6 +6,7 @@ Colours are those of Okabe and Ito, which colour-blind readers distinguish; mark
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,10 +242,12 @@ def plot_memory(found: Row, path: Path) -> None:
     """Plot the share of tiles recognised by their age, for every test and context."""
     rows = [row for row in found["rows"] if _is_plotted(row)]
     cases = recall_cases(rows)
-    columns = max(1, len(cases))
-    figure = _figure(4.4 * columns, 4)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for axis, (test, context) in zip(axes, cases):
+    lines = max(1, math.ceil(len(cases) / 2))
+    figure = _figure(10, 3.8 * lines)
+    axes = figure.subplots(lines, 2, squeeze=False)
+    for axis in axes.flat[len(cases) :]:
+        axis.set_axis_off()
+    for axis, (test, context) in zip(axes.flat, cases):
         shown = [r for r in rows if (r["test"], r["context"]) == (test, context)]
         for model, marker in zip(found["models"], MARKERS):
             mine = [row for row in shown if row["model"] == model]
@@ -257,9 +260,9 @@ def plot_memory(found: Row, path: Path) -> None:
             xlabel="frames since the tile was in view",
             title=f"{test}, {context} frames observed",
         )
-        axis.tick_params(axis="x", labelsize=TEXT - 4)
-    axes[0].set_ylabel("share of tiles recognised", fontsize=TEXT)
-    _legend(axes[0], columns=2)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of tiles recognised", fontsize=TEXT)
+    _legend(axes[0, 0], columns=2)
     figure.savefig(path, dpi=DPI)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import replace
 
 import torch
+from lssvwm.agent.config.options import SETTINGS
 from lssvwm.agent.objective import Objective, ObjectiveConfig
 from lssvwm.agent.policy_head import PolicyHead
 from lssvwm.planners import (
@@ -19,7 +20,7 @@ from lssvwm.planners import (
 )
 from lssvwm.planners import build as build_planner
 from lssvwm.worldmodel import Memory, WorldModel
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -47,9 +48,7 @@ class AgentState:
         return len(self.used)
 
 
-@dataclass(
-    frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True)
-)
+@dataclass(frozen=True, config=SETTINGS)
 class MPCConfig:
     """Set how the agent follows and renews its plans."""
 

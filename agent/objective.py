@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from lssvwm.agent.config.options import SETTINGS
 from lssvwm.agent.policy_head import ImaginedPolicy, PolicyHead
 from lssvwm.planners import Proposals, Simulation, discounted_return
 from lssvwm.planners.base import pick
@@ -16,7 +17,7 @@ from lssvwm.worldmodel import (
     WorldModel,
     imagination,
 )
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -28,9 +29,7 @@ ROWS = 1024
 """Rollouts imagined together: few enough for the processor's cache."""
 
 
-@dataclass(
-    frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True)
-)
+@dataclass(frozen=True, config=SETTINGS)
 class ObjectiveConfig:
     """Define the value of an imagined rollout."""
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from lssvwm.worldmodel.mixers import AnyMixerConfig, TiledSSDConfig
-from pydantic import ConfigDict, Field
+from lssvwm.worldmodel.mixers.base import SETTINGS
+from pydantic import Field
 from pydantic.dataclasses import dataclass
-
-STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 HEAD_HIDDEN = 128
 """Hidden units of every head."""
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=SETTINGS)
 class LossWeights:
     """Weight the terms of the training loss.
 
@@ -42,7 +41,7 @@ class LossWeights:
     """Weight of the loss of the surprise head (expected error of a predicted frame). 0: the model has no such head."""
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=SETTINGS)
 class ModelConfig:
     """Set the size of the world model and how it is trained."""
 

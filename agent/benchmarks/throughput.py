@@ -26,6 +26,7 @@ from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.envs.torchrl_env import TorchRLEnv
 from lssvwm.worldmodel import Batch, Memory, WorldModel, imagination
+from lssvwm.worldmodel.mixers.base import MixerMemory
 from lssvwm.worldmodel.mixers.tiled_ssd import StateCache
 from torch import Tensor
 
@@ -159,11 +160,18 @@ def _rollout(
     state = imagination.start(model, memory, actions.shape[1], actions.shape[2])
     if copied:
         for layer, cache in zip(memory.layers.values(), state.caches):
-            cache.mixer = StateCache.overwriting(layer["mixer"])
+            cache.mixer = _overwriting_cache(layer["mixer"])
     for h in range(actions.shape[2]):
         imagination.step(model, state, actions[:, :, h])
     forms = [type(cache.mixer).__name__.lower() for cache in state.caches]
     return sum(cache.nbytes() for cache in state.caches), forms
+
+
+def _overwriting_cache(memory: MixerMemory) -> StateCache:
+    """Return the cache of one candidate per memory, which writes over the memory's own state."""
+    cache = StateCache(memory, 1)
+    cache.state = memory["state"].flatten(2, 3)[:, None]
+    return cache
 
 
 @dataclass
@@ -234,11 +242,13 @@ def _frames(batch: int, t: int) -> tuple[Tensor, Tensor, Tensor]:
 def _filled(model: WorldModel, context: int) -> Memory:
     """Return a memory that holds `context` frames."""
     memory = model.initial(1)
-    if model.config.mixer.kind == "attention":  # observing frames would take minutes
-        for layer in memory.layers.values():
-            layer["mixer"]["valid"].fill_(True)
-            layer["mixer"]["key"].normal_()
-            layer["mixer"]["value"].normal_()
+    mixers = [layer["mixer"] for layer in memory.layers.values()]
+    if all("valid" in mixer.keys() for mixer in mixers):  # noqa: SIM118
+        # frames are cached: observing them all would take minutes
+        for mixer in mixers:
+            mixer["valid"].fill_(True)
+            mixer["key"].normal_()
+            mixer["value"].normal_()
         return memory
     for at in range(0, context, 256):
         memory, _ = model.observe(memory, *_frames(1, min(256, context - at)))

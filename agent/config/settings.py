@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
+from lssvwm.agent.config.options import SETTINGS
 from lssvwm.agent.mpc import MPCConfig
 from lssvwm.agent.objective import ObjectiveConfig
 from lssvwm.envs import ENV_CONFIGS
 from lssvwm.planners import PLANNER_CONFIGS, CEMConfig
 from lssvwm.worldmodel import ModelConfig
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass as documented
-
-SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-"""Unknown fields are errors; the text below a field is its documentation."""
 
 
 @documented(frozen=True, config=SETTINGS)

@@ -23,6 +23,7 @@ import torch
 from lssvwm.worldmodel.attention_heads import project_heads
 from lssvwm.worldmodel.fused_ops import at_least_float32, rotate
 from lssvwm.worldmodel.mixers.base import (
+    SETTINGS,
     Mixer,
     MixerContext,
     MixerMemory,
@@ -30,7 +31,7 @@ from lssvwm.worldmodel.mixers.base import (
     register,
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,9 +45,7 @@ LONGEST_WAVE = 1e4
 """Longest wavelength of the rotation by frames (RoPE), as a multiple of the shortest."""
 
 
-@dataclass(
-    frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True)
-)
+@dataclass(frozen=True, config=SETTINGS)
 class AttentionConfig:
     """Set window and size of causal attention."""
 

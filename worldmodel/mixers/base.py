@@ -21,7 +21,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 from lssvwm.worldmodel.scan.backends import Scan
+from pydantic import ConfigDict
 from torch import Tensor, nn
+
+SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+"""Options of every config class: unknown settings are errors, docstrings describe the fields."""
 
 MixerMemory = dict[str, Tensor]
 """Memory of one mixer: tensors whose first axis is the batch."""

@@ -8,21 +8,20 @@ from typing import Literal
 
 import torch
 from lssvwm.worldmodel.mixers.base import (
+    SETTINGS,
     Mixer,
     MixerContext,
     MixerMemory,
     pick,
     register,
 )
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-@dataclass(
-    frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True)
-)
+@dataclass(frozen=True, config=SETTINGS)
 class GRUConfig:
     """Set the sizes of the recurrent vector."""
 

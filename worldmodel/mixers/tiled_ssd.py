@@ -23,6 +23,7 @@ import torch
 from einops import rearrange
 from lssvwm.worldmodel.fused_ops import addcmul, at_least_float32, rotate
 from lssvwm.worldmodel.mixers.base import (
+    SETTINGS,
     Mixer,
     MixerContext,
     MixerMemory,
@@ -32,7 +33,7 @@ from lssvwm.worldmodel.mixers.base import (
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 from lssvwm.worldmodel.scan.backends import Scan
 from lssvwm.worldmodel.scan.chunked import ScanInputs, chunked
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,9 +42,7 @@ EXPAND = 2
 """Width of the values, as a multiple of the width of tokens."""
 
 
-@dataclass(
-    frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True)
-)
+@dataclass(frozen=True, config=SETTINGS)
 class TiledSSDConfig:
     """Set the sizes of the tiled Mamba-2 scan. Every tile of tokens has a state."""
 
@@ -130,14 +129,8 @@ class StateCache:
     def __init__(self, memory: MixerMemory, n: int):
         self.shared = memory["state"]
         self.pose = memory["pose"][:, None].expand(-1, n, -1, -1)
-        self.state: Tensor | None = None  # [B, n, G, h p, N]
-
-    @classmethod
-    def overwriting(cls, memory: MixerMemory) -> StateCache:
-        """Return a cache of one candidate per memory, which writes over the memory's own state."""
-        cache = cls(memory, 1)
-        cache.state = memory["state"].flatten(2, 3)[:, None]
-        return cache
+        self.state: Tensor | None = None
+        """Own state of each candidate, [B, n, G, h p, N]; None before the first frame."""
 
     def read(self, C: Tensor) -> Tensor:
         """Read the state. C [B, n, G, s, N] -> [B, n, G, h, s, p]"""

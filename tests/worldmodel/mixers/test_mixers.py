@@ -5,7 +5,7 @@ import torch
 from lssvwm.agent.cli import main as cli
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.presets import options
-from lssvwm.worldmodel import WorldModel
+from lssvwm.worldmodel import Batch, WorldModel
 from lssvwm.worldmodel.mixers.attention import Attention
 
 BASELINES = (
@@ -129,3 +129,16 @@ def test_attention_with_path_integration_finds_place():
     )  # [h, S, d]
     share = torch.softmax(q @ k.transpose(-1, -2) / mixer.head_dim**0.5, -1)[:, :3]
     assert share[:, range(3), range(6, 9)].min() > 0.9
+
+
+def test_attention_has_action_limits_with_path_integration():
+    for name, has_limits in {"attention": False, "attention_pose": True}.items():
+        config = compose([f"model={name}"]).model
+        model = WorldModel(config, (3, 64, 64), 2, discrete=False)
+        frames = torch.zeros(1, 3, 3, 64, 64, dtype=torch.uint8)
+        none = torch.zeros(1, 3, dtype=torch.bool)
+        action = torch.zeros(1, 3, 2)
+        model.loss(Batch(frames, action, torch.zeros(1, 3), none, none, none))
+        memory, _ = model.observe(model.initial(1), frames, action, none)
+        model.imagine(memory, action[:, None])
+        assert (model.action_limits is not None) == has_limits

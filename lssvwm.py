@@ -68,7 +68,7 @@ def make_env(*settings: str, batch: int = 1, seed: int = 0) -> TorchRLEnv:
     from lssvwm.envs.torchrl_env import TorchRLEnv
 
     config = commands.of_presets_or_checkpoint("make_env", settings)
-    return TorchRLEnv(build_env(config, batch), seed)
+    return TorchRLEnv(build_env(config.env, batch), seed)
 
 
 def train(*settings: str) -> Path:

@@ -32,7 +32,7 @@ def load(checkpoint: str | Path, *overrides: str) -> Agent:
     saved = checkpoints.read_config(checkpoints.resolve(checkpoint))
     config = from_checkpoint(saved, overrides)
     model = checkpoints.load(checkpoint, config.device, config.backend)
-    return build_agent(config, model.eval(), build_env(config, 1))
+    return build_agent(config, model.eval(), build_env(config.env, 1))
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from lssvwm.agent.checkpoint import check_fits
-from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.settings import Config, EnvConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.objective import NO_DISTANCE, NO_SURPRISE
@@ -14,10 +14,10 @@ from lssvwm.planners import Box
 from lssvwm.worldmodel import WorldModel
 
 
-def build_env(config: Config, batch: int) -> BatchedEnv:
-    """Build the configured environment; raises UserError if it cannot be built."""
+def build_env(config: EnvConfig, batch: int) -> BatchedEnv:
+    """Build `batch` environments; raises UserError if they cannot be built."""
     try:
-        return make_env(config.env, batch)
+        return make_env(config, batch)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from None
 

@@ -50,7 +50,7 @@ def packaged(name: str | Path, overrides: tuple[str, ...] = ()):
     folder = checkpoint.resolve(name)
     config = from_checkpoint(checkpoint.read_config(folder), overrides)
     model = checkpoint.load(folder, "cpu", "chunked")
-    env = build_env(config, 2)
+    env = build_env(config.env, 2)
     return config, env, model, build_agent(config, model, env)
 
 
@@ -101,7 +101,7 @@ def numbers(name: str) -> dict[str, np.ndarray]:
 def decisions(name: str | Path) -> dict[str, np.ndarray]:
     """Return every action and the results of the agent with its memory on held-out tasks."""
     config, _, model, _ = packaged(name)
-    env = build_env(config, TASKS)
+    env = build_env(config.env, TASKS)
     agent = build_agent(config, model, env)
     made, act = [], agent.act
 

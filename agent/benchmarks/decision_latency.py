@@ -164,7 +164,7 @@ def _memory_of_noise(model: WorldModel) -> Memory:
 def _memory_of_tour(model: WorldModel) -> Memory:
     """Return the memory at the end of the tour of the first held-out Return maze."""
     config = from_checkpoint(checkpoint.read_config(checkpoint.resolve(PRETRAINED)), [])
-    env = build_env(config, 1)
+    env = build_env(config.env, 1)
     env.reset(np.zeros(1, np.int64), task_seeds(0, 1))
     frames, actions = _follow(env, env.guide(0), lambda: bool(env.in_context()[0]))
     return remember(model, frames, actions)

@@ -141,7 +141,7 @@ def _touring_env(config: Config, frames: int, batch: int) -> ObjectMaze:
         )
     longest = frames + 4 * config.env.n**2
     settings = dataclasses.replace(config.env, tour=longest)
-    env = build_env(dataclasses.replace(config, env=settings), batch)
+    env = build_env(settings, batch)
     assert isinstance(env, ObjectMaze)
     return env
 

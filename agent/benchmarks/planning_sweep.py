@@ -176,7 +176,7 @@ def _play(case: Case, threads: int) -> None:
     """Play the arms of a case that its file lacks."""
     config = case.config
     played = case.results()
-    arms = offered(build_env(config, 1), config.tasks.arms)
+    arms = offered(build_env(config.env, 1), config.tasks.arms)
     missing = [arm for arm in arms if arm not in played]
     if "swapped" in missing and "retained" in played:
         missing = ["retained", *missing]  # `swapped` needs the memories of this arm

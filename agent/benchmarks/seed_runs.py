@@ -13,7 +13,7 @@ from lssvwm.agent.config.composition import from_checkpoint
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay
-from lssvwm.agent.training.collection import fill
+from lssvwm.agent.training.collection import build_collection, fill
 from lssvwm.agent.training.loop import resume, train
 from lssvwm.worldmodel import WorldModel
 
@@ -23,7 +23,8 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 
 def collected(config: Config, folder: Path) -> str:
     """Collect the frames that are missing for training; returns the folder's name."""
-    fill(config, Replay(folder))
+    collection = build_collection(config.env, config.train.collect)
+    fill(collection, Replay(folder), config.seed)
     return str(folder)
 
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,12 @@ from lssvwm.agent import checkpoint
 from lssvwm.agent.build import build_agent, build_env
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.migration import RENAMED_VALUES
-from lssvwm.agent.config.settings import CheckpointConfig, Config
+from lssvwm.agent.config.settings import (
+    CheckpointConfig,
+    Config,
+    EnvConfig,
+    TasksConfig,
+)
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.interventions import (
     ARMS,
@@ -250,24 +256,46 @@ class Play:
         self.running &= ~ended
 
 
-def play(
-    config: Config,
-    arm: str,
-    seeds: np.ndarray,
-    agent: Agent | None,
-    others: Memory | None,
-    progress: Progress,
-) -> Outcome:
-    """Play one arm on all tasks, in batches of BATCH."""
-    parts = []
-    for start in range(0, len(seeds), BATCH):
-        batch = seeds[start : start + BATCH]
-        theirs = None if others is None else others[start : start + BATCH]
-        env = build_env(config, len(batch))
-        run = Play(env, batch, arm, agent, config.tasks.window, theirs)
-        parts.append(run.run())
-        progress.update(progress.done + len(batch), arm)
-    return Outcome.cat(parts)
+@dataclass(frozen=True)
+class HeldOut:
+    """Hold held-out tasks and the environments that play them.
+
+    seeds: of the episodes, int64 [N]
+    window: frames that windowed arms observe
+    envs: environments by the number of tasks in a batch, at most BATCH
+    """
+
+    seeds: np.ndarray
+    window: int
+    envs: dict[int, BatchedEnv]
+
+    @property
+    def env(self) -> BatchedEnv:
+        """Return one of the environments."""
+        return next(iter(self.envs.values()))
+
+    def play(
+        self, arm: str, agent: Agent | None, others: Memory | None, progress: Progress
+    ) -> Outcome:
+        """Play one arm on all tasks, batch by batch."""
+        parts = []
+        for start in range(0, len(self.seeds), BATCH):
+            batch = self.seeds[start : start + BATCH]
+            theirs = None if others is None else others[start : start + BATCH]
+            env = self.envs[len(batch)]
+            run = Play(env, batch, arm, agent, self.window, theirs)
+            parts.append(run.run())
+            progress.update(progress.done + len(batch), arm)
+        return Outcome.cat(parts)
+
+
+def build_held_out(env: EnvConfig, tasks: TasksConfig) -> HeldOut:
+    """Draw the held-out tasks and build their environments, one for each size of batch."""
+    seeds = task_seeds(tasks.seed, tasks.count)
+    starts = range(0, len(seeds), BATCH)
+    sizes = {len(seeds[start : start + BATCH]) for start in starts}
+    envs = {size: build_env(env, size) for size in sorted(sizes)}
+    return HeldOut(seeds, tasks.window, envs)
 
 
 def swap_partners(goal: np.ndarray) -> np.ndarray:
@@ -309,34 +337,45 @@ def measure(
 
     Arms that the environment does not offer are left out.
     """
-    env = build_env(config, 1)
-    seeds = task_seeds(config.tasks.seed, config.tasks.count)
-    chosen = offered(env, arms)
+    tasks = build_held_out(config.env, config.tasks)
+    count = len(tasks.seeds)
+    chosen = offered(tasks.env, arms)
     if "swapped" in chosen and "retained" not in chosen:
         raise UserError("tasks.arms: swapped needs retained, whose memories it swaps")
     retained_first = sorted(chosen, key=lambda arm: arm != "retained")
-    progress = Progress("evaluate", len(chosen) * len(seeds), "tasks")
+    progress = Progress("evaluate", len(chosen) * count, "tasks")
     outcomes: dict[str, Outcome] = {}
     for arm in retained_first:
-        agent = build_agent(config, model, env) if arm in ARMS else None
+        agent = build_agent(config, model, tasks.env) if arm in ARMS else None
         others = None
         if arm in ARMS and ARMS[arm].needs_others:
             kept = outcomes["retained"]
             partners = torch.from_numpy(swap_partners(kept.goal))
-            assert len(kept.memories) == len(seeds), "planning starts in every task"
+            assert len(kept.memories) == count, "planning starts in every task"
             others = Memory.cat(kept.memories)[partners]
-        outcomes[arm] = play(config, arm, seeds, agent, others, progress)
+        outcomes[arm] = tasks.play(arm, agent, others, progress)
         finished(outcomes)
     progress.close()
     return outcomes
 
 
-def quick_success(config: Config, model: WorldModel) -> float:
-    """Return the success rate of `retained` on a few validation tasks, for use while training."""
-    seeds = task_seeds(VALIDATION_SEED + config.seed, VALIDATION_TASKS)
-    env = build_env(config, len(seeds))
-    agent = build_agent(config, model, env)
-    return float(Play(env, seeds, "retained", agent).run().success.mean())
+@dataclass(frozen=True)
+class Validation:
+    """Hold a few validation tasks, for use while training, and their environment."""
+
+    env: BatchedEnv
+    seeds: np.ndarray
+
+    def success(self, agent: Agent) -> float:
+        """Return the success rate of an agent with its memory."""
+        outcome = Play(self.env, self.seeds, "retained", agent).run()
+        return float(outcome.success.mean())
+
+
+def build_validation(env: EnvConfig, seed: int) -> Validation:
+    """Draw the validation tasks of a run with this seed and build their environment."""
+    seeds = task_seeds(VALIDATION_SEED + seed, VALIDATION_TASKS)
+    return Validation(build_env(env, len(seeds)), seeds)
 
 
 def summary(config: Config, outcomes: dict[str, Outcome]) -> Evaluation:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.build import build_agent, build_env
-from lssvwm.agent.config.settings import CheckpointConfig, Config
+from lssvwm.agent.config.settings import (
+    CheckpointConfig,
+    CollectConfig,
+    Config,
+    EnvConfig,
+)
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policies import GuidedPolicy, ScriptedPolicy
@@ -62,51 +68,64 @@ def agent_factory(config: Config, model: WorldModel) -> MakeAgent:
     return make
 
 
-def variants(config: Config) -> list[Config]:
-    """Return one configuration per combination of the values in `train.collect.vary`.
+@dataclass(frozen=True)
+class Collection:
+    """Hold how frames are collected, and the environments, one for each variant.
 
-    Raises UserError for an unknown setting of the environment or a wrong value.
+    Each round builds its own explorers and agents, from its seed.
     """
-    vary = config.train.collect.vary
-    names = [field.name for field in dataclasses.fields(config.env)]
-    names.remove("kind")
-    for name in vary:
-        if name not in names:
-            kind = config.env.kind
-            raise UserError(
-                f"train.collect.vary: env={kind} has no setting {name!r}; it has {names}"
-            )
-    found = []
-    for values in itertools.product(*vary.values()):
-        changes = dict(zip(vary, values))
-        try:
-            env = dataclasses.replace(config.env, **changes)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"train.collect.vary: {error}") from None
-        found.append(dataclasses.replace(config, env=env))
-    return found
+
+    config: CollectConfig
+    envs: list[BatchedEnv]
 
 
-def check(config: Config) -> None:
-    """Raise UserError for a mistake in `train.collect`, before anything is written."""
-    mix = config.train.collect.mix
-    if not any(fraction > 0 for fraction in mix.values()):
+def build_collection(env: EnvConfig, config: CollectConfig) -> Collection:
+    """Build the environments of all variants and check the mix, before anything is written.
+
+    Raises UserError for a mistake in `train.collect`.
+    """
+    if not any(fraction > 0 for fraction in config.mix.values()):
         raise UserError(
             "train.collect.mix has no policy to collect with, "
             "e.g. train.collect.mix={random: 1}"
         )
-    for variant in variants(config):
-        known = [*build_env(variant, 1).explorers, *OWN]
-        unknown = [name for name in mix if name not in known]
+    envs = [build_env(variant, config.envs) for variant in variants(env, config.vary)]
+    for built in envs:
+        known = [*built.explorers, *OWN]
+        unknown = [name for name in config.mix if name not in known]
         if unknown:
             raise UserError(
                 f"train.collect.mix: no explorer {unknown[0]!r} here; "
                 f"there are {', '.join(known)}"
             )
+    return Collection(config, envs)
+
+
+def variants(env: EnvConfig, vary: Mapping[str, tuple[Any, ...]]) -> list[EnvConfig]:
+    """Return one environment's settings for each combination of the values in `vary`.
+
+    Raises UserError for an unknown setting of the environment or a wrong value.
+    """
+    names = [field.name for field in dataclasses.fields(env)]
+    names.remove("kind")
+    for name in vary:
+        if name not in names:
+            raise UserError(
+                f"train.collect.vary: env={env.kind} has no setting {name!r}; "
+                f"it has {names}"
+            )
+    found = []
+    for values in itertools.product(*vary.values()):
+        changes = dict(zip(vary, values))
+        try:
+            found.append(dataclasses.replace(env, **changes))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"train.collect.vary: {error}") from None
+    return found
 
 
 def gather(
-    config: Config,
+    collection: Collection,
     replay: Replay,
     frames: int,
     seed: int,
@@ -117,32 +136,31 @@ def gather(
     The policies of `train.collect.mix` get their fractions, the variants of the environment equal ones.
     make_agent: builds the agent for `plan` and `policy`; None: the explorers get their fraction
     """
-    check(config)
     if frames == 0:
         return
     progress = Progress("collect", frames, "frames")
-    for source in _sources(config, frames, seed, make_agent):
+    for source in _sources(collection, frames, seed, make_agent):
         _collect(source, replay, progress)
     progress.close()
 
 
 def _sources(
-    config: Config, frames: int, seed: int, make_agent: MakeAgent | None
+    collection: Collection, frames: int, seed: int, make_agent: MakeAgent | None
 ) -> Iterator[Source]:
     """Yield every environment with every policy, each built when its turn comes."""
-    fractions = _fractions(config.train.collect.mix, own=make_agent is not None)
-    explorers = _explorers(config.train.collect.mix)
-    kinds = variants(config)
+    mix = collection.config.mix
+    fractions = _fractions(mix, own=make_agent is not None)
+    explorers = _explorers(mix)
+    frames_of_variant = frames / len(collection.envs)
     total = sum(fractions.values())
-    for variant in kinds:
+    for env in collection.envs:
         for name, fraction in fractions.items():
-            env = build_env(variant, config.train.collect.envs)
             if name in OWN and make_agent is not None:
                 agent = make_agent(env, seed)
                 policy = GuidedPolicy(agent, env, OWN[name], seed)
             else:
                 policy = ScriptedPolicy(Mixture(env, explorers, seed))
-            share = int(frames / len(kinds) * fraction / total)
+            share = int(frames_of_variant * fraction / total)
             yield Source(env, policy, max(1, share), seed)
             seed += 1
 
@@ -201,15 +219,19 @@ def _collect(source: Source, replay: Replay, progress: Progress) -> None:
         collector.shutdown()
 
 
-def fill(config: Config, replay: Replay) -> None:
-    """Collect the frames that `train.collect.frames` still lacks."""
-    missing = config.train.collect.frames - len(replay)
+def fill(collection: Collection, replay: Replay, seed: int) -> None:
+    """Collect the frames that `train.collect.frames` still lacks.
+
+    seed: of the run; every shard in the replay moves it on
+    """
+    missing = collection.config.frames - len(replay)
     if missing > 0:
-        gather(config, replay, missing, config.seed + len(replay.shards))
+        gather(collection, replay, missing, seed + len(replay.shards))
 
 
 def collect(config: CheckpointConfig, output: Path) -> None:
     """Run `lssvwm collect`: add `train.collect.frames` frames to the data folder `output`."""
+    collection = build_collection(config.env, config.train.collect)
     replay = Replay(output, KEPT_FRAMES)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -218,5 +240,5 @@ def collect(config: CheckpointConfig, output: Path) -> None:
         model = checkpoint.load(config.checkpoint, config.device, config.backend)
         make_agent = agent_factory(config, model)
     seed = config.seed + len(replay.shards)
-    gather(config, replay, config.train.collect.frames, seed, make_agent)
+    gather(collection, replay, config.train.collect.frames, seed, make_agent)
     print(f"{len(replay):,} frames in {replay.episodes:,} episodes in {output}")

@@ -8,11 +8,9 @@ import torch
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.evaluation.evaluate import quick_success
 from lssvwm.agent.evaluation.plots import plot_curves
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.training.augmentation import draw_hidden, draw_resets
-from lssvwm.agent.training.collection import check, gather
 from lssvwm.agent.training.logger import Logger
 from lssvwm.agent.training.optimization import TrainingBatch
 from lssvwm.agent.training.run import Run, begin, build, restore, save
@@ -29,10 +27,8 @@ def train(config: Config, output: Path) -> Path:
             f"{output} holds a run already: "
             f"continue it with `lssvwm resume {output}`, or set output="
         )
-    if not config.data:
-        check(config)
-    output.mkdir(parents=True, exist_ok=True)
     run = build(config, output)
+    output.mkdir(parents=True, exist_ok=True)
     composition.save(config, output / "config.yaml")
     begin(run)
     learn(run)
@@ -70,11 +66,9 @@ def learn(run: Run) -> None:
             if run.step % LOG_EVERY == 0:
                 progress.update(run.step, logger.flush(run.step))
             if _due(run.step, config.collect.every) and run.step < config.steps:
-                seed = run.config.seed + 1000 + run.step
-                frames = config.collect.more
-                gather(run.config, run.replay, frames, seed, run.make_agent)
+                run.collect_more()
             if _due(run.step, config.evaluate_every):
-                success = quick_success(run.config, run.ema)
+                success = run.validate()
                 logger.write(run.step, {"evaluate/success": success})
                 run.export_if_best(success)
             if _due(run.step, config.save_every):

@@ -19,6 +19,7 @@ import math
 import os
 import random
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,18 @@ from lssvwm.agent import checkpoint
 from lssvwm.agent.build import action_count, build_agent, build_env
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.evaluation.evaluate import Validation, build_validation
 from lssvwm.agent.files import replacing
 from lssvwm.agent.replay import KEPT_FRAMES, Replay
 from lssvwm.agent.training.augmentation import Lengths
-from lssvwm.agent.training.collection import MakeAgent, agent_factory, fill
+from lssvwm.agent.training.collection import (
+    Collection,
+    MakeAgent,
+    agent_factory,
+    build_collection,
+    fill,
+    gather,
+)
 from lssvwm.agent.training.optimization import Learner
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.worldmodel import WorldModel
@@ -58,6 +67,8 @@ class Run:
     lengths: Lengths
     rng: np.random.Generator
     """Draws sequences and masks."""
+    collection: Collection | None = None
+    """Environments that frames are collected in; None: all frames are given."""
     step: int = 0
     best: float = -math.inf
     """Highest validation success; minus infinity before the first evaluation."""
@@ -77,6 +88,11 @@ class Run:
         """Return the function that builds agents with averaged weights."""
         return agent_factory(self.config, self.ema)
 
+    @cached_property
+    def validation(self) -> Validation:
+        """Return the validation tasks with their environment, built on first use."""
+        return build_validation(self.config.env, self.config.seed)
+
     @property
     def last(self) -> Path:
         """Return the file of the checkpoint."""
@@ -86,6 +102,18 @@ class Run:
     def evaluated(self) -> bool:
         """Return whether a validation success has selected weights."""
         return self.best > -math.inf
+
+    def collect_more(self) -> None:
+        """Collect a further round of frames; agents have the averaged weights."""
+        assert self.collection is not None
+        seed = self.config.seed + 1000 + self.step
+        frames = self.config.train.collect.more
+        gather(self.collection, self.replay, frames, seed, self.make_agent)
+
+    def validate(self) -> float:
+        """Return the success rate of the averaged weights on the validation tasks."""
+        agent = build_agent(self.config, self.ema, self.validation.env)
+        return self.validation.success(agent)
 
     def export_latest(self) -> None:
         """Export the averaged weights of the latest step."""
@@ -105,7 +133,11 @@ def build(config: Config, folder: Path) -> Run:
     keep_freed_memory()
     device = checkpoint.pick_device(config.device)
     checkpoint.pick_backend(config.backend, device)
-    env = build_env(config, 1)
+    all_given = bool(config.data) and not config.train.collect.every
+    collection = None
+    if not all_given:
+        collection = build_collection(config.env, config.train.collect)
+    env = build_env(config.env, 1)
     model = build_model(config, env).to(device).train().use_backend(config.backend)
     generator = torch.Generator(device).manual_seed(config.seed)
     walker = None
@@ -121,6 +153,7 @@ def build(config: Config, folder: Path) -> Run:
         replay=Replay(data, KEPT_FRAMES),
         lengths=Lengths(config.train),
         rng=np.random.default_rng([config.seed, 7]),
+        collection=collection,
     )
 
 
@@ -190,7 +223,8 @@ def keep_freed_memory() -> None:
 def begin(run: Run) -> None:
     """Prepare the first step: collect frames, calibrate new weights, save."""
     if not run.config.data:
-        fill(run.config, run.replay)
+        assert run.collection is not None
+        fill(run.collection, run.replay, run.config.seed)
     run.replay.check(run.model.frame_shape)
     if not run.config.train.init:
         _calibrate(run)

@@ -91,7 +91,7 @@ def record(config: RecordRunConfig, output: Path) -> list[Path]:
     if config.threads:
         torch.set_num_threads(config.threads)
     model = checkpoint.load(config.checkpoint, config.device, config.backend)
-    env = build_env(config, 1)
+    env = build_env(config.env, 1)
     seeds = task_seeds(config.tasks.seed, config.record.episodes)
     walk_seed = int(seeds[0]) % 2**31
     _make_folder(output)

@@ -10,18 +10,24 @@ import pytest
 import torch
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay, as_replay_buffer
-from lssvwm.agent.training.collection import gather
+from lssvwm.agent.training.collection import Collection, build_collection, gather
 from lssvwm.envs import CountingConfig
 from lssvwm.envs.counting import decode
 
 from tests.agent.training.conftest import short_run
 
 
+def counting() -> Collection:
+    """Build counting environments to collect in."""
+    config = short_run(CountingConfig())
+    return build_collection(config.env, config.train.collect)
+
+
 def counted(folder: Path, frames: int = 400, rounds: int = 1, **settings) -> Replay:
     """Collect frames of the counting environment, one shard per round."""
     replay = Replay(folder, **settings)
     for seed in range(rounds):
-        gather(short_run(CountingConfig()), replay, frames, seed)
+        gather(counting(), replay, frames, seed)
     return replay
 
 
@@ -63,9 +69,9 @@ def test_replay_reopens_and_deletes_the_oldest(tmp_path):
     (tmp_path / "draft-000009").mkdir()  # a killed process left it
     again = Replay(tmp_path, keep=900)
     assert len(again) == len(replay) and not (tmp_path / "draft-000009").exists()
-    gather(short_run(CountingConfig()), again, 300, seed=1)
+    gather(counting(), again, 300, seed=1)
     assert len(again.shards) == 2 and len(again) > 900
-    gather(short_run(CountingConfig()), again, 300, seed=2)
+    gather(counting(), again, 300, seed=2)
     assert again.names == ["shard-000001", "shard-000002"]
 
 

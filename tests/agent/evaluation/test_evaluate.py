@@ -119,14 +119,14 @@ def test_evaluate_keeps_finished_arms_when_stopped(tmp_path, monkeypatch):
     save(tiny_model(make(setting.env, 1)), tmp_path)
     composition.save(setting, tmp_path / "config.yaml")
     monkeypatch.setattr(evaluation, "BATCH", 4)
-    played = evaluation.play
+    played = evaluation.HeldOut.play
 
-    def stopped(config, arm, *rest):
+    def stopped(tasks, arm, *rest):
         if arm == "oracle":
             raise KeyboardInterrupt
-        return played(config, arm, *rest)
+        return played(tasks, arm, *rest)
 
-    monkeypatch.setattr(evaluation, "play", stopped)
+    monkeypatch.setattr(evaluation.HeldOut, "play", stopped)
     setting = dataclasses.replace(setting, checkpoint=str(tmp_path))
     with pytest.raises(KeyboardInterrupt, match="random, noop saved in"):
         evaluation.evaluate(setting, tmp_path / "out")

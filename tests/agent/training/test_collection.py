@@ -5,10 +5,15 @@ import pytest
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.training import loop
-from lssvwm.agent.training.collection import fill, gather
+from lssvwm.agent.training.collection import build_collection, fill, gather
 from lssvwm.envs import TMazeConfig
 
 from tests.agent.training.conftest import collecting, short_run
+
+
+def built(config):
+    """Build the environments that a run collects in."""
+    return build_collection(config.env, config.train.collect)
 
 
 def test_gather_lets_the_agent_collect_in_rounds(tmp_path):
@@ -22,7 +27,7 @@ def test_gather_shares_frames_among_variants(tmp_path):
     replay = Replay(tmp_path)
     vary = {"steps": (4, 9)}
     config = collecting(short_run(TMazeConfig()), mix={"noop": 1.0}, vary=vary)
-    gather(config, replay, 400, seed=0)
+    gather(built(config), replay, 400, seed=0)
     lengths = [np.diff(np.append(s.starts, len(s))) for s in replay.shards]
     assert [set(found) for found in lengths] == [{5}, {10}]
     assert all(200 <= len(shard) < 400 for shard in replay.shards)
@@ -31,7 +36,7 @@ def test_gather_shares_frames_among_variants(tmp_path):
 def test_gather_collects_nothing_for_no_frames(tmp_path):
     config = short_run(TMazeConfig(length=5, steps=200))
     replay = Replay(tmp_path)
-    gather(config, replay, 0, seed=0)
+    gather(built(config), replay, 0, seed=0)
     assert len(replay) == 0
 
 
@@ -39,7 +44,7 @@ def test_gather_completes_an_episode_of_small_shares(tmp_path):
     vary = {"steps": (100, 200)}
     config = collecting(short_run(TMazeConfig()), mix={"noop": 1.0}, vary=vary)
     replay = Replay(tmp_path)
-    gather(config, replay, 1, seed=0)  # less than a frame for each variant
+    gather(built(config), replay, 1, seed=0)  # less than a frame for each variant
     lengths = [np.diff(np.append(s.starts, len(s))) for s in replay.shards]
     assert [set(found) for found in lengths] == [{101}, {201}]
 
@@ -63,14 +68,14 @@ def test_train_refuses_unknown_variants_before_writing(tmp_path):
 def test_gather_refuses_mistakes_in_the_mix(tmp_path, mix, message):
     config = collecting(short_run(TMazeConfig(length=5)), mix=mix)
     with pytest.raises(UserError, match=message):
-        gather(config, Replay(tmp_path), 10, 0)
+        gather(built(config), Replay(tmp_path), 10, 0)
 
 
 def test_fill_collects_only_missing_frames(tmp_path):
     config = short_run(TMazeConfig(length=5))
     replay = Replay(tmp_path)
-    fill(config, replay)
+    fill(built(config), replay, config.seed)
     frames = len(replay)
     assert frames >= 400
-    fill(config, replay)
+    fill(built(config), replay, config.seed)
     assert len(replay) == frames

@@ -9,9 +9,9 @@ from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import measure, summary
 from lssvwm.agent.training import loop
 from lssvwm.agent.training.run import build
-from lssvwm.envs import GymConfig, TMazeConfig
+from lssvwm.envs import GymConfig, TMazeConfig, make
 
-from tests.agent.training.conftest import metrics, short_run, training
+from tests.agent.training.conftest import collecting, metrics, short_run, training
 
 
 @pytest.mark.parametrize("walks", [0, 2])
@@ -63,6 +63,22 @@ def test_train_logs_an_incomplete_last_group(tmp_path, capsys):
     assert [row["step"] for row in metrics(folder)] == [2, 3]
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("train 3/3 steps") and "left" not in lines[-1]
+
+
+def test_train_builds_every_environment_once(tmp_path, monkeypatch):
+    built = []
+
+    def counted(env, batch):
+        built.append((env.length, batch))
+        return make(env, batch)
+
+    monkeypatch.setattr("lssvwm.agent.build.make_env", counted)
+    config = short_run(TMazeConfig(length=5))
+    mix = {"random": 0.5, "plan": 0.5}
+    vary = {"length": (4, 6)}
+    config = collecting(config, mix=mix, vary=vary, every=1, more=20)
+    loop.train(training(config, evaluate_every=2), tmp_path / "run")
+    assert built == [(4, 4), (6, 4), (5, 1), (5, 64)]
 
 
 def test_train_exports_weights_by_selection(tmp_path):

@@ -31,7 +31,7 @@ def test_gradient_carries_memory_through_segments(tmp_path, monkeypatch):
         precision="float32",
     )
     run = build(config, tmp_path)
-    gather(config, run.replay, 400, 0)
+    gather(run.collection, run.replay, 400, 0)
     sequences = run.replay.sample(2, 24, 0.0, np.random.default_rng(0))
     seen = []
     loss = run.model.loss
@@ -58,7 +58,7 @@ def test_gradient_carries_memory_through_segments(tmp_path, monkeypatch):
 def test_learner_refuses_gradients_that_are_not_finite(tmp_path, monkeypatch):
     config = short_run(TMazeConfig(length=5))
     run = build(config, tmp_path)
-    gather(config, run.replay, 100, 0)
+    gather(run.collection, run.replay, 100, 0)
     batch = TrainingBatch(run.replay.sample(2, 8, 0.0, np.random.default_rng(0)))
     before = [p.clone() for p in run.model.parameters()]
     loss = run.model.loss

@@ -194,9 +194,11 @@ class BenchmarkConfig:
     """Frames observed before each test of `benchmark memory`."""
     horizon: int = Field(default=64, ge=2)
     """Frames imagined in each test of `benchmark memory`."""
-    probed: int = 600
+    probed: int = Field(default=600, ge=0)
     """Walks of the first context on which linear probes are fitted; 0: no probes."""
-    delays: tuple[int, ...] = Field(default=(16, 64, 256), min_length=1)
+    delays: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(16, 64, 256), min_length=1
+    )
     """Dark frames before the choice in `benchmark recall`."""
     strategies: tuple[str, ...] = Field(
         default=(
@@ -216,7 +218,9 @@ class BenchmarkConfig:
         min_length=1,
     )
     """Training strategies compared by `benchmark strategies`."""
-    lengths: tuple[int, ...] = Field(default=(8, 16, 24, 32, 48, 64), min_length=1)
+    lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(8, 16, 24, 32, 48, 64), min_length=1
+    )
     """Corridor lengths at which `benchmark strategies` evaluates."""
     sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Values by setting for `benchmark planning`, e.g. {env.delay: [32, 128], planner: [cem, mppi]}.

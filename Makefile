@@ -16,7 +16,6 @@ DEMO ?= runs/demo
 
 BIN := .venv/bin
 STAMP := .venv/installed
-DOCS_STAMP := .venv/docs-installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 15)
 
@@ -45,13 +44,9 @@ demo: install
 	$(BIN)/lssvwm record checkpoint=$(DEMO) mode=open_loop output=$(DEMO)/video
 	@echo "the table and a plot: $(DEMO)/evaluation; the videos: $(DEMO)/video; curves: tensorboard --logdir $(DEMO)"
 
-docs: $(DOCS_STAMP)
+docs: install
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "open build/docs/index.html"
-
-$(DOCS_STAMP): $(STAMP)
-	$(PIP) -e '.[docs]'
-	@touch $@
 
 lint: install
 	$(BIN)/ruff check

@@ -206,8 +206,8 @@ def _maker(config: GymConfig) -> Callable[[], gymnasium.Env]:
     # Not checked in the configuration: the defaults name neither.
     if (config.id is None) == (config.factory is None):
         raise ValueError(
-            "give either id or factory, "
-            f"got id={config.id!r} and factory={config.factory!r}"
+            "set either env.factory=FILE.py:FUNCTION or env.id=NAME, "
+            f"got env.id={config.id} and env.factory={config.factory}"
         )
     kwargs = dict(config.kwargs)
     if config.render:

@@ -90,7 +90,7 @@ def _row(setting: Setting) -> tuple[str, str]:
 
     A long default moves to the end of the documentation, where it can wrap.
     """
-    values = f"{setting.takes[0].upper()}{setting.takes[1:]}."
+    values = f"Values: {setting.takes}."
     about = f"{setting.about} {values}".strip()
     default = text(setting.default)
     if len(default) <= LONG:

@@ -159,7 +159,7 @@ def parse(setting: str) -> Override:
         override = OverridesParser.create().parse_override(setting)
     except HydraException:
         more = (
-            f"; did you mean checkpoint={setting}?"
+            f"; did you mean experiment={setting}, or checkpoint={setting}?"
             if setting in pretrained()
             else ", e.g. train.steps=100"
         )

@@ -175,7 +175,7 @@ def _range(schema: dict[str, Any]) -> str:
     """
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
+        return f" from {text(low)} to {text(high)}"
     limits = {
         "minimum": "of at least",
         "maximum": "of at most",
@@ -183,6 +183,8 @@ def _range(schema: dict[str, Any]) -> str:
         "exclusiveMaximum": "less than",
     }
     found = [
-        f" {words} {schema[name]:g}" for name, words in limits.items() if name in schema
+        f" {words} {text(schema[name])}"
+        for name, words in limits.items()
+        if name in schema
     ]
     return " and".join(found)

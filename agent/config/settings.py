@@ -17,6 +17,9 @@ from lssvwm.worldmodel import ModelConfig
 from pydantic import Field
 from pydantic.dataclasses import dataclass as documented
 
+MAX_SEED = 2**31 - 1
+"""Largest seed."""
+
 
 @documented(frozen=True, config=SETTINGS)
 class CollectConfig:
@@ -30,7 +33,9 @@ class CollectConfig:
     """Training steps between further rounds of collection; 0: none."""
     more: int = Field(default=10_000, ge=0)
     """Frames collected in each further round."""
-    mix: dict[str, float] = Field(default_factory=lambda: {"random": 1.0})
+    mix: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=lambda: {"random": 1.0}
+    )
     """Fraction of the frames by policy: explorers of the environment, `plan` (the agent), `policy` (its policy head).
 
     In a context phase the environment's guide acts and the agent only observes. Fractions are relative to their sum.
@@ -116,23 +121,26 @@ class TrainConfig:
 class TasksConfig:
     """Set the held-out tasks, which are the same for every agent and arm. Training never draws their episode seeds."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of the task list."""
     count: int = Field(default=300, ge=1)
     """Tasks in the list."""
     window: int = Field(default=8, ge=1)
     """Frames that the arms with a limited memory observe."""
-    arms: tuple[str, ...] = (
-        "retained",
-        "erased",
-        "swapped",
-        "window",
-        "policy",
-        "random",
-        "noop",
-        "seek",
-        "wall",
-        "oracle",
+    arms: tuple[str, ...] = Field(
+        default=(
+            "retained",
+            "erased",
+            "swapped",
+            "window",
+            "policy",
+            "random",
+            "noop",
+            "seek",
+            "wall",
+            "oracle",
+        ),
+        min_length=1,
     )
     """Arms that are compared: memory interventions, the policy head, scripted explorers."""
 
@@ -265,9 +273,9 @@ class Config:
     """Folder for results; null: a folder under runs/, or under data/ for `collect`."""
     data: str | None = None
     """Folder of frames that `collect` wrote, to train on; null: the run collects its own frames."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of weights, batches and planning."""
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads; 0: all cores."""
     device: str = "auto"
     """Device, e.g. cpu or cuda:0; auto: the GPU if there is one."""

@@ -5,6 +5,7 @@ Pydantic checks names, types and ranges. This module says in one line what is wr
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Iterable, Mapping
@@ -79,6 +80,16 @@ def _section(name: str) -> str:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+def replaced(settings: T, above: str, changes: Mapping[str, Any]) -> T:
+    """Return `settings` with other values; raises UserError with dotted names below `above`."""
+    cls = type(settings)
+    try:
+        return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+    except ValidationError as error:
+        message = _explain(error.errors()[0], cls, dict(changes))
+        raise UserError(f"{above}: {message}") from None
 
 
 def _explain(error: ErrorDetails, cls: type, plain: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from lssvwm.agent.config.settings import (
     Config,
     EnvConfig,
 )
+from lssvwm.agent.config.validation import replaced
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policies import GuidedPolicy, ScriptedPolicy
@@ -117,10 +118,7 @@ def variants(env: EnvConfig, vary: Mapping[str, tuple[Any, ...]]) -> list[EnvCon
     found = []
     for values in itertools.product(*vary.values()):
         changes = dict(zip(vary, values))
-        try:
-            found.append(dataclasses.replace(env, **changes))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"train.collect.vary: {error}") from None
+        found.append(replaced(env, "train.collect.vary", changes))
     return found
 
 

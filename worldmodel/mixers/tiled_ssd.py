@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass as plain_dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from einops import rearrange
@@ -49,7 +49,7 @@ class TiledSSDConfig:
     kind: Literal["tiled_ssd"] = "tiled_ssd"
     """Name of this mixer."""
 
-    tiles: tuple[int, ...] = Field(default=(1, 3), min_length=1)
+    tiles: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 3), min_length=1)
     """Side of the tiles of each block, in tokens. There is one block per entry. Each must divide the token grid."""
 
     state: int = Field(default=128, ge=1)

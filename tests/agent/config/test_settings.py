@@ -184,10 +184,10 @@ def test_compose_takes_paths_as_typed() -> None:
         ("steps=5", "unknown setting steps=5; did you mean train.steps?"),
         (
             "tmaze",
-            "cannot read 'tmaze': settings are given as key=value; did you mean checkpoint=tmaze?",
+            "cannot read 'tmaze': settings are given as key=value; did you mean experiment=tmaze, or checkpoint=tmaze?",
         ),
-        ("seed=-1", "seed=-1 is wrong: it must be a whole number of at least 0"),
-        ("threads=-1", "threads=-1 is wrong: it must be a whole number of at least 0"),
+        ("seed=-1", "seed=-1 is wrong: it must be a whole number from 0 to 2147483647"),
+        ("threads=-1", "threads=-1 is wrong: it must be a whole number from 0 to 1024"),
         (
             "tasks.count=0",
             "tasks.count=0 is wrong: it must be a whole number of at least 1",
@@ -198,7 +198,7 @@ def test_compose_takes_paths_as_typed() -> None:
         ),
         (
             "tasks.seed=-1",
-            "tasks.seed=-1 is wrong: it must be a whole number of at least 0",
+            "tasks.seed=-1 is wrong: it must be a whole number from 0 to 2147483647",
         ),
         (
             "train.state_reset_prob=2",
@@ -345,7 +345,10 @@ def test_describe_states_type_and_range() -> None:
     assert found["train.episode_start_prob"].takes == "a number from 0 to 1"
     assert found["record.mode"].takes.startswith("open_loop or plan or")
     assert found["train.init"].takes == "a text or null"
-    assert found["train.collect.mix"].takes == "{name: value, ...}, each value a number"
+    assert (
+        found["train.collect.mix"].takes
+        == "{name: value, ...}, each value a number of at least 0"
+    )
     assert found["train.collect.mix"].default == {"random": 1.0}
     assert found["planner.kind"].default == "cem"
 

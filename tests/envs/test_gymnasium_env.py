@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import gymnasium
+import minigrid  # noqa: F401  registers its ids
 import numpy as np
 import pytest
 from gymnasium import spaces

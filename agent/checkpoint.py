@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lssvwm.agent.config import composition as configuration
-from lssvwm.agent.config.presets import config_dir
+from lssvwm.agent.config.presets import config_dir, pretrained
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.worldmodel import WorldModel
@@ -28,12 +28,6 @@ BEST, EXPORT = "best", "export"
 """Folders in a run's folder: weights that a validation score selected, and the latest weights of other runs."""
 
 
-def pretrained() -> dict[str, Path]:
-    """Return the folders of the models that come with the package, by name."""
-    root = config_dir() / "pretrained"
-    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{WEIGHTS}"))}
-
-
 def resolve(name: str | Path) -> Path:
     """Return the folder with config.yaml and weights of a pretrained name or a folder.
 
@@ -41,7 +35,7 @@ def resolve(name: str | Path) -> Path:
     """
     known = pretrained()
     if str(name) in known:
-        return known[str(name)]
+        return config_dir() / "pretrained" / str(name)
     for folder in (Path(name) / BEST, Path(name) / EXPORT, Path(name)):
         if (folder / WEIGHTS).is_file():
             if not (folder / CONFIG).is_file():

@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 from lssvwm.agent.checkpoint import read_config, resolve
 from lssvwm.agent.cli import show_settings
 from lssvwm.agent.cli.failures import saved
-from lssvwm.agent.config.composition import compose, from_checkpoint, given, read
+from lssvwm.agent.config.composition import (
+    compose,
+    from_checkpoint,
+    given,
+    read,
+    refuse_existing_run,
+)
 from lssvwm.agent.config.settings import (
     BenchmarkRunConfig,
     CheckpointConfig,
@@ -34,10 +40,7 @@ def train(settings: list[str], show: bool) -> None:
     if show:
         return show_settings.of_new_run(config, settings)
     output = output_folder(config, "runs", config.name)
-    if (output / "config.yaml").exists():
-        raise UserError(
-            f"{output} holds a run already: use `lssvwm resume {output}`, or another output="
-        )
+    refuse_existing_run(output)
     print(f"train {config.name} on {_summary(config.env)}")
     frames = f"{config.train.collect.frames:,} frames unless {output}/data has some"
     print(f"on the frames in {config.data}," if config.data else f"collects {frames},")

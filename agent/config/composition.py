@@ -127,6 +127,15 @@ def read(path: str | Path) -> dict[str, Any]:
     return migration.migrate(saved)
 
 
+def refuse_existing_run(folder: Path) -> None:
+    """Raise UserError if the folder holds a run."""
+    if (folder / "config.yaml").exists():
+        raise UserError(
+            f"{folder} holds a run already: "
+            f"use `lssvwm resume {folder}`, or another output="
+        )
+
+
 def rewrite(path: str | Path) -> None:
     """Upgrade a saved configuration in place.
 

@@ -30,6 +30,7 @@ from lssvwm.agent.evaluation.statistics import (
     wilson,
 )
 from lssvwm.agent.files import replacing
+from lssvwm.envs.base import TIMEOUT, WRONG
 from lssvwm.worldmodel import Memory
 from lssvwm.worldmodel.serialization import WEIGHTS
 
@@ -46,8 +47,6 @@ ARRAYS = (
     "goal",
 )
 """Arrays of an `Outcome`, one entry for each task."""
-WRONG, TIMEOUT = 2, 3
-"""Values of `Outcome.outcome`: the wrong goal was reached, the time ran out."""
 
 
 @dataclass

@@ -22,11 +22,7 @@ LOG_EVERY = 10
 
 def train(config: Config, output: Path) -> Path:
     """Run `lssvwm train`: train a new run in the folder `output`, which is returned."""
-    if (output / "config.yaml").exists():
-        raise UserError(
-            f"{output} holds a run already: "
-            f"continue it with `lssvwm resume {output}`, or set output="
-        )
+    composition.refuse_existing_run(output)
     run = build(config, output)
     output.mkdir(parents=True, exist_ok=True)
     composition.save(config, output / "config.yaml")

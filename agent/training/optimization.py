@@ -103,7 +103,10 @@ class Learner:
         return metrics
 
     def gradient(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Add up the gradient segment by segment, memory carried on; returns mean metrics."""
+        """Add up the gradient segment by segment, memory carried on; returns mean metrics.
+
+        `model.loss` detaches the memory, so that no gradient crosses a segment.
+        """
         memory = self._burn_in(batch) if batch.burn_in else None
         segments = batch.segments(self.config.tbptt_length)
         found = []

@@ -63,8 +63,8 @@ def make_env(*settings: str, batch: int = 1, seed: int = 0) -> TorchRLEnv:
 
     Raises UserError for a mistake in a setting.
     """
+    from lssvwm.agent.build import build_env
     from lssvwm.agent.cli import commands
-    from lssvwm.agent.training.collection import build_env
     from lssvwm.envs.torchrl_env import TorchRLEnv
 
     config = commands.of_presets_or_checkpoint("make_env", settings)

@@ -7,7 +7,6 @@ It is named by that folder, by the folder of its run, or by a name in `configs/p
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.presets import config_dir, pretrained
 from lssvwm.agent.config.settings import Config
-from lssvwm.agent.errors import UserError
+from lssvwm.agent.errors import UserError, did_you_mean
 from lssvwm.worldmodel import WorldModel
 from lssvwm.worldmodel import load as load_model
 from lssvwm.worldmodel import save as save_model
@@ -43,12 +42,11 @@ def resolve(name: str | Path) -> Path:
                     f"{folder} has weights but no {CONFIG}: copy that of its run there"
                 )
             return folder
-    near = difflib.get_close_matches(str(name), known, 1)
-    there_are = f"; pretrained: {', '.join(known) or 'none'}"
-    hint = f"; did you mean {near[0]}?" if near else there_are
+    there_are = f"pretrained: {', '.join(known) or 'none'}"
+    hint = did_you_mean(str(name), known) or there_are
     raise UserError(
         f"no checkpoint at {name}: "
-        f"neither a pretrained model nor a folder with {WEIGHTS}{hint}"
+        f"neither a pretrained model nor a folder with {WEIGHTS}; {hint}"
     )
 
 

@@ -318,7 +318,7 @@ PLANNERS: dict[str, tuple[str | None, Callable[[Problem, int], Act]]] = {
 """Planners by name: the module that must be installed (None: a dependency), and the builder."""
 
 
-def planning(
+def compare_planners(
     config: Config,
     output: Path,
     problems: tuple[Problem, ...] = PROBLEMS,

@@ -162,9 +162,9 @@ def _measure(
 
             return strategies(settings, output)
         case "planners":
-            from lssvwm.agent.benchmarks.planner_baselines import planning
+            from lssvwm.agent.benchmarks.planner_baselines import compare_planners
 
-            return planning(config, output)
+            return compare_planners(config, output)
         case "decide":
             from lssvwm.agent.benchmarks.decision_latency import decide
 

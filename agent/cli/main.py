@@ -6,16 +6,15 @@ torch, pydantic or Hydra is imported when a command runs, so that `lssvwm --help
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 from lssvwm.agent.cli.failures import INTERRUPTED, USER_ERROR, Stop
 from lssvwm.agent.config.presets import options, pretrained
-from lssvwm.agent.errors import UserError
+from lssvwm.agent.errors import UserError, did_you_mean
 
 WIDTH = 110
 """Characters in a line of a help page, at most."""
@@ -61,7 +60,8 @@ class CommandGroup(click.Group):
     def unknown(self, name: str) -> str:
         """Return the line about a command that does not exist."""
         hint = (
-            suggestion(name, self.commands) or f"there are: {', '.join(self.commands)}"
+            did_you_mean(name, self.commands)
+            or f"there are: {', '.join(self.commands)}"
         )
         return f"unknown command {name}; {hint}"
 
@@ -74,12 +74,6 @@ class CommandGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order of their definition."""
         return list(self.commands)
-
-
-def suggestion(name: str, names: Iterable[str]) -> str:
-    """Return "did you mean ...?" with the nearest name; empty where none is near."""
-    near = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {near[0]}?" if near else ""
 
 
 class Overview(CommandGroup):
@@ -101,7 +95,7 @@ class Benchmarks(CommandGroup):
 
     def unknown(self, name: str) -> str:
         """Return the line about a missing benchmark, or one that does not exist."""
-        question = suggestion(name, self.commands)
+        question = did_you_mean(name, self.commands)
         there_are = f"there are: {', '.join(self.commands)}"
         return " ".join(
             f"which benchmark? {question} {there_are}, e.g. lssvwm benchmark envs".split()

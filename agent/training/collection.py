@@ -39,7 +39,7 @@ COLLECTOR_STEPS = 64
 """Steps of every environment between two looks at the finished episodes."""
 OWN = {"plan": True, "policy": False}
 """The agent's own policies in `train.collect.mix`, and whether each plans."""
-SCRIPTED = "scripted"
+EXPLORERS = "scripted"
 """All explorers of the mix together: they take turns within one environment."""
 
 MakeAgent = Callable[[BatchedEnv, int], Agent]
@@ -180,7 +180,7 @@ def _fractions(mix: dict[str, float], own: bool) -> dict[str, float]:
     """
     agents = {name: mix[name] for name in OWN if mix.get(name, 0) > 0}
     explorers = _explorers(mix)
-    scripted = {SCRIPTED: sum(explorers.values())} if explorers else {}
+    scripted = {EXPLORERS: sum(explorers.values())} if explorers else {}
     if not own and not scripted:
         raise UserError(
             f"train.collect.mix: {', '.join(agents)} need a trained agent; "

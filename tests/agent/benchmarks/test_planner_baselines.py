@@ -9,8 +9,8 @@ from lssvwm.agent.benchmarks.planner_baselines import (
     PLANNERS,
     PROBLEMS,
     ProblemEnv,
+    compare_planners,
     episode,
-    planning,
 )
 from lssvwm.agent.config.composition import compose
 from tensordict.nn import TensorDictModuleBase
@@ -71,7 +71,9 @@ def test_planning_compares_installed_and_names_missing(
         PLANNERS, "absent", ("no_such_module", lambda problem, seed: None)
     )
     problem = PROBLEMS[0].__class__(**vars(PROBLEMS[0]) | {"steps": 4})
-    found = json.loads(planning(compose([]), tmp_path, (problem,), seeds=2).read_text())
+    found = json.loads(
+        compare_planners(compose([]), tmp_path, (problem,), seeds=2).read_text()
+    )
     assert (
         "absent is left out: No module named 'no_such_module'"
         in capsys.readouterr().out

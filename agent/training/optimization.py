@@ -160,9 +160,14 @@ def parameter_groups(model: WorldModel) -> list[dict[str, Any]]:
 
     Saved optimizer states refer to parameters by their index in these groups.
     """
+    geometry = {
+        parameter
+        for integrator in model.path_integrators
+        for parameter in integrator.geometry()
+    }
     weights, rest, integrators = [], [], []
-    for name, parameter in model.named_parameters():
-        if "path_integrator" in name and "frame" not in name:
+    for parameter in model.parameters():
+        if parameter in geometry:
             integrators.append(parameter)
         elif parameter.dim() > 1:
             weights.append(parameter)

@@ -63,6 +63,10 @@ class PathIntegrator(nn.Module):
         self.action.weight[:, action] = torch.tensor(motion or (0.0, 0.0, 0.0))
         self.known[action] = motion is not None
 
+    def geometry(self) -> list[Tensor]:
+        """Return the parameters of motions and places, which need a low learning rate."""
+        return [self.action.weight, self.offset, self.waves]
+
     def motion(self, action: Tensor) -> Tensor:
         """Return turn and step [..., 3] of actions [..., A]."""
         weight = self.action.weight

@@ -99,8 +99,12 @@ def numbers(name: str) -> dict[str, np.ndarray]:
 
 
 def decisions(name: str | Path) -> dict[str, np.ndarray]:
-    """Return every action and the results of the agent with its memory on held-out tasks."""
+    """Return every action and the results of the agent with its memory on held-out tasks.
+
+    In float64: the last bits of float32 differ between processors, and change decisions between equal plans.
+    """
     config, _, model, _ = packaged(name)
+    model = model.double()
     env = build_env(config.env, TASKS)
     agent = build_agent(config, model, env)
     made, act = [], agent.act

@@ -7,7 +7,7 @@ A action dimensions or discrete actions, k frames of local attention.
 from __future__ import annotations
 
 import math
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from lssvwm.worldmodel import action_limits
@@ -25,6 +25,19 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+
+class BackboneOutput(NamedTuple):
+    """Hold what all blocks make of sequences."""
+
+    tokens: Tensor
+    """[B, T, R, S, D]"""
+
+    memory: Memory
+    """Memory after the last frame"""
+
+    gates: Tensor | None
+    """Write strengths of the tokens of each frame in all blocks, [B, T, k]; None: no block has a write gate"""
 
 
 class Backbone(nn.Module):
@@ -127,8 +140,8 @@ class Backbone(nn.Module):
 
     def run(
         self, x: Tensor, level: Tensor, trajectory: Trajectory, memory: Memory
-    ) -> tuple[Tensor, Memory]:
-        """Pass embedded copies [B, T, R, S, D] through all blocks. Returns the same shape, and the memory after them.
+    ) -> BackboneOutput:
+        """Pass embedded copies [B, T, R, S, D] through all blocks.
 
         level [B, T, R] is their noise level. The last copy is written.
         """
@@ -148,21 +161,25 @@ class Backbone(nn.Module):
         frames = SequenceInputs(executed, writes, reset, visible)
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         layers = {}
+        gates: list[Tensor] = []
         for i, block in enumerate(self.layers):
             inputs = (x, condition, frames, memory.layers[str(i)].to_dict())
-            x, layers[str(i)] = (
+            x, layers[str(i)], written = (
                 checkpoint(block, *inputs, use_reentrant=False)
                 if recompute
                 else block(*inputs)
             )
+            if written is not None:
+                gates.append(written)
         batch = len(x)
-        return x, Memory(
+        memory = Memory(
             layers=TensorDict(layers, batch_size=[batch]),
             visible=last_visible,
             action_limits=limits[:, -1],
             frames=_age(memory.frames, reset),
             batch_size=[batch],
         )
+        return BackboneOutput(x, memory, torch.cat(gates, -1) if gates else None)
 
     def limits_after(self, x: Tensor, observed: Tensor) -> Tensor:
         """Predict the limits of the next action from frames x [..., S, D], infinite unless `observed` [...].

@@ -194,6 +194,19 @@ class SequenceInputs(NamedTuple):
     """True for past frames that local attention may see, [B, T, k-1]."""
 
 
+class BlockOutput(NamedTuple):
+    """Hold what a block makes of sequences."""
+
+    tokens: Tensor
+    """[B, T, R, S, D]"""
+
+    memory: BlockMemory
+    """Memory after the last frame"""
+
+    gates: Tensor | None
+    """Write strengths of the tokens of each frame, [B, T, k]; None: the mixer has no write gate"""
+
+
 class RolloutInputs(NamedTuple):
     """Hold what the layers need of one imagined frame besides its tokens."""
 
@@ -279,12 +292,14 @@ class Block(nn.Module):
         condition: Tensor,
         frames: SequenceInputs,
         memory: BlockMemory,
-    ) -> tuple[Tensor, BlockMemory]:
-        """Process sequences x [B, T, R, S, D]. Returns the same shape, and the memory after the last frame."""
+    ) -> BlockOutput:
+        """Process sequences x [B, T, R, S, D]."""
         carried: BlockMemory = {"mixer": {}, "attention": {}}
+        gates = None
 
         def mixer(u: Tensor) -> Tensor:
-            y, carried["mixer"] = self.mixer(
+            nonlocal gates
+            y, carried["mixer"], gates = self.mixer(
                 u, frames.action, frames.writes, frames.reset, memory["mixer"]
             )
             return y
@@ -297,7 +312,8 @@ class Block(nn.Module):
             return y
 
         local = None if self.attention is None else attention
-        return self._residual(x, condition, mixer, local, self.mlp), carried
+        x = self._residual(x, condition, mixer, local, self.mlp)
+        return BlockOutput(x, carried, gates)
 
     def imagine_step(
         self,

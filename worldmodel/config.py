@@ -37,6 +37,10 @@ class LossWeights:
     distance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the loss of the goal distance head (steps to a goal image). 0: the model has no such head."""
 
+    write: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Price of writing: weight of the mean write strength of all tokens. It closes the write gate for tokens that are
+    not worth storing. 0: writing is free. Mixers without a write gate ignore it."""
+
     surprise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the loss of the surprise head (expected error of a predicted frame). 0: the model has no such head."""
 

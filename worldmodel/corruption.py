@@ -163,6 +163,18 @@ def make_copies(
     return diffusion_forcing(patch_embed, clean, prefix_prob, generator), clean
 
 
+def darken(copies: Copies, dark: Tensor, black: Tensor) -> Copies:
+    """Write black frames, embedded as [1, 1, S, D], to memory where `dark` [B, T].
+
+    The frames are still predicted: memory learns that darkness says nothing about what is there.
+    """
+    written = torch.where(
+        dark[..., None, None], black.to(copies.written), copies.written
+    )
+    level = torch.where(dark, 1.0, copies.written_level)
+    return replace(copies, written=written, written_level=level)
+
+
 def self_forcing_spans(
     is_first: Tensor, prob: float, longest: int, generator: Generator
 ) -> Tensor:

@@ -348,9 +348,9 @@ def imagine_one(
     trajectory = Trajectory(action, is_first=none, writes=none)
     blank = model.embedding.blank(*none.shape)[:, :, None]
     unknown = torch.zeros_like(blank[..., 0, 0])
-    x, _ = model.run(blank, unknown, trajectory, memory)
+    x = model.run(blank, unknown, trajectory, memory).tokens
     heads = model.heads(x[:, 0, 0])
     trajectory.writes = ~none
     level = torch.full_like(unknown, written_level(model))
-    _, memory = model.run(model.reembed(x), level, trajectory, memory)
-    return heads, memory
+    written = model.run(model.reembed(x), level, trajectory, memory)
+    return heads, written.memory

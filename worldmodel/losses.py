@@ -60,6 +60,9 @@ class Outputs:
     is_observed: Tensor
     """bool [B, T]: train the heads on `observed`; the written copy is clean and not masked"""
 
+    gates: Tensor | None = None
+    """Write strengths of the tokens of each frame, [B, T, k]; None: there is no write gate"""
+
 
 def total(
     model: WorldModel, batch: Batch, out: Outputs, generator: torch.Generator | None
@@ -97,6 +100,9 @@ def terms(
         found["coarse"] = coarse_loss(model, out)
     if model.action_limits is not None:
         found["action_limits"] = action_limits.loss(model, out.clean, batch, generator)
+    if out.gates is not None:
+        found["write"] = out.gates.mean()
+        metrics["written"] = (out.gates.detach() > 0).float().mean()
     if predicted.log_error is not None:
         found["surprise"] = surprise_loss(predicted.log_error, error, follows)
     return found, metrics

@@ -82,7 +82,7 @@ class WorldModel(Backbone):
             writes = _unmasked(is_first, frame_mask)
             level = torch.ones_like(is_first, dtype=x.dtype)[..., None]
             trajectory = Trajectory(action, is_first, writes)
-            x, memory = self.run(x, level, trajectory, memory)
+            x, memory, _ = self.run(x, level, trajectory, memory)
         return memory, self.heads(x[:, :, 0])
 
     def imagine(
@@ -110,6 +110,7 @@ class WorldModel(Backbone):
         memory: Memory | None = None,
         *,
         frame_mask: Tensor | None = None,
+        dark: Tensor | None = None,
         state_reset: Tensor | None = None,
         self_forcing: bool = True,
         generator: torch.Generator | None = None,
@@ -118,6 +119,7 @@ class WorldModel(Backbone):
 
         The first copy is denoised, the second is written to memory (see `corruption`). `memory` [B] continues an
         earlier segment; no gradient flows back into it. Frames with frame_mask [B, T] are predicted, but not written.
+        Frames with dark [B, T] are written as black frames, and predicted as they are.
         Memory is erased before frames with state_reset [B, T]. `self_forcing=False` switches `self_forcing_prob` off.
         """
         if memory is None:
@@ -131,6 +133,9 @@ class WorldModel(Backbone):
             self.training,
             generator,
         )
+        if dark is not None:
+            black = self.embedding.frames(torch.zeros_like(patches[:1, :1]))
+            copies = corruption.darken(copies, dark, black)
         writes = _unmasked(batch.is_first, frame_mask)
         limits = self.limits_after(clean, writes)
         trajectory = Trajectory(
@@ -140,7 +145,7 @@ class WorldModel(Backbone):
             span = self._draw_span(batch.is_first, generator)
             frames = self.predict_frames(copies, span, trajectory, memory)
             copies = corruption.write_predictions(copies, span, frames)
-        x, memory = self.run(copies.tokens, copies.levels, trajectory, memory)
+        x, memory, gates = self.run(copies.tokens, copies.levels, trajectory, memory)
         predicted, observed = x.unbind(2)
         outputs = losses.Outputs(
             patches,
@@ -150,6 +155,7 @@ class WorldModel(Backbone):
             in_frame_loss=copies.in_frame_loss,
             in_head_loss=copies.in_head_loss,
             is_observed=writes & (copies.written_level == 1),
+            gates=gates,
         )
         total, metrics = losses.total(self, batch, outputs, generator)
         return total, metrics, memory
@@ -168,7 +174,7 @@ class WorldModel(Backbone):
         unknown = torch.zeros_like(copies.written_level)
         levels = torch.stack((unknown, copies.written_level), 2)
         trajectory = replace(trajectory, writes=trajectory.writes & ~span)
-        x, _ = self.run(tokens, levels, trajectory, memory)
+        x = self.run(tokens, levels, trajectory, memory).tokens
         return self.reembed(x[:, :, 0])
 
     def reembed(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.training.collection import build_collection, fill
-from lssvwm.agent.training.loop import resume, train
+from lssvwm.agent.training.stages import resume, train
 from lssvwm.worldmodel import WorldModel
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)

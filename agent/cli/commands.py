@@ -47,9 +47,9 @@ def train(settings: list[str], show: bool) -> None:
     batch = f"{config.train.batch} x {config.train.length} frames"
     print(f"then {config.train.steps:,} steps of {batch}; all goes to {output}")
     with saved(output, resumable=True):
-        from lssvwm.agent.training import loop
+        from lssvwm.agent.training import stages
 
-        _print_trained(loop.train(config, output))
+        _print_trained(stages.train(config, output))
 
 
 def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
@@ -64,9 +64,9 @@ def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
     changes = f" with {' '.join(settings)}" if settings else ""
     print(f"resume the run in {folder}{changes}")
     with saved(folder, resumable=True):
-        from lssvwm.agent.training import loop
+        from lssvwm.agent.training import stages
 
-        _print_trained(loop.resume(folder, settings))
+        _print_trained(stages.resume(folder, settings))
 
 
 def evaluate(settings: list[str], show: bool) -> None:

@@ -218,9 +218,12 @@ def _choices(overrides: Sequence[Override]) -> dict[str, str]:
 def overridden(plain: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
     """Return a copy of `plain` with the overrides, without those that choose presets."""
     plain = deepcopy(plain)
+    stages = plain.get("stages") or {}
     for override in overrides:
         if override.key in GROUPS:
             continue
+        for stage in stages.values():
+            _remove(stage, override.key.split("."))
         migration.check_value(override.key, override.value)
         *sections, last = override.key.split(".")
         inside = plain
@@ -230,6 +233,38 @@ def overridden(plain: dict[str, Any], overrides: Sequence[Override]) -> dict[str
             inside = inside[section]
         inside[last] = override.value
     return plain
+
+
+def _remove(plain: dict[str, Any], path: list[str]) -> None:
+    """Remove the setting at a path of names, if it is there."""
+    *sections, last = path
+    for section in sections:
+        plain = plain.get(section, {})
+        if not isinstance(plain, dict):
+            return
+    plain.pop(last, None)
+
+
+def stage_configs(config: Config) -> dict[str, Config]:
+    """Return the configuration of every stage of a run by name; raises UserError for a wrong setting."""
+    common = to_dict(config) | {"stages": {}}
+    found = {}
+    for name, changes in config.stages.items():
+        try:
+            found[name] = build(type(config), _merged(common, changes))
+        except UserError as error:
+            raise UserError(f"stages.{name}: {error}") from None
+    return found
+
+
+def _merged(plain: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `plain` with changes in its sections."""
+    merged = dict(plain)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        both = isinstance(inner, dict) and isinstance(value, Mapping)
+        merged[key] = _merged(inner, value) if both else value
+    return merged
 
 
 def _keep_shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

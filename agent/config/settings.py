@@ -52,6 +52,8 @@ class FrameMaskConfig:
     """Fraction of frames that are not written into memory, 0 to 1; they are still predicted."""
     span: int = Field(default=4, ge=1)
     """Longest run of hidden frames, at least 1; lengths are drawn evenly up to it."""
+    dark: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    """Fraction of hidden frames that are written into memory as black frames, 0 to 1; they are predicted as they are."""
 
 
 @documented(frozen=True, config=SETTINGS)
@@ -107,6 +109,8 @@ class TrainConfig:
     """Steps between checkpoints, at least 1."""
     evaluate_every: int = Field(default=0, ge=0)
     """Steps between evaluations on validation tasks; the best weights are kept in best/. 0: none."""
+    target_success: float | None = Field(default=None, gt=0, le=1)
+    """Success rate on the validation tasks at which training ends early; needs evaluate_every. null: never."""
     actor_critic: ActorCriticConfig = Field(default_factory=ActorCriticConfig)
     """Learning from imagined walks."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -267,6 +271,9 @@ class Config:
     """Optimisation and collection."""
     tasks: TasksConfig = Field(default_factory=TasksConfig)
     """Held-out tasks."""
+    stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Parts of the training by name, one after the other. Each holds the settings that differ in it, and starts from
+    the weights of the one before. Settings of the command line hold for all. Empty: one part."""
     name: str = ""
     """Name of the run; empty: that of the experiment or of the environment."""
     output: str | None = None

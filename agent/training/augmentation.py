@@ -81,21 +81,25 @@ class Lengths:
 
 def draw_hidden(
     config: FrameMaskConfig, is_first: Tensor, rng: np.random.Generator
-) -> Tensor | None:
-    """Draw frames that are not written into memory, bool [B, T]; None if there are none.
+) -> tuple[Tensor | None, Tensor | None]:
+    """Draw frames that are not written into memory, and frames that are black there.
 
-    First frames are never hidden.
+    Both are bool [B, T], or None if there are none. First frames are never among them.
     """
     if not config.prob:
-        return None
+        return None, None
     shape = tuple(is_first.shape)
     index = np.arange(shape[1])
     span = rng.integers(1, config.span + 1, shape)
     mean_span = (config.span + 1) / 2
     begins = rng.random(shape) < config.prob / mean_span
     end = np.maximum.accumulate(np.where(begins, index + span, 0), 1)
-    inside = torch.from_numpy(index < end).to(is_first.device)
-    return inside & ~is_first
+    inside = torch.from_numpy(index < end).to(is_first.device) & ~is_first
+    if not config.dark:
+        return inside, None
+    rows = torch.from_numpy(rng.random((shape[0], 1)) < config.dark)
+    is_dark = rows.to(is_first.device)
+    return inside & ~is_dark, inside & is_dark
 
 
 def draw_resets(

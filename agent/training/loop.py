@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ LOG_EVERY = 10
 
 
 def train(config: Config, output: Path) -> Path:
-    """Run `lssvwm train`: train a new run in the folder `output`, which is returned."""
+    """Train a new run in the folder `output`, which is returned."""
     composition.refuse_existing_run(output)
     run = build(config, output)
     output.mkdir(parents=True, exist_ok=True)
@@ -32,14 +33,13 @@ def train(config: Config, output: Path) -> Path:
 
 
 def resume(folder: Path, overrides: list[str]) -> Path:
-    """Run `lssvwm resume`: continue a run from its last checkpoint as if it had not stopped."""
-    if not (folder / "config.yaml").is_file():
-        raise UserError(
-            f"no run in {folder}: there is no config.yaml; "
-            f"start one with `lssvwm train output={folder}`"
-        )
+    """Continue a run from its last checkpoint as if it had not stopped, with changed settings."""
     saved = composition.read(folder / "config.yaml")
-    config = composition.from_checkpoint(saved, overrides)
+    return restart(composition.from_checkpoint(saved, overrides), folder)
+
+
+def restart(config: Config, folder: Path) -> Path:
+    """Continue a run from its last checkpoint; returns its folder."""
     run = build(config, folder)
     if not run.last.is_file():
         begin(run)
@@ -50,7 +50,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
 
 
 def learn(run: Run) -> None:
-    """Train until `train.steps`; Ctrl-C saves first."""
+    """Train until `train.steps` or `train.target_success`; Ctrl-C saves first."""
     config = run.config.train
     run.replay.check(run.model.frame_shape)
     logger = Logger(run.folder, run.step)
@@ -67,6 +67,8 @@ def learn(run: Run) -> None:
                 success = run.validate()
                 logger.write(run.step, {"evaluate/success": success})
                 run.export_if_best(success)
+                if success >= (config.target_success or math.inf):
+                    break
             if _due(run.step, config.save_every):
                 save(run)
                 if not config.evaluate_every:
@@ -114,12 +116,12 @@ def draw_batch(run: Run) -> tuple[int, TrainingBatch]:
     start_prob = config.episode_start_prob
     sequences = run.replay.sample(count, burn_in + length, start_prob, run.rng)
     is_first = sequences.is_first
-    hidden = draw_hidden(config.frame_mask, is_first, run.rng)
+    hidden, dark = draw_hidden(config.frame_mask, is_first, run.rng)
     resets = draw_resets(config.state_reset_prob, is_first, run.rng)
     walk_from = None
     if config.actor_critic.walks:
         walk_from = int(run.rng.integers(1, burn_in + length + 1))
     batch = TrainingBatch(
-        sequences, burn_in, hidden, resets, curriculum_started, walk_from
+        sequences, burn_in, hidden, dark, resets, curriculum_started, walk_from
     )
     return length, batch.to(run.learner.device)

@@ -31,6 +31,7 @@ class TrainingBatch:
 
     burn_in: frames at the start that are observed without a gradient
     hidden: frames that are not written into memory, bool [B, T]; None: none
+    dark: frames that are written into memory as black frames, bool [B, T]; None: none
     resets: frames before which the memory is erased, bool [B, T]; None: none
     self_forcing: remember some frames as the model predicts them
     walk_from: frames observed before the imagined walks start; None: there are no walks
@@ -39,16 +40,19 @@ class TrainingBatch:
     sequences: Batch
     burn_in: int = 0
     hidden: Tensor | None = None
+    dark: Tensor | None = None
     resets: Tensor | None = None
     self_forcing: bool = True
     walk_from: int | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
         """Return the batch on a device."""
-        hidden = None if self.hidden is None else self.hidden.to(device)
-        resets = None if self.resets is None else self.resets.to(device)
-        sequences = self.sequences.to(device)
-        return replace(self, sequences=sequences, hidden=hidden, resets=resets)
+        masks = {
+            name: None if mask is None else mask.to(device)
+            for name in ("hidden", "dark", "resets")
+            for mask in [getattr(self, name)]
+        }
+        return replace(self, sequences=self.sequences.to(device), **masks)
 
     def segments(self, length: int) -> list[slice]:
         """Split the frames after the burn-in into segments of `length`; 0: one segment."""
@@ -116,6 +120,7 @@ class Learner:
                     batch.sequences[segment],
                     memory,
                     frame_mask=_part(batch.hidden, segment),
+                    dark=_part(batch.dark, segment),
                     state_reset=_part(batch.resets, segment),
                     self_forcing=batch.self_forcing,
                     generator=self.generator,
@@ -131,8 +136,12 @@ class Learner:
     def _burn_in(self, batch: TrainingBatch) -> Memory:
         """Return the memory of the frames before the gradient starts."""
         old = batch.sequences[: batch.burn_in]
-        memory = self.model.initial(len(old.pixels))
-        memory, _ = self.model.observe(memory, old.pixels, old.action, old.is_first)
+        pixels = old.pixels
+        if batch.dark is not None:
+            dark = batch.dark[:, : batch.burn_in, None, None, None]
+            pixels = pixels.masked_fill(dark, 0)
+        memory = self.model.initial(len(pixels))
+        memory, _ = self.model.observe(memory, pixels, old.action, old.is_first)
         return memory
 
     def _walk_gradient(self, batch: TrainingBatch) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ from lssvwm.envs.maze.layout import (
 from lssvwm.envs.tile_view import view_offsets
 
 Fields = dict[Cell, np.ndarray]
-"""Distances of all poses to a cell, int16 [4, R, C], by cell."""
+"""Distances of all poses to a cell, int32 [4, R, C], by cell."""
 _TURN = np.array([-1, 1, 0, 0])
 """Change of heading by action."""
 
@@ -121,11 +121,11 @@ class GridWorld:
         return (same_row & same_col).T
 
     def distance(self, field: np.ndarray) -> np.ndarray:
-        """Read distance fields [B, 4, R, C] at the present poses, int16 [B]."""
+        """Read distance fields [B, 4, R, C] at the present poses, int32 [B]."""
         return field[self.slots, self.heading, self.row, self.col]
 
     def field(self, slot: int, cell: Cell) -> np.ndarray:
-        """Return the distances of all poses of `slot` to `cell`, int16 [4, R, C]."""
+        """Return the distances of all poses of `slot` to `cell`, int32 [4, R, C]."""
         known = self._fields[slot]
         if cell not in known:
             known[cell] = distance_field(self.floor[slot], cell)

@@ -79,7 +79,7 @@ class ExploredMaze(Protocol):
         ...
 
     def distance(self, field: np.ndarray) -> np.ndarray:
-        """Read distance fields at the present poses, int16 [B]."""
+        """Read distance fields at the present poses, int32 [B]."""
         ...
 
     def of_cue(self, values: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ class ExploredMaze(Protocol):
         ...
 
     def field(self, slot: int, cell: Cell) -> np.ndarray:
-        """Return the distances of all poses of `slot` to `cell`, int16 [4, R, C]."""
+        """Return the distances of all poses of `slot` to `cell`, int32 [4, R, C]."""
         ...
 
     def next_cell(self, heading: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

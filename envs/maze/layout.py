@@ -6,6 +6,7 @@ A maze is an array of floor tiles, bool [R, C]. Headings are 0 up, 1 right, 2 do
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -23,8 +24,10 @@ STEPS = (
 )
 FORWARD = np.array(STEPS, np.int64)
 """Row and column change of one step forward, by heading, [4, 2]."""
-FAR = 10_000
+FAR = 10_000_000
 """Distance of a pose from which no path leads to the target."""
+LARGE = 10_000
+"""Tiles of a map from which on poses are searched one by one: the cost of a level of bits grows with the map."""
 
 
 def carve(n: int, loops: float, rng: np.random.Generator) -> np.ndarray:
@@ -126,20 +129,22 @@ def _as_bits(floor: np.ndarray) -> int:
 
 
 def no_path(batch: int, rows: int, cols: int) -> np.ndarray:
-    """Return distance fields without any path, int16 [B, 4, R, C]."""
-    return np.full((batch, 4, rows, cols), FAR, np.int16)
+    """Return distance fields without any path, int32 [B, 4, R, C]."""
+    return np.full((batch, 4, rows, cols), FAR, np.int32)
 
 
 def distance_field(
     floor: np.ndarray, target: Cell, heading: int | None = None
 ) -> np.ndarray:
-    """Return the least number of actions from every pose to `target`, int16 [4, R, C].
+    """Return the least number of actions from every pose to `target`, int32 [4, R, C].
 
     Turns count as actions. The field is indexed by heading, row and column; `FAR`: no
     path. With a `heading`, the path ends with looking there.
 
     floor: bool [R, C]
     """
+    if floor.size > LARGE:
+        return _search_by_pose(floor, target, heading)
     # A breadth-first search backwards from the target. Per heading, one Python integer
     # of R * C bits holds the poses reached, so that a level costs a few operations.
     rows, cols = floor.shape
@@ -165,8 +170,30 @@ def distance_field(
     return _count_levels(levels, rows, cols)
 
 
+def _search_by_pose(floor: np.ndarray, target: Cell, heading: int | None) -> np.ndarray:
+    """Do as `distance_field`, by a breadth-first search backwards over single poses."""
+    distance = np.full((4, *floor.shape), FAR, np.int32)
+    begins = range(4) if heading is None else (heading,)
+    waiting = deque((h, *target) for h in begins)
+    for pose in waiting:
+        distance[pose] = 0
+    while waiting:
+        h, row, col = waiting.popleft()
+        steps = distance[h, row, col] + 1
+        down, right = STEPS[h]
+        for pose in (
+            ((h + 1) % 4, row, col),
+            ((h - 1) % 4, row, col),
+            (h, row - down, col - right),
+        ):
+            if distance[pose] == FAR and floor[pose[1:]]:
+                distance[pose] = steps
+                waiting.append(pose)
+    return distance
+
+
 def _count_levels(levels: list[bytes], rows: int, cols: int) -> np.ndarray:
-    """Return the level at which every pose is reached first, int16 [4, R, C].
+    """Return the level at which every pose is reached first, int32 [4, R, C].
 
     Every level is 4 entries of `levels`, one per heading.
     """
@@ -174,7 +201,7 @@ def _count_levels(levels: list[bytes], rows: int, cols: int) -> np.ndarray:
     packed = np.frombuffer(b"".join(levels), np.uint8)
     packed = packed.reshape(count, 4, -1)
     reached = np.unpackbits(packed, axis=2, count=rows * cols, bitorder="little")
-    times = reached.sum(axis=0, dtype=np.int16)
+    times = reached.sum(axis=0, dtype=np.int32)
     distance = np.where(times > 0, count - times, FAR)
-    distance = distance.astype(np.int16)
+    distance = distance.astype(np.int32)
     return distance.reshape(4, rows, cols)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from lssvwm.envs.base import STRICT, SUCCESS, TIMEOUT, WRONG, flags, never
 from lssvwm.envs.maze import rendering
-from lssvwm.envs.maze.engine import GridMaze
+from lssvwm.envs.maze.engine import Fields, GridMaze
 from lssvwm.envs.maze.layout import Cell, distance_field
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -98,8 +98,7 @@ class TMazeEnv(GridMaze):
         self.delayed = flags(batch)
         """Slots in which the dark frames have begun or are not due, bool [B]."""
         self._plan = self._floor_plan()
-        ends = self.choice_cells(0)
-        self._end_fields = [distance_field(self._plan, end) for end in ends]
+        self._plan_fields: Fields = {}
 
     def _floor_plan(self) -> np.ndarray:
         floor = np.zeros((self.rows, self.cols), bool)
@@ -120,7 +119,7 @@ class TMazeEnv(GridMaze):
             start = int(rng.integers(3, self.rows - 6))
         self.put_agent(slot, start, self.middle, 0)
         self.cue[slot] = cue
-        self.goal_field[slot] = self._end_fields[cue]
+        self.goal_field[slot] = self.field(slot, self.choice_cells(slot)[cue])
         self.left_at[slot] = -1
         self.delayed[slot] = self.config.delay == 0
 
@@ -161,6 +160,12 @@ class TMazeEnv(GridMaze):
     def tour_cells(self, slot: int) -> list[Cell]:
         """Return the cell below the junction during the context, then none."""
         return [(2, self.middle)] if self.left_at[slot] < 0 else []
+
+    def field(self, slot: int, cell: Cell) -> np.ndarray:
+        """Return the distances of all poses to `cell`, which are those of every slot."""
+        if cell not in self._plan_fields:
+            self._plan_fields[cell] = distance_field(self._plan, cell)
+        return self._plan_fields[cell]
 
     def choice_cells(self, slot: int) -> list[Cell]:
         """Return the ends of both arms."""

@@ -62,7 +62,7 @@ class TourMaze(ObjectMaze):
         return super()._executed(action)
 
     def _steps_home(self, action: int | np.ndarray) -> np.ndarray:
-        """Return the steps home after `action`, int16 [B]."""
+        """Return the steps home after `action`, int32 [B]."""
         heading, row, col = self.next_pose(action)
         return self.home_field[self.slots, heading, row, col]
 
@@ -244,7 +244,7 @@ class RecallEnv(TourMaze):
         self.goal_field[slot] = self._goal_field_around(slot)
 
     def _goal_field_around(self, slot: int) -> np.ndarray:
-        """Return distances to the cued object that touch no other, int16 [4, R, C]."""
+        """Return distances to the cued object that touch no other, int32 [4, R, C]."""
         others = np.delete(self.objects[slot], self.cue[slot], axis=0)
         rows, cols = others.T
         floor = self.floor[slot].copy()

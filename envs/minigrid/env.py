@@ -305,7 +305,7 @@ class MiniGridEnv(BatchedEnv):
     def field(self, slot: int, target: Cell) -> np.ndarray | None:
         """Return least steps to `target` by heading, y, x; None if things can change.
 
-        int16 [4, H, W]. Lava, objects and the other choice count as walls. Heading 0 is
+        int32 [4, H, W]. Lava, objects and the other choice count as walls. Heading 0 is
         up, as in `distance_field`.
         """
         if not self._fixed[slot]:

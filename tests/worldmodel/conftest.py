@@ -10,6 +10,7 @@ from lssvwm.worldmodel import Batch, ModelConfig, WorldModel, corruption
 from lssvwm.worldmodel.mixers import attention
 from lssvwm.worldmodel.mixers.attention import AttentionConfig
 from lssvwm.worldmodel.mixers.gru import GRUConfig
+from lssvwm.worldmodel.mixers.tiled_delta import TiledDeltaConfig
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from torch import Tensor
 
@@ -19,8 +20,15 @@ def ssd(tiles: tuple[int, ...] = (1, 3, 1), **changes) -> TiledSSDConfig:
     return TiledSSDConfig(**{"tiles": tiles, "state": 16, "head_dim": 16} | changes)
 
 
+def delta(tiles: tuple[int, ...] = (1, 3, 1), **changes) -> TiledDeltaConfig:
+    """Return the settings of a small scan by the delta rule."""
+    return TiledDeltaConfig(**{"tiles": tiles, "state": 16, "head_dim": 16} | changes)
+
+
 KINDS = {
     "tiled_ssd": {},
+    "tiled_delta": {"mixer": delta()},
+    "delta_content": {"mixer": delta((3, 1), rope_fraction=0.0, content_heads=0)},
     "mamba2": {"mixer": ssd((3, 3), rope_fraction=0.0), "attention_window": 0},
     "window": {"mixer": AttentionConfig(window=5, heads=2), "attention_window": 0},
     "attention": {"mixer": AttentionConfig(window=30, heads=2), "attention_window": 0},
@@ -103,6 +111,12 @@ def batch_of() -> Callable[[Tensor, Tensor, Tensor], Batch]:
 def ssd_config() -> Callable[..., TiledSSDConfig]:
     """Return the settings of a small scan."""
     return ssd
+
+
+@pytest.fixture
+def delta_config() -> Callable[..., TiledDeltaConfig]:
+    """Return the settings of a small scan by the delta rule."""
+    return delta
 
 
 @pytest.fixture

@@ -21,12 +21,12 @@ def test_lambda_returns_follow_their_recursion(length):
     assert torch.allclose(lambda_returns(reward, ends, first, value, 0.97, 0.9), true)
 
 
-def test_terms_are_named_like_their_weights(sequences, batch_of, ssd_config):
+def test_terms_are_named_like_their_weights(sequences, batch_of, delta_config):
     names = [field.name for field in dataclasses.fields(LossWeights)]
     config = ModelConfig(
         patch=8,
         width=16,
-        mixer=ssd_config((3,)),
+        mixer=delta_config((3,)),
         loss=LossWeights(**dict.fromkeys(names, 1.0)),
     )
     model = WorldModel(config, (3, 24, 24), 2, discrete=False)

@@ -2,12 +2,19 @@
 
 from typing import TYPE_CHECKING, Annotated, Union
 
-from lssvwm.worldmodel.mixers import attention, gru, tiled_ssd
+from lssvwm.worldmodel.mixers import attention, gru, tiled_delta, tiled_ssd
 from lssvwm.worldmodel.mixers.base import MixerConfig, config_classes
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from pydantic import Field
 
-__all__ = ["AnyMixerConfig", "TiledSSDConfig", "attention", "gru", "tiled_ssd"]
+__all__ = [
+    "AnyMixerConfig",
+    "TiledSSDConfig",
+    "attention",
+    "gru",
+    "tiled_delta",
+    "tiled_ssd",
+]
 
 if TYPE_CHECKING:
     AnyMixerConfig = MixerConfig

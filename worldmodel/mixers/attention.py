@@ -27,6 +27,7 @@ from lssvwm.worldmodel.mixers.base import (
     Mixer,
     MixerContext,
     MixerMemory,
+    MixerOutput,
     pick,
     register,
 )
@@ -208,8 +209,8 @@ class Attention(Mixer):
         writes: Tensor,
         reset: Tensor,
         memory: MixerMemory,
-    ) -> tuple[Tensor, MixerMemory]:
-        """Process sequences u [B, T, R, S, D]. Returns the same shape, and the memory after the last frame."""
+    ) -> MixerOutput:
+        """Process sequences u [B, T, R, S, D]."""
         phase, pose = None, None
         if self.path_integrator is not None:
             with torch.autocast(u.device.type, enabled=False):
@@ -228,7 +229,7 @@ class Attention(Mixer):
             out.append(y)
         if pose is not None:
             memory["pose"] = pose
-        return torch.cat(out, 1), memory
+        return MixerOutput(torch.cat(out, 1), memory)
 
     def _segment(
         self,

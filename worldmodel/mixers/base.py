@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
@@ -69,6 +69,19 @@ class MixerContext:
         return self.grid[0] * self.grid[1]
 
 
+class MixerOutput(NamedTuple):
+    """Hold what a mixer makes of sequences."""
+
+    tokens: Tensor
+    """[B, T, R, S, D]"""
+
+    memory: MixerMemory
+    """Memory after the last frame"""
+
+    gates: Tensor | None = None
+    """Write strengths of the tokens of each frame, [B, T, k], 0 ... 1; None: the mixer writes every token"""
+
+
 class RolloutCache(Protocol):
     """Hold what n candidates of each memory imagined, apart from the memory that they share."""
 
@@ -113,8 +126,8 @@ class Mixer(nn.Module):
         writes: Tensor,
         reset: Tensor,
         memory: MixerMemory,
-    ) -> tuple[Tensor, MixerMemory]:
-        """Process sequences u [B, T, R, S, D]. Returns the same shape, and the memory after the last frame."""
+    ) -> MixerOutput:
+        """Process sequences u [B, T, R, S, D]."""
         raise NotImplementedError
 
     def start_rollout(self, memory: MixerMemory, n: int, frames: int) -> Any:

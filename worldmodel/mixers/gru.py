@@ -12,6 +12,7 @@ from lssvwm.worldmodel.mixers.base import (
     Mixer,
     MixerContext,
     MixerMemory,
+    MixerOutput,
     pick,
     register,
 )
@@ -89,8 +90,8 @@ class GRU(Mixer):
         writes: Tensor,
         reset: Tensor,
         memory: MixerMemory,
-    ) -> tuple[Tensor, MixerMemory]:
-        """Process sequences u [B, T, R, S, D]. Returns the same shape, and the memory after the last frame."""
+    ) -> MixerOutput:
+        """Process sequences u [B, T, R, S, D]."""
         frames, copies = u.shape[1:3]
         inputs = self._inputs(u, action[:, :, None].expand(-1, -1, copies, -1))
         h = memory["state"]
@@ -100,7 +101,7 @@ class GRU(Mixer):
             new = self._cell(inputs[:, t], h[:, None].expand(-1, copies, -1))
             states.append(new)
             h = torch.where(writes[:, t, None], new[:, -1], h)
-        return self._output(torch.stack(states, 1)), {"state": h}
+        return MixerOutput(self._output(torch.stack(states, 1)), {"state": h})
 
     def _inputs(self, u: Tensor, action: Tensor) -> Tensor:
         """Project u [..., S, D] and action [..., A] for the three gates of the cell. Returns [..., 3 H]."""

@@ -20,26 +20,23 @@ from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Literal
 
 import torch
-from einops import rearrange
 from lssvwm.worldmodel.fused_ops import addcmul, at_least_float32, rotate
 from lssvwm.worldmodel.mixers.base import (
     SETTINGS,
-    Mixer,
     MixerContext,
     MixerMemory,
+    MixerOutput,
     pick,
     register,
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
+from lssvwm.worldmodel.mixers.tiled import TiledMixer, by_frame, by_tile
 from lssvwm.worldmodel.scan.backends import Scan
 from lssvwm.worldmodel.scan.chunked import ScanInputs, chunked
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-EXPAND = 2
-"""Width of the values, as a multiple of the width of tokens."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -195,7 +192,7 @@ class Token(Query):
 
 
 @register(TiledSSDConfig)
-class TiledSSD(Mixer):
+class TiledSSD(TiledMixer):
     """Scan every tile of tokens over time with Mamba-2. Every tile has a state.
 
     Differences from Mamba-2, all for reading and writing by frames:
@@ -206,30 +203,15 @@ class TiledSSD(Mixer):
     """
 
     def __init__(self, config: TiledSSDConfig, context: MixerContext):
-        super().__init__()
-        side, state = config.tiles[context.layer], config.state
-        rows, columns = context.grid
-        if rows % side or columns % side:
-            raise ValueError(
-                f"tile {side} does not divide the token grid {rows} x {columns}"
-            )
-        self.inner = EXPAND * context.width
-        if self.inner % config.head_dim:
-            raise ValueError(
-                f"model.mixer.head_dim={config.head_dim} must divide "
-                f"2 x model.width = {self.inner}"
-            )
-        self.grid = context.grid
-        self.side = side
+        super().__init__(config.tiles[context.layer], config.head_dim, context)
+        state = config.state
         self.state = state
-        self.head_dim = config.head_dim
-        self.heads = self.inner // config.head_dim
         self.waves = int(config.rope_fraction * state) // 2  # rotated pairs
         self.scan: Scan = chunked
         projected = 2 * self.inner + 2 * state + self.heads
         self.project = nn.Linear(context.width, projected, bias=False)
         self.path_integrator = PathIntegrator(
-            context.width, context.actions, side, self.waves, context.walls
+            context.width, context.actions, self.side, self.waves, context.walls
         )
         self.scale_B = nn.Parameter(torch.ones(state))
         self.scale_C = nn.Parameter(torch.ones(state))
@@ -253,16 +235,6 @@ class TiledSSD(Mixer):
         for shift in (self.shift_B, self.shift_C):
             shift[: self.waves] = 1.0
 
-    @property
-    def tiles(self) -> int:
-        """Number of tiles per frame."""
-        rows, columns = self.grid
-        return (rows // self.side) * (columns // self.side)
-
-    def integrator(self) -> PathIntegrator:
-        """Return what sums up the agent's motion."""
-        return self.path_integrator
-
     def use_kernel(self, scan: Scan) -> None:
         """Compute the scan by this function."""
         self.scan = scan
@@ -275,32 +247,6 @@ class TiledSSD(Mixer):
             "pose": like.new_zeros(batch, self.tiles, 3),
         }
 
-    def tile(self, x: Tensor) -> Tensor:
-        """Order tokens by tiles. [..., S, d] -> [..., G, s, d]"""
-        rows, columns = self.grid
-        if self.side == 1:
-            return x.unsqueeze(-2)
-        if self.side == rows == columns:
-            return x.unsqueeze(-3)
-        lead, side = x.shape[:-2], self.side
-        x = x.reshape(-1, rows, columns, x.shape[-1])
-        pattern = "b (gh th) (gw tw) d -> b (gh gw) (th tw) d"
-        x = rearrange(x, pattern, th=side, tw=side)
-        return x.reshape(*lead, *x.shape[1:])
-
-    def untile(self, x: Tensor) -> Tensor:
-        """Order tokens by rows again. [..., G, s, d] -> [..., S, d]"""
-        rows, columns = self.grid
-        if self.side == 1:
-            return x.squeeze(-2)
-        if self.side == rows == columns:
-            return x.squeeze(-3)
-        lead, side = x.shape[:-3], self.side
-        x = x.reshape(-1, *x.shape[-3:])
-        pattern = "b (gh gw) (th tw) d -> b (gh th gw tw) d"
-        x = rearrange(x, pattern, gw=columns // side, th=side)
-        return x.reshape(*lead, *x.shape[1:])
-
     def _token(self, u: Tensor) -> Token:
         """Project tokens u [..., S, D] to what they read and write by."""
         size, inner = self.state, self.inner
@@ -308,7 +254,7 @@ class TiledSSD(Mixer):
         X, B, C, dt = self.tile(rest).split([inner, size, size, self.heads], -1)
         B = F.layer_norm(B, (size,), self.scale_B, self.shift_B)
         dt = F.softplus(dt + self.dt_bias)
-        return Token(gate, self._values(X), self._queries(C), dt, B)
+        return Token(gate, self.values(X), self._queries(C), dt, B)
 
     def _query(self, u: Tensor) -> Query:
         """Project tokens u [..., S, D] to what they read by. It saves the projections that only writing needs."""
@@ -318,10 +264,7 @@ class TiledSSD(Mixer):
         weight = torch.cat((gate_and_values, queries))
         gate, rest = F.linear(u, weight).split([inner, inner + size], -1)
         X, C = self.tile(rest).split([inner, size], -1)
-        return Query(gate, self._values(X), self._queries(C))
-
-    def _values(self, X: Tensor) -> Tensor:
-        return F.silu(X).unflatten(-1, (self.heads, self.head_dim))
+        return Query(gate, self.values(X), self._queries(C))
 
     def _queries(self, C: Tensor) -> Tensor:
         C = F.layer_norm(C, (self.state,), self.scale_C, self.shift_C)
@@ -341,8 +284,8 @@ class TiledSSD(Mixer):
         writes: Tensor,
         reset: Tensor,
         memory: MixerMemory,
-    ) -> tuple[Tensor, MixerMemory]:
-        """Scan sequences u [B, T, R, S, D], R at most 2. Returns the same shape, and the memory after the last frame.
+    ) -> MixerOutput:
+        """Scan sequences u [B, T, R, S, D], R at most 2.
 
         The first of two copies reads the state before its frame.
         """
@@ -359,28 +302,20 @@ class TiledSSD(Mixer):
             *noisy_phases, phase = self.path_integrator.phases(poses).unbind(2)
             B, C = rotate(B, phase), rotate(C, phase)
             rotated = [rotate(*pair) for pair in zip(noisy_C, noisy_phases)]
-        peek = [rearrange(v, "b t g s n -> (b g) t s n") for v in rotated]
+        peek = [v.transpose(1, 2).flatten(0, 1) for v in rotated]
         dt = dt * writes.to(dt.dtype)[..., None, None, None]
-        X, dt, B, C = (
-            rearrange(v, "b t g s ... -> (b g) (t s) ...") for v in (token.X, dt, B, C)
-        )
+        X, dt, B, C = (by_tile(v) for v in (token.X, dt, B, C))
         A = -torch.exp(self.A_log)
         state = memory["state"].flatten(0, 1)
-        inputs = ScanInputs(X, dt, A, B, C, state, self._token_resets(reset), *peek)
+        inputs = ScanInputs(X, dt, A, B, C, state, self.token_resets(reset), *peek)
         Y, state, *peeked = self.scan(inputs)
         batch, frames = reset.shape
-        size = {"b": batch, "t": frames}
         by_copy = [
-            self._output(rearrange(y, "(b g) (t s) h p -> b t g s h p", **size), query)
+            self._output(by_frame(y, batch, frames), query)
             for y, query in zip((*peeked, Y), (*readers, token))
         ]
         state = state.unflatten(0, (batch, -1))
-        return torch.stack(by_copy, 2), {"state": state, "pose": pose}
-
-    def _token_resets(self, reset: Tensor) -> Tensor:
-        """Mark the first token of each reset frame in every tile. [B, T] -> [B G, T s]"""
-        by_token = F.pad(reset[..., None], (0, self.side**2 - 1)).flatten(1)
-        return by_token.repeat_interleave(self.tiles, 0)
+        return MixerOutput(torch.stack(by_copy, 2), {"state": state, "pose": pose})
 
     def start_rollout(
         self, memory: MixerMemory, n: int, frames: int

@@ -49,12 +49,22 @@ def test_adversarial_lengths_prefer_the_largest_error():
 def test_draw_hidden_spares_first_frames(span):
     first = first_frames()
     rng = np.random.default_rng(0)
-    hidden = draw_hidden(FrameMaskConfig(prob=0.3, span=span), first, rng)
+    hidden, dark = draw_hidden(FrameMaskConfig(prob=0.3, span=span), first, rng)
+    assert dark is None
     assert hidden is not None and not (hidden & first).any()
     if span == 1:
         fraction = float(hidden[~first].float().mean())
         assert fraction == pytest.approx(0.3, abs=0.02)
-    assert draw_hidden(FrameMaskConfig(), first, rng) is None
+    assert draw_hidden(FrameMaskConfig(), first, rng) == (None, None)
+
+
+def test_draw_hidden_darkens_a_fraction():
+    first = first_frames()
+    config = FrameMaskConfig(prob=0.5, span=2, dark=0.75)
+    hidden, dark = draw_hidden(config, first, np.random.default_rng(0))
+    assert hidden is not None and dark is not None
+    assert not (hidden & dark).any() and not (dark & first).any()
+    assert float(dark.sum() / (hidden | dark).sum()) == pytest.approx(0.75, abs=0.1)
 
 
 def test_draw_resets_has_its_fraction():

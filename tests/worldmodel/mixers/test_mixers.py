@@ -34,7 +34,7 @@ def test_preset_has_parameters_of_small(name):
 
 
 def test_presets_are_complete():
-    assert set(options("model")) == {"base", "small", "tiny", *BASELINES}
+    assert set(options("model")) == {"base", "small", "tiny", "delta", "delta_tiled", *BASELINES}
 
 
 def test_attention_forgets_frames_outside_window():
@@ -103,7 +103,7 @@ def test_commands_accept_preset(name, tmp_path):
 def test_unknown_kind_is_named(capsys):
     assert cli.main(["train", "model.mixer.kind=transformer"]) == 2
     assert (
-        "unknown model.mixer.kind=transformer; there are: attention, gru, tiled_ssd"
+        "unknown model.mixer.kind=transformer; there are: attention, gru, tiled_delta, tiled_ssd"
         in capsys.readouterr().err
     )
 

@@ -1,0 +1,100 @@
+"""Train in stages, each with its own settings, from the weights of the stage before.
+
+Every stage is a run of its own, in the folder `stages/1-NAME` of the run. A stage that ended has a file `done`; its
+frames are deleted. The weights of the last stage are copied to the run's folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from lssvwm.agent import checkpoint
+from lssvwm.agent.config import composition
+from lssvwm.agent.config.settings import Config
+from lssvwm.agent.errors import UserError
+from lssvwm.agent.files import remove
+from lssvwm.agent.training import loop
+
+STAGES = "stages"
+"""Folder of the stages in a run's folder."""
+DONE = "done"
+"""File that marks a stage that ended."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Hold one stage: its configuration and its folder."""
+
+    config: Config
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Return whether the stage ended."""
+        return (self.folder / DONE).is_file()
+
+
+def train(config: Config, output: Path) -> Path:
+    """Run `lssvwm train`: train a new run in the folder `output`, which is returned."""
+    if not config.stages:
+        return loop.train(config, output)
+    composition.refuse_existing_run(output)
+    stages = plan(config, output)
+    output.mkdir(parents=True, exist_ok=True)
+    composition.save(config, output / checkpoint.CONFIG)
+    return follow(config, stages, output)
+
+
+def resume(folder: Path, overrides: list[str]) -> Path:
+    """Run `lssvwm resume`: continue a run, in whichever stage it stopped.
+
+    Changed settings hold for the stages that have not ended. Raises UserError if the folder holds no run.
+    """
+    if not (folder / checkpoint.CONFIG).is_file():
+        raise UserError(
+            f"no run in {folder}: there is no config.yaml; "
+            f"start one with `lssvwm train output={folder}`"
+        )
+    saved = composition.read(folder / checkpoint.CONFIG)
+    config = composition.from_checkpoint(saved, overrides)
+    if not config.stages:
+        return loop.resume(folder, overrides)
+    stages = plan(config, folder)
+    composition.save(config, folder / checkpoint.CONFIG)
+    return follow(config, stages, folder)
+
+
+def plan(config: Config, output: Path) -> list[Stage]:
+    """Return the stages of a run in order; raises UserError for a wrong setting."""
+    stages = []
+    init = config.train.init
+    for number, (name, own) in enumerate(composition.stage_configs(config).items(), 1):
+        train_config = dataclasses.replace(own.train, init=init)
+        own = dataclasses.replace(own, train=train_config, name=name)
+        folder = output / STAGES / f"{number}-{name}"
+        stages.append(Stage(own, folder))
+        init = str(folder)
+    return stages
+
+
+def follow(config: Config, stages: list[Stage], output: Path) -> Path:
+    """Train the stages that have not ended, and copy the last weights; returns `output`."""
+    for number, stage in enumerate(stages, 1):
+        if stage.done:
+            continue
+        name = stage.config.name
+        steps = f"{stage.config.train.steps:,} steps"
+        print(f"stage {number} of {len(stages)}: {name}, {steps}")
+        if (stage.folder / checkpoint.CONFIG).is_file():
+            loop.restart(stage.config, stage.folder)
+        else:
+            loop.train(stage.config, stage.folder)
+        if not stage.config.data:
+            remove(stage.folder / "data")
+        (stage.folder / DONE).touch()
+    trained = checkpoint.resolve(stages[-1].folder)
+    model = checkpoint.load(trained, config.device, config.backend)
+    checkpoint.export(model, config, output / trained.name)
+    return output

@@ -1,0 +1,407 @@
+"""Carry memory by the gated delta rule (arXiv 2412.06464), in the tiles of LSSVWM.
+
+SSD adds whatever it is shown again. The delta rule replaces the value stored under a key: what is known already changes
+nothing, however long it is looked at. A write gate keeps tokens out that are not worth storing; the loss sets its price.
+
+Memory has two parts. Each has its own heads, keys and write gate:
+    place     keys are rotated by the agent's place: a map
+    content   keys depend on the token alone: what was seen, wherever that was. Their queries mean the same at any
+              distance.
+
+Shapes, in addition to those of `tiled`
+    m                    width of a part's values (its heads * p)
+    X [..., G, s, m]     values                 beta [..., G, s]   write strengths
+    K [..., G, s, N]     keys of length 1       Q [..., G, s, N]   queries of length 1
+
+Memory: place and content [B, G, m, N], pose [B, G, 3].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, Literal
+
+import torch
+from lssvwm.worldmodel.fused_ops import addcmul, at_least_float32, rotate
+from lssvwm.worldmodel.mixers.base import (
+    SETTINGS,
+    MixerContext,
+    MixerMemory,
+    MixerOutput,
+    pick,
+    register,
+)
+from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
+from lssvwm.worldmodel.mixers.tiled import TiledMixer, by_frame, by_tile
+from lssvwm.worldmodel.scan.delta import DeltaInputs, chunked
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GATE_STRETCH = 0.1
+"""The write gate's sigmoid is stretched by this at both ends, then clipped: exactly 0 and 1 are possible."""
+GATE_BIAS = 1.5
+"""Initial bias of the write gate, which then writes with a strength of about 0.9."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class TiledDeltaConfig:
+    """Set the sizes of the tiled delta rule. Every tile of tokens has a state."""
+
+    kind: Literal["tiled_delta"] = "tiled_delta"
+    """Name of this mixer."""
+
+    tiles: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 3), min_length=1)
+    """Side of the tiles of each block, in tokens. There is one block per entry. Each must divide the token grid."""
+
+    state: int = Field(default=128, ge=1)
+    """Size of the keys of places: each head of a tile keeps `head_dim` x `state` numbers."""
+
+    head_dim: int = Field(default=32, ge=1)
+    """Width of a head. It must divide 2 x model.width."""
+
+    rope_fraction: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
+    """Fraction of the keys of places that is rotated by the agent's place. 0: no key stands for a place."""
+
+    content_heads: int = Field(default=1, ge=0)
+    """Further heads, whose keys depend on contents only. 0: none."""
+
+    content_state: int = Field(default=32, ge=1)
+    """Size of the keys of contents."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.tiles)
+
+
+@plain_dataclass
+class Read:
+    """Hold queries of one part of memory."""
+
+    Q: Tensor
+
+
+@plain_dataclass
+class Write(Read):
+    """Hold queries, and what is written to one part of memory."""
+
+    X: Tensor
+    K: Tensor
+    beta: Tensor
+
+
+class TokenCache:
+    """Keep what the tokens that n candidates imagined change, next to the state that they share."""
+
+    def __init__(self, state: Tensor, n: int, tokens: int):
+        """Reserve room for at most `tokens` imagined tokens per tile; state [B, G, m, N]."""
+        batch, tiles, width, size = state.shape
+        self.state = state
+        self.used = 0
+        self.keys = state.new_empty(batch, n, tiles, tokens, size)
+        self.changes = state.new_empty(batch, n, tiles, tokens, width)
+
+    def read(self, Q: Tensor) -> Tensor:
+        """Read the shared state and the tokens. Q [B, n, G, s, N] -> [B, n, G, s, m]"""
+        Y = torch.einsum("bkgsn,bgmn->bkgsm", Q, self.state)
+        if not self.used:
+            return Y
+        keys = self.keys[..., : self.used, :]
+        changes = self.changes[..., : self.used, :]
+        return Y + (Q @ keys.transpose(-1, -2)) @ changes
+
+    def add(self, K: Tensor, changes: Tensor) -> None:
+        """Append the tokens of a frame: keys [B, n, G, s, N], changes [B, n, G, s, m]."""
+        new = slice(self.used, self.used + K.shape[3])
+        self.keys[..., new, :] = K
+        self.changes[..., new, :] = changes
+        self.used = new.stop
+
+    def select(self, index: Tensor) -> None:
+        """Keep the candidates `index` [B, m], each once or more often."""
+        self.keys = pick(self.keys, index)
+        self.changes = pick(self.changes, index)
+
+    def nbytes(self) -> int:
+        """Return the bytes of all candidates, without the shared state."""
+        own = (self.keys, self.changes)
+        return sum(v.numel() * v.element_size() for v in own)
+
+
+class StateCache:
+    """Keep a state for each of n candidates, from the first imagined frame on."""
+
+    def __init__(self, state: Tensor, n: int):
+        self.shared = state
+        self.n = n
+        self.state: Tensor | None = None
+        """Own state of each candidate, [B, n, G, m, N]; None before the first frame."""
+
+    def read(self, Q: Tensor) -> Tensor:
+        """Read the state. Q [B, n, G, s, N] -> [B, n, G, s, m]"""
+        if self.state is None:
+            return torch.einsum("bkgsn,bgmn->bkgsm", Q, self.shared)
+        return Q @ self.state.transpose(-1, -2)
+
+    def add(self, K: Tensor, changes: Tensor) -> None:
+        """Add the tokens of a frame: keys [B, n, G, s, N], changes [B, n, G, s, m]."""
+        state = self.state
+        if state is None:  # the shared state must not change
+            state = self.shared[:, None].expand(-1, self.n, -1, -1, -1)
+        rows = [v.flatten(0, 2) for v in (state, changes.transpose(-1, -2), K)]
+        if self.state is None or torch.is_grad_enabled():
+            self.state = torch.baddbmm(*rows).view(state.shape)
+        else:
+            rows[0].baddbmm_(rows[1], rows[2])
+
+    def select(self, index: Tensor) -> None:
+        """Keep the candidates `index` [B, m], each once or more often."""
+        self.n = index.shape[1]
+        if self.state is not None:
+            self.state = pick(self.state, index)
+
+    def nbytes(self) -> int:
+        """Return the bytes of all candidates, without the shared state."""
+        if self.state is None:
+            return 0
+        return self.state.numel() * self.state.element_size()
+
+
+@plain_dataclass
+class DeltaCache:
+    """Keep the caches of the parts of memory, and the poses of the candidates."""
+
+    parts: list[TokenCache | StateCache]
+    pose: Tensor
+    """Pose of each tile, [B, n, G, 3]."""
+
+    def select(self, index: Tensor) -> None:
+        """Keep the candidates `index` [B, m], each once or more often."""
+        self.pose = pick(self.pose, index)
+        for part in self.parts:
+            part.select(index)
+
+    def nbytes(self) -> int:
+        """Return the bytes of all candidates, without the shared memory."""
+        return sum(part.nbytes() for part in self.parts)
+
+
+@plain_dataclass(frozen=True)
+class Part:
+    """Describe one part of memory: its name, heads, size of keys and rotated pairs of a key."""
+
+    name: str
+    heads: int
+    size: int
+    waves: int = 0
+
+
+class KeyNorm(nn.Module):
+    """Normalise keys or queries [..., N] to length 1, after a scale and a shift."""
+
+    def __init__(self, size: int, waves: int):
+        super().__init__()
+        self.size = size
+        self.scale = nn.Parameter(torch.ones(size))
+        self.shift = nn.Parameter(torch.zeros(size))
+        with torch.no_grad():  # places only, until training adds their content
+            self.scale[: 2 * waves] = 0.2
+            self.shift[:waves] = 1.0
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Return vectors of length 1."""
+        v = F.layer_norm(v, (self.size,), self.scale, self.shift)
+        return F.normalize(at_least_float32(v), dim=-1)
+
+
+@register(TiledDeltaConfig)
+class TiledDelta(TiledMixer):
+    """Write every tile of tokens by the delta rule, into a state of its own."""
+
+    def __init__(self, config: TiledDeltaConfig, context: MixerContext):
+        super().__init__(config.tiles[context.layer], config.head_dim, context)
+        waves = int(config.rope_fraction * config.state) // 2
+        parts = (
+            Part("place", self.heads, config.state, waves),
+            Part("content", config.content_heads, config.content_state),
+        )
+        self.parts = [part for part in parts if part.heads]
+        self.heads += config.content_heads
+        self.inner = self.heads * self.head_dim
+        self.size = sum(part.size for part in self.parts)
+        self.scan = chunked
+        self.project = nn.Linear(
+            context.width, 2 * self.inner + 2 * self.size, bias=False
+        )
+        self.gate = nn.Linear(context.width, len(self.parts))
+        nn.init.constant_(self.gate.bias, GATE_BIAS)
+        self.path_integrator = PathIntegrator(
+            context.width, context.actions, self.side, waves, context.walls
+        )
+        self.key_norm = nn.ModuleList(
+            KeyNorm(part.size, part.waves) for part in self.parts
+        )
+        self.query_norm = nn.ModuleList(
+            KeyNorm(part.size, part.waves) for part in self.parts
+        )
+        self.D = nn.Parameter(torch.ones(self.heads))
+        self.out = nn.Linear(self.inner, context.width, bias=False)
+
+    def initial(self, batch: int, like: Tensor) -> MixerMemory:
+        """Return the empty memory of `batch` agents."""
+        memory = {
+            part.name: like.new_zeros(
+                batch, self.tiles, part.heads * self.head_dim, part.size
+            )
+            for part in self.parts
+        }
+        return memory | {"pose": like.new_zeros(batch, self.tiles, 3)}
+
+    def _written(self, u: Tensor) -> tuple[Tensor, Tensor, list[Write]]:
+        """Project tokens u [..., S, D] to gate [..., S, inner], values [..., G, s, h, p] and what is written."""
+        inner, size = self.inner, self.size
+        gate, rest = self.project(u).split([inner, inner + 2 * size], -1)
+        X, K, Q = self.tile(rest).split([inner, size, size], -1)
+        X = self.values(X)
+        beta = torch.sigmoid(at_least_float32(self.tile(self.gate(u))))
+        beta = torch.clamp((1 + 2 * GATE_STRETCH) * beta - GATE_STRETCH, 0, 1)
+        heads = [part.heads for part in self.parts]
+        sizes = [part.size for part in self.parts]
+        fields = zip(
+            (norm(q) for norm, q in zip(self.query_norm, Q.split(sizes, -1))),
+            (at_least_float32(x).flatten(-2) for x in X.split(heads, -2)),
+            (norm(k) for norm, k in zip(self.key_norm, K.split(sizes, -1))),
+            beta.unbind(-1),
+        )
+        return gate, X, [Write(*values) for values in fields]
+
+    def _read(self, u: Tensor) -> tuple[Tensor, Tensor, list[Read]]:
+        """Do as `_written` without the projections that only writing needs."""
+        inner, size = self.inner, self.size
+        gates_and_values, _, queries = self.project.weight.split(
+            [2 * inner, size, size]
+        )
+        weight = torch.cat((gates_and_values, queries))
+        gate, rest = F.linear(u, weight).split([inner, inner + size], -1)
+        X, Q = self.tile(rest).split([inner, size], -1)
+        sizes = [part.size for part in self.parts]
+        reads = [Read(norm(q)) for norm, q in zip(self.query_norm, Q.split(sizes, -1))]
+        return gate, self.values(X), reads
+
+    def _output(self, Y: list[Tensor], X: Tensor, gate: Tensor) -> Tensor:
+        """Gate what was read of each part, [..., G, s, m]. Returns [..., S, D]."""
+        read = torch.cat(Y, -1).unflatten(-1, (self.heads, self.head_dim))
+        skip = self.D[:, None].to(X.dtype)
+        y = self.untile(addcmul(read, X, skip).flatten(-2))
+        y = F.layer_norm(y * F.silu(gate), (self.inner,))
+        return self.out(y)
+
+    def _rotated(self, part: Part, v: Tensor, phase: Tensor) -> Tensor:
+        return rotate(v, phase) if part.waves else v
+
+    def forward(
+        self,
+        u: Tensor,
+        action: Tensor,
+        writes: Tensor,
+        reset: Tensor,
+        memory: MixerMemory,
+    ) -> MixerOutput:
+        """Scan sequences u [B, T, R, S, D], R at most 2.
+
+        The first of two copies reads the state before its frame.
+        """
+        *noisy, clean = u.unbind(2)  # a slice would cost whole tensors going backward
+        gate, X, written = self._written(clean)
+        for own in written:
+            own.beta = own.beta * writes.to(own.beta.dtype)[..., None, None]
+        readers = [self._read(copy) for copy in noisy]
+        batch, frames = reset.shape
+        token_reset = self.token_resets(reset)
+        # sums over thousands of frames: bf16 would ruin memory
+        with torch.autocast(u.device.type, enabled=False):
+            poses, pose = self.path_integrator(
+                self.tile(u), action, writes, reset, memory["pose"]
+            )
+            *noisy_phases, phase = self.path_integrator.phases(poses).unbind(2)
+            carried: MixerMemory = {"pose": pose}
+            outputs: list[list[Tensor]] = [[] for _ in range(u.shape[2])]
+            for i, part in enumerate(self.parts):
+                own = written[i]
+                peek = [
+                    self._rotated(part, reads[i].Q, noisy_phase)
+                    .transpose(1, 2)
+                    .flatten(0, 1)
+                    for (_, _, reads), noisy_phase in zip(readers, noisy_phases)
+                ]
+                K = by_tile(self._rotated(part, own.K, phase))
+                Q = by_tile(self._rotated(part, own.Q, phase))
+                state = memory[part.name].flatten(0, 1)[:, None]
+                values = by_tile(own.X).unsqueeze(-2)
+                inputs = DeltaInputs(
+                    values, by_tile(own.beta), K, Q, state, None, token_reset, *peek
+                )
+                Y, state, *peeked = self.scan(inputs)
+                carried[part.name] = state.unflatten(0, (batch, -1)).squeeze(2)
+                for output, y in zip(outputs, (*peeked, Y)):
+                    output.append(by_frame(y.squeeze(-2), batch, frames))
+        copies = [
+            self._output(Y, values, its_gate)
+            for Y, (its_gate, values, *_) in zip(outputs, (*readers, (gate, X)))
+        ]
+        gates = torch.stack([own.beta for own in written], -1).flatten(2)
+        return MixerOutput(torch.stack(copies, 2), carried, gates)
+
+    def start_rollout(self, memory: MixerMemory, n: int, frames: int) -> DeltaCache:
+        """Return caches of tokens or of states, whichever is smaller at the end."""
+        tokens = frames * self.side**2
+        caches: list[TokenCache | StateCache] = []
+        for part in self.parts:
+            width = part.heads * self.head_dim
+            fewer = tokens * (part.size + width) < width * part.size
+            state = memory[part.name]
+            caches.append(
+                TokenCache(state, n, tokens) if fewer else StateCache(state, n)
+            )
+        return DeltaCache(caches, memory["pose"][:, None].expand(-1, n, -1, -1))
+
+    def rollout_step(
+        self, u: Tensor, action: Tensor, cache: DeltaCache, write: bool
+    ) -> Tensor:
+        """Read memory and cache for one imagined frame u [B, n, S, D]. Returns the same shape.
+
+        With `write`, the frame is added to the cache and the candidates move to its pose.
+        """
+        gate, X, tokens = self._written(u) if write else self._read(u)
+        with torch.autocast(u.device.type, enabled=False):
+            pose = self.path_integrator.move(self.tile(u), action, cache.pose)
+            phase = self.path_integrator.phases(pose)
+            outputs = []
+            for part, own, stored in zip(self.parts, tokens, cache.parts):
+                Q = self._rotated(part, own.Q, phase)
+                if isinstance(own, Write):
+                    K = self._rotated(part, own.K, phase)
+                    outputs.append(_write(own, K, Q, stored))
+                else:
+                    outputs.append(stored.read(Q))
+            if write:
+                cache.pose = pose
+        return self._output(outputs, X, gate)
+
+
+def _write(
+    token: Write, K: Tensor, Q: Tensor, cache: TokenCache | StateCache
+) -> Tensor:
+    """Add a frame to a cache. Returns what its tokens read, each up to itself, [B, n, G, s, m]."""
+    tokens = K.shape[3]
+    before, stored = cache.read(torch.cat((Q, K), 3)).split(tokens, 3)
+    changes = token.beta[..., None] * (token.X - stored)
+    if tokens > 1:
+        overlap = (K @ K.transpose(-1, -2)) * token.beta[..., None]
+        changes = torch.linalg.solve_triangular(
+            overlap, changes, upper=False, unitriangular=True
+        )
+    cache.add(K, changes)
+    return before + (Q @ K.transpose(-1, -2)).tril() @ changes

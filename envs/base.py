@@ -99,6 +99,8 @@ class BatchedEnv(HasExperts, ABC):
     actions: Discrete | Box
     episode: np.ndarray
     """Episodes begun in each slot, int64 [B]. Explorers notice a reset by it."""
+    answers: int = 1
+    """Right answers that an episode may have; a task list holds each equally often."""
 
     @abstractmethod
     def reset(self, where: np.ndarray, seeds: np.ndarray) -> None:
@@ -129,6 +131,10 @@ class BatchedEnv(HasExperts, ABC):
 
         An evaluated agent only observes while it is true.
         """
+
+    def answer(self) -> np.ndarray:
+        """Return the number of each episode's right answer, int64 [B], below `answers`."""
+        return counts(self.batch)
 
     @abstractmethod
     def truth(self) -> dict[str, np.ndarray]:

@@ -20,7 +20,6 @@ from lssvwm.worldmodel.memory import Memory
 from lssvwm.worldmodel.mixers.base import MixerContext, build_mixer
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 from lssvwm.worldmodel.patches import Patches
-from lssvwm.worldmodel.scan import backends
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -116,11 +115,10 @@ class Backbone(nn.Module):
     def use_backend(self, name: str = "auto") -> Self:
         """Compute the state-space scan by a backend. Returns the model.
 
-        `backends.select_backend` lists the names, and the errors that are raised.
+        `scan.backends` lists the names, and the errors that are raised.
         """
-        _, scan = backends.select_backend(name, self.device)
         for block in self.layers:
-            block.mixer.use_kernel(scan)
+            block.mixer.use_backend(name, self.device)
         return self
 
     def initial(self, batch: int) -> Memory:

@@ -57,25 +57,17 @@ def carry(added: Tensor, kept: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def delta_carry(
-    UX: Tensor,
-    UK: Tensor,
-    K: Tensor,
-    S: Tensor,
-    kept: Tensor | None,
-    fade: Tensor | None,
+    UX: Tensor, UK: Tensor, K: Tensor, S: Tensor, kept: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Carry states of the delta rule from chunk to chunk.
 
-    UX [b, k, c, q], UK [b, k, c, n]  what tokens add, before and against the state: U = UX - UK S^T
+    UX [b, k, c, m], UK [b, k, c, n]  changes that tokens make, given the state S before their chunk: U = UX - UK S^T
     K [b, k, c, n]                    keys of tokens that reach the end of their chunk, zero for others
-    S [b, q, n]                       state before the first chunk
-    kept [b, k, 1]                    0 where a chunk forgets the state before it; None: nowhere
-    fade [b, k, q]                    fraction that rows of the state keep in a chunk; None: 1
-    -> U [b, k, c, q], states before each chunk [b, k, q, n], state after the last [b, q, n]
+    S [b, m, n]                       state before the first chunk
+    kept [b, k, 1]                    0 where a chunk forgets the state before it, else 1; None: 1 everywhere
+    -> U [b, k, c, m], states before each chunk [b, k, m, n], state after the last [b, m, n]
     """
-    return cast(
-        "tuple[Tensor, Tensor, Tensor]", _DeltaCarry.apply(UX, UK, K, S, kept, fade)
-    )
+    return cast("tuple[Tensor, Tensor, Tensor]", _DeltaCarry.apply(UX, UK, K, S, kept))
 
 
 def rotate(V: Tensor, angle: Tensor) -> Tensor:
@@ -183,40 +175,33 @@ class _Carry(Function):
 
 class _DeltaCarry(Function):
     @staticmethod
-    def forward(ctx, UX, UK, K, S, kept, fade):
-        b, k, _, q = UX.shape
-        before = UX.new_empty(b, k, q, S.shape[-1])
+    def forward(ctx, UX: Tensor, UK: Tensor, K: Tensor, S: Tensor, kept: Tensor | None):
+        chunks, width = UX.shape[1], UX.shape[3]
         U = torch.empty_like(UX)
-        for i in range(k):
+        before = UX.new_empty(len(UX), chunks, width, S.shape[-1])
+        for i in range(chunks):
             before[:, i] = S
             U[:, i] = torch.baddbmm(UX[:, i], UK[:, i], S.mT, alpha=-1)
             if kept is not None:
                 S = S * kept[:, i, :, None]
             S = torch.baddbmm(S, U[:, i].mT, K[:, i])
-            if fade is not None:
-                S = S * fade[:, i, :, None]
-        ctx.save_for_backward(UK, K, kept, fade, U, before, S)
+        ctx.save_for_backward(UK, K, kept, U, before)
         return U, before, S
 
     @staticmethod
-    def backward(ctx, grad_U, grad_before, grad):
-        UK, K, kept, fade, U, before, S = ctx.saved_tensors
-        grad_UX, grad_UK = torch.empty_like(grad_U), torch.empty_like(UK)
-        grad_K = torch.empty_like(K)
-        grad_fade = None if fade is None else torch.empty_like(fade)
+    def backward(ctx, grad_U: Tensor, grad_before: Tensor, grad: Tensor):
+        UK, K, kept, U, before = ctx.saved_tensors
+        grad_UX, grad_UK, grad_K = (torch.empty_like(v) for v in (U, UK, K))
         for i in range(U.shape[1] - 1, -1, -1):
-            if fade is not None:
-                after = before[:, i + 1] if i + 1 < U.shape[1] else S
-                grad_fade[:, i] = torch.linalg.vecdot(grad, after) / fade[:, i]
-                grad = grad * fade[:, i, :, None]
             grad_K[:, i] = U[:, i] @ grad
-            own = torch.baddbmm(grad_U[:, i], K[:, i], grad.mT)
-            grad_UX[:, i] = own
-            grad_UK[:, i] = own @ before[:, i]
+            change = torch.baddbmm(grad_U[:, i], K[:, i], grad.mT)
+            grad_UX[:, i] = change
+            grad_UK[:, i] = change @ before[:, i]
             if kept is not None:
                 grad = grad * kept[:, i, :, None]
-            grad = torch.baddbmm(grad + grad_before[:, i], own.mT, UK[:, i], alpha=-1)
-        return grad_UX, grad_UK.neg_(), grad_K, grad, None, grad_fade
+            grad = grad + grad_before[:, i]
+            grad = torch.baddbmm(grad, change.mT, UK[:, i], alpha=-1)
+        return grad_UX, grad_UK.neg_(), grad_K, grad, None
 
 
 def _by_row(kept: Tensor, S: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ class Case:
         if not self.file.exists():
             return {}
         arms = json.loads(self.file.read_text())["arms"]
-        return {arm: _outcome(row) for arm, row in arms.items()}
+        complete = {arm: row for arm, row in arms.items() if set(ARRAYS) <= set(row)}
+        return {arm: _outcome(row) for arm, row in complete.items()}
 
     def label(self) -> str:
         """Return the swept settings as text."""

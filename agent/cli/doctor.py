@@ -74,18 +74,26 @@ def _devices() -> list[tuple[str, str]]:
 
 def _backends(device: torch.device) -> list[tuple[str, str]]:
     """Return the name and the state of each backend."""
-    return [(name, _state(name, device)) for name in backends.NAMES]
+    return [(name, _states(name, device)) for name in backends.NAMES]
 
 
-def _state(name: str, device: torch.device) -> str:
-    """Return the error of a backend, or why it cannot run.
+def _states(name: str, device: torch.device) -> str:
+    """Return the state of a backend for each update rule; once, if they agree."""
+    states = {rule: _state(name, device, rule) for rule in backends.RULES}
+    if len(set(states.values())) == 1:
+        return states["ssd"]
+    return "; ".join(f"{state} ({rule})" for rule, state in states.items())
+
+
+def _state(name: str, device: torch.device, rule: backends.RuleName) -> str:
+    """Return the error of a backend for one update rule, or why it cannot run.
 
     The reference is the recurrence in float64.
     """
-    if reason := backends.unavailable_reason(name, device):
+    if reason := backends.unavailable_reason(name, device, rule):
         return f"cannot be used: {reason}"
     try:
-        error = backends.relative_error(name, device)
+        error = backends.relative_error(name, device, rule)
     except Exception as broken:  # a kernel that does not compile may raise anything
         return f"broken: {backends.one_line(broken)}"
     too_large = "" if error < EXACT else " - TOO LARGE"  # also if the error is NaN

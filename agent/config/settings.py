@@ -53,7 +53,7 @@ class FrameMaskConfig:
     span: int = Field(default=4, ge=1)
     """Longest run of hidden frames, at least 1; lengths are drawn evenly up to it."""
     dark: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
-    """Fraction of hidden frames that are written into memory as black frames, 0 to 1; they are predicted as they are."""
+    """Fraction of hidden frames that memory sees as black frames, 0 to 1; they are still predicted."""
 
 
 @documented(frozen=True, config=SETTINGS)

@@ -68,6 +68,39 @@ def task_seeds(seed: int, count: int) -> np.ndarray:
     return rng.integers(2**31, 2**32, size=count)
 
 
+def balanced_seeds(env: BatchedEnv, seed: int, count: int) -> np.ndarray:
+    """Return episode seeds of held-out tasks, int64 [count], with each right answer equally often.
+
+    A constant answer then scores 1 / `env.answers`. Seeds whose answer is complete are left out.
+    """
+    if env.answers == 1:
+        return task_seeds(seed, count)
+    kinds = np.arange(env.answers)
+    missing = count // env.answers + (kinds < count % env.answers)
+    drawn = count
+    while True:
+        seeds = task_seeds(seed, drawn)
+        answers = _answers(env, seeds)
+        order = np.argsort(answers, kind="stable")
+        # number of earlier seeds with the same answer
+        rank = np.empty(drawn, np.int64)
+        sizes = np.bincount(answers, minlength=env.answers)
+        rank[order] = np.arange(drawn) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        if (sizes >= missing).all():
+            return seeds[rank < missing[answers]]
+        drawn *= 2
+
+
+def _answers(env: BatchedEnv, seeds: np.ndarray) -> np.ndarray:
+    """Return the right answers of the episodes with these seeds, int64 [N]."""
+    found = []
+    for start in range(0, len(seeds), env.batch):
+        some = seeds[start : start + env.batch]
+        env.reset(np.arange(len(some)), some)
+        found.append(env.answer()[: len(some)])
+    return np.concatenate(found)
+
+
 def list_tasks(config: Config, seeds: np.ndarray) -> TaskList:
     """Identify a task list by a hash of the environment's settings and the seeds."""
     listed = [vars(config.env), seeds.tolist()]
@@ -208,7 +241,7 @@ class Play:
             self.player = AgentPlayer(agent, ARMS[arm], env.batch, window, others)
         self.running = np.ones(env.batch, bool)
         self.acting = np.zeros(env.batch, bool)
-        self.result = Outcome.empty(env.batch)
+        self.result = Outcome.empty(seeds)
 
     def run(self) -> Outcome:
         """Play to the end."""
@@ -291,10 +324,10 @@ class HeldOut:
 
 def build_held_out(env: EnvConfig, tasks: TasksConfig) -> HeldOut:
     """Draw the held-out tasks and build their environments, one for each size of batch."""
-    seeds = task_seeds(tasks.seed, tasks.count)
-    starts = range(0, len(seeds), BATCH)
-    sizes = {len(seeds[start : start + BATCH]) for start in starts}
+    starts = range(0, tasks.count, BATCH)
+    sizes = {min(BATCH, tasks.count - start) for start in starts}
     envs = {size: build_env(env, size) for size in sorted(sizes)}
+    seeds = balanced_seeds(envs[max(sizes)], tasks.seed, tasks.count)
     return HeldOut(seeds, tasks.window, envs)
 
 
@@ -374,17 +407,17 @@ class Validation:
 
 def build_validation(env: EnvConfig, seed: int) -> Validation:
     """Draw the validation tasks of a run with this seed and build their environment."""
-    seeds = task_seeds(VALIDATION_SEED + seed, VALIDATION_TASKS)
-    return Validation(build_env(env, len(seeds)), seeds)
+    built = build_env(env, VALIDATION_TASKS)
+    seeds = balanced_seeds(built, VALIDATION_SEED + seed, VALIDATION_TASKS)
+    return Validation(built, seeds)
 
 
 def summary(config: Config, outcomes: dict[str, Outcome]) -> Evaluation:
     """Summarise the outcomes of `measure`, with the task list and the settings."""
-    seeds = task_seeds(config.tasks.seed, config.tasks.count)
-    tasks = list_tasks(config, seeds)
-    for outcome in outcomes.values():
-        solved = len(seeds) - len(outcome.counted().success)
-        tasks = dataclasses.replace(tasks, solved_at_start=solved)
+    some = next(iter(outcomes.values()))
+    tasks = list_tasks(config, some.task_seed)
+    solved = len(some.task_seed) - len(some.counted().task_seed)
+    tasks = dataclasses.replace(tasks, solved_at_start=solved)
     settings = configuration.to_dict(config)
     for unused in ("train", "record", "benchmark", "name", "output", "data"):
         settings.pop(unused, None)
@@ -406,13 +439,12 @@ def evaluate(config: CheckpointConfig, output: Path) -> dict[str, Any]:
         torch.set_num_threads(config.threads)
     model = checkpoint.load(config.checkpoint, config.device, config.backend)
     output.mkdir(parents=True, exist_ok=True)
-    seeds = task_seeds(config.tasks.seed, config.tasks.count)
     origin = Origin.of(config.checkpoint)
     found: dict[str, Any] = {"arms": {}}
 
     def keep(outcomes: dict[str, Outcome]) -> None:
         result = dataclasses.replace(summary(config, outcomes), origin=origin)
-        write(result, outcomes, seeds, output)
+        write(result, outcomes, output)
         found.update(result.to_dict())
 
     try:

@@ -38,6 +38,7 @@ FORMAT_VERSION = 2
 """Format of `evaluation.json` and `planning.json`. Format 1 has no `format_version` and other names of arms."""
 
 ARRAYS = (
+    "task_seed",
     "success",
     "outcome",
     "steps",
@@ -57,6 +58,7 @@ class Outcome:
     Unknown distances and ages are -1.
     """
 
+    task_seed: np.ndarray
     success: np.ndarray
     outcome: np.ndarray
     steps: np.ndarray
@@ -73,9 +75,11 @@ class Outcome:
     """Memories [1] at planning start, one for each task; only the arm `retained` keeps them."""
 
     @staticmethod
-    def empty(n: int) -> Outcome:
-        """Return the outcome of n tasks before they start."""
+    def empty(task_seed: np.ndarray) -> Outcome:
+        """Return the outcome of tasks with these seeds [N] before they start."""
+        n = len(task_seed)
         return Outcome(
+            task_seed=task_seed,
             success=np.zeros(n, bool),
             outcome=np.zeros(n, np.int64),
             steps=np.zeros(n, np.int64),
@@ -229,18 +233,16 @@ def _arm_result(arm: str, mine: Outcome, retained: Outcome | None) -> ArmResult:
 def write(
     found: Evaluation,
     outcomes: Mapping[str, Outcome],
-    seeds: np.ndarray,
     output: Path,
 ) -> None:
     """Write `evaluation.json`, and `tasks.csv` with one row for each arm and task."""
     write_json(output / "evaluation.json", found.to_dict())
     with (output / "tasks.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(("arm", "task_seed", *ARRAYS))
+        rows.writerow(("arm", *ARRAYS))
         for arm, outcome in outcomes.items():
             columns = [getattr(outcome, key).tolist() for key in ARRAYS]
-            for seed, *values in zip(seeds, *columns):
-                rows.writerow((arm, seed, *values))
+            rows.writerows((arm, *values) for values in zip(*columns))
 
 
 def write_json(file: Path, found: dict[str, Any], indent: int | None = 1) -> None:

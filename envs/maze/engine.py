@@ -181,7 +181,7 @@ class GridMaze(GridWorld, BatchedEnv):
 
     def __init__(self, batch: int, rows: int, cols: int, labels: int):
         super().__init__(batch, rows, cols)
-        self.labels = labels
+        self.labels = self.answers = labels
         self.episode = counts(batch)
         self.seeds = counts(batch)
         self.phase = counts(batch)
@@ -299,6 +299,10 @@ class GridMaze(GridWorld, BatchedEnv):
             "outcome": self.outcome.copy(),
             "goal": self.cue.copy(),
         }
+
+    def answer(self) -> np.ndarray:
+        """Return the cue of each episode, int64 [B]."""
+        return self.cue.copy()
 
     def explorer(self, name: str, seed: int) -> Explorer:
         """Return the scripted explorer `name`; raises ValueError for an unknown one."""

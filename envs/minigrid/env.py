@@ -168,6 +168,7 @@ class MiniGridEnv(BatchedEnv):
             )
         self.explorers = ("random", "noop", "momentum")
         if places.fork is not None:
+            self.answers = 4
             self.explorers += ("guide", "oracle", "seek", "cells", "stumble")
         elif places.goal is not None and self.field(0, places.goal) is not None:
             self.explorers += ("oracle",)
@@ -321,6 +322,10 @@ class MiniGridEnv(BatchedEnv):
         heading = (self.heading[slot] + 1) % 4
         steps = int(table[heading, self.y[slot], self.x[slot]])
         return steps if steps < FAR else -1
+
+    def answer(self) -> np.ndarray:
+        """Return 2 * cue + 1 if the goal lies above the hallway, int64 [B]; 0 without a cue."""
+        return np.array([places.answer for places in self.places], np.int64)
 
     def truth(self) -> dict[str, np.ndarray]:
         """Return the ground truth that `BatchedEnv.truth` describes.

@@ -44,6 +44,13 @@ class Places:
     label: int = -1
     """Cue: 0 ball, 1 key; -1: there is none."""
 
+    @property
+    def answer(self) -> int:
+        """Right answer: 2 * cue + 1 if the goal lies above the hallway; 0 without a cue."""
+        if self.goal is None or self.fork is None:
+            return 0
+        return 2 * self.label + int(self.goal[1] < self.fork[1])
+
 
 def find_places(env: OneMiniGrid, codes: np.ndarray, kinds: list[str]) -> Places:
     """Return the places of the episode in `env`.

@@ -131,7 +131,7 @@ class PointMaze(BatchedEnv):
         self.has_goal = config.goal != "none"
         self.context = config.tour if self.has_spots else 0
         """Frames of the guided part."""
-        self.labels = config.objects if self.has_spots else 1
+        self.labels = self.answers = config.objects if self.has_spots else 1
         self.rooms = Rooms(config.plan(), batch)
         self.canvas = Canvas(batch, config.size, around=config.view == "around")
         self.position = np.zeros((batch, 2))
@@ -257,6 +257,10 @@ class PointMaze(BatchedEnv):
     def in_context(self) -> np.ndarray:
         """Return bool [B], true during the tour."""
         return self.clock < self.context
+
+    def answer(self) -> np.ndarray:
+        """Return the cue of each episode, int64 [B]."""
+        return self.cue.copy()
 
     def truth(self) -> dict[str, np.ndarray]:
         """Return the ground truth that `BatchedEnv.truth` describes."""

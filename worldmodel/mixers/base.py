@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
-from lssvwm.worldmodel.scan.backends import Scan
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
@@ -143,8 +142,8 @@ class Mixer(nn.Module):
         """
         raise NotImplementedError
 
-    def use_kernel(self, scan: Scan) -> None:
-        """Compute the state-space scan by this function. Mixers without a scan ignore it."""
+    def use_backend(self, name: str, device: torch.device) -> None:
+        """Compute the scan by a backend, see `scan.backends`. Mixers without a scan ignore it."""
 
 
 Class = TypeVar("Class", bound=type[Mixer])

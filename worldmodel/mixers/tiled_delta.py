@@ -1,7 +1,8 @@
-"""Carry memory by the gated delta rule (arXiv 2412.06464), in the tiles of LSSVWM.
+"""Carry memory by the delta rule (arXiv 2406.06484), in the tiles of LSSVWM.
 
-SSD adds whatever it is shown again. The delta rule replaces the value stored under a key: what is known already changes
-nothing, however long it is looked at. A write gate keeps tokens out that are not worth storing; the loss sets its price.
+SSD adds whatever it is shown again. The delta rule replaces the value stored under a key. What is known already changes
+nothing, however long it is looked at. A write gate keeps tokens out that are not worth storing; the loss sets its
+price.
 
 Memory has two parts. Each has its own heads, keys and write gate:
     place     keys are rotated by the agent's place: a map
@@ -18,6 +19,7 @@ Memory: place and content [B, G, m, N], pose [B, G, 3].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Literal
 
@@ -33,6 +35,8 @@ from lssvwm.worldmodel.mixers.base import (
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 from lssvwm.worldmodel.mixers.tiled import TiledMixer, by_frame, by_tile
+from lssvwm.worldmodel.scan import backends
+from lssvwm.worldmodel.scan.backends import DeltaScan
 from lssvwm.worldmodel.scan.delta import DeltaInputs, chunked
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -231,7 +235,7 @@ class TiledDelta(TiledMixer):
         self.heads += config.content_heads
         self.inner = self.heads * self.head_dim
         self.size = sum(part.size for part in self.parts)
-        self.scan = chunked
+        self.scan: DeltaScan = chunked
         self.project = nn.Linear(
             context.width, 2 * self.inner + 2 * self.size, bias=False
         )
@@ -248,6 +252,10 @@ class TiledDelta(TiledMixer):
         )
         self.D = nn.Parameter(torch.ones(self.heads))
         self.out = nn.Linear(self.inner, context.width, bias=False)
+
+    def use_backend(self, name: str, device: torch.device) -> None:
+        """Compute the scan by a backend of the delta rule."""
+        _, self.scan = backends.select_backend(name, device, "delta")
 
     def initial(self, batch: int, like: Tensor) -> MixerMemory:
         """Return the empty memory of `batch` agents."""
@@ -318,41 +326,53 @@ class TiledDelta(TiledMixer):
         for own in written:
             own.beta = own.beta * writes.to(own.beta.dtype)[..., None, None]
         readers = [self._read(copy) for copy in noisy]
-        batch, frames = reset.shape
-        token_reset = self.token_resets(reset)
         # sums over thousands of frames: bf16 would ruin memory
         with torch.autocast(u.device.type, enabled=False):
             poses, pose = self.path_integrator(
                 self.tile(u), action, writes, reset, memory["pose"]
             )
-            *noisy_phases, phase = self.path_integrator.phases(poses).unbind(2)
+            phases = self.path_integrator.phases(poses).unbind(2)
             carried: MixerMemory = {"pose": pose}
-            outputs: list[list[Tensor]] = [[] for _ in range(u.shape[2])]
+            by_part = []
             for i, part in enumerate(self.parts):
-                own = written[i]
-                peek = [
-                    self._rotated(part, reads[i].Q, noisy_phase)
-                    .transpose(1, 2)
-                    .flatten(0, 1)
-                    for (_, _, reads), noisy_phase in zip(readers, noisy_phases)
-                ]
-                K = by_tile(self._rotated(part, own.K, phase))
-                Q = by_tile(self._rotated(part, own.Q, phase))
-                state = memory[part.name].flatten(0, 1)[:, None]
-                values = by_tile(own.X).unsqueeze(-2)
-                inputs = DeltaInputs(
-                    values, by_tile(own.beta), K, Q, state, None, token_reset, *peek
-                )
-                Y, state, *peeked = self.scan(inputs)
-                carried[part.name] = state.unflatten(0, (batch, -1)).squeeze(2)
-                for output, y in zip(outputs, (*peeked, Y)):
-                    output.append(by_frame(y.squeeze(-2), batch, frames))
+                tokens = [*(reads[i] for _, _, reads in readers), written[i]]
+                state = memory[part.name]
+                outputs, state = self._scan(part, tokens, phases, reset, state)
+                carried[part.name] = state
+                by_part.append(outputs)
         copies = [
-            self._output(Y, values, its_gate)
-            for Y, (its_gate, values, *_) in zip(outputs, (*readers, (gate, X)))
+            self._output(list(Y), values, its_gate)
+            for Y, (its_gate, values, _) in zip(
+                zip(*by_part), (*readers, (gate, X, written))
+            )
         ]
         gates = torch.stack([own.beta for own in written], -1).flatten(2)
         return MixerOutput(torch.stack(copies, 2), carried, gates)
+
+    def _scan(
+        self,
+        part: Part,
+        tokens: list[Read | Write],
+        phases: Sequence[Tensor],
+        reset: Tensor,
+        state: Tensor,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Scan one part of memory, for the tokens of each copy and their phases; the last copy is written.
+
+        Returns what each copy reads, [B, T, G, s, m], and the state [B, G, m, N] after the last frame.
+        """
+        *queries, Q = (self._rotated(part, v.Q, at) for v, at in zip(tokens, phases))
+        own = tokens[-1]
+        assert isinstance(own, Write)
+        K = self._rotated(part, own.K, phases[-1])
+        peek = [v.transpose(1, 2).flatten(0, 1) for v in queries]
+        fields = (by_tile(v) for v in (own.X, own.beta, K, Q))
+        inputs = DeltaInputs(
+            *fields, state.flatten(0, 1), self.token_resets(reset), *peek
+        )
+        Y, last, *peeked = self.scan(inputs)
+        outputs = [by_frame(y, *reset.shape) for y in (*peeked, Y)]
+        return outputs, last.view_as(state)
 
     def start_rollout(self, memory: MixerMemory, n: int, frames: int) -> DeltaCache:
         """Return caches of tokens or of states, whichever is smaller at the end."""

@@ -31,6 +31,7 @@ from lssvwm.worldmodel.mixers.base import (
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 from lssvwm.worldmodel.mixers.tiled import TiledMixer, by_frame, by_tile
+from lssvwm.worldmodel.scan import backends
 from lssvwm.worldmodel.scan.backends import Scan
 from lssvwm.worldmodel.scan.chunked import ScanInputs, chunked
 from pydantic import Field
@@ -235,9 +236,9 @@ class TiledSSD(TiledMixer):
         for shift in (self.shift_B, self.shift_C):
             shift[: self.waves] = 1.0
 
-    def use_kernel(self, scan: Scan) -> None:
-        """Compute the scan by this function."""
-        self.scan = scan
+    def use_backend(self, name: str, device: torch.device) -> None:
+        """Compute the scan by a backend of SSD."""
+        _, self.scan = backends.select_backend(name, device)
 
     def initial(self, batch: int, like: Tensor) -> MixerMemory:
         """Return the empty memory of `batch` agents."""

@@ -97,10 +97,10 @@ def chunked(inputs: ScanInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
         reset = torch.zeros_like(dt[..., 0], dtype=torch.bool)
     low = _autocast_type(dt)
     X, B, *queries = (v.to(low) for v in (X, B, *queries))
-    X, dt, B, *queries = (_by_chunk(v, size) for v in (X, dt, B, *queries))
+    X, dt, B, *queries = (by_chunk(v, size) for v in (X, dt, B, *queries))
     decay = (dt * A).cumsum(2)  # log decay from the chunk's start to each token
     readers = _readers(queries, decay, frame)
-    episode = _by_chunk(reset, size).cumsum(-1)
+    episode = by_chunk(reset, size).cumsum(-1)
     same_episode = episode[..., :, None] == episode[..., None, :]
     # an episode began in the chunk: these tokens do not see the state before it
     began = (episode > 0)[..., None]
@@ -141,7 +141,7 @@ def _autocast_type(v: Tensor) -> torch.dtype:
     return v.dtype
 
 
-def _by_chunk(v: Tensor, size: int) -> Tensor:
+def by_chunk(v: Tensor, size: int) -> Tensor:
     """Cut the tokens of v [b, l, ...] into chunks [b, k, size, ...], with zeros after the last token."""
     missing = -v.shape[1] % size
     if missing:

@@ -1,18 +1,17 @@
-"""Compute the gated delta rule (arXiv 2412.06464), with one write strength per token for all heads.
+"""Compute the delta rule (arXiv 2406.06484): what is stored under a key is replaced, not added to.
 
 `reference` is the recurrence, `chunked` an equal, faster form of it.
 
-Glossary: b sequences of l tokens, h heads of width p, keys and queries of size n
-    X     [b, l, h, p]  values
-    beta  [b, l]        write strength, 0 ... 1. A token with beta = 0 and no decay leaves no trace.
-    K     [b, l, n]     keys of length 1 (which part of the state a token replaces), shared by the heads
-    Q     [b, l, n]     queries (which part of the state a token reads), shared by the heads
-    S     [b, h, p, n]  state:  S' = exp(decay_t) S_{t-1},   S_t = S' + beta_t (X_t - S' K_t) K_t^T,   Y_t = S_t Q_t
-    decay [b, l, h]     log decay, <= 0; None: the state does not decay
-    Y     [b, l, h, p]  what the tokens read
+Glossary: b sequences of l tokens, values of width m, keys and queries of size n
+    X     [b, l, m]  values
+    beta  [b, l]     write strength, 0 ... 1. A token with beta = 0 leaves no trace: it only reads.
+    K     [b, l, n]  keys of length 1 (which part of the state a token replaces)
+    Q     [b, l, n]  queries (which part of the state a token reads)
+    S     [b, m, n]  state:  S_t = S_{t-1} + beta_t (X_t - S_{t-1} K_t) K_t^T,   Y_t = S_t Q_t
+    Y     [b, l, m]  what the tokens read
 
-`reset` and `peek` are those of `scan.chunked`. Every scan takes `DeltaInputs`. It returns Y and S after the last token
-and, with `peek`, what that read, [b, l, h, p].
+There is no decay: the state changes only by writing. `reset` and `peek` are those of `scan.chunked`. Every scan takes
+`DeltaInputs`. It returns Y and S after the last token and, with `peek`, what that read, [b, l, m].
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from typing import NamedTuple
 
 import torch
 from lssvwm.worldmodel.fused_ops import delta_carry, inner
+from lssvwm.worldmodel.scan.chunked import by_chunk
 from torch import Tensor
-from torch.nn import functional as F
 
 CHUNK = 36
 """Tokens in a chunk of `chunked`."""
@@ -36,28 +35,24 @@ class DeltaInputs(NamedTuple):
     K: Tensor
     Q: Tensor
     S: Tensor
-    decay: Tensor | None = None
     reset: Tensor | None = None
     peek: Tensor | None = None
 
 
 def reference(inputs: DeltaInputs) -> tuple[Tensor, ...]:
     """Compute the recurrence token by token. It is slow, and the other scans are tested against it."""
-    X, beta, K, Q, S, decay, reset, peek = inputs
+    X, beta, K, Q, S, reset, peek = inputs
     Y, peeked = [], []
     for t in range(X.shape[1]):
         if reset is not None:
-            begins = reset[:, t, None, None, None]
-            S = torch.where(begins, torch.zeros_like(S), S)
+            S = torch.where(reset[:, t, None, None], torch.zeros_like(S), S)
         if peek is not None and t % peek.shape[2] == 0:
             queries = peek[:, t // peek.shape[2]]
-            peeked.append(torch.einsum("bhpn,bsn->bshp", S, queries))
-        if decay is not None:
-            S = S * torch.exp(decay[:, t])[..., None, None]
-        stored = torch.einsum("bhpn,bn->bhp", S, K[:, t])
-        change = beta[:, t, None, None] * (X[:, t] - stored)
-        S = S + torch.einsum("bhp,bn->bhpn", change, K[:, t])
-        Y.append(torch.einsum("bhpn,bn->bhp", S, Q[:, t]))
+            peeked.append(torch.einsum("bmn,bsn->bsm", S, queries))
+        stored = torch.einsum("bmn,bn->bm", S, K[:, t])
+        change = beta[:, t, None] * (X[:, t] - stored)
+        S = S + torch.einsum("bm,bn->bmn", change, K[:, t])
+        Y.append(torch.einsum("bmn,bn->bm", S, Q[:, t]))
     if peek is None:
         return torch.stack(Y, 1), S
     return torch.stack(Y, 1), S, torch.cat(peeked, 1)
@@ -66,84 +61,54 @@ def reference(inputs: DeltaInputs) -> tuple[Tensor, ...]:
 def chunked(inputs: DeltaInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     """Compute the scan in chunks: a triangular system inside a chunk, the recurrence between chunks.
 
-    Any length works. Masks cut the sums at a reset. Everything has the type of the inputs: autocast is ignored. The
-    log decay within a chunk must stay above -60, so that its inverse fits into float32.
+    Any length works. Masks cut the sums at a reset. Everything has the type of the inputs: autocast is ignored.
     """
-    X, beta, K, Q, S, decay, reset, peek = inputs
-    length, h, p = X.shape[1:]
+    X, beta, K, Q, S, reset, peek = inputs
+    length = X.shape[1]
     frame = 1 if peek is None else peek.shape[2]
     size = min(max(1, chunk // frame) * frame, length)  # whole frames
     queries = [Q] if peek is None else [Q, peek.flatten(1, 2)]
-    X, beta, K, *queries = (
-        _by_chunk(v, size) for v in (X.flatten(2), beta, K, *queries)
-    )
-    total = None
-    if decay is not None:
-        total = _by_chunk(decay, size).cumsum(2)  # since the chunk began [b, k, c, h]
-        X = X * torch.exp(-total).repeat_interleave(p, -1)
+    X, beta, K, *queries = (by_chunk(v, size) for v in (X, beta, K, *queries))
     token = torch.arange(size, device=X.device)
     earlier = token[:, None] > token
-    readable = None
-    fresh = reaching = 1.0
+    same_episode = kept = None
+    sees_before, lasts = K, K
     if reset is not None:
-        episode = _by_chunk(reset, size).cumsum(-1)
-        readable = episode[..., :, None] == episode[..., None, :]
-        # an episode began in the chunk: these tokens do not see the state before it
+        episode = by_chunk(reset, size).cumsum(-1)
+        same_episode = episode[..., :, None] == episode[..., None, :]
+        # tokens before the first reset of their chunk see the state before it
         fresh = (episode == 0).to(X.dtype)[..., None]
-        # no episode begins later in the chunk: these tokens reach the state after it
-        reaching = (episode == episode[..., -1:]).to(X.dtype)[..., None]
-    # 1. solve for what tokens add to the state, given the state before the chunk: U = UX - UK S^T
-    overlap = _masked(inner(K, K), earlier, readable)
-    right = torch.cat((X, K * fresh), -1) * beta[..., None]
-    solved = torch.linalg.solve_triangular(
-        overlap * beta[..., None], right, upper=False, unitriangular=True
-    )
-    UX, UK = solved.split([h * p, K.shape[-1]], -1)
-    # 2. carry the state from chunk to chunk
-    kept = fade = None
-    if reset is not None:
+        sees_before = K * fresh
+        # tokens after the last reset of their chunk reach the state after it
+        lasts = K * (episode == episode[..., -1:]).to(X.dtype)[..., None]
         kept = fresh[:, :, -1]
-    if total is not None:
-        fade = torch.exp(total[:, :, -1]).repeat_interleave(p, -1)
-    U, before, S = delta_carry(UX, UK, K * reaching, S.flatten(1, 2), kept, fade)
-    # 3. read the state before the chunk, and the chunk itself
-    outputs = []
-    for queries_, since, visible in _readers(queries, total, frame, earlier):
-        score = _masked(inner(queries_, K), visible, readable)
-        y = torch.baddbmm(
-            (inner(queries_, before) * fresh).flatten(0, 1),
-            score.flatten(0, 1),
-            U.flatten(0, 1),
-        ).unflatten(0, U.shape[:2])
-        if since is not None:
-            y = y * torch.exp(since).repeat_interleave(p, -1)
-        outputs.append(y.flatten(1, 2)[:, :length].unflatten(-1, (h, p)))
-    Y, *peeked = outputs
-    return Y, S.unflatten(1, (h, p)), *peeked
-
-
-def _readers(queries, total, frame, earlier):
-    token = torch.arange(len(earlier), device=earlier.device)
-    found = [(queries[0], total, ~earlier.T)]
-    if len(queries) > 1:
-        start = None
-        if total is not None:
-            ends = total[:, :, frame - 1 :: frame]
-            start = F.pad(ends, (0, 0, 1, 0))[:, :, :-1].repeat_interleave(frame, 2)
+    # 1. solve for the change that each token makes, given the state before the chunk: U = UX - UK S^T
+    overlap = _masked(inner(K, K), earlier, same_episode) * beta[..., None]
+    wanted = torch.cat((X, sees_before), -1) * beta[..., None]
+    solved = torch.linalg.solve_triangular(
+        overlap, wanted, upper=False, unitriangular=True
+    )
+    UX, UK = solved.split([X.shape[-1], K.shape[-1]], -1)
+    # 2. carry the state from chunk to chunk
+    U, before, S = delta_carry(UX, UK, lasts, S, kept)
+    # 3. read the state before the chunk, and the changes of the chunk itself
+    visible = [~earlier.T]
+    if peek is not None:
         number = token // frame
-        found.append((queries[1], start, number[:, None] > number))
-    return found
+        visible.append(number[:, None] > number)
+    outputs = []
+    for q, shown in zip(queries, visible):
+        old = inner(q, before)
+        if reset is not None:
+            old = old * fresh
+        score = _masked(inner(q, K), shown, same_episode)
+        y = torch.baddbmm(old.flatten(0, 1), score.flatten(0, 1), U.flatten(0, 1))
+        outputs.append(y.view(U.shape).flatten(1, 2)[:, :length])
+    Y, *peeked = outputs
+    return Y, S, *peeked
 
 
-def _masked(score: Tensor, visible: Tensor, readable: Tensor | None) -> Tensor:
-    """Set the scores [b, k, c, c] of tokens to zero that are not visible or of another episode."""
-    shown = visible if readable is None else visible & readable
+def _masked(score: Tensor, visible: Tensor, same_episode: Tensor | None) -> Tensor:
+    """Set the scores [b, k, c, c] of tokens to zero that are not visible, or of another episode."""
+    shown = visible if same_episode is None else visible & same_episode
     return score.masked_fill(~shown, 0.0)
-
-
-def _by_chunk(v: Tensor, size: int) -> Tensor:
-    """Cut the tokens of v [b, l, ...] into chunks [b, k, size, ...], with zeros after the last token."""
-    missing = -v.shape[1] % size
-    if missing:
-        v = F.pad(v, (0, 0) * (v.dim() - 2) + (0, missing))
-    return v.unflatten(1, (v.shape[1] // size, size))

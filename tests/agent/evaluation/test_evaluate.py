@@ -13,6 +13,7 @@ from lssvwm.agent.evaluation import evaluate as evaluation
 from lssvwm.agent.evaluation import results
 from lssvwm.agent.evaluation.evaluate import (
     Play,
+    balanced_seeds,
     measure,
     offered,
     summary,
@@ -152,6 +153,25 @@ def test_evaluate_writes_results_with_their_origin(tmp_path):
     assert (tmp_path / "out" / "success.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize(
+    "env", ["tmaze", "recall", "minigrid", "pointmaze", "counting"]
+)
+def test_balanced_seeds_hold_every_answer_equally_often(env):
+    settings = {
+        "pointmaze": ["env.goal=spot", "env.objects=3"],
+        "recall": ["env.n=7", "env.objects=3"],
+    }
+    built = make(composition.compose([f"env={env}", *settings.get(env, [])]).env, 7)
+    count = 12 * built.answers
+    seeds = balanced_seeds(built, 0, count)
+    assert len(seeds) == len(set(seeds.tolist())) == count
+    answers = []
+    for some in seeds.reshape(-1, built.answers):
+        built.reset(np.arange(len(some)), some)
+        answers += built.answer()[: len(some)].tolist()
+    assert np.bincount(answers).tolist() == [12] * built.answers
+
+
 def test_task_seeds_are_never_training_seeds():
     assert task_seeds(0, 1000).min() >= 2**31
     assert (task_seeds(0, 5) == task_seeds(0, 5)).all()
@@ -194,6 +214,7 @@ def test_summary_leaves_out_tasks_solved_at_start():
     n = 8
     success = np.array([True, True, False, True, True, False, True, True])
     outcome = Outcome(
+        task_seed=np.arange(n),
         success=success,
         outcome=success * 1,
         steps=np.zeros(n),

@@ -18,9 +18,10 @@ from lssvwm.agent.cli import doctor
 from lssvwm.agent.cli import main as cli
 from lssvwm.worldmodel import ModelConfig, WorldModel
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
-from lssvwm.worldmodel.scan import backends
+from lssvwm.worldmodel.scan import backends, delta
 from lssvwm.worldmodel.scan import chunked as ssm
 from lssvwm.worldmodel.scan.chunked import ScanInputs
+from lssvwm.worldmodel.scan.delta import DeltaInputs
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -123,7 +124,8 @@ def test_backend_equals_reference(name, resets, request):
 @pytest.fixture
 def adapter(monkeypatch):
     """Replace the fused kernels by the recurrence, so that their adapters run everywhere."""
-    fake = {name: ModuleType(name) for name in ("fla", "fla.ops", "fla.ops.simple_gla")}
+    packages = ("fla", "fla.ops", "fla.ops.simple_gla", "fla.ops.gated_delta_rule")
+    fake = {name: ModuleType(name) for name in packages}
     path = "mamba_ssm.ops.triton.ssd_combined"
     fake |= {
         name: ModuleType(name)
@@ -143,6 +145,17 @@ def adapter(monkeypatch):
             final.append(S)
         return Y, torch.stack(final)
 
+    def gated_delta_rule(q, k, v, g, beta, initial_state, cu_seqlens, **_):
+        Y, final = torch.zeros_like(v), []
+        for S, begin, end in zip(initial_state, cu_seqlens[:-1], cu_seqlens[1:]):
+            episode = slice(begin, end)
+            rows = (x[:, episode, 0] for x in (v, beta, k, q))
+            y, last = delta.reference(DeltaInputs(*rows, S.mT))
+            Y[:, episode, 0] = y
+            final.append(last.mT)
+        assert not g.any()
+        return Y, torch.stack(final)
+
     def combined(x, dt, A, B, C, chunk, initial_states, seq_idx, return_final_states):
         calls.append(len(x))
         reset = (
@@ -156,6 +169,7 @@ def adapter(monkeypatch):
         )
 
     fake["fla.ops.simple_gla"].chunk_simple_gla = simple_gla
+    fake["fla.ops.gated_delta_rule"].chunk_gated_delta_rule = gated_delta_rule
     fake[path].mamba_chunk_scan_combined = combined
     for name, module in fake.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -185,6 +199,24 @@ def test_adapter_passes_states_and_resets(name, resets, adapter):
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*both))
 
 
+@pytest.mark.parametrize("peeks", [True, False])
+def test_delta_adapter_passes_states_and_resets(peeks, adapter):
+    inputs = backends._random_inputs(3, "delta")
+    inputs.reset[0, 0] = True
+    inputs.reset[1, 0] = False
+    inputs = inputs if peeks else inputs._replace(peek=None)
+    scan = backends.select_backend("fla", "cpu", "delta")[1]
+    for true, mine in zip(delta.reference(inputs), scan(inputs), strict=True):
+        assert torch.allclose(true, mine, atol=1e-5)
+
+
+def test_select_backend_names_missing_rule(adapter):
+    with pytest.raises(
+        backends.BackendUnavailable, match="no kernel of the rule delta"
+    ):
+        backends.select_backend("mamba_ssm", "cpu", "delta")
+
+
 def test_mamba_ssm_splits_large_batches(adapter, monkeypatch):
     scan = backends.select_backend("mamba_ssm", "cpu")[1]
     scan_mamba_ssm = sys.modules[backends.FUSED["mamba_ssm"]]
@@ -206,8 +238,9 @@ def test_auto_selects_chunked_on_cpu():
 
 
 def test_relative_error_is_small():
-    assert backends.relative_error("reference", "cpu") < 1e-5
-    assert 0 < backends.relative_error("chunked", "cpu") < 1e-5
+    for rule in backends.RULES:
+        assert backends.relative_error("reference", "cpu", rule) < 1e-5
+        assert 0 < backends.relative_error("chunked", "cpu", rule) < 1e-5
 
 
 def test_select_backend_names_unknown_backend():

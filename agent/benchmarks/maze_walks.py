@@ -45,6 +45,7 @@ class Walks:
     objects int64 [N, K, 2]: cells of the objects
     seen int64 [N, rows, columns]: last context frame in which a cell was in view
     context: frames that the model observes
+    dark int64 [N, D]: actions of dark frames between the context and the rest, which are not among `frames`
     """
 
     frames: Tensor
@@ -56,6 +57,7 @@ class Walks:
     objects: np.ndarray
     seen: np.ndarray
     context: int
+    dark: Tensor
 
 
 class _Recorder:
@@ -69,6 +71,7 @@ class _Recorder:
         self.poses: list[np.ndarray] = []
         self.ages: list[np.ndarray] = []
         self.tiles: list[np.ndarray] = []
+        self.dark: list[np.ndarray] = []
 
     def note(self) -> None:
         """Note the present frame."""
@@ -104,22 +107,36 @@ class _Recorder:
             objects=self.env.objects.copy(),
             seen=self.seen.reshape(self.env.tiles.shape)[:, pad:-pad, pad:-pad],
             context=self.context,
+            dark=torch.from_numpy(
+                np.array(self.dark, np.int64).reshape(-1, self.env.batch).T
+            ),
         )
 
 
 def walk(
-    config: Config, test: str, context: int, horizon: int, seeds: np.ndarray
+    config: Config,
+    test: str,
+    context: int,
+    horizon: int,
+    seeds: np.ndarray,
+    dark: int = 0,
 ) -> Walks:
     """Walk through the mazes of these seeds, for one of TESTS.
 
+    With `dark`, the guide takes so many steps after the context, of which only the actions are noted.
+
     Raises UserError for an environment without guided tours.
     """
-    env = _touring_env(config, context + horizon, len(seeds))
+    env = _touring_env(config, context + dark + horizon, len(seeds))
     env.reset(np.arange(env.batch), seeds)
     guide = env.guide(int(seeds[0]) % 2**31)
     recorder = _Recorder(env, context)
     back: list[list[int]] = []
     for t in range(context + horizon):
+        if t == context:
+            for _ in range(dark):
+                recorder.dark.append(env.last_action())
+                env.step(guide.act())
         recorder.note()
         if t == context - 1 and test == "retrieval":
             back = recorder.ways_back()

@@ -36,7 +36,9 @@ def check(config: Config, folder: Path) -> bool:
     saved = configuration.to_dict(
         from_checkpoint(configuration.read(folder / "config.yaml"), [])
     )
-    if other := [key for key in ("env", "model", "train") if saved[key] != plain[key]]:
+    if other := [
+        key for key in ("env", "model", "train", "stages") if saved[key] != plain[key]
+    ]:
         raise UserError(
             f"{folder} was trained with other settings ({', '.join(other)}): choose another output="
         )

@@ -139,7 +139,8 @@ def benchmark(name: str, about: str, settings: list[str], show: bool) -> None:
         return show_settings.of_new_run(config, settings)
     output = output_folder(config, "runs", "benchmark")
     print(f"benchmark {name}: {about} Results go to {output}")
-    again = "run it again to continue" if name in TRAINED else "run it again"
+    continues = name in TRAINED or name == "seeds"
+    again = "run it again to continue" if continues else "run it again"
     with saved(output, again=again):
         _print_written([_measure(name, config, settings, output)])
 
@@ -157,6 +158,10 @@ def _measure(
             from lssvwm.agent.benchmarks.training_strategies import recall
 
             return recall(settings, output)
+        case "seeds":
+            from lssvwm.agent.benchmarks.seeds import seeds
+
+            return seeds(settings, output)
         case "strategies":
             from lssvwm.agent.benchmarks.training_strategies import strategies
 

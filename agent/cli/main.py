@@ -276,8 +276,8 @@ def collect(settings: tuple[str, ...], show: bool) -> None:
 def benchmark(ctx: click.Context) -> None:
     """Measure speed, memory and planning success.
 
-    Benchmarks print tables and write them as JSON. memory, recall and strategies train models, which takes hours. These
-    three and planning continue where they stopped when they run again.
+    Benchmarks print tables and write them as JSON. memory, recall, seeds and strategies train models, which takes
+    hours. These four and planning continue where they stopped when they run again.
 
     \b
     lssvwm benchmark envs
@@ -295,6 +295,7 @@ BENCHMARKS = {
     "fork": "Time and memory of 1024 imagined futures of one memory, or of 1024 copies of it.",
     "decide": "Time and memory of a decision by planner and implementation.",
     "planners": "Planners of this package and of others on problems with an exact model.",
+    "seeds": "Planning success of an experiment over training seeds, each from nothing; packages the median.",
     "planning": "Planning success of a checkpoint for every combination in benchmark.sweep.",
     "memory": "Retrieval and reasoning in imagination after long contexts, by model.",
     "recall": "Planning success by dark frames since the evidence, by model.",

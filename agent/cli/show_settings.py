@@ -158,5 +158,7 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
 
 def _yaml(value: Any) -> str:
     """Write a value as YAML on one line."""
-    written = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    written = yaml.safe_dump(
+        value, default_flow_style=True, width=10_000, sort_keys=False
+    )
     return written.removesuffix("\n...\n").removesuffix("\n")

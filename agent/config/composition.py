@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from lssvwm.agent.config import migration
 from lssvwm.agent.config.presets import GROUPS, config_dir, options, pretrained
-from lssvwm.agent.config.reference import plain_data, text
+from lssvwm.agent.config.reference import describe, plain_data, text
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.config.validation import build, suggestion
 from lssvwm.agent.errors import UserError
@@ -49,8 +49,10 @@ def compose(settings: Sequence[str], cls: type[AnyConfig] = Config) -> AnyConfig
     """
     overrides = [parse(setting) for setting in settings]
     choices = _choices(overrides)
-    composed = overridden(presets(choices), overrides)
-    config = build(cls, composed)
+    composed = presets(choices)
+    if "benchmark" not in {field.name for field in dataclasses.fields(cls)}:
+        composed.pop("benchmark", None)  # experiments also set how they are tested
+    config = build(cls, overridden(composed, overrides))
     name = config.name or choices.get("experiment") or config.env.kind
     return dataclasses.replace(config, name=name)
 
@@ -235,6 +237,15 @@ def overridden(plain: dict[str, Any], overrides: Sequence[Override]) -> dict[str
     return plain
 
 
+def changed(config: AnyConfig, changes: Mapping[str, Any]) -> AnyConfig:
+    """Return a configuration with other values of some settings, by dotted name.
+
+    Raises UserError with one line about a mistake.
+    """
+    overrides = [Override(key, value) for key, value in changes.items()]
+    return build(type(config), overridden(to_dict(config), overrides))
+
+
 def _remove(plain: dict[str, Any], path: list[str]) -> None:
     """Remove the setting at a path of names, if it is there."""
     *sections, last = path
@@ -248,22 +259,29 @@ def _remove(plain: dict[str, Any], path: list[str]) -> None:
 def stage_configs(config: Config) -> dict[str, Config]:
     """Return the configuration of every stage of a run by name; raises UserError for a wrong setting."""
     common = to_dict(config) | {"stages": {}}
+    settings = {setting.name for setting in describe(type(config), common)}
     found = {}
     for name, changes in config.stages.items():
         try:
-            found[name] = build(type(config), _merged(common, changes))
+            found[name] = build(type(config), _merged(common, changes, settings))
         except UserError as error:
             raise UserError(f"stages.{name}: {error}") from None
     return found
 
 
-def _merged(plain: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `plain` with changes in its sections."""
+def _merged(
+    plain: Any, changes: Mapping[str, Any], settings: Container[str], above: str = ""
+) -> dict[str, Any]:
+    """Return `plain` with changes in its sections; the value of a setting is replaced, also if it is a mapping."""
     merged = dict(plain)
     for key, value in changes.items():
-        inner = merged.get(key)
-        both = isinstance(inner, dict) and isinstance(value, Mapping)
-        merged[key] = _merged(inner, value) if both else value
+        name = f"{above}{key}"
+        is_section = isinstance(value, Mapping) and name not in settings
+        merged[key] = (
+            _merged(merged.get(key) or {}, value, settings, f"{name}.")
+            if is_section
+            else value
+        )
     return merged
 
 

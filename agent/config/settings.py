@@ -198,6 +198,9 @@ class BenchmarkConfig:
     """Model presets compared by `benchmark memory` and `benchmark recall`."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """Seeds of the training runs of every model or strategy."""
+    conditions: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Tests of `benchmark seeds` by name, each with the settings that differ, e.g. {far: {env.length: 256}}.
+    Empty: one test with the settings of the experiment."""
     walks: int = Field(default=48, ge=2)
     """Walks in each test of `benchmark memory`."""
     contexts: tuple[Annotated[int, Field(ge=2)], ...] = Field(
@@ -206,6 +209,8 @@ class BenchmarkConfig:
     """Frames observed before each test of `benchmark memory`."""
     horizon: int = Field(default=64, ge=2)
     """Frames imagined in each test of `benchmark memory`."""
+    idle: tuple[Annotated[int, Field(ge=1)], ...] = (10, 10000)
+    """Frames without news after the first context of `benchmark memory`, before memory is tested again."""
     probed: int = Field(default=600, ge=0)
     """Walks of the first context on which linear probes are fitted; 0: no probes."""
     delays: tuple[Annotated[int, Field(ge=0)], ...] = Field(

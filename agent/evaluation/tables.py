@@ -390,6 +390,34 @@ def _within_unit(value: Row) -> Row:
     return value | bounds
 
 
+def seeds_grid(found: Row) -> Grid:
+    """Build the table of success, or of reward where tasks give several, over the seeds of one experiment."""
+    rows = found["rows"]
+    several = any(row["reward"]["mean"] > SINGLE_REWARD for row in rows)
+    quantity = "reward" if several else "success"
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    count = len(found["seeds"])
+    title = f"{found['name']}: {quantity}, mean over {count} training seeds (95 % interval, Student's t)"
+    grid = Grid(title, [["condition", "tasks", *arms, "retained, by seed"]])
+    for condition in dict.fromkeys(row["condition"] for row in rows):
+        mine = {row["arm"]: row for row in rows if row["condition"] == condition}
+        cells = [
+            _interval(_bounded(mine[arm][quantity], several), 2)
+            if arm in mine
+            else NONE
+            for arm in arms
+        ]
+        by_seed = mine.get("retained", {}).get(quantity, {}).get("seeds", [])
+        number = str(next(iter(mine.values()))["n"])
+        listed = ", ".join(f"{value:.2f}" for value in by_seed)
+        grid.rows.append([condition, number, *cells, listed])
+    return grid
+
+
+def _bounded(value: Row, several: bool) -> Row:
+    return value if several else _within_unit(value)
+
+
 def planner_grid(found: Row) -> Grid:
     """Build the table of each planner's returns and time per decision."""
     rows = found["rows"]

@@ -31,6 +31,7 @@ TINY = [
     "benchmark.horizon=6",
     "benchmark.walks=4",
     "benchmark.probed=8",
+    "benchmark.idle=[2,5]",
     "threads=1",
 ]
 

@@ -1,0 +1,84 @@
+"""Training in stages: each begins with the weights of the one before; a run resumes in any of them."""
+
+import dataclasses
+
+import pytest
+import torch
+from lssvwm.agent import checkpoint
+from lssvwm.agent.config import composition
+from lssvwm.agent.config.composition import compose, stage_configs
+from lssvwm.agent.errors import UserError
+from lssvwm.agent.training import loop, stages
+from lssvwm.envs import TMazeConfig
+
+from tests.agent.training.conftest import metrics, short_run
+
+
+def staged():
+    """Return a run of two stages, of 4 and 3 steps."""
+    changes = {
+        "first": {"train": {"steps": 4}},
+        "second": {"train": {"steps": 3, "learning_rate": 0.01}},
+    }
+    return dataclasses.replace(short_run(TMazeConfig(length=5), seed=3), stages=changes)
+
+
+@pytest.mark.parametrize("stopped", [(1, 2), (2, 0), (2, 2)])
+def test_resume_continues_in_any_stage(tmp_path, monkeypatch, stopped):
+    whole = stages.train(staged(), tmp_path / "whole")
+    step, number = loop.step, stopped[0]
+
+    def interrupted(run):
+        if run.folder.name.startswith(f"{number}-") and run.step == stopped[1]:
+            raise KeyboardInterrupt
+        return step(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt, match=f"at step {stopped[1]}, saved"):
+            stages.train(staged(), tmp_path / "cut")
+    cut = stages.resume(tmp_path / "cut", [])
+    for name in ("1-first", "2-second"):
+        assert metrics(whole / "stages" / name) == metrics(cut / "stages" / name)
+        assert not (cut / "stages" / name / "data").exists()
+    a, b = (checkpoint.load(folder, "cpu").state_dict() for folder in (whole, cut))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_last_weights_are_those_of_the_run(tmp_path):
+    folder = stages.train(staged(), tmp_path / "run")
+    own = checkpoint.load(folder, "cpu").state_dict()
+    last = checkpoint.load(folder / "stages" / "2-second", "cpu").state_dict()
+    assert all(torch.equal(own[key], last[key]) for key in own)
+    saved = composition.read(checkpoint.resolve(folder) / "config.yaml")
+    assert list(saved["stages"]) == ["first", "second"]
+
+
+def test_command_line_holds_for_all_stages():
+    found = stage_configs(compose(["experiment=tmaze", "train.steps=7"]))
+    assert [config.train.steps for config in found.values()] == [7, 7]
+
+
+def test_stage_replaces_mappings():
+    walk = stage_configs(compose(["experiment=tmaze"]))["walk"]
+    assert set(walk.train.collect.mix) == {"cells", "seek", "oracle"}
+
+
+def test_mistake_in_a_stage_names_it(tmp_path):
+    config = dataclasses.replace(staged(), stages={"one": {"train": {"stps": 3}}})
+    with pytest.raises(UserError, match=r"stages.one: .* did you mean train.steps"):
+        stages.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_target_success_ends_a_run_early(tmp_path, monkeypatch):
+    config = short_run(TMazeConfig(length=5))
+    train = dataclasses.replace(
+        config.train, steps=9, evaluate_every=2, target_success=0.5
+    )
+    successes = iter([0.25, 0.5, 1.0])
+    monkeypatch.setattr(
+        "lssvwm.agent.training.run.Run.validate", lambda run: next(successes)
+    )
+    folder = loop.train(dataclasses.replace(config, train=train), tmp_path / "run")
+    assert metrics(folder)[-1]["step"] == 4

@@ -8,6 +8,7 @@ An episode of T actions has T + 1 rows, one per frame:
     action int64 [] or float32 [A]   the action that led to it (zero on a first frame)
     reward float32 []        received on arrival
     terminated, truncated, is_first bool []
+    pose float32 [3]         heading and position of the agent, only if the environment has poses
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ FORMAT_VERSION = 2
 """Format of data folders that this version writes. Format 1 has the same shards, and no format.json."""
 FORMAT_FILE = "format.json"
 KEYS = ("pixels", "action", "reward", "terminated", "truncated", "is_first")
+POSE = "pose"
+"""Key of rows that only environments with poses have."""
 KEPT_FRAMES = 1_000_000
 """Frames that a data folder keeps; the oldest shards are deleted first."""
 MARGIN = 2**16
@@ -109,7 +112,8 @@ class Replay:
 
         Raises OSError if the disk lacks the space: to fill a memory map beyond it would kill the process.
         """
-        arrays = {key: np.ascontiguousarray(rows[key]) for key in KEYS}
+        keys = [key for key in (*KEYS, POSE) if key in rows]
+        arrays = {key: np.ascontiguousarray(rows[key]) for key in keys}
         self._check_space(sum(array.nbytes for array in arrays.values()))
         self._write_version()
         tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
@@ -140,12 +144,20 @@ class Replay:
                 remove(shard.path)
         self.shards = [shard for shard in self.shards if shard.path.name in names]
 
-    def check(self, frame_shape: tuple[int, int, int]) -> None:
-        """Raise UserError if there are no frames, or if they have another shape."""
+    def check(
+        self, frame_shape: tuple[int, int, int], needs_pose: bool = False
+    ) -> None:
+        """Raise UserError if there are no frames, or if they have another shape, or no poses."""
         if len(self) == 0:
             raise UserError(
                 f"no data in {self.folder}: collect some first "
                 f"(train.collect.frames or `lssvwm collect`)"
+            )
+        names = set(self.shards[0].rows.keys())
+        if needs_pose and POSE not in names:
+            raise UserError(
+                f"model.pose=given: the frames in {self.folder} have no poses; "
+                f"use an environment that has them, or model.pose=integrated"
             )
         shape = tuple(self.shards[0].rows["pixels"].shape[1:])
         if shape != tuple(frame_shape):
@@ -175,8 +187,10 @@ class Replay:
         sizes = np.array([len(shard) for shard in fits], float)
         chosen = rng.choice(len(fits), batch, p=sizes / sizes.sum())
         parts = [_draw(fits[i], length, episode_start_prob, rng) for i in chosen]
+        shared = set.intersection(*(set(part.keys()) for part in parts))
+        keys = [*KEYS, POSE] if POSE in shared else KEYS
         return Batch(
-            **{key: torch.stack([part[key] for part in parts]) for key in KEYS}
+            **{key: torch.stack([part[key] for part in parts]) for key in keys}
         )
 
 

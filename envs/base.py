@@ -125,6 +125,13 @@ class BatchedEnv(HasExperts, ABC):
     def last_action(self) -> np.ndarray:
         """Return the last executed action (forced ones too), zeros after a reset."""
 
+    def pose(self) -> np.ndarray | None:
+        """Return the pose of each agent, float32 [B, 3]; None: the environment has none.
+
+        Heading in radians clockwise from up, then the position: up and right, in tiles.
+        """
+        return None
+
     @abstractmethod
     def in_context(self) -> np.ndarray:
         """Return bool [B], true during the guided part of an episode.

@@ -19,6 +19,7 @@ class TorchRLEnv(EnvBase):
     - `goal`: as `pixels`, for environments whose goals are images.
     - `action`: int64 [B] (Categorical) or float32 [B, A] (Bounded).
     - `last_action`: as `action`.
+    - `pose`: float32 [B, 3], for environments that have poses.
     - `is_first`: bool [B, 1].
     - `reward`: float32 [B, 1].
     - `done`, `terminated`, `truncated`: bool [B, 1].
@@ -62,6 +63,9 @@ class TorchRLEnv(EnvBase):
             truth=Composite(truth, shape=shape),
             shape=shape,
         )
+        if self.env.pose() is not None:
+            pose_shape = torch.Size([*shape, 3])
+            self.observation_spec["pose"] = Unbounded(pose_shape, dtype=torch.float32)
         if self.env.goals() is not None:
             self.observation_spec["goal"] = self.observation_spec["pixels"].clone()
         self.action_spec = self._action_space()
@@ -95,6 +99,9 @@ class TorchRLEnv(EnvBase):
             "is_first": is_first,
             "truth": TensorDict(self._truth(), self.batch_size),
         }
+        pose = self.env.pose()
+        if pose is not None:
+            data["pose"] = torch.from_numpy(pose)
         goals = self.env.goals()
         if goals is not None:
             data["goal"] = torch.from_numpy(goals)

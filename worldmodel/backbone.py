@@ -7,6 +7,7 @@ A action dimensions or discrete actions, k frames of local attention.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple, Self, cast
 
 import torch
@@ -15,7 +16,7 @@ from lssvwm.worldmodel.action_limits import ActionLimits
 from lssvwm.worldmodel.blocks import Block, LocalAttention, SequenceInputs
 from lssvwm.worldmodel.config import ModelConfig
 from lssvwm.worldmodel.data import Trajectory
-from lssvwm.worldmodel.embedding import Embedding
+from lssvwm.worldmodel.embedding import Embedding, PoseEmbedding
 from lssvwm.worldmodel.memory import Memory
 from lssvwm.worldmodel.mixers.base import MixerContext, build_mixer
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
@@ -67,16 +68,37 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(
             self._block(layer) for layer in range(config.mixer.depth)
         )
-        has_limits = not discrete and self.layers[0].mixer.has_poses
+        self.pose_embed = self.pose_integrator = None
+        if config.pose_use == "condition" and config.pose != "none":
+            self.pose_embed = PoseEmbedding(config.width)
+            if config.pose == "integrated":
+                context = replace(self._context(0), pose="integrated")
+                rows = patches.grid[0]
+                self.pose_integrator = PathIntegrator(context, rows, 0)
+        has_limits = (
+            not discrete
+            and config.pose == "integrated"
+            and self.layers[0].mixer.has_poses
+        )
         self.action_limits = (
             ActionLimits(patches.tokens, config.width, actions) if has_limits else None
         )
 
+    def _context(self, layer: int) -> MixerContext:
+        config = self.config
+        in_keys = config.pose_use == "keys"
+        return MixerContext(
+            layer,
+            config.width,
+            self.patches.grid,
+            self.actions + 1,
+            pose=config.pose if in_keys else "none",
+            walls=self.discrete,
+        )
+
     def _block(self, layer: int) -> Block:
         config, patches = self.config, self.patches
-        context = MixerContext(
-            layer, config.width, patches.grid, self.actions + 1, walls=self.discrete
-        )
+        context = self._context(layer)
         mixer = build_mixer(config.mixer, context)
         window = config.attention_window
         attention = None
@@ -93,8 +115,9 @@ class Backbone(nn.Module):
 
     @property
     def path_integrators(self) -> list[PathIntegrator]:
-        """Path integrators of the blocks that have one."""
-        found = (block.mixer.integrator() for block in self.layers)
+        """Path integrators of the blocks that have one, and of the condition."""
+        found = [block.mixer.integrator() for block in self.layers]
+        found.append(self.pose_integrator)
         return [integrator for integrator in found if integrator is not None]
 
     @property
@@ -127,6 +150,8 @@ class Backbone(nn.Module):
         layers = {
             str(i): block.initial(batch, like) for i, block in enumerate(self.layers)
         }
+        if self.pose_integrator is not None:
+            layers["pose"] = {"pose": like.new_zeros(batch, 1, 3)}
         past = max(0, self.config.attention_window - 1)
         return Memory(
             layers=TensorDict(layers, batch_size=[batch]),
@@ -145,20 +170,35 @@ class Backbone(nn.Module):
         """
         reset = trajectory.reset
         writes = trajectory.writes
-        action = self.embedding.action_numbers(trajectory.action, trajectory.is_first)
+        action = self.embedding.action_numbers(
+            trajectory.action, trajectory.is_first, self.given_pose(trajectory.pose)
+        )
         limits = trajectory.action_limits
         if limits is None:
             limits = self.limits_after(x[:, :, -1], writes)
         before = torch.cat((memory.action_limits[:, None], limits[:, :-1]), 1)
         before = before.masked_fill(reset[..., None], math.inf)
-        condition = self.embedding.action_embed(action)[:, :, None]
-        condition = condition + self.embedding.noise(level)
-        x = x + self.embedding.pos_embed + condition[..., None, :]
         visible, last_visible = _visibility(memory.visible, writes, reset)
         executed = self.executed(action, before)
+        condition = self.embedding.condition(action)[:, :, None]
+        condition = condition + self.embedding.noise(level)
+        layers = {}
+        if self.pose_embed is not None:
+            poses = action[:, :, None, -3:]
+            if self.pose_integrator is not None:
+                poses, pose = self.pose_integrator(
+                    x.unsqueeze(3),
+                    executed,
+                    writes,
+                    reset,
+                    memory.layers["pose", "pose"],
+                )
+                poses = poses.squeeze(3)
+                layers["pose"] = {"pose": pose}
+            condition = condition + self.pose_embed(poses)
+        x = x + self.embedding.pos_embed + condition[..., None, :]
         frames = SequenceInputs(executed, writes, reset, visible)
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
-        layers = {}
         gates: list[Tensor] = []
         for i, block in enumerate(self.layers):
             inputs = (x, condition, frames, memory.layers[str(i)].to_dict())
@@ -189,6 +229,16 @@ class Backbone(nn.Module):
         known = action_limits.view_shift(self).any(0).repeat(2)
         limits = self.action_limits(x).detach()
         return limits.masked_fill(~(observed[..., None] & known), math.inf)
+
+    def given_pose(self, pose: Tensor | None) -> Tensor | None:
+        """Return the pose if the model uses given ones; raises ValueError if it is missing."""
+        if self.config.pose != "given":
+            return None
+        if pose is None:
+            raise ValueError(
+                "model.pose=given needs the pose of every frame, also of imagined ones"
+            )
+        return pose
 
     def executed(self, action: Tensor, limits: Tensor) -> Tensor:
         """Clip actions [..., A + 1] to limits [..., 2 A]: what walls let through."""

@@ -52,6 +52,14 @@ class ModelConfig:
     mixer: AnyMixerConfig = Field(default_factory=TiledSSDConfig)
     """Settings of the layer that carries memory over time. `kind` selects it."""
 
+    pose: Literal["integrated", "given", "none"] = "integrated"
+    """Pose of the agent. integrated: summed up from actions and frames. given: by the environment, also for imagined
+    frames, as in the paper. none: actions are all that the model knows of motion."""
+
+    pose_use: Literal["keys", "condition"] = "keys"
+    """Use of the pose. keys: rotate keys and queries of the memory. condition: condition every frame on the pose, as in
+    the paper."""
+
     patch: int = Field(default=22, ge=1)
     """Side of a patch (a token of the frame), in pixels."""
 

@@ -36,13 +36,21 @@ class Batch:
     is_first: Tensor
     """bool [B, T]: the frame begins an episode"""
 
+    pose: Tensor | None = None
+    """float32 [B, T, 3]: heading and position of the agent; None: not known"""
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
-        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+        return Batch(**{name: value.to(device) for name, value in self._present()})
 
     def __getitem__(self, frames: slice) -> Batch:
         """Return some frames of every sequence."""
-        return Batch(**{name: value[:, frames] for name, value in vars(self).items()})
+        return Batch(**{name: value[:, frames] for name, value in self._present()})
+
+    def _present(self) -> list[tuple[str, Tensor]]:
+        return [
+            (name, value) for name, value in vars(self).items() if value is not None
+        ]
 
 
 @dataclass
@@ -60,6 +68,9 @@ class Trajectory:
 
     state_reset: Tensor | None = None
     """bool [B, T]: memory is erased before the frame although no episode begins"""
+
+    pose: Tensor | None = None
+    """[B, T, 3]: given pose of each frame; None: not given"""
 
     action_limits: Tensor | None = None
     """[B, T, 2 A]: limits of the next action; None: predicted from the written copies"""

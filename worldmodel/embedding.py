@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 WAVES = 8
 """Frequencies that encode a noise level, from half a period to 64."""
+POSE_WAVES = 32
+"""Plane waves that encode a position, with wavelengths of 2 tiles and more."""
 
 
 class Embedding(nn.Module):
@@ -52,22 +54,48 @@ class Embedding(nn.Module):
         """Return the tokens of frames at noise level 0, without noise, [*shape, S, D]."""
         return self.patch_embed.bias.expand(*shape, len(self.pos_embed), -1)
 
-    def action_numbers(self, action: Tensor, is_first: Tensor) -> Tensor:
-        """Return actions as numbers [..., A + 1].
+    def action_numbers(
+        self, action: Tensor, is_first: Tensor, pose: Tensor | None = None
+    ) -> Tensor:
+        """Return actions as numbers [..., A + 1], followed by a given pose [..., 3].
 
         Discrete actions become one-hot. The last number is 1 if there was no action.
         """
         if self.discrete:
             index = torch.where(is_first, self.actions, action)
-            return F.one_hot(index, self.actions + 1).to(self.pos_embed.dtype)
-        none = is_first[..., None].to(action.dtype)
-        return torch.cat((action * (1 - none), none), -1)
+            numbers = F.one_hot(index, self.actions + 1).to(self.pos_embed.dtype)
+        else:
+            none = is_first[..., None].to(action.dtype)
+            numbers = torch.cat((action * (1 - none), none), -1)
+        return numbers if pose is None else torch.cat((numbers, pose.to(numbers)), -1)
+
+    def condition(self, numbers: Tensor) -> Tensor:
+        """Embed action numbers [..., A + 1] or [..., A + 1 + 3]; a pose is left out. Returns [..., D]."""
+        return self.action_embed(numbers[..., : self.actions + 1])
 
     def noise(self, level: Tensor) -> Tensor:
         """Embed noise levels [...]. Returns [..., D]."""
         octave = torch.arange(-1, WAVES - 1, device=level.device)
         wave = level[..., None] * math.pi * 2.0**octave
         return self.noise_embed(torch.cat((wave.sin(), wave.cos()), -1))
+
+
+class PoseEmbedding(nn.Module):
+    """Embed poses [..., 3] as [..., D]: heading, and position by fixed plane waves."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.waves: Tensor
+        length = math.pi * torch.rand(POSE_WAVES).sqrt()
+        direction = 2 * math.pi * torch.rand(POSE_WAVES)
+        waves = torch.stack((length * direction.cos(), length * direction.sin()))
+        self.register_buffer("waves", waves)
+        self.out = nn.Linear(2 + 2 * POSE_WAVES, width)
+
+    def forward(self, pose: Tensor) -> Tensor:
+        """Return the embedding of poses."""
+        phases = torch.cat((pose[..., :1], pose[..., 1:] @ self.waves), -1)
+        return self.out(torch.cat((phases.sin(), phases.cos()), -1))
 
 
 class PatchPredictor(nn.Linear):

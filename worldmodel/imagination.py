@@ -83,6 +83,9 @@ class RolloutState:
     goal: Tensor | None = None
     """Embedded goal images [B, 1, hidden]"""
 
+    pose: Tensor | None = None
+    """Integrated pose [B, n, 1, 3], in models whose frames are conditioned on it"""
+
     def __len__(self) -> int:
         """Return the number of memories."""
         return len(self.visible)
@@ -119,6 +122,7 @@ def imagine(
     actions: Tensor | RolloutPolicy,
     goal: Tensor | None,
     options: StepOptions,
+    pose: Tensor | None = None,
 ) -> Rollout:
     """Roll actions [B, n, H] or [B, n, H, A], or those of a policy, forward from a memory.
 
@@ -126,11 +130,12 @@ def imagine(
     """
     if isinstance(actions, RolloutPolicy):
         return _follow(model, memory, actions, goal, options)
-    if model.discrete and options.denoising_steps == 1:
+    pose = model.given_pose(pose)
+    if model.discrete and pose is None and options.denoising_steps == 1:
         return _imagine_prefixes(model, memory, actions, goal, options)
     n, horizon = actions.shape[1:3]
     policy = RolloutPolicy(lambda at, _: actions[:, :, at], n, horizon)
-    return _follow(model, memory, policy, goal, options)
+    return _follow(model, memory, policy, goal, options, pose)
 
 
 def _follow(
@@ -139,6 +144,7 @@ def _follow(
     policy: RolloutPolicy,
     goal: Tensor | None,
     options: StepOptions,
+    pose: Tensor | None = None,
 ) -> Rollout:
     options = replace(options, heads_only=policy.heads_only)
     with torch.no_grad() if policy.heads_only else contextlib.nullcontext():
@@ -149,7 +155,8 @@ def _follow(
         for at in range(policy.horizon):
             actions.append(policy.choose(at, heads).detach())
             last = at == policy.horizon - 1
-            heads, frames = step(model, state, actions[-1], options, last)
+            given = None if pose is None else pose[:, :, at]
+            heads, frames = step(model, state, actions[-1], options, last, given)
             steps.append(Step(heads, frames))
     return _rollout(torch.stack(actions, 2), steps)
 
@@ -224,13 +231,18 @@ def start(
     ]
     visible = memory.visible[:, None].expand(-1, n, -1)
     action_limits = memory.action_limits[:, None].expand(-1, n, -1)
-    return RolloutState(caches, visible, action_limits, horizon, embedded_goal)
+    state = RolloutState(caches, visible, action_limits, horizon, embedded_goal)
+    if model.pose_integrator is not None:
+        state.pose = memory.layers["pose", "pose"][:, None].expand(-1, n, -1, -1)
+    return state
 
 
 def select(state: RolloutState, index: Tensor) -> None:
     """Keep the candidates `index` [B, m], each once or more often."""
     state.visible = pick(state.visible, index)
     state.action_limits = pick(state.action_limits, index)
+    if state.pose is not None:
+        state.pose = pick(state.pose, index)
     for cache in state.caches:
         cache.select(index)
 
@@ -241,8 +253,9 @@ def step(
     action: Tensor,
     options: StepOptions = ONE_STEP,
     last: bool = False,
+    pose: Tensor | None = None,
 ) -> tuple[HeadOutputs, Tensor | None]:
-    """Imagine the frames that actions [B, n] or [B, n, A] lead to.
+    """Imagine the frames that actions [B, n] or [B, n, A] lead to, at given poses [B, n, 3] if the model needs them.
 
     The candidates remember them. An expected frame (one denoising step) that is the `last` is not remembered. Returns
     the heads, and with `options.decode` frames uint8 [B, n, C, H, W].
@@ -251,7 +264,8 @@ def step(
     where the frame is uncertain. A blurred frame, read as if observed, would give too high a reward.
     """
     not_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
-    action = model.embedding.action_numbers(action, not_first)
+    pose = model.given_pose(pose)
+    action = model.embedding.action_numbers(action, not_first, pose)
     blank = model.embedding.blank(*not_first.shape)
     x = _through_blocks(model, state, blank, action, _Pass(level=0.0))
     heads = _read(model, state, x, options)
@@ -312,8 +326,15 @@ def _through_blocks(
     """Pass one imagined frame x [B, n, S, D], reached by actions [B, n, A + 1], through all blocks."""
     embedding = model.embedding
     level = torch.full(action.shape[:2], how.level, device=x.device, dtype=x.dtype)
-    condition = embedding.action_embed(action) + embedding.noise(level)
     executed = model.executed(action, state.action_limits)
+    condition = embedding.condition(action) + embedding.noise(level)
+    if model.pose_embed is not None:
+        pose = action[..., None, -3:]
+        if model.pose_integrator is not None:
+            assert state.pose is not None
+            pose = model.pose_integrator.move(x.unsqueeze(2), executed, state.pose)
+            state.pose = pose if how.write else state.pose
+        condition = condition + model.pose_embed(pose[..., 0, :])
     if how.write:
         everywhere = torch.ones_like(action[..., 0], dtype=torch.bool)
         state.action_limits = model.limits_after(x, everywhere)

@@ -68,12 +68,14 @@ class WorldModel(Backbone):
         is_first: Tensor,
         frame_mask: Tensor | None = None,
         *,
+        pose: Tensor | None = None,
         heads_only: bool = False,
     ) -> tuple[Memory, HeadOutputs]:
         """Write frames uint8 [B, T, C, H, W] into memory. Returns the new memory and the heads [B, T].
 
         action [B, T] or [B, T, A] led to each frame. Memory is erased before frames with is_first [B, T]. Frames with
-        frame_mask [B, T] leave no trace. A sequence may be cut into calls anywhere: the numbers are the same.
+        frame_mask [B, T] leave no trace. A sequence may be cut into calls anywhere: the numbers are the same. A model
+        of given poses needs `pose` [B, T, 3].
 
         With `heads_only`, the gradient of the outputs reaches the weights of the heads, and no others.
         """
@@ -81,7 +83,7 @@ class WorldModel(Backbone):
             x = self.embedding.frames(self.patches.patchify(frames)).unsqueeze(2)
             writes = _unmasked(is_first, frame_mask)
             level = torch.ones_like(is_first, dtype=x.dtype)[..., None]
-            trajectory = Trajectory(action, is_first, writes)
+            trajectory = Trajectory(action, is_first, writes, pose=pose)
             x, memory, _ = self.run(x, level, trajectory, memory)
         return memory, self.heads(x[:, :, 0])
 
@@ -90,6 +92,7 @@ class WorldModel(Backbone):
         memory: Memory,
         actions: Tensor | RolloutPolicy,
         *,
+        pose: Tensor | None = None,
         decode: bool = False,
         denoising_steps: int = 1,
         goal: Tensor | None = None,
@@ -97,12 +100,13 @@ class WorldModel(Backbone):
     ) -> Rollout:
         """Roll actions [B, n, H] or [B, n, H, A] forward from a memory.
 
-        `actions` may be a policy that chooses them on the way. The rollout holds frames if `decode`. With a goal image
-        uint8 [B, C, H, W], it holds the steps to it. One denoising step predicts expected frames. More draw samples.
-        Raises ValueError for a goal if the model has no goal distance head.
+        `actions` may be a policy that chooses them on the way. A model of given poses needs `pose` [B, n, H, 3]. The
+        rollout holds frames if `decode`. With a goal image uint8 [B, C, H, W], it holds the steps to it. One denoising
+        step predicts expected frames. More draw samples. Raises ValueError for a missing pose, and for a goal if the
+        model has no goal distance head.
         """
         options = StepOptions(denoising_steps, decode, generator)
-        return imagination.imagine(self, memory, actions, goal, options)
+        return imagination.imagine(self, memory, actions, goal, options, pose)
 
     def loss(
         self,
@@ -139,7 +143,7 @@ class WorldModel(Backbone):
         writes = _unmasked(batch.is_first, frame_mask)
         limits = self.limits_after(clean, writes)
         trajectory = Trajectory(
-            batch.action, batch.is_first, writes, state_reset, limits
+            batch.action, batch.is_first, writes, state_reset, batch.pose, limits
         )
         if self.config.self_forcing_prob and self_forcing and self.training:
             span = self._draw_span(batch.is_first, generator)

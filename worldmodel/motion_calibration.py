@@ -45,6 +45,8 @@ CLEAR = 0.9
 """Largest difference of a clear motion, relative to no motion (or, when continuous, to the opposite motion)."""
 STILL = 0.01
 """Largest difference of frames without motion, relative to unrelated frames."""
+MOST = 0.7
+"""Fraction of the pairs of an action without motion that show no change."""
 
 
 class Motion(NamedTuple):
@@ -123,10 +125,20 @@ def _best_motion(after: Tensor, before: Tensor, grid: tuple[int, int]) -> Motion
     still = scores[0, 0, 0]
     best = min(scores, key=lambda motion: scores[motion])
     if scores[best] > CLEAR * still:
-        return Motion(0.0, 0.0, 0.0) if still < STILL else None
+        return Motion(0.0, 0.0, 0.0) if _is_still(after, before, unrelated) else None
     quarters, ahead, right = best
     turns = quarters if quarters < 3 else -1
     return Motion(turns * math.pi / 2, float(ahead), float(right))
+
+
+def _is_still(after: Tensor, before: Tensor, unrelated: Tensor) -> bool:
+    """Return whether most pairs of frames [N, S, P] show no change.
+
+    A few may: where a light goes on or off, an action that moves nothing changes everything.
+    """
+    gap = (after - before).square().mean((1, 2))
+    chance = (after - unrelated).square().mean()
+    return float((gap <= STILL * chance).float().mean()) > MOST
 
 
 def _overlap(

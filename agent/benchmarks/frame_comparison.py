@@ -34,8 +34,10 @@ def imagine(model: WorldModel, walks: Walks, memories: list[Memory]) -> Tensor:
     """
     out = []
     actions = walks.action[:, walks.context :].split(ROWS)
-    for action, memory in zip(actions, memories):
-        future = model.imagine(memory, action[:, None].to(model.device), decode=True)
+    poses = walks.pose[:, walks.context :].split(ROWS)
+    for action, pose, memory in zip(actions, poses, memories):
+        action, pose = (v[:, None].to(model.device) for v in (action, pose))
+        future = model.imagine(memory, action, pose=pose, decode=True)
         assert future.frames is not None
         out.append(future.frames[:, 0].cpu())
     return torch.cat(out)

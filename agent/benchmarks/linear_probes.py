@@ -114,10 +114,9 @@ def features(memory: Memory) -> list[Tensor]:
 def _observed(model: WorldModel, walks: Walks, begin: int) -> list[Tensor]:
     """Return the features of BATCH walks, one [B, m] for each tensor of the memory."""
     batch = slice(begin, begin + BATCH)
-    device = model.device
-    frames = walks.frames[batch, : walks.context].to(device)
-    action = walks.action[batch, : walks.context].to(device)
-    return [v.cpu() for v in features(remember(model, frames, action))]
+    seen = (walks.frames, walks.action, walks.pose)
+    context = (v[batch, : walks.context].to(model.device) for v in seen)
+    return [v.cpu() for v in features(remember(model, *context))]
 
 
 def targets(walks: Walks) -> Targets:

@@ -46,6 +46,7 @@ class Walks:
     seen int64 [N, rows, columns]: last context frame in which a cell was in view
     context: frames that the model observes
     dark int64 [N, D]: actions of dark frames between the context and the rest, which are not among `frames`
+    dark_poses int64 [N, D, 3]: poses in these frames
     """
 
     frames: Tensor
@@ -58,6 +59,12 @@ class Walks:
     seen: np.ndarray
     context: int
     dark: Tensor
+    dark_poses: np.ndarray
+
+    @property
+    def pose(self) -> Tensor:
+        """Poses as models take them, float32 [N, T, 3]."""
+        return as_pose(self.poses)
 
 
 class _Recorder:
@@ -72,6 +79,7 @@ class _Recorder:
         self.ages: list[np.ndarray] = []
         self.tiles: list[np.ndarray] = []
         self.dark: list[np.ndarray] = []
+        self.dark_poses: list[np.ndarray] = []
 
     def note(self) -> None:
         """Note the present frame."""
@@ -86,7 +94,15 @@ class _Recorder:
             self.tiles.append(env.view())
         self.frames.append(env.frames().copy())
         self.actions.append(env.last_action())
-        self.poses.append(np.stack((env.heading, env.row, env.col), -1))
+        self.poses.append(self._pose())
+
+    def note_dark(self) -> None:
+        """Note a dark frame between the context and the rest."""
+        self.dark.append(self.env.last_action())
+        self.dark_poses.append(self._pose())
+
+    def _pose(self) -> np.ndarray:
+        return np.stack((self.env.heading, self.env.row, self.env.col), -1)
 
     def ways_back(self) -> list[list[int]]:
         """Return the actions of the way back, for each walk."""
@@ -97,6 +113,9 @@ class _Recorder:
     def walks(self) -> Walks:
         """Return what was noted."""
         pad = picture.PAD
+        none = np.zeros((0, self.env.batch, 3), np.int64)
+        dark = np.array(self.dark) if self.dark else none[..., 0]
+        dark_poses = np.array(self.dark_poses) if self.dark else none
         return Walks(
             frames=torch.from_numpy(np.stack(self.frames, 1)),
             action=torch.from_numpy(np.stack(self.actions, 1)),
@@ -107,9 +126,8 @@ class _Recorder:
             objects=self.env.objects.copy(),
             seen=self.seen.reshape(self.env.tiles.shape)[:, pad:-pad, pad:-pad],
             context=self.context,
-            dark=torch.from_numpy(
-                np.array(self.dark, np.int64).reshape(-1, self.env.batch).T
-            ),
+            dark=torch.from_numpy(np.moveaxis(dark, 0, 1).copy()),
+            dark_poses=np.moveaxis(dark_poses, 0, 1),
         )
 
 
@@ -135,7 +153,7 @@ def walk(
     for t in range(context + horizon):
         if t == context:
             for _ in range(dark):
-                recorder.dark.append(env.last_action())
+                recorder.note_dark()
                 env.step(guide.act())
         recorder.note()
         if t == context - 1 and test == "retrieval":
@@ -178,14 +196,26 @@ def _way_back(actions: np.ndarray, poses: np.ndarray) -> list[int]:
 
 
 @torch.no_grad()
-def remember(model: WorldModel, frames: Tensor, action: Tensor) -> Memory:
+def remember(
+    model: WorldModel, frames: Tensor, action: Tensor, pose: Tensor | None = None
+) -> Memory:
     """Return the memory of episodes from their first frame on.
 
-    frames uint8 [B, T, 3, H, W], action int64 [B, T]
+    frames uint8 [B, T, 3, H, W], action int64 [B, T], pose float32 [B, T, 3] for models of given poses
     """
     memory = model.initial(len(frames))
     first = torch.zeros_like(action, dtype=torch.bool)
     first[:, 0] = True
-    for x, a, f in zip(*(v.split(PIECE, 1) for v in (frames, action, first))):
-        memory, _ = model.observe(memory, x, a, f)
+    for start in range(0, action.shape[1], PIECE):
+        some = slice(start, start + PIECE)
+        given = None if pose is None else pose[:, some]
+        inputs = (v[:, some] for v in (frames, action, first))
+        memory, _ = model.observe(memory, *inputs, pose=given)
     return memory
+
+
+def as_pose(poses: np.ndarray) -> Tensor:
+    """Return heading, row and column [..., 3] as models take poses: radians, up, right."""
+    heading, row, col = np.moveaxis(poses, -1, 0)
+    pose = np.stack((heading * np.pi / 2, -row, col), -1)
+    return torch.from_numpy(pose.astype(np.float32))

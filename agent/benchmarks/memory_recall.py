@@ -49,10 +49,10 @@ def contexts(model: WorldModel, walks: Walks, erased: bool = False) -> list[Memo
     first = walks.context - 1 if erased else 0
     frames = walks.frames[:, first : walks.context].split(ROWS)
     actions = walks.action[:, first : walks.context].split(ROWS)
-    device = model.device
+    poses = walks.pose[:, first : walks.context].split(ROWS)
     return [
-        remember(model, frame.to(device), action.to(device))
-        for frame, action in zip(frames, actions)
+        remember(model, *(v.to(model.device) for v in inputs))
+        for inputs in zip(frames, actions, poses)
     ]
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from lssvwm.agent.benchmarks.frame_comparison import ROWS, Row, compare_seen, imagine
-from lssvwm.agent.benchmarks.maze_walks import PIECE, Walks, remember, walk
+from lssvwm.agent.benchmarks.maze_walks import PIECE, Walks, as_pose, remember, walk
 from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.envs.maze.layout import STAY
@@ -29,13 +29,15 @@ WAYS = ("same_view", "standing_dark", "walking_dark")
 
 @torch.no_grad()
 def observe_idle(
-    model: WorldModel, memory: Memory, action: Tensor, frame: Tensor
+    model: WorldModel, memory: Memory, walks: Walks, frame: Tensor
 ) -> Memory:
-    """Return the memory [N] after frames that all look like `frame` [N, 3, H, W], with actions [N, D]."""
-    for some in action.split(PIECE, 1):
-        frames = frame[:, None].expand(-1, some.shape[1], -1, -1, -1)
-        never = torch.zeros_like(some, dtype=torch.bool)
-        memory, _ = model.observe(memory, frames, some, never)
+    """Return the memory [N] after the idle frames of walks, which all look like `frame` [N, 3, H, W]."""
+    pieces = (v.split(PIECE, 1) for v in (walks.dark, as_pose(walks.dark_poses)))
+    for action, pose in zip(*pieces):
+        action, pose = action.to(model.device), pose.to(model.device)
+        frames = frame[:, None].expand(-1, action.shape[1], -1, -1, -1)
+        never = torch.zeros_like(action, dtype=torch.bool)
+        memory, _ = model.observe(memory, frames, action, never, pose=pose)
     return memory
 
 
@@ -50,13 +52,15 @@ def state_norm(memory: Memory) -> Tensor:
 
 
 def idle(config: BenchmarkRunConfig, way: str, frames: int, seeds: np.ndarray) -> Walks:
-    """Return walks whose context is followed by `frames` idle frames; `dark` holds their actions."""
+    """Return walks whose context is followed by idle frames, with their actions in `dark`, poses in `dark_poses`."""
     settings = config.benchmark
     context, horizon = settings.contexts[0], settings.horizon
     if way == "walking_dark":
         return walk(config, "reasoning", context, horizon, seeds, frames)
     walks = walk(config, "retrieval", context, horizon, seeds)
     walks.dark = torch.full((len(seeds), frames), STAY)
+    last = walks.poses[:, context - 1 : context]
+    walks.dark_poses = np.repeat(last, frames, 1)
     return walks
 
 
@@ -70,13 +74,11 @@ def retention(config: BenchmarkRunConfig, model: WorldModel) -> list[Row]:
             walks = idle(config, way, count, seeds)
             last = walks.frames[:, walks.context - 1].to(model.device)
             shown = last if way == "same_view" else torch.zeros_like(last)
-            memory = remember(
-                model,
-                walks.frames[:, : walks.context].to(model.device),
-                walks.action[:, : walks.context].to(model.device),
-            )
+            seen = (walks.frames, walks.action, walks.pose)
+            context = (v[:, : walks.context].to(model.device) for v in seen)
+            memory = remember(model, *context)
             before = state_norm(memory)
-            memory = observe_idle(model, memory, walks.dark.to(model.device), shown)
+            memory = observe_idle(model, memory, walks, shown)
             about = {"test": way, "context": walks.context, "arm": "retained"}
             about |= {"by": "idle", "from": count, "to": count}
             imagined = imagine(model, walks, [memory])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lssvwm.agent.replay import KEYS
+from lssvwm.agent.replay import KEYS, POSE
 from tensordict import TensorDictBase
 
 Row = dict[str, Any]
@@ -74,15 +74,19 @@ class Episodes:
         self.frames = 0
         if not rows:
             return {}
-        return {key: np.stack([row[key] for row in rows]) for key in KEYS}
+        keys = [*KEYS, POSE] if POSE in rows[0] else KEYS
+        return {key: np.stack([row[key] for row in rows]) for key in keys}
 
 
 def _frames(steps: TensorDictBase, *prefix: str) -> dict[str, np.ndarray]:
-    """Return frames [B, T, C, H, W] and the actions that led to them, [B, T(, A)]."""
-    return {
+    """Return frames [B, T, C, H, W], the actions that led to them, [B, T(, A)], and poses if there are any."""
+    found = {
         "pixels": _array(steps, *prefix, "pixels"),
         "action": _array(steps, *prefix, "last_action"),
     }
+    if POSE in set(steps.keys()):
+        found[POSE] = _array(steps, *prefix, POSE)
+    return found
 
 
 def _at(arrays: Mapping[str, np.ndarray], b: int, t: int) -> Row:

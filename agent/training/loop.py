@@ -52,7 +52,7 @@ def restart(config: Config, folder: Path) -> Path:
 def learn(run: Run) -> None:
     """Train until `train.steps` or `train.target_success`; Ctrl-C saves first."""
     config = run.config.train
-    run.replay.check(run.model.frame_shape)
+    run.check_frames()
     logger = Logger(run.folder, run.step)
     progress = Progress("train", config.steps, "steps", run.step)
     try:

@@ -141,7 +141,9 @@ class Learner:
             dark = batch.dark[:, : batch.burn_in, None, None, None]
             pixels = pixels.masked_fill(dark, 0)
         memory = self.model.initial(len(pixels))
-        memory, _ = self.model.observe(memory, pixels, old.action, old.is_first)
+        memory, _ = self.model.observe(
+            memory, pixels, old.action, old.is_first, pose=old.pose
+        )
         return memory
 
     def _walk_gradient(self, batch: TrainingBatch) -> dict[str, Tensor]:

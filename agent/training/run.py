@@ -52,7 +52,7 @@ FORMAT_VERSION = 2
 """Format of last.pt that this version writes. Format 1 has no `format_version`."""
 OPTIONAL_HEADS = ("distance.", "heads.error.")
 """Weights of heads that a model may lack."""
-CALIBRATION_SEQUENCES, CALIBRATION_FRAMES = 16, 96
+CALIBRATION_SEQUENCES, CALIBRATION_FRAMES = 64, 96
 """Sequences, and frames of each at most, that show the look of frames and the effects of actions."""
 
 
@@ -102,6 +102,11 @@ class Run:
     def evaluated(self) -> bool:
         """Return whether a validation success has selected weights."""
         return self.best > -math.inf
+
+    def check_frames(self) -> None:
+        """Raise UserError if the replay does not hold frames that the model can be trained on."""
+        needs_pose = self.config.model.pose == "given"
+        self.replay.check(self.model.frame_shape, needs_pose)
 
     def collect_more(self) -> None:
         """Collect a further round of frames; agents have the averaged weights."""
@@ -225,7 +230,7 @@ def begin(run: Run) -> None:
     if not run.config.data:
         assert run.collection is not None
         fill(run.collection, run.replay, run.config.seed)
-    run.replay.check(run.model.frame_shape)
+    run.check_frames()
     if not run.config.train.init:
         _calibrate(run)
     save(run)

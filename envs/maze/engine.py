@@ -300,6 +300,11 @@ class GridMaze(GridWorld, BatchedEnv):
             "goal": self.cue.copy(),
         }
 
+    def pose(self) -> np.ndarray:
+        """Return heading and position of each agent, float32 [B, 3]."""
+        angle = self.heading * np.pi / 2
+        return np.stack((angle, -self.row, self.col), -1).astype(np.float32)
+
     def answer(self) -> np.ndarray:
         """Return the cue of each episode, int64 [B]."""
         return self.cue.copy()

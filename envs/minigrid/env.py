@@ -323,6 +323,11 @@ class MiniGridEnv(BatchedEnv):
         steps = int(table[heading, self.y[slot], self.x[slot]])
         return steps if steps < FAR else -1
 
+    def pose(self) -> np.ndarray:
+        """Return heading and position of each agent, float32 [B, 3]."""
+        angle = (self.heading + 1) * np.pi / 2  # MiniGrid's heading 0 is right
+        return np.stack((angle, -self.y, self.x), -1).astype(np.float32)
+
     def answer(self) -> np.ndarray:
         """Return 2 * cue + 1 if the goal lies above the hallway, int64 [B]; 0 without a cue."""
         return np.array([places.answer for places in self.places], np.int64)

@@ -51,7 +51,7 @@ def test_replay_aligns_rows_of_training_sequences(tmp_path):
     check_counting({key: value.numpy() for key, value in rows.items()})
     batch = replay.sample(3, 30, 0.5, np.random.default_rng(0))
     for i in range(3):
-        check_counting({key: value[i].numpy() for key, value in vars(batch).items()})
+        check_counting({key: getattr(batch, key)[i].numpy() for key in KEYS})
     aligned = replay.sample(8, 20, 1.0, np.random.default_rng(0))
     assert aligned.is_first[:, 0].all()
 

@@ -28,8 +28,9 @@ def delta(tiles: tuple[int, ...] = (1, 3, 1), **changes) -> TiledDeltaConfig:
 KINDS = {
     "tiled_ssd": {},
     "tiled_delta": {"mixer": delta()},
-    "delta_content": {"mixer": delta((3, 1), rope_fraction=0.0, content_heads=0)},
-    "mamba2": {"mixer": ssd((3, 3), rope_fraction=0.0), "attention_window": 0},
+    "delta_content": {"mixer": delta((3, 1), content_heads=2), "pose": "none"},
+    "mamba2": {"mixer": ssd((3, 3)), "attention_window": 0, "pose": "none"},
+    "pose_condition": {"mixer": ssd((3, 1)), "pose_use": "condition"},
     "window": {"mixer": AttentionConfig(window=5, heads=2), "attention_window": 0},
     "attention": {"mixer": AttentionConfig(window=30, heads=2), "attention_window": 0},
     "path_integration": {

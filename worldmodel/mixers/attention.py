@@ -128,7 +128,7 @@ class Attention(Mixer):
         self.head_dim = context.width // config.heads
         self.waves = 0  # rotated pairs of a head
         path_integrator = None
-        if config.path_integration:
+        if config.path_integration and context.pose != "none":
             self.waves = _waves(config, self.head_dim)
             path_integrator = _path_integrator(context, self.waves * config.heads)
         self.qkv = nn.Linear(context.width, 3 * context.width, bias=False)
@@ -368,7 +368,7 @@ def _path_integrator(context: MixerContext, phases: int) -> PathIntegrator:
             "model.mixer.path_integration needs as many rows of tokens as columns, "
             f"got {rows} x {columns}"
         )
-    return PathIntegrator(context.width, context.actions, rows, phases, context.walls)
+    return PathIntegrator(context, rows, phases)
 
 
 def _without_unused(memory: MixerMemory) -> MixerMemory:

@@ -7,7 +7,8 @@ Shapes
     u [B, T, R, S, D]    tokens: B sequences, T frames, R copies of a frame, S tokens per frame, width D.
                          The last copy of a frame is the one that memory may keep. A copy before it only reads.
     u [B, n, S, D]       tokens of one imagined frame of each of n candidates
-    action [..., A]      action that led to the frame, as numbers; the last one is 1 if there was none
+    action [..., A]      action that led to the frame, as numbers; the last one is 1 if there was none. A given pose
+                         [..., 3] follows.
     writes [B, T]        true where memory keeps the frame
     reset [B, T]         true where memory is erased before the frame
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
@@ -58,6 +59,9 @@ class MixerContext:
 
     actions: int
     """Numbers of an action."""
+
+    pose: Literal["integrated", "given", "none"]
+    """Source of the poses that rotate keys; none: keys do not stand for places."""
 
     walls: bool
     """Predict from the frame if a step was blocked. Otherwise blocked actions are corrected beforehand."""

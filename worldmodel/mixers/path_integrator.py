@@ -11,11 +11,15 @@ Shapes
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from lssvwm.worldmodel.fused_ops import at_least_float32
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from lssvwm.worldmodel.mixers.base import MixerContext
 
 
 class PathIntegrator(nn.Module):
@@ -30,11 +34,16 @@ class PathIntegrator(nn.Module):
         phase_k = waves (position + rotate2d(offset_k, heading))
     Keys of places made so resemble grid cells. They are also RoPE for an image that the agent carries along.
 
+    Given poses (`context.pose`) are not integrated: they follow the `actions` numbers of each action.
+
     Motions marked `known` are not trained. An error of 0.1 degrees adds up to a wrong heading over 1000 frames.
     """
 
-    def __init__(self, width: int, actions: int, side: int, phases: int, walls: bool):
+    def __init__(self, context: MixerContext, side: int, phases: int):
         super().__init__()
+        width, actions, walls = context.width, context.actions, context.walls
+        self.given = context.pose == "given"
+        self.actions = actions
         self.action = nn.Linear(actions, 3, bias=False)  # turn, step ahead, step right
         self.known: Tensor
         self.register_buffer("known", torch.zeros(actions, dtype=torch.bool))
@@ -70,6 +79,7 @@ class PathIntegrator(nn.Module):
     def motion(self, action: Tensor) -> Tensor:
         """Return turn and step [..., 3] of actions [..., A]."""
         weight = self.action.weight
+        action = action[..., : self.actions]
         return F.linear(action, torch.where(self.known, weight.detach(), weight))
 
     def passable(self, u: Tensor) -> Tensor:
@@ -84,6 +94,8 @@ class PathIntegrator(nn.Module):
 
         u [..., G, s, D], action [..., A], pose [..., G, 3] before the frame -> [..., G, 3]
         """
+        if self.given:
+            return action[..., None, self.actions :].expand_as(pose)
         heading, position = split_pose(pose)
         turn, step = split_pose(self.motion(action).unsqueeze(-2))
         heading = heading + turn
@@ -107,6 +119,10 @@ class PathIntegrator(nn.Module):
         The written copy of a frame moves the agent; where none is written, the action alone does. Each copy reads
         from the pose that it would lead to itself.
         """
+        if self.given:
+            poses = action[:, :, None, None, self.actions :]
+            poses = poses.expand(*u.shape[:4], 3)
+            return poses, poses[:, -1, -1]
         first_heading, first_position = split_pose(pose)
         turn, step = split_pose(self.motion(action).unsqueeze(-2))  # [B, T, 1, .]
         heading = _sum_before(turn, reset, first_heading[:, :1]) + turn  # of all tiles

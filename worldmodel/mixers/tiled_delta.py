@@ -65,9 +65,6 @@ class TiledDeltaConfig:
     head_dim: int = Field(default=32, ge=1)
     """Width of a head. It must divide 2 x model.width."""
 
-    rope_fraction: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
-    """Fraction of the keys of places that is rotated by the agent's place. 0: no key stands for a place."""
-
     content_heads: int = Field(default=1, ge=0)
     """Further heads, whose keys depend on contents only. 0: none."""
 
@@ -226,7 +223,7 @@ class TiledDelta(TiledMixer):
 
     def __init__(self, config: TiledDeltaConfig, context: MixerContext):
         super().__init__(config.tiles[context.layer], config.head_dim, context)
-        waves = int(config.rope_fraction * config.state) // 2
+        waves = 0 if context.pose == "none" else config.state // 2
         parts = (
             Part("place", self.heads, config.state, waves),
             Part("content", config.content_heads, config.content_state),
@@ -241,9 +238,7 @@ class TiledDelta(TiledMixer):
         )
         self.gate = nn.Linear(context.width, len(self.parts))
         nn.init.constant_(self.gate.bias, GATE_BIAS)
-        self.path_integrator = PathIntegrator(
-            context.width, context.actions, self.side, waves, context.walls
-        )
+        self.path_integrator = PathIntegrator(context, self.side, waves)
         self.key_norm = nn.ModuleList(
             KeyNorm(part.size, part.waves) for part in self.parts
         )

@@ -207,13 +207,12 @@ class TiledSSD(TiledMixer):
         super().__init__(config.tiles[context.layer], config.head_dim, context)
         state = config.state
         self.state = state
-        self.waves = int(config.rope_fraction * state) // 2  # rotated pairs
+        rotated = 0.0 if context.pose == "none" else config.rope_fraction
+        self.waves = int(rotated * state) // 2  # rotated pairs
         self.scan: Scan = chunked
         projected = 2 * self.inner + 2 * state + self.heads
         self.project = nn.Linear(context.width, projected, bias=False)
-        self.path_integrator = PathIntegrator(
-            context.width, context.actions, self.side, self.waves, context.walls
-        )
+        self.path_integrator = PathIntegrator(context, self.side, self.waves)
         self.scale_B = nn.Parameter(torch.ones(state))
         self.scale_C = nn.Parameter(torch.ones(state))
         self.shift_B = nn.Parameter(torch.zeros(state))

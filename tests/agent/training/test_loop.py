@@ -7,7 +7,7 @@ from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import ActorCriticConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import measure, summary
-from lssvwm.agent.training import loop
+from lssvwm.agent.training import loop, stages
 from lssvwm.agent.training.run import build
 from lssvwm.envs import GymConfig, TMazeConfig, make
 
@@ -99,7 +99,7 @@ def test_train_refuses_to_overwrite_a_run(tmp_path):
     with pytest.raises(UserError, match="holds a run already"):
         loop.train(config, folder)
     with pytest.raises(UserError, match="no run in"):
-        loop.resume(tmp_path / "nowhere", [])
+        stages.resume(tmp_path / "nowhere", [])
 
 
 def test_train_names_the_remedy_for_divergence(tmp_path, monkeypatch):

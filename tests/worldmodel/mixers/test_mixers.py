@@ -21,6 +21,19 @@ BASELINES = (
 )
 
 
+OURS = ("base", "small", "tiny", "delta", "delta_tiled")
+POSES = (
+    "attention_given",
+    "delta_given",
+    "mamba2_given",
+    "mamba2_local_given",
+    "paper_given",
+    "paper_integrated",
+    "window_given",
+)
+"""Models with another source or use of the pose."""
+
+
 def build(name: str) -> WorldModel:
     return WorldModel(compose([f"model={name}"]).model, (3, 64, 64), 3)
 

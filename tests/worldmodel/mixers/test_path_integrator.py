@@ -3,14 +3,19 @@
 import math
 
 import torch
+from lssvwm.worldmodel.mixers.base import MixerContext
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 
 LEFT, AHEAD = 0, 2
 
+CONTEXT = MixerContext(
+    layer=0, width=16, grid=(3, 3), actions=5, pose="integrated", walls=True
+)
+
 
 def test_circular_walk_returns_to_same_phases():
     torch.manual_seed(0)
-    integrator = PathIntegrator(width=16, actions=5, side=3, phases=48, walls=True)
+    integrator = PathIntegrator(CONTEXT, side=3, phases=48)
     with torch.no_grad():
         integrator.action.weight.zero_()
         integrator.action.weight[0, LEFT] = -math.pi / 2

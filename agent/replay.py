@@ -147,7 +147,7 @@ class Replay:
     def check(
         self, frame_shape: tuple[int, int, int], needs_pose: bool = False
     ) -> None:
-        """Raise UserError if there are no frames, or if they have another shape, or no poses."""
+        """Raise UserError for missing frames or poses, and for frames of another shape."""
         if len(self) == 0:
             raise UserError(
                 f"no data in {self.folder}: collect some first "

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lssvwm.worldmodel.config import LossWeights, ModelConfig
-    from lssvwm.worldmodel.data import Batch, Rollout
+    from lssvwm.worldmodel.data import Batch, Masks, Rollout
     from lssvwm.worldmodel.heads import HeadOutputs
     from lssvwm.worldmodel.imagination import RolloutPolicy, RolloutState
     from lssvwm.worldmodel.memory import Memory
@@ -29,6 +29,7 @@ __all__ = [
     "Batch",
     "HeadOutputs",
     "LossWeights",
+    "Masks",
     "Memory",
     "ModelConfig",
     "Rollout",
@@ -43,6 +44,7 @@ _MODULES = {
     "Batch": "data",
     "HeadOutputs": "heads",
     "LossWeights": "config",
+    "Masks": "data",
     "Memory": "memory",
     "ModelConfig": "config",
     "Rollout": "data",

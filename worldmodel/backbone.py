@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from lssvwm.worldmodel import action_limits
@@ -18,7 +18,7 @@ from lssvwm.worldmodel.config import ModelConfig
 from lssvwm.worldmodel.data import Trajectory
 from lssvwm.worldmodel.embedding import Embedding, PoseEmbedding
 from lssvwm.worldmodel.memory import Memory
-from lssvwm.worldmodel.mixers.base import MixerContext, build_mixer
+from lssvwm.worldmodel.mixers.base import MixerContext, MixerMemory, build_mixer
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 from lssvwm.worldmodel.patches import Patches
 from tensordict import TensorDict
@@ -170,43 +170,34 @@ class Backbone(nn.Module):
         """
         reset = trajectory.reset
         writes = trajectory.writes
-        action = self.embedding.action_numbers(
-            trajectory.action, trajectory.is_first, self.given_pose(trajectory.pose)
-        )
+        pose = self.given_pose(trajectory.pose)
+        moves = trajectory.action, trajectory.is_first
+        action = self.embedding.action_numbers(*moves, pose)
         limits = trajectory.action_limits
         if limits is None:
             limits = self.limits_after(x[:, :, -1], writes)
         before = torch.cat((memory.action_limits[:, None], limits[:, :-1]), 1)
         before = before.masked_fill(reset[..., None], math.inf)
         visible, last_visible = _visibility(memory.visible, writes, reset)
-        executed = self.executed(action, before)
+        frames = SequenceInputs(self.executed(action, before), writes, reset, visible)
         condition = self.embedding.condition(action)[:, :, None]
         condition = condition + self.embedding.noise(level)
-        layers = {}
+        layers: dict[str, Any] = {}
         if self.pose_embed is not None:
             poses = action[:, :, None, -3:]
             if self.pose_integrator is not None:
-                poses, pose = self.pose_integrator(
-                    x.unsqueeze(3),
-                    executed,
-                    writes,
-                    reset,
-                    memory.layers["pose", "pose"],
-                )
-                poses = poses.squeeze(3)
-                layers["pose"] = {"pose": pose}
+                poses, layers["pose"] = self._integrated(x, frames, memory)
             condition = condition + self.pose_embed(poses)
         x = x + self.embedding.pos_embed + condition[..., None, :]
-        frames = SequenceInputs(executed, writes, reset, visible)
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         gates: list[Tensor] = []
         for i, block in enumerate(self.layers):
             inputs = (x, condition, frames, memory.layers[str(i)].to_dict())
-            x, layers[str(i)], written = (
-                checkpoint(block, *inputs, use_reentrant=False)
-                if recompute
-                else block(*inputs)
-            )
+            if recompute:
+                out = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                out = block(*inputs)
+            x, layers[str(i)], written = out
             if written is not None:
                 gates.append(written)
         batch = len(x)
@@ -218,6 +209,17 @@ class Backbone(nn.Module):
             batch_size=[batch],
         )
         return BackboneOutput(x, memory, torch.cat(gates, -1) if gates else None)
+
+    def _integrated(
+        self, x: Tensor, frames: SequenceInputs, memory: Memory
+    ) -> tuple[Tensor, MixerMemory]:
+        """Return the poses [B, T, R, 3] that condition frames, and what to remember of them."""
+        assert self.pose_integrator is not None
+        tile = x.unsqueeze(3)  # it holds all tokens
+        before = memory.layers["pose", "pose"]
+        moved = (frames.action, frames.writes, frames.reset)
+        poses, pose = self.pose_integrator(tile, *moved, before)
+        return poses.squeeze(3), {"pose": pose}
 
     def limits_after(self, x: Tensor, observed: Tensor) -> Tensor:
         """Predict the limits of the next action from frames x [..., S, D], infinite unless `observed` [...].

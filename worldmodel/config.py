@@ -53,12 +53,19 @@ class ModelConfig:
     """Settings of the layer that carries memory over time. `kind` selects it."""
 
     pose: Literal["integrated", "given", "none"] = "integrated"
-    """Pose of the agent. integrated: summed up from actions and frames. given: by the environment, also for imagined
-    frames, as in the paper. none: actions are all that the model knows of motion."""
+    """Source of the agent's pose.
+
+    integrated: summed up from actions and frames.
+    given: by the environment, also for imagined frames, as in the paper.
+    none: the model knows actions only.
+    """
 
     pose_use: Literal["keys", "condition"] = "keys"
-    """Use of the pose. keys: rotate keys and queries of the memory. condition: condition every frame on the pose, as in
-    the paper."""
+    """Use of the pose.
+
+    keys: it rotates keys and queries of the memory.
+    condition: every frame is conditioned on it, as in the paper.
+    """
 
     patch: int = Field(default=22, ge=1)
     """Side of a patch (a token of the frame), in pixels."""

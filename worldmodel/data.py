@@ -41,16 +41,37 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
-        return Batch(**{name: value.to(device) for name, value in self._present()})
+        return Batch(**{name: value.to(device) for name, value in _present(self)})
 
     def __getitem__(self, frames: slice) -> Batch:
         """Return some frames of every sequence."""
-        return Batch(**{name: value[:, frames] for name, value in self._present()})
+        return Batch(**{name: value[:, frames] for name, value in _present(self)})
 
-    def _present(self) -> list[tuple[str, Tensor]]:
-        return [
-            (name, value) for name, value in vars(self).items() if value is not None
-        ]
+
+@dataclass(frozen=True)
+class Masks:
+    """Say what is done to frames of training sequences. Every mask is bool [B, T]; None: nothing."""
+
+    hidden: Tensor | None = None
+    """Frames that are predicted, but not written to memory"""
+
+    dark: Tensor | None = None
+    """Frames that are predicted as they are, and written as black frames"""
+
+    state_reset: Tensor | None = None
+    """Frames before which memory is erased"""
+
+    def to(self, device: torch.device | str) -> Masks:
+        """Return the masks on a device."""
+        return Masks(**{name: mask.to(device) for name, mask in _present(self)})
+
+    def __getitem__(self, frames: slice) -> Masks:
+        """Return some frames of every sequence."""
+        return Masks(**{name: mask[:, frames] for name, mask in _present(self)})
+
+
+def _present(fields: Batch | Masks) -> list[tuple[str, Tensor]]:
+    return [(name, value) for name, value in vars(fields).items() if value is not None]
 
 
 @dataclass

@@ -42,6 +42,15 @@ class RolloutPolicy:
     heads_only: bool = False
     """Let the gradient of the head outputs reach the weights of the heads, and no others."""
 
+    pose: Tensor | None = None
+    """Poses of the imagined frames [B, n, H, 3], for models of given poses."""
+
+    @classmethod
+    def along(cls, actions: Tensor, pose: Tensor | None = None) -> RolloutPolicy:
+        """Return the policy of fixed actions [B, n, H] or [B, n, H, A]."""
+        n, horizon = actions.shape[1:3]
+        return cls(lambda at, _: actions[:, :, at], n, horizon, pose=pose)
+
 
 @dataclass(frozen=True)
 class StepOptions:
@@ -122,7 +131,6 @@ def imagine(
     actions: Tensor | RolloutPolicy,
     goal: Tensor | None,
     options: StepOptions,
-    pose: Tensor | None = None,
 ) -> Rollout:
     """Roll actions [B, n, H] or [B, n, H, A], or those of a policy, forward from a memory.
 
@@ -130,12 +138,9 @@ def imagine(
     """
     if isinstance(actions, RolloutPolicy):
         return _follow(model, memory, actions, goal, options)
-    pose = model.given_pose(pose)
-    if model.discrete and pose is None and options.denoising_steps == 1:
+    if model.discrete and options.denoising_steps == 1:
         return _imagine_prefixes(model, memory, actions, goal, options)
-    n, horizon = actions.shape[1:3]
-    policy = RolloutPolicy(lambda at, _: actions[:, :, at], n, horizon)
-    return _follow(model, memory, policy, goal, options, pose)
+    return _follow(model, memory, RolloutPolicy.along(actions), goal, options)
 
 
 def _follow(
@@ -144,7 +149,6 @@ def _follow(
     policy: RolloutPolicy,
     goal: Tensor | None,
     options: StepOptions,
-    pose: Tensor | None = None,
 ) -> Rollout:
     options = replace(options, heads_only=policy.heads_only)
     with torch.no_grad() if policy.heads_only else contextlib.nullcontext():
@@ -155,7 +159,7 @@ def _follow(
         for at in range(policy.horizon):
             actions.append(policy.choose(at, heads).detach())
             last = at == policy.horizon - 1
-            given = None if pose is None else pose[:, :, at]
+            given = None if policy.pose is None else policy.pose[:, :, at]
             heads, frames = step(model, state, actions[-1], options, last, given)
             steps.append(Step(heads, frames))
     return _rollout(torch.stack(actions, 2), steps)
@@ -255,7 +259,9 @@ def step(
     last: bool = False,
     pose: Tensor | None = None,
 ) -> tuple[HeadOutputs, Tensor | None]:
-    """Imagine the frames that actions [B, n] or [B, n, A] lead to, at given poses [B, n, 3] if the model needs them.
+    """Imagine the frames that actions [B, n] or [B, n, A] lead to.
+
+    `pose` [B, n, 3] is needed by models of given poses.
 
     The candidates remember them. An expected frame (one denoising step) that is the `last` is not remembered. Returns
     the heads, and with `options.decode` frames uint8 [B, n, C, H, W].

@@ -11,7 +11,6 @@ H steps.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 
 import torch
@@ -19,7 +18,7 @@ from lssvwm.worldmodel import corruption, imagination, losses
 from lssvwm.worldmodel.backbone import Backbone
 from lssvwm.worldmodel.config import ModelConfig
 from lssvwm.worldmodel.corruption import Copies
-from lssvwm.worldmodel.data import Batch, Rollout, Trajectory
+from lssvwm.worldmodel.data import Batch, Masks, Rollout, Trajectory
 from lssvwm.worldmodel.embedding import PatchPredictor
 from lssvwm.worldmodel.goal_distance import GoalDistance
 from lssvwm.worldmodel.heads import HeadOutputs, Heads
@@ -69,30 +68,32 @@ class WorldModel(Backbone):
         frame_mask: Tensor | None = None,
         *,
         pose: Tensor | None = None,
-        heads_only: bool = False,
     ) -> tuple[Memory, HeadOutputs]:
         """Write frames uint8 [B, T, C, H, W] into memory. Returns the new memory and the heads [B, T].
 
         action [B, T] or [B, T, A] led to each frame. Memory is erased before frames with is_first [B, T]. Frames with
         frame_mask [B, T] leave no trace. A sequence may be cut into calls anywhere: the numbers are the same. A model
         of given poses needs `pose` [B, T, 3].
-
-        With `heads_only`, the gradient of the outputs reaches the weights of the heads, and no others.
         """
-        with torch.no_grad() if heads_only else contextlib.nullcontext():
-            x = self.embedding.frames(self.patches.patchify(frames)).unsqueeze(2)
-            writes = _unmasked(is_first, frame_mask)
-            level = torch.ones_like(is_first, dtype=x.dtype)[..., None]
-            trajectory = Trajectory(action, is_first, writes, pose=pose)
-            x, memory, _ = self.run(x, level, trajectory, memory)
-        return memory, self.heads(x[:, :, 0])
+        writes = _unmasked(is_first, frame_mask)
+        trajectory = Trajectory(action, is_first, writes, pose=pose)
+        memory, tokens = self.write(memory, frames, trajectory)
+        return memory, self.heads(tokens)
+
+    def write(
+        self, memory: Memory, frames: Tensor, trajectory: Trajectory
+    ) -> tuple[Memory, Tensor]:
+        """Write frames into memory. Returns the new memory, and the tokens [B, T, S, D] that the heads read."""
+        x = self.embedding.frames(self.patches.patchify(frames)).unsqueeze(2)
+        level = torch.ones_like(trajectory.is_first, dtype=x.dtype)[..., None]
+        x, memory, _ = self.run(x, level, trajectory, memory)
+        return memory, x[:, :, 0]
 
     def imagine(
         self,
         memory: Memory,
         actions: Tensor | RolloutPolicy,
         *,
-        pose: Tensor | None = None,
         decode: bool = False,
         denoising_steps: int = 1,
         goal: Tensor | None = None,
@@ -100,50 +101,38 @@ class WorldModel(Backbone):
     ) -> Rollout:
         """Roll actions [B, n, H] or [B, n, H, A] forward from a memory.
 
-        `actions` may be a policy that chooses them on the way. A model of given poses needs `pose` [B, n, H, 3]. The
-        rollout holds frames if `decode`. With a goal image uint8 [B, C, H, W], it holds the steps to it. One denoising
-        step predicts expected frames. More draw samples. Raises ValueError for a missing pose, and for a goal if the
-        model has no goal distance head.
+        `actions` may be a policy that chooses them on the way. It also holds the poses that a model of given poses
+        needs. The rollout holds frames if `decode`. With a goal image uint8 [B, C, H, W], it holds the steps to it. One
+        denoising step predicts expected frames. More draw samples. Raises ValueError for missing poses, and for a goal
+        if the model has no goal distance head.
         """
         options = StepOptions(denoising_steps, decode, generator)
-        return imagination.imagine(self, memory, actions, goal, options, pose)
+        return imagination.imagine(self, memory, actions, goal, options)
 
     def loss(
         self,
         batch: Batch,
         memory: Memory | None = None,
         *,
-        frame_mask: Tensor | None = None,
-        dark: Tensor | None = None,
-        state_reset: Tensor | None = None,
+        masks: Masks | None = None,
         self_forcing: bool = True,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor], Memory]:
         """Train on sequences by one scan over two copies of every frame. Returns loss, metrics and memory.
 
         The first copy is denoised, the second is written to memory (see `corruption`). `memory` [B] continues an
-        earlier segment; no gradient flows back into it. Frames with frame_mask [B, T] are predicted, but not written.
-        Frames with dark [B, T] are written as black frames, and predicted as they are.
-        Memory is erased before frames with state_reset [B, T]. `self_forcing=False` switches `self_forcing_prob` off.
+        earlier segment; no gradient flows back into it. `self_forcing=False` switches `self_forcing_prob` off.
         """
         if memory is None:
             memory = self.initial(len(batch.pixels))
         memory = memory.detach()
+        masks = masks or Masks()
         patches = self.patches.patchify(batch.pixels)
-        copies, clean = corruption.make_copies(
-            self.embedding.patch_embed,
-            self.embedding.frames(patches),
-            self.config,
-            self.training,
-            generator,
-        )
-        if dark is not None:
-            black = self.embedding.frames(torch.zeros_like(patches[:1, :1]))
-            copies = corruption.darken(copies, dark, black)
-        writes = _unmasked(batch.is_first, frame_mask)
+        copies, clean = self._copies(patches, masks.dark, generator)
+        writes = _unmasked(batch.is_first, masks.hidden)
         limits = self.limits_after(clean, writes)
         trajectory = Trajectory(
-            batch.action, batch.is_first, writes, state_reset, batch.pose, limits
+            batch.action, batch.is_first, writes, masks.state_reset, batch.pose, limits
         )
         if self.config.self_forcing_prob and self_forcing and self.training:
             span = self._draw_span(batch.is_first, generator)
@@ -161,8 +150,23 @@ class WorldModel(Backbone):
             is_observed=writes & (copies.written_level == 1),
             gates=gates,
         )
-        total, metrics = losses.total(self, batch, outputs, generator)
-        return total, metrics, memory
+        return *losses.total(self, batch, outputs, generator), memory
+
+    def _copies(
+        self, patches: Tensor, dark: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Copies, Tensor]:
+        """Return the two copies of frames uint8 [B, T, S, P], and their embedding."""
+        copies, clean = corruption.make_copies(
+            self.embedding.patch_embed,
+            self.embedding.frames(patches),
+            self.config,
+            self.training,
+            generator,
+        )
+        if dark is not None:
+            black = self.embedding.frames(torch.zeros_like(patches[:1, :1]))
+            copies = corruption.darken(copies, dark, black)
+        return copies, clean
 
     def _draw_span(self, is_first: Tensor, generator: torch.Generator | None) -> Tensor:
         prob, longest = self.config.self_forcing_prob, self.config.self_forcing_span

@@ -1,4 +1,4 @@
-"""Compare imagined with real frames of walks through mazes, by distance and by age of the tiles.
+"""Compare imagined with real frames, by distance and by age of the tiles.
 
 Shapes: N walks, H imagined frames, 9 tiles of the view.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from lssvwm.agent.benchmarks.maze_walks import AGES, NEVER, Walks
 from lssvwm.envs.maze import rendering as picture
-from lssvwm.worldmodel import Memory, WorldModel
+from lssvwm.worldmodel import Memory, RolloutPolicy, WorldModel
 from torch import Tensor
 
 DISTANCES = (1, 9, 17, 33, 65, 129)
@@ -33,11 +33,13 @@ def imagine(model: WorldModel, walks: Walks, memories: list[Memory]) -> Tensor:
     Each memory holds the contexts of ROWS walks.
     """
     out = []
+    given = model.config.pose == "given"
     actions = walks.action[:, walks.context :].split(ROWS)
     poses = walks.pose[:, walks.context :].split(ROWS)
     for action, pose, memory in zip(actions, poses, memories):
         action, pose = (v[:, None].to(model.device) for v in (action, pose))
-        future = model.imagine(memory, action, pose=pose, decode=True)
+        policy = RolloutPolicy.along(action, pose) if given else action
+        future = model.imagine(memory, policy, decode=True)
         assert future.frames is not None
         out.append(future.frames[:, 0].cpu())
     return torch.cat(out)

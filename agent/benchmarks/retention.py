@@ -31,7 +31,10 @@ WAYS = ("same_view", "standing_dark", "walking_dark")
 def observe_idle(
     model: WorldModel, memory: Memory, walks: Walks, frame: Tensor
 ) -> Memory:
-    """Return the memory [N] after the idle frames of walks, which all look like `frame` [N, 3, H, W]."""
+    """Return the memory [N] after the idle frames of walks.
+
+    These frames all look like `frame` [N, 3, H, W].
+    """
     pieces = (v.split(PIECE, 1) for v in (walks.dark, as_pose(walks.dark_poses)))
     for action, pose in zip(*pieces):
         action, pose = action.to(model.device), pose.to(model.device)
@@ -42,7 +45,7 @@ def observe_idle(
 
 
 def state_norm(memory: Memory) -> Tensor:
-    """Return the norm of all states of the mixers, [N]; poses, and keys of attention, are left out."""
+    """Return the norm of all states of the mixers, [N], without poses."""
     states = [
         value.flatten(1)
         for name, value in memory.layers.flatten_keys().items()
@@ -52,7 +55,10 @@ def state_norm(memory: Memory) -> Tensor:
 
 
 def idle(config: BenchmarkRunConfig, way: str, frames: int, seeds: np.ndarray) -> Walks:
-    """Return walks whose context is followed by idle frames, with their actions in `dark`, poses in `dark_poses`."""
+    """Return walks whose context is followed by idle frames.
+
+    Actions and poses of these frames are `dark` and `dark_poses`.
+    """
     settings = config.benchmark
     context, horizon = settings.contexts[0], settings.horizon
     if way == "walking_dark":

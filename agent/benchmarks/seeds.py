@@ -57,7 +57,7 @@ def conditions(config: BenchmarkRunConfig) -> dict[str, BenchmarkRunConfig]:
 
 
 def _test(config: BenchmarkRunConfig, folder: Path) -> Row:
-    """Train a run, or continue its training, and test it under the conditions that its file lacks."""
+    """Train a run, and test it under the conditions that its file lacks."""
     file = folder / RESULT
     complete = check(config, folder)
     saved = json.loads(file.read_text()) if complete and file.exists() else {}
@@ -93,7 +93,7 @@ def _test(config: BenchmarkRunConfig, folder: Path) -> Row:
 
 
 def training_hours(folder: Path) -> float:
-    """Return the hours of training of a run and its stages, from the times in their logs."""
+    """Return the hours of training of a run, by its logs."""
     total = 0.0
     for log in sorted(folder.rglob("metrics.jsonl")):
         times = [json.loads(row)["time"] for row in log.read_text().splitlines()]
@@ -135,7 +135,10 @@ def summarise(base: BenchmarkRunConfig, runs: Sequence[Row]) -> Row:
 
 
 def median_seed(runs: Sequence[Row]) -> int:
-    """Return the seed whose mean reward over the conditions is the median; the lower one of two."""
+    """Return the seed whose mean reward over the conditions is the median.
+
+    Of an even number, the lower one counts.
+    """
     scores = []
     for run in runs:
         rewards = [

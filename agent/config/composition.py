@@ -257,7 +257,10 @@ def _remove(plain: dict[str, Any], path: list[str]) -> None:
 
 
 def stage_configs(config: Config) -> dict[str, Config]:
-    """Return the configuration of every stage of a run by name; raises UserError for a wrong setting."""
+    """Return the configuration of every stage of a run by name.
+
+    Raises UserError for a wrong setting.
+    """
     common = to_dict(config) | {"stages": {}}
     settings = {setting.name for setting in describe(type(config), common)}
     found = {}
@@ -272,7 +275,10 @@ def stage_configs(config: Config) -> dict[str, Config]:
 def _merged(
     plain: Any, changes: Mapping[str, Any], settings: Container[str], above: str = ""
 ) -> dict[str, Any]:
-    """Return `plain` with changes in its sections; the value of a setting is replaced, also if it is a mapping."""
+    """Return `plain` with changes in its sections.
+
+    The value of a setting is replaced, also if it is a mapping.
+    """
     merged = dict(plain)
     for key, value in changes.items():
         name = f"{above}{key}"

@@ -391,7 +391,10 @@ def _within_unit(value: Row) -> Row:
 
 
 def seeds_grid(found: Row) -> Grid:
-    """Build the table of success, or of reward where tasks give several, over the seeds of one experiment."""
+    """Build the table of success over the seeds of one experiment.
+
+    It shows the reward where tasks give several rewards.
+    """
     rows = found["rows"]
     several = any(row["reward"]["mean"] > SINGLE_REWARD for row in rows)
     quantity = "reward" if several else "success"

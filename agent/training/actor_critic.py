@@ -16,6 +16,7 @@ import torch
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policy_head import ImaginedPolicy
 from lssvwm.worldmodel import Batch, Memory, RolloutPolicy
+from lssvwm.worldmodel.data import Trajectory
 from lssvwm.worldmodel.heads import HeadOutputs, two_hot
 from lssvwm.worldmodel.losses import TD_LAMBDA
 from torch import Tensor
@@ -57,13 +58,14 @@ def walk_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return loss and metrics of walks from the last frame of every sequence."""
     model = agent.model
-    memory, outputs = model.observe(
-        model.initial(len(sequences.pixels)),
-        sequences.pixels,
-        sequences.action,
-        sequences.is_first,
-        heads_only=True,
+    everywhere = torch.ones_like(sequences.is_first)
+    trajectory = Trajectory(
+        sequences.action, sequences.is_first, everywhere, pose=sequences.pose
     )
+    with torch.no_grad():  # only the heads learn
+        empty = model.initial(len(sequences.pixels))
+        memory, tokens = model.write(empty, sequences.pixels, trajectory)
+    outputs = model.heads(tokens)
     ended = (sequences.terminated | sequences.truncated)[:, -1]
     return imagined_loss(agent, memory, outputs.last(), ended, walks)
 

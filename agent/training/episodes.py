@@ -79,7 +79,7 @@ class Episodes:
 
 
 def _frames(steps: TensorDictBase, *prefix: str) -> dict[str, np.ndarray]:
-    """Return frames [B, T, C, H, W], the actions that led to them, [B, T(, A)], and poses if there are any."""
+    """Return frames [B, T, C, H, W], the actions before them [B, T(, A)], and poses [B, T, 3]."""
     found = {
         "pixels": _array(steps, *prefix, "pixels"),
         "action": _array(steps, *prefix, "last_action"),

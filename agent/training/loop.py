@@ -15,6 +15,7 @@ from lssvwm.agent.training.augmentation import draw_hidden, draw_resets
 from lssvwm.agent.training.logger import Logger
 from lssvwm.agent.training.optimization import TrainingBatch
 from lssvwm.agent.training.run import Run, begin, build, restore, save
+from lssvwm.worldmodel import Masks
 from torch import Tensor
 
 LOG_EVERY = 10
@@ -33,7 +34,7 @@ def train(config: Config, output: Path) -> Path:
 
 
 def resume(folder: Path, overrides: list[str]) -> Path:
-    """Continue a run from its last checkpoint as if it had not stopped, with changed settings."""
+    """Continue a run from its last checkpoint, with changed settings."""
     saved = composition.read(folder / "config.yaml")
     return restart(composition.from_checkpoint(saved, overrides), folder)
 
@@ -121,7 +122,6 @@ def draw_batch(run: Run) -> tuple[int, TrainingBatch]:
     walk_from = None
     if config.actor_critic.walks:
         walk_from = int(run.rng.integers(1, burn_in + length + 1))
-    batch = TrainingBatch(
-        sequences, burn_in, hidden, dark, resets, curriculum_started, walk_from
-    )
+    masks = Masks(hidden, dark, resets)
+    batch = TrainingBatch(sequences, burn_in, masks, curriculum_started, walk_from)
     return length, batch.to(run.learner.device)

@@ -13,7 +13,7 @@ import torch
 from lssvwm.agent.config.settings import TrainConfig
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.training.actor_critic import Walks, walk_loss
-from lssvwm.worldmodel import Batch, Memory, WorldModel
+from lssvwm.worldmodel import Batch, Masks, Memory, WorldModel
 from torch import Tensor
 
 BETAS = 0.9, 0.98
@@ -23,6 +23,8 @@ GRADIENT_CLIP = 1.0
 """Largest norm of the gradient."""
 PATH_INTEGRATOR_RATE = 0.05
 """Learning rate of path integration, relative to other weights: every memory depends on it."""
+NO_MASKS = Masks()
+"""Nothing is done to single frames."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +32,21 @@ class TrainingBatch:
     """Hold sequences and what is done to them in one step.
 
     burn_in: frames at the start that are observed without a gradient
-    hidden: frames that are not written into memory, bool [B, T]; None: none
-    dark: frames that are written into memory as black frames, bool [B, T]; None: none
-    resets: frames before which the memory is erased, bool [B, T]; None: none
+    masks: what is done to single frames
     self_forcing: remember some frames as the model predicts them
     walk_from: frames observed before the imagined walks start; None: there are no walks
     """
 
     sequences: Batch
     burn_in: int = 0
-    hidden: Tensor | None = None
-    dark: Tensor | None = None
-    resets: Tensor | None = None
+    masks: Masks = NO_MASKS
     self_forcing: bool = True
     walk_from: int | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
         """Return the batch on a device."""
-        masks = {
-            name: None if mask is None else mask.to(device)
-            for name in ("hidden", "dark", "resets")
-            for mask in [getattr(self, name)]
-        }
-        return replace(self, sequences=self.sequences.to(device), **masks)
+        sequences, masks = self.sequences.to(device), self.masks.to(device)
+        return replace(self, sequences=sequences, masks=masks)
 
     def segments(self, length: int) -> list[slice]:
         """Split the frames after the burn-in into segments of `length`; 0: one segment."""
@@ -119,9 +113,7 @@ class Learner:
                 loss, metrics, memory = self.model.loss(
                     batch.sequences[segment],
                     memory,
-                    frame_mask=_part(batch.hidden, segment),
-                    dark=_part(batch.dark, segment),
-                    state_reset=_part(batch.resets, segment),
+                    masks=batch.masks[segment],
                     self_forcing=batch.self_forcing,
                     generator=self.generator,
                 )
@@ -137,9 +129,10 @@ class Learner:
         """Return the memory of the frames before the gradient starts."""
         old = batch.sequences[: batch.burn_in]
         pixels = old.pixels
-        if batch.dark is not None:
-            dark = batch.dark[:, : batch.burn_in, None, None, None]
-            pixels = pixels.masked_fill(dark, 0)
+        dark = batch.masks.dark
+        if dark is not None:
+            black = dark[:, : batch.burn_in, None, None, None]
+            pixels = pixels.masked_fill(black, 0)
         memory = self.model.initial(len(pixels))
         memory, _ = self.model.observe(
             memory, pixels, old.action, old.is_first, pose=old.pose
@@ -160,10 +153,6 @@ class Learner:
     def _autocast(self) -> torch.autocast:
         enabled = in_bf16(self.config.precision, self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-
-def _part(mask: Tensor | None, frames: slice) -> Tensor | None:
-    return None if mask is None else mask[:, frames]
 
 
 def parameter_groups(model: WorldModel) -> list[dict[str, Any]]:

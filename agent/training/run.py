@@ -104,7 +104,7 @@ class Run:
         return self.best > -math.inf
 
     def check_frames(self) -> None:
-        """Raise UserError if the replay does not hold frames that the model can be trained on."""
+        """Raise UserError if the model cannot be trained on the frames of the replay."""
         needs_pose = self.config.model.pose == "given"
         self.replay.check(self.model.frame_shape, needs_pose)
 

@@ -329,7 +329,7 @@ class MiniGridEnv(BatchedEnv):
         return np.stack((angle, -self.y, self.x), -1).astype(np.float32)
 
     def answer(self) -> np.ndarray:
-        """Return 2 * cue + 1 if the goal lies above the hallway, int64 [B]; 0 without a cue."""
+        """Return 2 * cue, plus 1 if the goal lies above the hallway, int64 [B]."""
         return np.array([places.answer for places in self.places], np.int64)
 
     def truth(self) -> dict[str, np.ndarray]:

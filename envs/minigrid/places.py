@@ -46,7 +46,7 @@ class Places:
 
     @property
     def answer(self) -> int:
-        """Right answer: 2 * cue + 1 if the goal lies above the hallway; 0 without a cue."""
+        """Right answer: 2 * cue, plus 1 if the goal lies above the hallway. 0 without a cue."""
         if self.goal is None or self.fork is None:
             return 0
         return 2 * self.label + int(self.goal[1] < self.fork[1])

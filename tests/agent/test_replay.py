@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.replay import Replay, as_replay_buffer
+from lssvwm.agent.replay import KEYS, Replay, as_replay_buffer
 from lssvwm.agent.training.collection import Collection, build_collection, gather
 from lssvwm.envs import CountingConfig
 from lssvwm.envs.counting import decode

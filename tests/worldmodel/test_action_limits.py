@@ -8,6 +8,7 @@ import torch
 from lssvwm.envs import PointMazeConfig, make
 from lssvwm.worldmodel import (
     Batch,
+    Masks,
     Memory,
     ModelConfig,
     WorldModel,
@@ -217,20 +218,18 @@ def test_hidden_frames_give_no_limits(walled):
 def test_every_forcing_trains_limits(walled):
     model, (batch, _) = walled.float().train(), walks("momentum", 0, slots=4, length=24)
     hidden, forget = torch.rand(2, 4, 24) < 0.1
+    masks = Masks(hidden, state_reset=forget)
     for forcing in ("teacher", "diffusion"):
         model.config = dataclasses.replace(
             model.config, forcing=forcing, self_forcing_prob=0.3
         )
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            total, metrics, memory = model.loss(
-                batch[:12], frame_mask=hidden[:, :12], state_reset=forget[:, :12]
-            )
+            total, metrics, memory = model.loss(batch[:12], masks=masks[:12])
             more, _, memory = model.loss(
                 batch[12:],
                 memory,
-                frame_mask=hidden[:, 12:],
-                state_reset=forget[:, 12:],
+                masks=masks[12:],
             )
         (total + more).backward()
         assert metrics["loss/action_limits"] > 0 and memory.action_limits.shape == (

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lssvwm.worldmodel import Batch, LossWeights, ModelConfig, WorldModel
+from lssvwm.worldmodel import Batch, LossWeights, Masks, ModelConfig, WorldModel
 from lssvwm.worldmodel.goal_distance import (
     NEAR,
     GoalDistance,
@@ -131,7 +131,7 @@ def test_surprise_is_low_for_observed_rooms():
         batch = room(g)
         reset = torch.rand(8, 6, generator=g) < 0.2
         optimizer.zero_grad()
-        loss, _, _ = model.loss(batch, state_reset=reset, generator=g)
+        loss, _, _ = model.loss(batch, masks=Masks(state_reset=reset), generator=g)
         loss.backward()
         optimizer.step()
     model.eval()

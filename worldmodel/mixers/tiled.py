@@ -1,4 +1,4 @@
-"""Share what all tiled mixers have: a state per tile of tokens (LSSVWM, section 3.2), and keys that stand for places.
+"""Share what tiled mixers have: a state per tile of tokens (LSSVWM, section 3.2).
 
 Shapes, in addition to those of `base`
     G, s     tiles per frame, tokens per tile (G * s = S)

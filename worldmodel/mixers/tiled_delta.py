@@ -94,7 +94,7 @@ class Write(Read):
 
 
 class TokenCache:
-    """Keep what the tokens that n candidates imagined change, next to the state that they share."""
+    """Keep the changes that imagined tokens make to the state that n candidates share."""
 
     def __init__(self, state: Tensor, n: int, tokens: int):
         """Reserve room for at most `tokens` imagined tokens per tile; state [B, G, m, N]."""
@@ -191,12 +191,14 @@ class DeltaCache:
 
 @plain_dataclass(frozen=True)
 class Part:
-    """Describe one part of memory: its name, heads, size of keys and rotated pairs of a key."""
+    """Describe one part of memory."""
 
     name: str
     heads: int
     size: int
+    """Size of a key."""
     waves: int = 0
+    """Rotated pairs of a key."""
 
 
 class KeyNorm(nn.Module):
@@ -352,9 +354,9 @@ class TiledDelta(TiledMixer):
         reset: Tensor,
         state: Tensor,
     ) -> tuple[list[Tensor], Tensor]:
-        """Scan one part of memory, for the tokens of each copy and their phases; the last copy is written.
+        """Scan one part of memory, for the tokens of each copy and their phases.
 
-        Returns what each copy reads, [B, T, G, s, m], and the state [B, G, m, N] after the last frame.
+        The last copy is written. Returns what each copy reads, [B, T, G, s, m], and the last state [B, G, m, N].
         """
         *queries, Q = (self._rotated(part, v.Q, at) for v, at in zip(tokens, phases))
         own = tokens[-1]

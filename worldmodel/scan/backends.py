@@ -99,7 +99,10 @@ def _fastest(device: torch.device, rule: RuleName) -> str:
 def unavailable_reason(
     name: str, device: torch.device | str, rule: RuleName = "ssd"
 ) -> str | None:
-    """Return why a backend of an update rule cannot be used on a device; None if it can."""
+    """Return why a backend of an update rule cannot be used on a device.
+
+    None: it can.
+    """
     if name not in FUSED:
         return None
     if name in RULES["ssd"].kernels and name not in RULES[rule].kernels:

@@ -1,4 +1,4 @@
-"""Compute the delta rule (arXiv 2406.06484): what is stored under a key is replaced, not added to.
+"""Compute the delta rule (arXiv 2406.06484): values replace what a key holds.
 
 `reference` is the recurrence, `chunked` an equal, faster form of it.
 
@@ -109,6 +109,6 @@ def chunked(inputs: DeltaInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
 
 
 def _masked(score: Tensor, visible: Tensor, same_episode: Tensor | None) -> Tensor:
-    """Set the scores [b, k, c, c] of tokens to zero that are not visible, or of another episode."""
+    """Clear the scores [b, k, c, c] of tokens that are not visible, or of another episode."""
     shown = visible if same_episode is None else visible & same_episode
     return score.masked_fill(~shown, 0.0)

@@ -58,7 +58,7 @@ def delta_scan(inputs: DeltaInputs) -> tuple[Tensor, Tensor]:
 
 
 class _Packing(NamedTuple):
-    """Say which tokens of the packed row form an episode, or what precedes the first episode of a sequence."""
+    """Say which tokens of the packed row form an episode, and what precedes it."""
 
     bounds: Tensor
     """First token of each of e episodes, and the number of all tokens, [e + 1]."""

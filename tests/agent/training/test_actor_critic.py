@@ -11,6 +11,7 @@ from lssvwm.agent.training.actor_critic import Walks, imagined_loss, returns
 from lssvwm.envs import TMazeConfig
 from lssvwm.planners import CEMConfig
 from lssvwm.worldmodel import WorldModel, imagination
+from lssvwm.worldmodel.data import Trajectory
 
 from tests.agent.conftest import TINY
 from tests.agent.training.conftest import metrics, short_run, training
@@ -29,9 +30,11 @@ def observed(agent, batch=4, frames=3):
     first = torch.zeros(batch, frames, dtype=torch.bool)
     first[:, 0] = True
     action = torch.zeros(batch, frames, dtype=torch.int64)
-    memory, outputs = agent.model.observe(
-        agent.model.initial(batch), pixels, action, first, heads_only=True
-    )
+    model = agent.model
+    trajectory = Trajectory(action, first, torch.ones_like(first))
+    with torch.no_grad():
+        memory, tokens = model.write(model.initial(batch), pixels, trajectory)
+    outputs = model.heads(tokens)
     return memory, outputs.last(), torch.zeros(batch, dtype=torch.bool)
 
 

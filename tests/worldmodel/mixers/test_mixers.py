@@ -47,14 +47,7 @@ def test_preset_has_parameters_of_small(name):
 
 
 def test_presets_are_complete():
-    assert set(options("model")) == {
-        "base",
-        "small",
-        "tiny",
-        "delta",
-        "delta_tiled",
-        *BASELINES,
-    }
+    assert set(options("model")) == {*OURS, *BASELINES, *POSES}
 
 
 def test_attention_forgets_frames_outside_window():

@@ -22,13 +22,14 @@ def ssd(tiles: tuple[int, ...] = (1, 3, 1), **changes) -> TiledSSDConfig:
 
 def delta(tiles: tuple[int, ...] = (1, 3, 1), **changes) -> TiledDeltaConfig:
     """Return the settings of a small scan by the delta rule."""
-    return TiledDeltaConfig(**{"tiles": tiles, "state": 16, "head_dim": 16} | changes)
+    return TiledDeltaConfig(**{"tiles": tiles, "state": 16, "content": 8} | changes)
 
 
 KINDS = {
     "tiled_ssd": {},
+    "gated_ssd": {"mixer": ssd((3, 1), write_gate=True)},
     "tiled_delta": {"mixer": delta()},
-    "delta_content": {"mixer": delta((3, 1), content_heads=2), "pose": "none"},
+    "delta_content": {"mixer": delta((3, 1), content=0), "pose": "none"},
     "mamba2": {"mixer": ssd((3, 3)), "attention_window": 0, "pose": "none"},
     "pose_condition": {"mixer": ssd((3, 1)), "pose_use": "condition"},
     "window": {"mixer": AttentionConfig(window=5, heads=2), "attention_window": 0},

@@ -2,28 +2,50 @@
 
 Shapes, in addition to those of `base`
     G, s     tiles per frame, tokens per tile (G * s = S)
-    h, p     heads, width of a head (h * p = inner = 2 D)
+    inner    width of the values (2 D)
     N        size of keys and queries
 """
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
+from lssvwm.worldmodel.fused_ops import at_least_float32
 from lssvwm.worldmodel.mixers.base import Mixer, MixerContext
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 EXPAND = 2
 """Width of the values, as a multiple of the width of tokens."""
+GATE_STRETCH = 0.1
+"""The sigmoid of a write gate is stretched by this at both ends, then clipped: exactly 0 and 1 are possible."""
+GATE_BIAS = 1.5
+"""Initial bias of a write gate, which then writes with a strength of about 0.9."""
+
+
+class WriteGate(nn.Linear):
+    """Decide how strongly tokens are written, by their contents.
+
+    The loss term `write` sets the price of writing. It closes the gate for tokens that are not worth storing.
+    """
+
+    def __init__(self, width: int, parts: int):
+        super().__init__(width, parts)
+        nn.init.constant_(self.bias, GATE_BIAS)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Return write strengths [..., parts] of tokens u [..., D], from 0 to 1."""
+        opened = torch.sigmoid(at_least_float32(super().forward(u)))
+        return torch.clamp((1 + 2 * GATE_STRETCH) * opened - GATE_STRETCH, 0, 1)
 
 
 class TiledMixer(Mixer):
-    """Cut frames into tiles. Raises ValueError for tiles and heads that do not fit the model."""
+    """Cut frames into tiles. Raises ValueError for tiles that do not divide the token grid."""
 
     path_integrator: PathIntegrator
 
-    def __init__(self, side: int, head_dim: int, context: MixerContext):
+    def __init__(self, side: int, context: MixerContext):
         super().__init__()
         rows, columns = context.grid
         if rows % side or columns % side:
@@ -31,15 +53,8 @@ class TiledMixer(Mixer):
                 f"tile {side} does not divide the token grid {rows} x {columns}"
             )
         self.inner = EXPAND * context.width
-        if self.inner % head_dim:
-            raise ValueError(
-                f"model.mixer.head_dim={head_dim} must divide "
-                f"2 x model.width = {self.inner}"
-            )
         self.grid = context.grid
         self.side = side
-        self.head_dim = head_dim
-        self.heads = self.inner // head_dim
 
     @property
     def tiles(self) -> int:
@@ -81,10 +96,6 @@ class TiledMixer(Mixer):
         """Mark the first token of each reset frame in every tile. [B, T] -> [B G, T s]"""
         by_token = F.pad(reset[..., None], (0, self.side**2 - 1)).flatten(1)
         return by_token.repeat_interleave(self.tiles, 0)
-
-    def values(self, X: Tensor) -> Tensor:
-        """Return the values of projected tokens by head. [..., inner] -> [..., h, p]"""
-        return F.silu(X).unflatten(-1, (self.heads, self.head_dim))
 
 
 def by_tile(v: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ SSD adds whatever it is shown again. The delta rule replaces the value stored un
 nothing, however long it is looked at. A write gate keeps tokens out that are not worth storing; the loss sets its
 price.
 
-Memory has two parts. Each has its own heads, keys and write gate:
+Memory has two parts. Each has its own values, keys and write gate:
     place     keys are rotated by the agent's place: a map
     content   keys depend on the token alone: what was seen, wherever that was. Their queries mean the same at any
               distance.
 
 Shapes, in addition to those of `tiled`
-    m                    width of a part's values (its heads * p)
+    m                    width of a part's values
     X [..., G, s, m]     values                 beta [..., G, s]   write strengths
     K [..., G, s, N]     keys of length 1       Q [..., G, s, N]   queries of length 1
 
@@ -34,7 +34,7 @@ from lssvwm.worldmodel.mixers.base import (
     register,
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
-from lssvwm.worldmodel.mixers.tiled import TiledMixer, by_frame, by_tile
+from lssvwm.worldmodel.mixers.tiled import TiledMixer, WriteGate, by_frame, by_tile
 from lssvwm.worldmodel.scan import backends
 from lssvwm.worldmodel.scan.backends import DeltaScan
 from lssvwm.worldmodel.scan.delta import DeltaInputs, chunked
@@ -42,11 +42,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-GATE_STRETCH = 0.1
-"""The write gate's sigmoid is stretched by this at both ends, then clipped: exactly 0 and 1 are possible."""
-GATE_BIAS = 1.5
-"""Initial bias of the write gate, which then writes with a strength of about 0.9."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -60,16 +55,10 @@ class TiledDeltaConfig:
     """Side of the tiles of each block, in tokens. There is one block per entry. Each must divide the token grid."""
 
     state: int = Field(default=128, ge=1)
-    """Size of the keys of places: each head of a tile keeps `head_dim` x `state` numbers."""
+    """Size of the keys of places. A tile keeps 2 x model.width x `state` numbers of them."""
 
-    head_dim: int = Field(default=32, ge=1)
-    """Width of a head. It must divide 2 x model.width."""
-
-    content_heads: int = Field(default=1, ge=0)
-    """Further heads, whose keys depend on contents only. 0: none."""
-
-    content_state: int = Field(default=32, ge=1)
-    """Size of the keys of contents."""
+    content: int = Field(default=32, ge=0)
+    """Size of the keys and of the values of contents. 0: memory holds places only."""
 
     @property
     def depth(self) -> int:
@@ -194,7 +183,8 @@ class Part:
     """Describe one part of memory."""
 
     name: str
-    heads: int
+    width: int
+    """Size of a value."""
     size: int
     """Size of a key."""
     waves: int = 0
@@ -224,22 +214,20 @@ class TiledDelta(TiledMixer):
     """Write every tile of tokens by the delta rule, into a state of its own."""
 
     def __init__(self, config: TiledDeltaConfig, context: MixerContext):
-        super().__init__(config.tiles[context.layer], config.head_dim, context)
+        super().__init__(config.tiles[context.layer], context)
         waves = 0 if context.pose == "none" else config.state // 2
         parts = (
-            Part("place", self.heads, config.state, waves),
-            Part("content", config.content_heads, config.content_state),
+            Part("place", self.inner, config.state, waves),
+            Part("content", config.content, config.content),
         )
-        self.parts = [part for part in parts if part.heads]
-        self.heads += config.content_heads
-        self.inner = self.heads * self.head_dim
+        self.parts = [part for part in parts if part.size]
+        self.inner += config.content
         self.size = sum(part.size for part in self.parts)
         self.scan: DeltaScan = chunked
         self.project = nn.Linear(
             context.width, 2 * self.inner + 2 * self.size, bias=False
         )
-        self.gate = nn.Linear(context.width, len(self.parts))
-        nn.init.constant_(self.gate.bias, GATE_BIAS)
+        self.write_gate = WriteGate(context.width, len(self.parts))
         self.path_integrator = PathIntegrator(context, self.side, waves)
         self.key_norm = nn.ModuleList(
             KeyNorm(part.size, part.waves) for part in self.parts
@@ -247,7 +235,7 @@ class TiledDelta(TiledMixer):
         self.query_norm = nn.ModuleList(
             KeyNorm(part.size, part.waves) for part in self.parts
         )
-        self.D = nn.Parameter(torch.ones(self.heads))
+        self.D = nn.Parameter(torch.ones(self.inner))
         self.out = nn.Linear(self.inner, context.width, bias=False)
 
     def use_backend(self, name: str, device: torch.device) -> None:
@@ -257,26 +245,23 @@ class TiledDelta(TiledMixer):
     def initial(self, batch: int, like: Tensor) -> MixerMemory:
         """Return the empty memory of `batch` agents."""
         memory = {
-            part.name: like.new_zeros(
-                batch, self.tiles, part.heads * self.head_dim, part.size
-            )
+            part.name: like.new_zeros(batch, self.tiles, part.width, part.size)
             for part in self.parts
         }
         return memory | {"pose": like.new_zeros(batch, self.tiles, 3)}
 
     def _written(self, u: Tensor) -> tuple[Tensor, Tensor, list[Write]]:
-        """Project tokens u [..., S, D] to gate [..., S, inner], values [..., G, s, h, p] and what is written."""
+        """Project tokens u [..., S, D] to gate [..., S, inner], values [..., G, s, inner] and what is written."""
         inner, size = self.inner, self.size
         gate, rest = self.project(u).split([inner, inner + 2 * size], -1)
         X, K, Q = self.tile(rest).split([inner, size, size], -1)
-        X = self.values(X)
-        beta = torch.sigmoid(at_least_float32(self.tile(self.gate(u))))
-        beta = torch.clamp((1 + 2 * GATE_STRETCH) * beta - GATE_STRETCH, 0, 1)
-        heads = [part.heads for part in self.parts]
+        X = F.silu(X)
+        beta = self.write_gate(self.tile(u))
+        widths = [part.width for part in self.parts]
         sizes = [part.size for part in self.parts]
         fields = zip(
             (norm(q) for norm, q in zip(self.query_norm, Q.split(sizes, -1))),
-            (at_least_float32(x).flatten(-2) for x in X.split(heads, -2)),
+            (at_least_float32(x) for x in X.split(widths, -1)),
             (norm(k) for norm, k in zip(self.key_norm, K.split(sizes, -1))),
             beta.unbind(-1),
         )
@@ -293,13 +278,12 @@ class TiledDelta(TiledMixer):
         X, Q = self.tile(rest).split([inner, size], -1)
         sizes = [part.size for part in self.parts]
         reads = [Read(norm(q)) for norm, q in zip(self.query_norm, Q.split(sizes, -1))]
-        return gate, self.values(X), reads
+        return gate, F.silu(X), reads
 
     def _output(self, Y: list[Tensor], X: Tensor, gate: Tensor) -> Tensor:
         """Gate what was read of each part, [..., G, s, m]. Returns [..., S, D]."""
-        read = torch.cat(Y, -1).unflatten(-1, (self.heads, self.head_dim))
-        skip = self.D[:, None].to(X.dtype)
-        y = self.untile(addcmul(read, X, skip).flatten(-2))
+        read = torch.cat(Y, -1)
+        y = self.untile(addcmul(read, X, self.D.to(X.dtype)))
         y = F.layer_norm(y * F.silu(gate), (self.inner,))
         return self.out(y)
 
@@ -376,8 +360,7 @@ class TiledDelta(TiledMixer):
         tokens = frames * self.side**2
         caches: list[TokenCache | StateCache] = []
         for part in self.parts:
-            width = part.heads * self.head_dim
-            fewer = tokens * (part.size + width) < width * part.size
+            fewer = tokens * (part.size + part.width) < part.width * part.size
             state = memory[part.name]
             caches.append(
                 TokenCache(state, n, tokens) if fewer else StateCache(state, n)

@@ -30,7 +30,7 @@ from lssvwm.worldmodel.mixers.base import (
     register,
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
-from lssvwm.worldmodel.mixers.tiled import TiledMixer, by_frame, by_tile
+from lssvwm.worldmodel.mixers.tiled import TiledMixer, WriteGate, by_frame, by_tile
 from lssvwm.worldmodel.scan import backends
 from lssvwm.worldmodel.scan.backends import Scan
 from lssvwm.worldmodel.scan.chunked import ScanInputs, chunked
@@ -58,6 +58,9 @@ class TiledSSDConfig:
 
     rope_fraction: float = Field(default=0.75, ge=0, le=1, allow_inf_nan=False)
     """Fraction of keys and queries that is rotated by the agent's place. 0: plain Mamba-2."""
+
+    write_gate: bool = False
+    """Multiply the step size of each token by a write gate, see `model.loss.write`."""
 
     @property
     def depth(self) -> int:
@@ -190,6 +193,8 @@ class Token(Query):
 
     dt: Tensor
     B: Tensor
+    written: Tensor | None = None
+    """Write strength [..., G, s, 1]; None: there is no write gate."""
 
 
 @register(TiledSSDConfig)
@@ -204,7 +209,14 @@ class TiledSSD(TiledMixer):
     """
 
     def __init__(self, config: TiledSSDConfig, context: MixerContext):
-        super().__init__(config.tiles[context.layer], config.head_dim, context)
+        super().__init__(config.tiles[context.layer], context)
+        if self.inner % config.head_dim:
+            raise ValueError(
+                f"model.mixer.head_dim={config.head_dim} must divide "
+                f"2 x model.width = {self.inner}"
+            )
+        self.head_dim = config.head_dim
+        self.heads = self.inner // config.head_dim
         state = config.state
         self.state = state
         rotated = 0.0 if context.pose == "none" else config.rope_fraction
@@ -224,6 +236,7 @@ class TiledSSD(TiledMixer):
         inverse_softplus = dt + torch.log(-torch.expm1(-dt))
         self.dt_bias = nn.Parameter(inverse_softplus)
         self.out = nn.Linear(self.inner, context.width, bias=False)
+        self.write_gate = WriteGate(context.width, 1) if config.write_gate else None
         self._start_with_places()
 
     @torch.no_grad()
@@ -254,7 +267,11 @@ class TiledSSD(TiledMixer):
         X, B, C, dt = self.tile(rest).split([inner, size, size, self.heads], -1)
         B = F.layer_norm(B, (size,), self.scale_B, self.shift_B)
         dt = F.softplus(dt + self.dt_bias)
-        return Token(gate, self.values(X), self._queries(C), dt, B)
+        written = None
+        if self.write_gate is not None:
+            written = self.write_gate(self.tile(u))
+            dt = dt * written
+        return Token(gate, self.values(X), self._queries(C), dt, B, written)
 
     def _query(self, u: Tensor) -> Query:
         """Project tokens u [..., S, D] to what they read by. It saves the projections that only writing needs."""
@@ -265,6 +282,10 @@ class TiledSSD(TiledMixer):
         gate, rest = F.linear(u, weight).split([inner, inner + size], -1)
         X, C = self.tile(rest).split([inner, size], -1)
         return Query(gate, self.values(X), self._queries(C))
+
+    def values(self, X: Tensor) -> Tensor:
+        """Return the values of projected tokens by head. [..., inner] -> [..., h, p]"""
+        return F.silu(X).unflatten(-1, (self.heads, self.head_dim))
 
     def _queries(self, C: Tensor) -> Tensor:
         C = F.layer_norm(C, (self.state,), self.scale_C, self.shift_C)
@@ -315,7 +336,11 @@ class TiledSSD(TiledMixer):
             for y, query in zip((*peeked, Y), (*readers, token))
         ]
         state = state.unflatten(0, (batch, -1))
-        return MixerOutput(torch.stack(by_copy, 2), {"state": state, "pose": pose})
+        gates = None
+        if token.written is not None:
+            gates = token.written.flatten(2) * writes.to(dt.dtype)[..., None]
+        memory = {"state": state, "pose": pose}
+        return MixerOutput(torch.stack(by_copy, 2), memory, gates)
 
     def start_rollout(
         self, memory: MixerMemory, n: int, frames: int

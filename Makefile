@@ -35,10 +35,8 @@ test: install
 	$(BIN)/python -m pytest
 
 demo: install
-	@if [ -f $(DEMO)/first/config.yaml ]; then $(BIN)/lssvwm resume $(DEMO)/first; \
-	else $(BIN)/lssvwm train experiment=tmaze output=$(DEMO)/first; fi
 	@if [ -f $(DEMO)/config.yaml ]; then $(BIN)/lssvwm resume $(DEMO); \
-	else $(BIN)/lssvwm train experiment=tmaze_stumble train.init=$(DEMO)/first output=$(DEMO); fi
+	else $(BIN)/lssvwm train experiment=tmaze output=$(DEMO); fi
 	$(BIN)/lssvwm evaluate checkpoint=$(DEMO) output=$(DEMO)/evaluation
 	$(BIN)/lssvwm record checkpoint=$(DEMO) mode=plan output=$(DEMO)/video
 	$(BIN)/lssvwm record checkpoint=$(DEMO) mode=open_loop output=$(DEMO)/video

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 class BeamConfig(SearchConfig):
     """Set the width of the beam.
 
-    `iterations`, `mutation_rate`, `noise_hold_prob` and `time_budget` have no effect.
+    `iterations` and `time_budget` have no effect.
     `candidates` only limits the number of proposals.
     """
 

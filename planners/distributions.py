@@ -24,6 +24,10 @@ MIN_STD = 0.02
 """Least standard deviation of continuous actions after a refit, in half ranges."""
 
 
+HOLD_DISCRETE, HOLD_CONTINUOUS = 0.3, 0.8
+"""Probability that a step of a candidate repeats the random draw of the step before."""
+
+
 class Categorical:
     """Independent action probabilities for every step, and for every choice of it.
 
@@ -35,12 +39,10 @@ class Categorical:
         self,
         space: Discrete | MultiDiscrete,
         horizon: int,
-        noise_hold_prob: float | None,
     ) -> None:
         self.sizes = torch.tensor(space.n)  # [] or [A]
         self.n = int(self.sizes.max())
         self.horizon = horizon
-        self.noise_hold_prob = 0.3 if noise_hold_prob is None else noise_hold_prob
         # at least half of the probability follows the scores, with any number of actions
         self.min_prob = min(MIN_PROB, 1 / (2 * self.n))
 
@@ -63,7 +65,7 @@ class Categorical:
         """
         size = (count, self.horizon, *self.sizes.shape)
         noise = torch.rand(size, generator=generator, device=generator.device)
-        return hold(noise, self.noise_hold_prob, generator)
+        return hold(noise, HOLD_DISCRETE, generator)
 
     def coloured(
         self, generator: torch.Generator, colour: float | None, count: int
@@ -125,11 +127,10 @@ class Gaussian:
     state: [B, H, 2, A], mean and standard deviation
     """
 
-    def __init__(self, space: Box, horizon: int, noise_hold_prob: float | None) -> None:
+    def __init__(self, space: Box, horizon: int) -> None:
         self.low = space.low
         self.high = space.high
         self.horizon = horizon
-        self.noise_hold_prob = 0.8 if noise_hold_prob is None else noise_hold_prob
 
     def prior(self, batch: int, device: torch.device) -> Tensor:
         """Return the centre of the box and a standard deviation of INIT_STD half ranges."""
@@ -145,7 +146,7 @@ class Gaussian:
         noise = torch.randn(
             size, generator=generator, device=generator.device, dtype=self.low.dtype
         )
-        return hold(noise, self.noise_hold_prob, generator)
+        return hold(noise, HOLD_CONTINUOUS, generator)
 
     def coloured(
         self, generator: torch.Generator, colour: float | None, count: int
@@ -203,13 +204,11 @@ class Gaussian:
 Distribution = Categorical | Gaussian
 
 
-def distribution_for(
-    space: Space, horizon: int, noise_hold_prob: float | None
-) -> Distribution:
+def distribution_for(space: Space, horizon: int) -> Distribution:
     """Return the distribution over plans of `horizon` actions from a space."""
     if isinstance(space, Box):
-        return Gaussian(space, horizon, noise_hold_prob)
-    return Categorical(space, horizon, noise_hold_prob)
+        return Gaussian(space, horizon)
+    return Categorical(space, horizon)
 
 
 def hold(noise: Tensor, prob: float, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, config=SETTINGS)
 class ICEMConfig(SearchConfig):
-    """Set the noise and the decay of candidates; `noise_hold_prob` has no effect."""
+    """Set the noise and the decay of candidates."""
 
     kind: Literal["icem"] = "icem"
 

@@ -20,6 +20,13 @@ WORST = -1e30
 SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
+MUTATION_RATE = 0.25
+"""Share of candidates that are kept elites with one step removed, replaced or inserted.
+
+The first iteration has none.
+"""
+
+
 @dataclass(frozen=True, config=SETTINGS)
 class SearchConfig:
     """Set how a planner searches; each kind of planner adds its own settings."""
@@ -41,14 +48,6 @@ class SearchConfig:
 
     keep_elites: int = Field(default=4, ge=1)
     """Elites that compete again in the next iteration and in the next plan, at most `elites`."""
-
-    mutation_rate: float = Field(default=0.25, ge=0, le=1)
-    """Share of candidates that are kept elites with one step removed, replaced or inserted, from the second
-    iteration on. 0: none."""
-
-    noise_hold_prob: float | None = Field(default=None, ge=0, le=1)
-    """Probability that a step of a candidate repeats the random draw of the step before. null: 0.3 for discrete
-    and 0.8 for continuous actions."""
 
     time_budget: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Seconds for a plan; iterations that would end later are left out. 0: no limit."""
@@ -89,9 +88,7 @@ class Search:
     def __init__(self, config: SearchConfig, space: Space) -> None:
         self.config = config
         self.space = space
-        self.distribution = distribution_for(
-            space, config.horizon, config.noise_hold_prob
-        )
+        self.distribution = distribution_for(space, config.horizon)
 
     def weights(self, scores: Tensor) -> Tensor:
         """Return weights [B, M] >= 0 of candidates with descending scores [B, M]."""
@@ -183,7 +180,7 @@ class Search:
         self, actions: Tensor, kept: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Replace a share of candidates [B, N, H, ...] by mutated elites [B, K, H, ...]."""
-        count = int(self.config.mutation_rate * (actions.shape[1] - 1))
+        count = int(MUTATION_RATE * (actions.shape[1] - 1))
         index = torch.arange(count, device=kept.device) % kept.shape[1]
         actions[:, :count] = mutate(kept[:, index], actions[:, :count], generator)
         return actions

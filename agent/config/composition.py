@@ -27,6 +27,9 @@ from omegaconf import OmegaConf
 PLAIN_TEXT = ("name", "output", "data", "checkpoint", "env.factory")
 """Settings taken as typed: paths may hold characters that mean something in Hydra's grammar."""
 
+UNTIL = "until"
+"""Entry of a stage that is no setting: the success rate at which it ends early."""
+
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
@@ -224,16 +227,12 @@ def overridden(plain: dict[str, Any], overrides: Sequence[Override]) -> dict[str
     for override in overrides:
         if override.key in GROUPS:
             continue
-        for stage in stages.values():
-            _remove(stage, override.key.split("."))
         migration.check_value(override.key, override.value)
-        *sections, last = override.key.split(".")
-        inside = plain
-        for section in sections:
-            if not isinstance(inside.get(section), dict):
-                inside[section] = {}
-            inside = inside[section]
-        inside[last] = override.value
+        path = override.key.split(".")
+        _put(plain, path, override.value)
+        for stage in stages.values():
+            if path[0] in stage:
+                _put(stage, path, override.value)
     return plain
 
 
@@ -246,14 +245,14 @@ def changed(config: AnyConfig, changes: Mapping[str, Any]) -> AnyConfig:
     return build(type(config), overridden(to_dict(config), overrides))
 
 
-def _remove(plain: dict[str, Any], path: list[str]) -> None:
-    """Remove the setting at a path of names, if it is there."""
+def _put(plain: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set the value at a path of names."""
     *sections, last = path
     for section in sections:
-        plain = plain.get(section, {})
-        if not isinstance(plain, dict):
-            return
-    plain.pop(last, None)
+        if not isinstance(plain.get(section), dict):
+            plain[section] = {}
+        plain = plain[section]
+    plain[last] = value
 
 
 def stage_configs(config: Config) -> dict[str, Config]:
@@ -261,12 +260,13 @@ def stage_configs(config: Config) -> dict[str, Config]:
 
     Raises UserError for a wrong setting.
     """
-    common = to_dict(config) | {"stages": {}}
+    common = to_dict(config) | {"stages": None}
     settings = {setting.name for setting in describe(type(config), common)}
     found = {}
-    for name, changes in config.stages.items():
+    for name, changes in (config.stages or {}).items():
+        own = {key: value for key, value in changes.items() if key != UNTIL}
         try:
-            found[name] = build(type(config), _merged(common, changes, settings))
+            found[name] = build(type(config), _merged(common, own, settings))
         except UserError as error:
             raise UserError(f"stages.{name}: {error}") from None
     return found

@@ -17,8 +17,6 @@ RENAMED: dict[str, str] = {
     # env
     # model: in worldmodel/migration.py
     # planner, objective, mpc
-    "planner.sticky": "planner.noise_hold_prob",
-    "planner.edits": "planner.mutation_rate",
     "planner.budget": "planner.time_budget",
     "planner.reward": "objective.reward",
     "planner.goal": "objective.goal",
@@ -60,9 +58,14 @@ REMOVED: dict[str, str] = {
     "planner.min_std": "it is 0.02",
     "planner.init_std": "it is 0.7 half ranges of the actions",
     "planner.denoise": "set objective.samples; frames are sampled in 2 steps",
+    "planner.sticky": "draws are held with probability 0.3, or 0.8 for continuous actions",
+    "planner.noise_hold_prob": "draws are held with probability 0.3, or 0.8 for continuous actions",
+    "planner.edits": "a quarter of the candidates are mutated elites",
+    "planner.mutation_rate": "a quarter of the candidates are mutated elites",
     "planner.settled": "every iteration is made; planner.time_budget limits their time",
     # train
     "train.hide_ramp": "frames are masked with the full probability from the first step",
+    "train.warmup": "the learning rate rises over 30 steps, or a tenth of all",
     "train.weight_decay": "it is 0.01",
     "train.clip": "gradients are clipped at a norm of 1",
     "train.log_every": "metrics are written every 10 steps",
@@ -74,7 +77,7 @@ REMOVED: dict[str, str] = {
     # tasks, record, benchmark
     "tasks.batch": "100 tasks are played at once",
 }
-"""Dotted names of format 1 that no longer exist, and the reason or the constant that replaces them."""
+"""Dotted names of earlier versions that no longer exist, and the reason or the constant that replaces them."""
 
 RENAMED_VALUES: dict[str, dict[str, str]] = {
     # format 2 name of a value, of a list or of a mapping: {old value, entry or key: new one}
@@ -110,7 +113,11 @@ def migrate(saved: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"the configuration has format {version}, this version reads up to {FORMAT_VERSION}: update"
         )
-    return _from_format1(plain) if version == 1 else plain
+    if version == 1:
+        return _from_format1(plain)
+    for name in REMOVED:
+        _take(plain, name)
+    return plain
 
 
 def replacement(name: str) -> str:

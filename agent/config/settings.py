@@ -99,8 +99,6 @@ class TrainConfig:
     """Fraction of the steps after which `burn_in` and `model.self_forcing_prob` take effect; 0: from the start."""
     learning_rate: float = Field(default=2e-3, ge=0, allow_inf_nan=False)
     """Highest learning rate of AdamW."""
-    warmup: int = Field(default=30, ge=0)
-    """Steps over which the learning rate rises linearly; 0: none."""
     final_learning_rate: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     """Last learning rate as a fraction of `learning_rate`, reached along a cosine."""
     ema: float = Field(default=0.99, ge=0, le=1, allow_inf_nan=False)
@@ -109,8 +107,6 @@ class TrainConfig:
     """Steps between checkpoints, at least 1."""
     evaluate_every: int = Field(default=0, ge=0)
     """Steps between evaluations on validation tasks; the best weights are kept in best/. 0: none."""
-    target_success: float | None = Field(default=None, gt=0, le=1)
-    """Success rate on the validation tasks at which training ends early; needs evaluate_every. null: never."""
     actor_critic: ActorCriticConfig = Field(default_factory=ActorCriticConfig)
     """Learning from imagined walks."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -198,9 +194,9 @@ class BenchmarkConfig:
     """Model presets compared by `benchmark memory` and `benchmark recall`."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """Seeds of the training runs of every model or strategy."""
-    conditions: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    conditions: dict[str, dict[str, Any]] | None = None
     """Tests of `benchmark seeds` by name, each with the settings that differ, e.g. {far: {env.length: 256}}.
-    Empty: one test with the settings of the experiment."""
+    null: one test with the settings of the experiment."""
     walks: int = Field(default=48, ge=2)
     """Walks in each test of `benchmark memory`."""
     contexts: tuple[Annotated[int, Field(ge=2)], ...] = Field(
@@ -276,9 +272,10 @@ class Config:
     """Optimisation and collection."""
     tasks: TasksConfig = Field(default_factory=TasksConfig)
     """Held-out tasks."""
-    stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] | None = None
     """Parts of the training by name, one after the other. Each holds the settings that differ in it, and starts from
-    the weights of the one before. Settings of the command line hold for all. Empty: one part."""
+    the weights of the one before. With `until`, it ends early at this success rate on the validation tasks, see
+    train.evaluate_every. Settings of the command line hold for all. null: one part."""
     name: str = ""
     """Name of the run; empty: that of the experiment or of the environment."""
     output: str | None = None

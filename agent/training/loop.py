@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -22,14 +21,17 @@ LOG_EVERY = 10
 """Steps whose mean makes one row of the log."""
 
 
-def train(config: Config, output: Path) -> Path:
-    """Train a new run in the folder `output`, which is returned."""
+def train(config: Config, output: Path, until: float | None = None) -> Path:
+    """Train a new run in the folder `output`, which is returned.
+
+    until: success rate on the validation tasks at which training ends early
+    """
     composition.refuse_existing_run(output)
     run = build(config, output)
     output.mkdir(parents=True, exist_ok=True)
     composition.save(config, output / "config.yaml")
     begin(run)
-    learn(run)
+    learn(run, until)
     return output
 
 
@@ -39,19 +41,19 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     return restart(composition.from_checkpoint(saved, overrides), folder)
 
 
-def restart(config: Config, folder: Path) -> Path:
+def restart(config: Config, folder: Path, until: float | None = None) -> Path:
     """Continue a run from its last checkpoint; returns its folder."""
     run = build(config, folder)
     if not run.last.is_file():
         begin(run)
     restore(run)
     composition.save(config, folder / "config.yaml")
-    learn(run)
+    learn(run, until)
     return folder
 
 
-def learn(run: Run) -> None:
-    """Train until `train.steps` or `train.target_success`; Ctrl-C saves first."""
+def learn(run: Run, until: float | None = None) -> None:
+    """Train until `train.steps`, or a success rate; Ctrl-C saves first."""
     config = run.config.train
     run.check_frames()
     logger = Logger(run.folder, run.step)
@@ -68,7 +70,7 @@ def learn(run: Run) -> None:
                 success = run.validate()
                 logger.write(run.step, {"evaluate/success": success})
                 run.export_if_best(success)
-                if success >= (config.target_success or math.inf):
+                if until is not None and success >= until:
                     break
             if _due(run.step, config.save_every):
                 save(run)

@@ -19,6 +19,8 @@ from torch import Tensor
 BETAS = 0.9, 0.98
 """Decays of AdamW's moments."""
 WEIGHT_DECAY = 0.01
+WARMUP = 30
+"""Steps over which the learning rate rises, at most a tenth of all."""
 GRADIENT_CLIP = 1.0
 """Largest norm of the gradient."""
 PATH_INTEGRATOR_RATE = 0.05
@@ -198,7 +200,8 @@ def learning_rate(config: TrainConfig, at: int) -> float:
     It rises linearly, then falls along a cosine to its final fraction.
     """
     progress = min(1.0, at / max(1, config.steps))
-    warmup = min(1.0, (at + 1) / max(1, config.warmup))
+    rising = min(WARMUP, config.steps // 10)
+    warmup = min(1.0, (at + 1) / max(1, rising))
     final = config.final_learning_rate
     cosine = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
     return config.learning_rate * warmup * cosine

@@ -25,10 +25,11 @@ DONE = "done"
 
 @dataclass(frozen=True)
 class Stage:
-    """Hold one stage: its configuration and its folder."""
+    """Hold one stage: its configuration, its folder, and the success rate at which it ends early."""
 
     config: Config
     folder: Path
+    until: float | None
 
     @property
     def done(self) -> bool:
@@ -74,9 +75,19 @@ def plan(config: Config, output: Path) -> list[Stage]:
         train_config = dataclasses.replace(own.train, init=init)
         own = dataclasses.replace(own, train=train_config, name=name)
         folder = output / STAGES / f"{number}-{name}"
-        stages.append(Stage(own, folder))
+        stages.append(Stage(own, folder, _until(config, name)))
         init = str(folder)
     return stages
+
+
+def _until(config: Config, name: str) -> float | None:
+    """Return the success rate at which a stage ends early; raises UserError for anything else."""
+    until = (config.stages or {})[name].get(composition.UNTIL)
+    if until is None or (isinstance(until, (int, float)) and 0 < until <= 1):
+        return until
+    raise UserError(
+        f"stages.{name}.until={until} is wrong: it must be a number from 0 to 1"
+    )
 
 
 def follow(config: Config, stages: list[Stage], output: Path) -> Path:
@@ -88,9 +99,9 @@ def follow(config: Config, stages: list[Stage], output: Path) -> Path:
         steps = f"{stage.config.train.steps:,} steps"
         print(f"stage {number} of {len(stages)}: {name}, {steps}")
         if (stage.folder / checkpoint.CONFIG).is_file():
-            loop.restart(stage.config, stage.folder)
+            loop.restart(stage.config, stage.folder, stage.until)
         else:
-            loop.train(stage.config, stage.folder)
+            loop.train(stage.config, stage.folder, stage.until)
         if not stage.config.data:
             remove(stage.folder / "data")
         (stage.folder / DONE).touch()

@@ -68,7 +68,7 @@ def test_candidates_contain_the_mode(config, space):
     torch.testing.assert_close(seen[-1][:, -1], mode)
 
 
-def test_held_noise_keeps_action_probabilities():
+def test_held_noise_keeps_action_probabilities(monkeypatch):
     def first_candidates(sticky: float) -> Tensor:
         seen = []
 
@@ -76,7 +76,8 @@ def test_held_noise_keeps_action_probabilities():
             seen.append(actions)
             return torch.zeros(actions.shape[:2])
 
-        config = ShootingConfig(candidates=8000, noise_hold_prob=sticky, horizon=6)
+        monkeypatch.setattr(distributions, "HOLD_DISCRETE", sticky)
+        config = ShootingConfig(candidates=8000, horizon=6)
         build(config, Discrete(4)).plan(score, batch=1, generator=seed())
         return seen[0][0]
 

@@ -55,8 +55,6 @@ def test_registry_takes_new_planner(monkeypatch):
         ("iterations", 0),
         ("elites", 129),
         ("keep_elites", 0),
-        ("noise_hold_prob", -0.1),
-        ("mutation_rate", 2.0),
         ("time_budget", -1.0),
         ("temperature", 0.0),
     ],

@@ -13,6 +13,7 @@ from lssvwm.planners import (
     Proposals,
     ShootingConfig,
     build,
+    search,
 )
 from lssvwm.planners.search import WORST, Clock
 from torch import Tensor
@@ -90,14 +91,12 @@ def test_search_finds_exact_sequence(config, steps, iterations):
 
 
 @pytest.mark.parametrize("config", OPTIMISERS)
-def test_mutation_leaves_local_optimum_of_corridor(config):
+def test_mutation_leaves_local_optimum_of_corridor(config, monkeypatch):
     """Wasting one early step is a local optimum here, which only edited elites leave."""
 
     def solved(rate: float) -> int:
-        planner = build(
-            config(horizon=8, candidates=256, iterations=8, mutation_rate=rate),
-            Discrete(4),
-        )
+        monkeypatch.setattr(search, "MUTATION_RATE", rate)
+        planner = build(config(horizon=8, candidates=256, iterations=8), Discrete(4))
         plans = [planner.plan(corridor, batch=1, generator=seed(s)) for s in range(10)]
         best = torch.tensor([0.97**7])
         return sum(

@@ -8,7 +8,12 @@ import shutil
 import pytest
 import yaml
 from lssvwm.agent.config import composition as configuration
-from lssvwm.agent.config.composition import compose, from_checkpoint, to_dict
+from lssvwm.agent.config.composition import (
+    compose,
+    from_checkpoint,
+    stage_configs,
+    to_dict,
+)
 from lssvwm.agent.config.migration import FORMAT_VERSION
 from lssvwm.agent.config.presets import GROUPS, config_dir, options
 from lssvwm.agent.config.reference import describe
@@ -113,8 +118,12 @@ def test_compose_replaces_mappings_and_sets_entries() -> None:
     assert compose(
         ["experiment=tmaze", "train.collect.mix={random: 1}"]
     ).train.collect.mix == {"random": 1.0}
-    mix = compose(["experiment=tmaze", "train.collect.mix.plan=0.4"]).train.collect.mix
-    assert mix == {"cells": 0.15, "seek": 0.5, "oracle": 0.35, "plan": 0.4}
+    config = compose(["experiment=recall9", "train.collect.mix.plan=0.4"])
+    mix = {"guide": 0.45, "seek": 0.35, "stumble": 0.2, "plan": 0.4}
+    assert config.train.collect.mix == mix
+    stages = stage_configs(compose(["experiment=tmaze", "train.collect.mix.plan=0.4"]))
+    mix = {"cells": 0.15, "seek": 0.5, "oracle": 0.35, "plan": 0.4}
+    assert stages["walk"].train.collect.mix == mix
 
 
 def test_compose_takes_paths_as_typed() -> None:
@@ -282,7 +291,7 @@ def test_format1_planner_settings_move_to_their_sections() -> None:
     folder = config_dir().parent / "tests" / "golden" / "tmaze_format1"
     saved = configuration.read(folder / "config.yaml")
     config = from_checkpoint(saved, [])
-    assert config.planner.noise_hold_prob == 0.3
+    assert config.planner.keep_elites == 4
     assert (config.objective.discount, config.objective.bootstrap) == (0.9, 0.5)
     assert (config.mpc.replan, config.mpc.proposals) == (4, 8)
 

@@ -84,9 +84,7 @@ def test_parameter_groups_hold_every_parameter_once():
 
 
 def test_learning_rate_rises_then_follows_a_cosine():
-    config = TrainConfig(
-        steps=100, warmup=10, learning_rate=1.0, final_learning_rate=0.2
-    )
+    config = TrainConfig(steps=100, learning_rate=1.0, final_learning_rate=0.2)
     assert learning_rate(config, 0) == pytest.approx(0.1)
     assert learning_rate(config, 50) == pytest.approx(0.6)
     assert learning_rate(config, 100) == pytest.approx(0.2)

@@ -71,14 +71,15 @@ def test_mistake_in_a_stage_names_it(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_target_success_ends_a_run_early(tmp_path, monkeypatch):
-    config = short_run(TMazeConfig(length=5))
-    train = dataclasses.replace(
-        config.train, steps=9, evaluate_every=2, target_success=0.5
-    )
+def test_stage_ends_early_at_a_success_rate(tmp_path, monkeypatch):
+    first = {"train": {"steps": 9, "evaluate_every": 2}, "until": 0.5}
+    config = dataclasses.replace(staged(), stages={"first": first})
     successes = iter([0.25, 0.5, 1.0])
     monkeypatch.setattr(
         "lssvwm.agent.training.run.Run.validate", lambda run: next(successes)
     )
-    folder = loop.train(dataclasses.replace(config, train=train), tmp_path / "run")
-    assert metrics(folder)[-1]["step"] == 4
+    folder = stages.train(config, tmp_path / "run")
+    assert metrics(folder / "stages" / "1-first")[-1]["step"] == 4
+    wrong = dataclasses.replace(config, stages={"first": first | {"until": 2}})
+    with pytest.raises(UserError, match=r"stages.first.until=2 is wrong"):
+        stages.train(wrong, tmp_path / "other")

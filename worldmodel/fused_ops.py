@@ -70,6 +70,11 @@ def delta_carry(
     return cast("tuple[Tensor, Tensor, Tensor]", _DeltaCarry.apply(UX, UK, K, S, kept))
 
 
+def unit(v: Tensor) -> Tensor:
+    """Return vectors v [..., n] scaled to length 1."""
+    return cast("Tensor", _Unit.apply(v))
+
+
 def rotate(V: Tensor, angle: Tensor) -> Tensor:
     """Rotate the leading pairs of V [..., n] by angle [..., r], r <= n / 2.
 
@@ -174,6 +179,8 @@ class _Carry(Function):
 
 
 class _DeltaCarry(Function):
+    """Products have the type of UX, the carried state and its gradient keep their own."""
+
     @staticmethod
     def forward(ctx, UX: Tensor, UK: Tensor, K: Tensor, S: Tensor, kept: Tensor | None):
         chunks, width = UX.shape[1], UX.shape[3]
@@ -181,10 +188,10 @@ class _DeltaCarry(Function):
         before = UX.new_empty(len(UX), chunks, width, S.shape[-1])
         for i in range(chunks):
             before[:, i] = S
-            U[:, i] = torch.baddbmm(UX[:, i], UK[:, i], S.mT, alpha=-1)
+            torch.baddbmm(UX[:, i], UK[:, i], before[:, i].mT, alpha=-1, out=U[:, i])
             if kept is not None:
                 S = S * kept[:, i, :, None]
-            S = torch.baddbmm(S, U[:, i].mT, K[:, i])
+            S = _plus_product(S, U[:, i].mT, K[:, i])
         ctx.save_for_backward(UK, K, kept, U, before)
         return U, before, S
 
@@ -193,21 +200,44 @@ class _DeltaCarry(Function):
         UK, K, kept, U, before = ctx.saved_tensors
         grad_UX, grad_UK, grad_K = (torch.empty_like(v) for v in (U, UK, K))
         for i in range(U.shape[1] - 1, -1, -1):
-            grad_K[:, i] = U[:, i] @ grad
-            change = torch.baddbmm(grad_U[:, i], K[:, i], grad.mT)
+            low = grad.to(U.dtype)
+            torch.bmm(U[:, i], low, out=grad_K[:, i])
+            change = torch.baddbmm(grad_U[:, i], K[:, i], low.mT)
             grad_UX[:, i] = change
-            grad_UK[:, i] = change @ before[:, i]
+            torch.bmm(change, before[:, i], out=grad_UK[:, i])
             if kept is not None:
                 grad = grad * kept[:, i, :, None]
             grad = grad + grad_before[:, i]
-            grad = torch.baddbmm(grad, change.mT, UK[:, i], alpha=-1)
+            grad = _plus_product(grad, change.mT, UK[:, i], -1)
         return grad_UX, grad_UK.neg_(), grad_K, grad, None
+
+
+def _plus_product(S: Tensor, A: Tensor, B: Tensor, sign: int = 1) -> Tensor:
+    """Return S + sign * A B, in the type of S."""
+    if A.dtype == S.dtype:
+        return torch.baddbmm(S, A, B, alpha=sign)
+    return S.add(torch.bmm(A, B), alpha=sign)
 
 
 def _by_row(kept: Tensor, S: Tensor) -> Tensor:
     """Repeat numbers [b, k, h] of heads for the rows of a state S [b, q, n]. Returns [b, k, q, 1]."""
     rows = S.shape[1] // kept.shape[-1]
     return kept.repeat_interleave(rows, -1).unsqueeze(-1)
+
+
+class _Unit(Function):
+    @staticmethod
+    def forward(ctx, v: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp_min(1e-12)
+        out = v / length
+        ctx.save_for_backward(out, length)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        out, length = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, out).unsqueeze(-1)
+        return torch.addcmul(grad, out, along, value=-1).div_(length)
 
 
 class _Rotation(Function):

@@ -24,7 +24,7 @@ from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Literal
 
 import torch
-from lssvwm.worldmodel.fused_ops import addcmul, at_least_float32, rotate
+from lssvwm.worldmodel.fused_ops import addcmul, at_least_float32, rotate, unit
 from lssvwm.worldmodel.mixers.base import (
     SETTINGS,
     MixerContext,
@@ -206,7 +206,7 @@ class KeyNorm(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """Return vectors of length 1."""
         v = F.layer_norm(v, (self.size,), self.scale, self.shift)
-        return F.normalize(at_least_float32(v), dim=-1)
+        return unit(at_least_float32(v))
 
 
 @register(TiledDeltaConfig)
@@ -261,7 +261,7 @@ class TiledDelta(TiledMixer):
         sizes = [part.size for part in self.parts]
         fields = zip(
             (norm(q) for norm, q in zip(self.query_norm, Q.split(sizes, -1))),
-            (at_least_float32(x) for x in X.split(widths, -1)),
+            X.split(widths, -1),
             (norm(k) for norm, k in zip(self.key_norm, K.split(sizes, -1))),
             beta.unbind(-1),
         )
@@ -307,20 +307,19 @@ class TiledDelta(TiledMixer):
         for own in written:
             own.beta = own.beta * writes.to(own.beta.dtype)[..., None, None]
         readers = [self._read(copy) for copy in noisy]
-        # sums over thousands of frames: bf16 would ruin memory
+        # sums over thousands of frames: bf16 would ruin poses
         with torch.autocast(u.device.type, enabled=False):
             poses, pose = self.path_integrator(
                 self.tile(u), action, writes, reset, memory["pose"]
             )
             phases = self.path_integrator.phases(poses).unbind(2)
-            carried: MixerMemory = {"pose": pose}
-            by_part = []
-            for i, part in enumerate(self.parts):
-                tokens = [*(reads[i] for _, _, reads in readers), written[i]]
-                state = memory[part.name]
-                outputs, state = self._scan(part, tokens, phases, reset, state)
-                carried[part.name] = state
-                by_part.append(outputs)
+        carried: MixerMemory = {"pose": pose}
+        by_part = []
+        for i, part in enumerate(self.parts):
+            tokens = [*(reads[i] for _, _, reads in readers), written[i]]
+            state = memory[part.name]
+            outputs, carried[part.name] = self._scan(part, tokens, phases, reset, state)
+            by_part.append(outputs)
         copies = [
             self._output(list(Y), values, its_gate)
             for Y, (its_gate, values, _) in zip(
@@ -348,9 +347,12 @@ class TiledDelta(TiledMixer):
         K = self._rotated(part, own.K, phases[-1])
         peek = [v.transpose(1, 2).flatten(0, 1) for v in queries]
         fields = (by_tile(v) for v in (own.X, own.beta, K, Q))
-        inputs = DeltaInputs(
-            *fields, state.flatten(0, 1), self.token_resets(reset), *peek
-        )
+        token_reset = None
+        if reset.shape[1] == 1:  # without masks, a single frame takes less time
+            state = state.masked_fill(reset[..., None, None], 0.0)
+        else:
+            token_reset = self.token_resets(reset)
+        inputs = DeltaInputs(*fields, state.flatten(0, 1), token_reset, *peek)
         Y, last, *peeked = self.scan(inputs)
         outputs = [by_frame(y, *reset.shape) for y in (*peeked, Y)]
         return outputs, last.view_as(state)

@@ -95,7 +95,7 @@ def chunked(inputs: ScanInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     queries = [C] if peek is None else [C, peek.flatten(1, 2)]
     if reset is None:
         reset = torch.zeros_like(dt[..., 0], dtype=torch.bool)
-    low = _autocast_type(dt)
+    low = autocast_type(dt)
     X, B, *queries = (v.to(low) for v in (X, B, *queries))
     X, dt, B, *queries = (by_chunk(v, size) for v in (X, dt, B, *queries))
     decay = (dt * A).cumsum(2)  # log decay from the chunk's start to each token
@@ -133,7 +133,7 @@ def chunked(inputs: ScanInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     return Y, S.unflatten(1, (h, p)), *peeked
 
 
-def _autocast_type(v: Tensor) -> torch.dtype:
+def autocast_type(v: Tensor) -> torch.dtype:
     """Return the type of products: autocast's, or that of v."""
     device = v.device.type
     if torch.is_autocast_enabled(device):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 from lssvwm.worldmodel.fused_ops import delta_carry, inner
-from lssvwm.worldmodel.scan.chunked import by_chunk
+from lssvwm.worldmodel.scan.chunked import autocast_type, by_chunk
 from torch import Tensor
 
 CHUNK = 36
@@ -61,34 +61,37 @@ def reference(inputs: DeltaInputs) -> tuple[Tensor, ...]:
 def chunked(inputs: DeltaInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     """Compute the scan in chunks: a triangular system inside a chunk, the recurrence between chunks.
 
-    Any length works. Masks cut the sums at a reset. Everything has the type of the inputs: autocast is ignored.
+    Any length works. Masks cut the sums at a reset. Under autocast, products and their factors have its type. The
+    triangular systems and the carried state keep theirs.
     """
     X, beta, K, Q, S, reset, peek = inputs
     length = X.shape[1]
+    if length <= chunk and reset is None and peek is None:
+        return _one_chunk(inputs)
     frame = 1 if peek is None else peek.shape[2]
     size = min(max(1, chunk // frame) * frame, length)  # whole frames
     queries = [Q] if peek is None else [Q, peek.flatten(1, 2)]
-    X, beta, K, *queries = (by_chunk(v, size) for v in (X, beta, K, *queries))
+    low = autocast_type(beta)
+    X, K, *queries = (by_chunk(v.to(low), size) for v in (X, K, *queries))
+    beta = by_chunk(beta, size)
     token = torch.arange(size, device=X.device)
     earlier = token[:, None] > token
     same_episode = kept = None
-    sees_before, lasts = K, K
+    lasts = K
     if reset is not None:
         episode = by_chunk(reset, size).cumsum(-1)
         same_episode = episode[..., :, None] == episode[..., None, :]
         # tokens before the first reset of their chunk see the state before it
-        fresh = (episode == 0).to(X.dtype)[..., None]
-        sees_before = K * fresh
+        fresh = (episode == 0).to(low)[..., None]
         # tokens after the last reset of their chunk reach the state after it
-        lasts = K * (episode == episode[..., -1:]).to(X.dtype)[..., None]
-        kept = fresh[:, :, -1]
+        lasts = K * (episode == episode[..., -1:]).to(low)[..., None]
+        kept = (episode[..., -1:] == 0).to(S.dtype)
     # 1. solve for the change that each token makes, given the state before the chunk: U = UX - UK S^T
-    overlap = _masked(inner(K, K), earlier, same_episode) * beta[..., None]
-    wanted = torch.cat((X, sees_before), -1) * beta[..., None]
-    solved = torch.linalg.solve_triangular(
-        overlap, wanted, upper=False, unitriangular=True
-    )
-    UX, UK = solved.split([X.shape[-1], K.shape[-1]], -1)
+    overlap = _masked(inner(K, K), earlier, same_episode)
+    solve = _inverse(overlap.to(beta.dtype) * beta[..., None])
+    solve = (solve * beta[..., None, :]).to(low)
+    UX = solve @ X
+    UK = (solve if reset is None else solve * fresh.mT) @ K
     # 2. carry the state from chunk to chunk
     U, before, S = delta_carry(UX, UK, lasts, S, kept)
     # 3. read the state before the chunk, and the changes of the chunk itself
@@ -106,6 +109,29 @@ def chunked(inputs: DeltaInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
         outputs.append(y.view(U.shape).flatten(1, 2)[:, :length])
     Y, *peeked = outputs
     return Y, S, *peeked
+
+
+def _one_chunk(inputs: DeltaInputs) -> tuple[Tensor, Tensor]:
+    """Compute the scan of few tokens, such as those of one frame, in few operations."""
+    X, beta, K, Q, S, _, _ = inputs
+    X, K, Q = (v.to(S.dtype) for v in (X, K, Q))
+    stored, old = inner(torch.cat((K, Q), 1), S).chunk(2, 1)
+    change = beta[..., None] * (X - stored)
+    if X.shape[1] > 1:
+        change = torch.linalg.solve_triangular(
+            inner(K, K) * beta[..., None], change, upper=False, unitriangular=True
+        )
+    Y = torch.baddbmm(old, inner(Q, K).tril(), change)
+    return Y, torch.baddbmm(S, change.mT, K)
+
+
+def _inverse(lower: Tensor) -> Tensor:
+    """Return the inverse of 1 + `lower`, which is strictly lower triangular, [..., c, c]."""
+    one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    with torch.autocast(lower.device.type, enabled=False):
+        return torch.linalg.solve_triangular(
+            lower, one.expand_as(lower), upper=False, unitriangular=True
+        )
 
 
 def _masked(score: Tensor, visible: Tensor, same_episode: Tensor | None) -> Tensor:

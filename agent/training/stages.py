@@ -25,7 +25,7 @@ DONE = "done"
 
 @dataclass(frozen=True)
 class Stage:
-    """Hold one stage: its configuration, its folder, and the success rate at which it ends early."""
+    """Hold one stage, and the success rate at which it ends early."""
 
     config: Config
     folder: Path

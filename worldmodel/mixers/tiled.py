@@ -18,10 +18,8 @@ from torch.nn import functional as F
 
 EXPAND = 2
 """Width of the values, as a multiple of the width of tokens."""
-GATE_STRETCH = 0.1
-"""The sigmoid of a write gate is stretched by this at both ends, then clipped: exactly 0 and 1 are possible."""
-GATE_BIAS = 1.5
-"""Initial bias of a write gate, which then writes with a strength of about 0.9."""
+GATE_START, GATE_SLOPE = 0.9, 0.5
+"""Strength of a new write gate, and its slope. A sigmoid is flat near 0: it never closes entirely."""
 
 
 class WriteGate(nn.Linear):
@@ -32,12 +30,12 @@ class WriteGate(nn.Linear):
 
     def __init__(self, width: int, parts: int):
         super().__init__(width, parts)
-        nn.init.constant_(self.bias, GATE_BIAS)
+        nn.init.zeros_(self.bias)
 
     def forward(self, u: Tensor) -> Tensor:
         """Return write strengths [..., parts] of tokens u [..., D], from 0 to 1."""
-        opened = torch.sigmoid(at_least_float32(super().forward(u)))
-        return torch.clamp((1 + 2 * GATE_STRETCH) * opened - GATE_STRETCH, 0, 1)
+        opening = at_least_float32(super().forward(u))
+        return torch.clamp(GATE_START + GATE_SLOPE * opening, 0, 1)
 
 
 class TiledMixer(Mixer):

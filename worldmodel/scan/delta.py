@@ -76,23 +76,16 @@ def chunked(inputs: DeltaInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     beta = by_chunk(beta, size)
     token = torch.arange(size, device=X.device)
     earlier = token[:, None] > token
-    same_episode = kept = None
-    lasts = K
-    if reset is not None:
-        episode = by_chunk(reset, size).cumsum(-1)
-        same_episode = episode[..., :, None] == episode[..., None, :]
-        # tokens before the first reset of their chunk see the state before it
-        fresh = (episode == 0).to(low)[..., None]
-        # tokens after the last reset of their chunk reach the state after it
-        lasts = K * (episode == episode[..., -1:]).to(low)[..., None]
-        kept = (episode[..., -1:] == 0).to(S.dtype)
+    episodes = None if reset is None else _episodes(by_chunk(reset, size), low)
     # 1. solve for the change that each token makes, given the state before the chunk: U = UX - UK S^T
-    overlap = _masked(inner(K, K), earlier, same_episode)
+    overlap = _masked(inner(K, K), earlier, episodes)
     solve = _inverse(overlap.to(beta.dtype) * beta[..., None])
     solve = (solve * beta[..., None, :]).to(low)
     UX = solve @ X
-    UK = (solve if reset is None else solve * fresh.mT) @ K
+    UK = (solve if episodes is None else solve * episodes.fresh.mT) @ K
     # 2. carry the state from chunk to chunk
+    lasts = K if episodes is None else K * episodes.lasts
+    kept = None if episodes is None else episodes.fresh[:, :, -1].to(S.dtype)
     U, before, S = delta_carry(UX, UK, lasts, S, kept)
     # 3. read the state before the chunk, and the changes of the chunk itself
     visible = [~earlier.T]
@@ -102,9 +95,9 @@ def chunked(inputs: DeltaInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     outputs = []
     for q, shown in zip(queries, visible):
         old = inner(q, before)
-        if reset is not None:
-            old = old * fresh
-        score = _masked(inner(q, K), shown, same_episode)
+        if episodes is not None:
+            old = old * episodes.fresh
+        score = _masked(inner(q, K), shown, episodes)
         y = torch.baddbmm(old.flatten(0, 1), score.flatten(0, 1), U.flatten(0, 1))
         outputs.append(y.view(U.shape).flatten(1, 2)[:, :length])
     Y, *peeked = outputs
@@ -134,7 +127,29 @@ def _inverse(lower: Tensor) -> Tensor:
         )
 
 
-def _masked(score: Tensor, visible: Tensor, same_episode: Tensor | None) -> Tensor:
+class _Episodes(NamedTuple):
+    """Hold masks of chunks in which episodes begin."""
+
+    same: Tensor
+    """True for pairs of tokens of one episode, [b, k, c, c]."""
+
+    fresh: Tensor
+    """1 for tokens before the first reset of their chunk: they see the state before it, [b, k, c, 1]."""
+
+    lasts: Tensor
+    """1 for tokens after the last reset of their chunk: they reach the state after it, [b, k, c, 1]."""
+
+
+def _episodes(reset: Tensor, dtype: torch.dtype) -> _Episodes:
+    """Return the masks of chunks with resets [b, k, c]."""
+    episode = reset.cumsum(-1)
+    same = episode[..., :, None] == episode[..., None, :]
+    fresh = (episode == 0).to(dtype)
+    lasts = (episode == episode[..., -1:]).to(dtype)
+    return _Episodes(same, fresh[..., None], lasts[..., None])
+
+
+def _masked(score: Tensor, visible: Tensor, episodes: _Episodes | None) -> Tensor:
     """Clear the scores [b, k, c, c] of tokens that are not visible, or of another episode."""
-    shown = visible if same_episode is None else visible & same_episode
+    shown = visible if episodes is None else visible & episodes.same
     return score.masked_fill(~shown, 0.0)

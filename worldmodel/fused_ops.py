@@ -57,14 +57,14 @@ def carry(added: Tensor, kept: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def delta_carry(
-    UX: Tensor, UK: Tensor, K: Tensor, S: Tensor, kept: Tensor | None
+    UX: Tensor, UK: Tensor, K: Tensor, S: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Carry states of the delta rule from chunk to chunk.
 
     UX [b, k, c, m], UK [b, k, c, n]  changes that tokens make, given the state S before their chunk: U = UX - UK S^T
     K [b, k, c, n]                    keys of tokens that reach the end of their chunk, zero for others
     S [b, m, n]                       state before the first chunk
-    kept [b, k, 1]                    0 where a chunk forgets the state before it, else 1; None: 1 everywhere
+    kept [b, k, 1]                    0 where a chunk forgets the state before it, else 1
     -> U [b, k, c, m], states before each chunk [b, k, m, n], state after the last [b, m, n]
     """
     return cast("tuple[Tensor, Tensor, Tensor]", _DeltaCarry.apply(UX, UK, K, S, kept))
@@ -182,16 +182,14 @@ class _DeltaCarry(Function):
     """Products have the type of UX, the carried state and its gradient keep their own."""
 
     @staticmethod
-    def forward(ctx, UX: Tensor, UK: Tensor, K: Tensor, S: Tensor, kept: Tensor | None):
+    def forward(ctx, UX: Tensor, UK: Tensor, K: Tensor, S: Tensor, kept: Tensor):
         chunks, width = UX.shape[1], UX.shape[3]
         U = torch.empty_like(UX)
         before = UX.new_empty(len(UX), chunks, width, S.shape[-1])
         for i in range(chunks):
             before[:, i] = S
             torch.baddbmm(UX[:, i], UK[:, i], before[:, i].mT, alpha=-1, out=U[:, i])
-            if kept is not None:
-                S = S * kept[:, i, :, None]
-            S = _plus_product(S, U[:, i].mT, K[:, i])
+            S = _plus_product(S * kept[:, i, :, None], U[:, i].mT, K[:, i])
         ctx.save_for_backward(UK, K, kept, U, before)
         return U, before, S
 
@@ -205,9 +203,7 @@ class _DeltaCarry(Function):
             change = torch.baddbmm(grad_U[:, i], K[:, i], low.mT)
             grad_UX[:, i] = change
             torch.bmm(change, before[:, i], out=grad_UK[:, i])
-            if kept is not None:
-                grad = grad * kept[:, i, :, None]
-            grad = grad + grad_before[:, i]
+            grad = grad * kept[:, i, :, None] + grad_before[:, i]
             grad = _plus_product(grad, change.mT, UK[:, i], -1)
         return grad_UX, grad_UK.neg_(), grad_K, grad, None
 

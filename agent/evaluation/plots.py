@@ -301,6 +301,7 @@ CURVES = (
         "share within 0.5",
         (0, 1.03),
     ),
+    Curve("written", "Tokens written to memory", "share", (0, 1.03)),
     Curve(
         "evaluate/success",
         "Planning success on validation tasks",

@@ -20,6 +20,7 @@ Memory: place and content [B, G, m, N], pose [B, G, 3].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Literal
 
@@ -80,6 +81,20 @@ class Write(Read):
     X: Tensor
     K: Tensor
     beta: Tensor
+
+
+@plain_dataclass
+class Tokens:
+    """Hold tokens, projected to what they read and write."""
+
+    gate: Tensor
+    """Gate of what is read, [..., S, inner]"""
+
+    X: Tensor
+    """Values of all parts, [..., G, s, inner]"""
+
+    parts: list[Read] | list[Write]
+    """Queries, or all that is written, of each part of memory"""
 
 
 class TokenCache:
@@ -222,19 +237,18 @@ class TiledDelta(TiledMixer):
         )
         self.parts = [part for part in parts if part.size]
         self.inner += config.content
-        self.size = sum(part.size for part in self.parts)
+        self.sizes = [part.size for part in self.parts]
+        self.widths = [part.width for part in self.parts]
+        self.size = sum(self.sizes)
         self.scan: DeltaScan = chunked
         self.project = nn.Linear(
             context.width, 2 * self.inner + 2 * self.size, bias=False
         )
         self.write_gate = WriteGate(context.width, len(self.parts))
         self.path_integrator = PathIntegrator(context, self.side, waves)
-        self.key_norm = nn.ModuleList(
-            KeyNorm(part.size, part.waves) for part in self.parts
-        )
-        self.query_norm = nn.ModuleList(
-            KeyNorm(part.size, part.waves) for part in self.parts
-        )
+        norms = [KeyNorm(part.size, part.waves) for part in self.parts]
+        self.key_norm = nn.ModuleList(norms)
+        self.query_norm = deepcopy(self.key_norm)
         self.D = nn.Parameter(torch.ones(self.inner))
         self.out = nn.Linear(self.inner, context.width, bias=False)
 
@@ -250,41 +264,40 @@ class TiledDelta(TiledMixer):
         }
         return memory | {"pose": like.new_zeros(batch, self.tiles, 3)}
 
-    def _written(self, u: Tensor) -> tuple[Tensor, Tensor, list[Write]]:
-        """Project tokens u [..., S, D] to gate [..., S, inner], values [..., G, s, inner] and what is written."""
+    def _written(self, u: Tensor) -> Tokens:
+        """Project tokens u [..., S, D] to what they read and write by."""
         inner, size = self.inner, self.size
         gate, rest = self.project(u).split([inner, inner + 2 * size], -1)
         X, K, Q = self.tile(rest).split([inner, size, size], -1)
         X = F.silu(X)
-        beta = self.write_gate(self.tile(u))
-        widths = [part.width for part in self.parts]
-        sizes = [part.size for part in self.parts]
-        fields = zip(
-            (norm(q) for norm, q in zip(self.query_norm, Q.split(sizes, -1))),
-            X.split(widths, -1),
-            (norm(k) for norm, k in zip(self.key_norm, K.split(sizes, -1))),
-            beta.unbind(-1),
-        )
-        return gate, X, [Write(*values) for values in fields]
+        keys = self._normalised(self.key_norm, K)
+        queries = self._normalised(self.query_norm, Q)
+        strengths = self.write_gate(self.tile(u)).unbind(-1)
+        values = X.split(self.widths, -1)
+        parts = zip(queries, values, keys, strengths)
+        return Tokens(gate, X, [Write(*fields) for fields in parts])
 
-    def _read(self, u: Tensor) -> tuple[Tensor, Tensor, list[Read]]:
+    def _read(self, u: Tensor) -> Tokens:
         """Do as `_written` without the projections that only writing needs."""
         inner, size = self.inner, self.size
-        gates_and_values, _, queries = self.project.weight.split(
-            [2 * inner, size, size]
-        )
+        weights = self.project.weight.split([2 * inner, size, size])
+        gates_and_values, _, queries = weights
         weight = torch.cat((gates_and_values, queries))
         gate, rest = F.linear(u, weight).split([inner, inner + size], -1)
         X, Q = self.tile(rest).split([inner, size], -1)
-        sizes = [part.size for part in self.parts]
-        reads = [Read(norm(q)) for norm, q in zip(self.query_norm, Q.split(sizes, -1))]
-        return gate, F.silu(X), reads
+        parts = [Read(q) for q in self._normalised(self.query_norm, Q)]
+        return Tokens(gate, F.silu(X), parts)
 
-    def _output(self, Y: list[Tensor], X: Tensor, gate: Tensor) -> Tensor:
+    def _normalised(self, norms: nn.ModuleList, v: Tensor) -> list[Tensor]:
+        """Return keys or queries of each part, of length 1."""
+        by_part = v.split(self.sizes, -1)
+        return [norm(own) for norm, own in zip(norms, by_part)]
+
+    def _output(self, Y: Sequence[Tensor], tokens: Tokens) -> Tensor:
         """Gate what was read of each part, [..., G, s, m]. Returns [..., S, D]."""
-        read = torch.cat(Y, -1)
-        y = self.untile(addcmul(read, X, self.D.to(X.dtype)))
-        y = F.layer_norm(y * F.silu(gate), (self.inner,))
+        skip = self.D.to(tokens.X.dtype)
+        y = self.untile(addcmul(torch.cat(tuple(Y), -1), tokens.X, skip))
+        y = F.layer_norm(y * F.silu(tokens.gate), (self.inner,))
         return self.out(y)
 
     def _rotated(self, part: Part, v: Tensor, phase: Tensor) -> Tensor:
@@ -303,10 +316,11 @@ class TiledDelta(TiledMixer):
         The first of two copies reads the state before its frame.
         """
         *noisy, clean = u.unbind(2)  # a slice would cost whole tensors going backward
-        gate, X, written = self._written(clean)
-        for own in written:
-            own.beta = own.beta * writes.to(own.beta.dtype)[..., None, None]
-        readers = [self._read(copy) for copy in noisy]
+        written = self._written(clean)
+        kept = writes.to(u.dtype)[..., None, None]
+        for own in written.parts:
+            own.beta = own.beta * kept
+        copies = [*(self._read(copy) for copy in noisy), written]
         # sums over thousands of frames: bf16 would ruin poses
         with torch.autocast(u.device.type, enabled=False):
             poses, pose = self.path_integrator(
@@ -316,18 +330,14 @@ class TiledDelta(TiledMixer):
         carried: MixerMemory = {"pose": pose}
         by_part = []
         for i, part in enumerate(self.parts):
-            tokens = [*(reads[i] for _, _, reads in readers), written[i]]
+            tokens = [copy.parts[i] for copy in copies]
             state = memory[part.name]
             outputs, carried[part.name] = self._scan(part, tokens, phases, reset, state)
             by_part.append(outputs)
-        copies = [
-            self._output(list(Y), values, its_gate)
-            for Y, (its_gate, values, _) in zip(
-                zip(*by_part), (*readers, (gate, X, written))
-            )
-        ]
-        gates = torch.stack([own.beta for own in written], -1).flatten(2)
-        return MixerOutput(torch.stack(copies, 2), carried, gates)
+        by_copy = zip(*by_part)
+        out = [self._output(Y, tokens) for Y, tokens in zip(by_copy, copies)]
+        gates = torch.stack([own.beta for own in written.parts], -1).flatten(2)
+        return MixerOutput(torch.stack(out, 2), carried, gates)
 
     def _scan(
         self,
@@ -376,12 +386,12 @@ class TiledDelta(TiledMixer):
 
         With `write`, the frame is added to the cache and the candidates move to its pose.
         """
-        gate, X, tokens = self._written(u) if write else self._read(u)
+        tokens = self._written(u) if write else self._read(u)
         with torch.autocast(u.device.type, enabled=False):
             pose = self.path_integrator.move(self.tile(u), action, cache.pose)
             phase = self.path_integrator.phases(pose)
             outputs = []
-            for part, own, stored in zip(self.parts, tokens, cache.parts):
+            for part, own, stored in zip(self.parts, tokens.parts, cache.parts):
                 Q = self._rotated(part, own.Q, phase)
                 if isinstance(own, Write):
                     K = self._rotated(part, own.K, phase)
@@ -390,7 +400,7 @@ class TiledDelta(TiledMixer):
                     outputs.append(stored.read(Q))
             if write:
                 cache.pose = pose
-        return self._output(outputs, X, gate)
+        return self._output(outputs, tokens)
 
 
 def _write(

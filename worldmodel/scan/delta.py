@@ -71,22 +71,25 @@ def chunked(inputs: DeltaInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     frame = 1 if peek is None else peek.shape[2]
     size = min(max(1, chunk // frame) * frame, length)  # whole frames
     queries = [Q] if peek is None else [Q, peek.flatten(1, 2)]
+    if reset is None:
+        reset = torch.zeros_like(beta, dtype=torch.bool)
     low = autocast_type(beta)
     X, K, *queries = (by_chunk(v.to(low), size) for v in (X, K, *queries))
     beta = by_chunk(beta, size)
     token = torch.arange(size, device=X.device)
     earlier = token[:, None] > token
-    episodes = None if reset is None else _episodes(by_chunk(reset, size), low)
+    episodes = _episodes(by_chunk(reset, size), low)
     # 1. solve for the change that each token makes, given the state before the chunk: U = UX - UK S^T
-    overlap = _masked(inner(K, K), earlier, episodes)
-    solve = _inverse(overlap.to(beta.dtype) * beta[..., None])
-    solve = (solve * beta[..., None, :]).to(low)
+    hidden = ~(earlier & episodes.same)
+    overlap = inner(K, K).masked_fill(hidden, 0.0)
+    weighted = overlap.to(beta.dtype) * beta[..., None]
+    solve = _inverse(weighted) * beta[..., None, :]
+    solve = solve.to(low)
     UX = solve @ X
-    UK = (solve if episodes is None else solve * episodes.fresh.mT) @ K
+    UK = (solve * episodes.fresh.mT) @ K
     # 2. carry the state from chunk to chunk
-    lasts = K if episodes is None else K * episodes.lasts
-    kept = None if episodes is None else episodes.fresh[:, :, -1].to(S.dtype)
-    U, before, S = delta_carry(UX, UK, lasts, S, kept)
+    kept = episodes.fresh[:, :, -1].to(S.dtype)
+    U, before, S = delta_carry(UX, UK, K * episodes.lasts, S, kept)
     # 3. read the state before the chunk, and the changes of the chunk itself
     visible = [~earlier.T]
     if peek is not None:
@@ -94,12 +97,12 @@ def chunked(inputs: DeltaInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
         visible.append(number[:, None] > number)
     outputs = []
     for q, shown in zip(queries, visible):
-        old = inner(q, before)
-        if episodes is not None:
-            old = old * episodes.fresh
-        score = _masked(inner(q, K), shown, episodes)
-        y = torch.baddbmm(old.flatten(0, 1), score.flatten(0, 1), U.flatten(0, 1))
-        outputs.append(y.view(U.shape).flatten(1, 2)[:, :length])
+        old = inner(q, before) * episodes.fresh
+        hidden = ~(shown & episodes.same)
+        score = inner(q, K).masked_fill(hidden, 0.0)
+        factors = (v.flatten(0, 1) for v in (old, score, U))
+        y = torch.baddbmm(*factors).view(U.shape)
+        outputs.append(y.flatten(1, 2)[:, :length])
     Y, *peeked = outputs
     return Y, S, *peeked
 
@@ -108,14 +111,22 @@ def _one_chunk(inputs: DeltaInputs) -> tuple[Tensor, Tensor]:
     """Compute the scan of few tokens, such as those of one frame, in few operations."""
     X, beta, K, Q, S, _, _ = inputs
     X, K, Q = (v.to(S.dtype) for v in (X, K, Q))
-    stored, old = inner(torch.cat((K, Q), 1), S).chunk(2, 1)
-    change = beta[..., None] * (X - stored)
+    both = torch.cat((K, Q), 1)
+    stored, old = inner(both, S).chunk(2, 1)
+    strength = beta[..., None]
+    change = strength * (X - stored)
     if X.shape[1] > 1:
+        overlap = strength * inner(K, K)
         change = torch.linalg.solve_triangular(
-            inner(K, K) * beta[..., None], change, upper=False, unitriangular=True
+            overlap,
+            change,
+            upper=False,
+            unitriangular=True,
         )
-    Y = torch.baddbmm(old, inner(Q, K).tril(), change)
-    return Y, torch.baddbmm(S, change.mT, K)
+    score = inner(Q, K).tril()
+    Y = torch.baddbmm(old, score, change)
+    S = torch.baddbmm(S, change.mT, K)
+    return Y, S
 
 
 def _inverse(lower: Tensor) -> Tensor:
@@ -147,9 +158,3 @@ def _episodes(reset: Tensor, dtype: torch.dtype) -> _Episodes:
     fresh = (episode == 0).to(dtype)
     lasts = (episode == episode[..., -1:]).to(dtype)
     return _Episodes(same, fresh[..., None], lasts[..., None])
-
-
-def _masked(score: Tensor, visible: Tensor, episodes: _Episodes | None) -> Tensor:
-    """Clear the scores [b, k, c, c] of tokens that are not visible, or of another episode."""
-    shown = visible if episodes is None else visible & episodes.same
-    return score.masked_fill(~shown, 0.0)

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from lssvwm.envs import MiniGridConfig, PointMazeConfig, ReturnConfig, TMazeConfig, make
+from lssvwm.envs import (
+    MiniGridConfig,
+    PointMazeConfig,
+    RecallConfig,
+    ReturnConfig,
+    TMazeConfig,
+    make,
+)
 from lssvwm.worldmodel import Batch, ModelConfig, WorldModel
 from lssvwm.worldmodel.migration import migrate_weights
 from lssvwm.worldmodel.motion_calibration import calibrate
@@ -57,6 +64,15 @@ def test_calibrate_finds_discrete_motions(config, actions, patch):
         assert integrator.known[:3].all()
         # an episode's first frame has no motion
         assert integrator.known[-1] and not integrator.action.weight[:, -1].any()
+
+
+def test_calibrate_finds_that_staying_moves_nothing():
+    """Few frames change around it: where it becomes dark, and light again."""
+    batch = walks(RecallConfig(n=7, objects=2, tour=12, delay=16), slots=32, length=60)
+    model = WorldModel(ModelConfig(width=16), (3, 64, 64), 4)
+    assert calibrate(model, batch)[3] == (0, 0, 0)
+    for integrator in integrators(model):
+        assert integrator.known[3] and not integrator.action.weight[:, 3].any()
 
 
 @pytest.mark.parametrize(

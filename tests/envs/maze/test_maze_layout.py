@@ -4,6 +4,7 @@ from collections import deque
 
 import numpy as np
 import pytest
+from lssvwm.envs.maze import layout
 from lssvwm.envs.maze.layout import FAR, FORWARD, carve, distance_field, reachable
 
 
@@ -38,6 +39,14 @@ def test_distance_field_equals_a_plain_search(shape):
     for row, col in np.argwhere(floor)[::7]:
         expected = searched_distances(floor, (row, col))
         assert np.array_equal(distance_field(floor, (row, col)), expected)
+
+
+def test_large_maps_are_searched_by_pose(monkeypatch):
+    floor = carve(9, 0.2, np.random.default_rng(1))
+    small = [distance_field(floor, (1, 1)), distance_field(floor, (7, 7), 2)]
+    monkeypatch.setattr(layout, "LARGE", 10)
+    large = [distance_field(floor, (1, 1)), distance_field(floor, (7, 7), 2)]
+    assert all(np.array_equal(a, b) for a, b in zip(small, large))
 
 
 @pytest.mark.parametrize("loops", [0.0, 0.3])

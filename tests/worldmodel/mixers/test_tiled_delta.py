@@ -1,0 +1,39 @@
+"""Test that the delta rule's memory does not fade, and that its write gate closes."""
+
+import torch
+from lssvwm.worldmodel.mixers.tiled import WriteGate
+
+
+@torch.no_grad()
+def test_looking_at_the_same_view_keeps_the_state(tiny, sequences, delta_config):
+    model = tiny(mixer=delta_config((1, 3, 1)))
+    for integrator in model.path_integrators:
+        integrator.set_motion(0, (0.0, 0.0, 0.0))
+    frames, action, first = sequences(length=13)
+    memory, _ = model.observe(model.initial(2), frames, action, first)
+    last = frames[:, -1:].expand(-1, 500, -1, -1, -1)
+    still = torch.zeros(2, 500, dtype=torch.int64)
+    never = torch.zeros(2, 500, dtype=torch.bool)
+    norms = []
+    for _ in range(6):
+        memory, _ = model.observe(memory, last, still, never)
+        norms.append(_norm(memory.layers["0", "mixer"]))
+    assert abs(norms[-1] / norms[0] - 1) < 0.01
+
+
+def _norm(states) -> float:
+    found = [value for name, value in states.items() if name != "pose"]
+    return float(sum(value.square().sum() for value in found).sqrt())
+
+
+def test_price_closes_the_write_gate_exactly():
+    torch.manual_seed(0)
+    gate = WriteGate(8, 1)
+    useless = torch.randn(64, 8)
+    optimizer = torch.optim.Adam(gate.parameters(), lr=0.05)
+    assert gate(useless).min() > 0
+    for _ in range(300):
+        optimizer.zero_grad()
+        gate(useless).mean().backward()
+        optimizer.step()
+    assert not gate(useless).any()

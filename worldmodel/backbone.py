@@ -147,7 +147,7 @@ class Backbone(nn.Module):
     def initial(self, batch: int) -> Memory:
         """Return the empty memory of `batch` agents."""
         like = self.embedding.pos_embed
-        layers = {
+        layers: dict[str, Any] = {
             str(i): block.initial(batch, like) for i, block in enumerate(self.layers)
         }
         if self.pose_integrator is not None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from lssvwm.worldmodel.fused_ops import addcmul, at_least_float32, rotate, unit
@@ -224,6 +224,19 @@ class KeyNorm(nn.Module):
         return unit(at_least_float32(v))
 
 
+class _Position(NamedTuple):
+    """Hold what a scan needs to know of sequences besides their tokens."""
+
+    phases: Sequence[Tensor]
+    """Phases of the tokens of each copy, [B, T, G, s, r]"""
+
+    strength: Tensor
+    """Write strength of each token, [B, T, G, s]"""
+
+    reset: Tensor
+    """True where memory is erased before the frame, [B, T]"""
+
+
 @register(TiledDeltaConfig)
 class TiledDelta(TiledMixer):
     """Write every tile of tokens by the delta rule, into a state of its own."""
@@ -318,8 +331,7 @@ class TiledDelta(TiledMixer):
         *noisy, clean = u.unbind(2)  # a slice would cost whole tensors going backward
         written = self._written(clean)
         kept = writes.to(u.dtype)[..., None, None]
-        for own in written.parts:
-            own.beta = own.beta * kept
+        strengths = [own.beta * kept for own in written.parts if isinstance(own, Write)]
         copies = [*(self._read(copy) for copy in noisy), written]
         # sums over thousands of frames: bf16 would ruin poses
         with torch.autocast(u.device.type, enabled=False):
@@ -331,40 +343,38 @@ class TiledDelta(TiledMixer):
         by_part = []
         for i, part in enumerate(self.parts):
             tokens = [copy.parts[i] for copy in copies]
-            state = memory[part.name]
-            outputs, carried[part.name] = self._scan(part, tokens, phases, reset, state)
+            at = _Position(phases, strengths[i], reset)
+            outputs, carried[part.name] = self._scan(
+                part, tokens, at, memory[part.name]
+            )
             by_part.append(outputs)
         by_copy = zip(*by_part)
         out = [self._output(Y, tokens) for Y, tokens in zip(by_copy, copies)]
-        gates = torch.stack([own.beta for own in written.parts], -1).flatten(2)
+        gates = torch.stack(strengths, -1).flatten(2)
         return MixerOutput(torch.stack(out, 2), carried, gates)
 
     def _scan(
-        self,
-        part: Part,
-        tokens: list[Read | Write],
-        phases: Sequence[Tensor],
-        reset: Tensor,
-        state: Tensor,
+        self, part: Part, tokens: list[Read | Write], at: _Position, state: Tensor
     ) -> tuple[list[Tensor], Tensor]:
-        """Scan one part of memory, for the tokens of each copy and their phases.
+        """Scan one part of memory, for the tokens of each copy.
 
         The last copy is written. Returns what each copy reads, [B, T, G, s, m], and the last state [B, G, m, N].
         """
-        *queries, Q = (self._rotated(part, v.Q, at) for v, at in zip(tokens, phases))
         own = tokens[-1]
         assert isinstance(own, Write)
-        K = self._rotated(part, own.K, phases[-1])
-        peek = [v.transpose(1, 2).flatten(0, 1) for v in queries]
-        fields = (by_tile(v) for v in (own.X, own.beta, K, Q))
-        token_reset = None
-        if reset.shape[1] == 1:  # without masks, a single frame takes less time
-            state = state.masked_fill(reset[..., None, None], 0.0)
+        placed = zip(tokens, at.phases)
+        *queries, Q = (self._rotated(part, v.Q, phase) for v, phase in placed)
+        K = self._rotated(part, own.K, at.phases[-1])
+        X, beta, K, Q = (by_tile(v) for v in (own.X, at.strength, K, Q))
+        reset = None
+        if at.reset.shape[1] == 1:  # without masks, a single frame takes less time
+            state = state.masked_fill(at.reset[..., None, None], 0.0)
         else:
-            token_reset = self.token_resets(reset)
-        inputs = DeltaInputs(*fields, state.flatten(0, 1), token_reset, *peek)
+            reset = self.token_resets(at.reset)
+        peek = [v.transpose(1, 2).flatten(0, 1) for v in queries]
+        inputs = DeltaInputs(X, beta, K, Q, state.flatten(0, 1), reset, *peek)
         Y, last, *peeked = self.scan(inputs)
-        outputs = [by_frame(y, *reset.shape) for y in (*peeked, Y)]
+        outputs = [by_frame(y, *at.reset.shape) for y in (*peeked, Y)]
         return outputs, last.view_as(state)
 
     def start_rollout(self, memory: MixerMemory, n: int, frames: int) -> DeltaCache:

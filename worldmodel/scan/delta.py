@@ -45,14 +45,18 @@ def reference(inputs: DeltaInputs) -> tuple[Tensor, ...]:
     Y, peeked = [], []
     for t in range(X.shape[1]):
         if reset is not None:
-            S = torch.where(reset[:, t, None, None], torch.zeros_like(S), S)
+            begins = reset[:, t, None, None]
+            S = torch.where(begins, torch.zeros_like(S), S)
         if peek is not None and t % peek.shape[2] == 0:
             queries = peek[:, t // peek.shape[2]]
             peeked.append(torch.einsum("bmn,bsn->bsm", S, queries))
-        stored = torch.einsum("bmn,bn->bm", S, K[:, t])
-        change = beta[:, t, None] * (X[:, t] - stored)
-        S = S + torch.einsum("bm,bn->bmn", change, K[:, t])
-        Y.append(torch.einsum("bmn,bn->bm", S, Q[:, t]))
+        key = K[:, t]
+        stored = torch.einsum("bmn,bn->bm", S, key)
+        innovation = X[:, t] - stored
+        change = beta[:, t, None] * innovation
+        S = S + torch.einsum("bm,bn->bmn", change, key)
+        read = torch.einsum("bmn,bn->bm", S, Q[:, t])
+        Y.append(read)
     if peek is None:
         return torch.stack(Y, 1), S
     return torch.stack(Y, 1), S, torch.cat(peeked, 1)

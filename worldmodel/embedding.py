@@ -88,14 +88,17 @@ class PoseEmbedding(nn.Module):
         self.waves: Tensor
         length = math.pi * torch.rand(POSE_WAVES).sqrt()
         direction = 2 * math.pi * torch.rand(POSE_WAVES)
-        waves = torch.stack((length * direction.cos(), length * direction.sin()))
-        self.register_buffer("waves", waves)
+        ahead = length * direction.cos()
+        right = length * direction.sin()
+        self.register_buffer("waves", torch.stack((ahead, right)))
         self.out = nn.Linear(2 + 2 * POSE_WAVES, width)
 
     def forward(self, pose: Tensor) -> Tensor:
         """Return the embedding of poses."""
-        phases = torch.cat((pose[..., :1], pose[..., 1:] @ self.waves), -1)
-        return self.out(torch.cat((phases.sin(), phases.cos()), -1))
+        heading, position = pose.split([1, 2], -1)
+        phases = torch.cat((heading, position @ self.waves), -1)
+        circles = torch.cat((phases.sin(), phases.cos()), -1)
+        return self.out(circles)
 
 
 class PatchPredictor(nn.Linear):

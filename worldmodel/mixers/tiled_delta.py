@@ -418,12 +418,15 @@ def _write(
 ) -> Tensor:
     """Add a frame to a cache. Returns what its tokens read, each up to itself, [B, n, G, s, m]."""
     tokens = K.shape[3]
-    before, stored = cache.read(torch.cat((Q, K), 3)).split(tokens, 3)
-    changes = token.beta[..., None] * (token.X - stored)
+    both = torch.cat((Q, K), 3)
+    before, stored = cache.read(both).split(tokens, 3)
+    strength = token.beta[..., None]
+    changes = strength * (token.X - stored)
     if tokens > 1:
-        overlap = (K @ K.transpose(-1, -2)) * token.beta[..., None]
+        overlap = strength * (K @ K.transpose(-1, -2))
         changes = torch.linalg.solve_triangular(
             overlap, changes, upper=False, unitriangular=True
         )
     cache.add(K, changes)
-    return before + (Q @ K.transpose(-1, -2)).tril() @ changes
+    score = (Q @ K.transpose(-1, -2)).tril()
+    return before + score @ changes

@@ -59,7 +59,12 @@ def build_agent(
 
 
 def check_objective(config: Config, model: WorldModel, env: BatchedEnv) -> None:
-    """Raise UserError if the objective needs goal images or a head that do not exist."""
+    """Raise UserError if the objective needs goal images, a head or poses that do not exist."""
+    if model.config.pose == "given":
+        raise UserError(
+            "an agent cannot plan with model.pose=given: imagined frames have no given poses; "
+            "train with model.pose=integrated"
+        )
     goal, novelty = config.objective.goal, config.objective.novelty
     if goal and env.goals() is None:
         raise UserError(

@@ -42,14 +42,22 @@ def train(settings: list[str], show: bool) -> None:
     output = output_folder(config, "runs", config.name)
     refuse_existing_run(output)
     print(f"train {config.name} on {_summary(config.env)}")
-    frames = f"{config.train.collect.frames:,} frames unless {output}/data has some"
-    print(f"on the frames in {config.data}," if config.data else f"collects {frames},")
-    batch = f"{config.train.batch} x {config.train.length} frames"
-    print(f"then {config.train.steps:,} steps of {batch}; all goes to {output}")
+    _print_course(config, output)
     with saved(output, resumable=True):
         from lssvwm.agent.training import stages
 
         _print_trained(stages.train(config, output))
+
+
+def _print_course(config: Config, output: Path) -> None:
+    """Say what a training run will do."""
+    if config.stages:
+        print(f"in stages: {', '.join(config.stages)}; all goes to {output}")
+        return
+    frames = f"{config.train.collect.frames:,} frames unless {output}/data has some"
+    print(f"on the frames in {config.data}," if config.data else f"collects {frames},")
+    batch = f"{config.train.batch} x {config.train.length} frames"
+    print(f"then {config.train.steps:,} steps of {batch}; all goes to {output}")
 
 
 def resume(folder_name: str | None, settings: list[str], show: bool) -> None:

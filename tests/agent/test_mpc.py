@@ -4,6 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from lssvwm.agent.build import build_agent
+from lssvwm.agent.config.composition import compose
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent, MPCConfig
 from lssvwm.agent.objective import ObjectiveConfig
 from lssvwm.envs import TMazeConfig, make
@@ -141,3 +144,11 @@ def test_beam_search_imagines_each_prefix_once(repeat, monkeypatch):
         )
         torch.testing.assert_close(one.state, other.state)
     assert counts[0] < counts[2] and counts[1] < counts[3]
+
+
+def test_agent_refuses_models_of_given_poses():
+    env = make(TMazeConfig(length=5), 1)
+    config = compose(["env=tmaze"])
+    model = WorldModel(dataclasses.replace(TINY, pose="given"), env.frame_shape, 4)
+    with pytest.raises(UserError, match=r"cannot plan with model\.pose=given"):
+        build_agent(config, model, env)

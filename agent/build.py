@@ -59,7 +59,7 @@ def build_agent(
 
 
 def check_objective(config: Config, model: WorldModel, env: BatchedEnv) -> None:
-    """Raise UserError if the objective needs goal images, a head or poses that do not exist."""
+    """Raise UserError if the objective or the planner needs what does not exist."""
     if model.config.pose == "given":
         raise UserError(
             "an agent cannot plan with model.pose=given: imagined frames have no given poses; "

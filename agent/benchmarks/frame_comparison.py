@@ -50,14 +50,31 @@ def compare(walks: Walks, imagined: Tensor, test: str) -> list[Row]:
 
     PSNR is that of the mean squared error of all pixels in a range.
     """
-    real = walks.frames[:, walks.context :].float() / 255
-    error = (real - imagined.float() / 255).square()
-    tile_error = _tiles(error).mean((-1, -2, -3)).numpy()
+    real, error = _errors(walks, imagined)
+    tile_error = _tile_errors(error)
     recognised = _recognised(imagined) == walks.tile
     return [
         *_by_distance(error, _ssim(real, imagined), test),
         *_by_age(walks.age, tile_error, recognised),
     ]
+
+
+def compare_seen(walks: Walks, imagined: Tensor) -> Row:
+    """Compare the tiles that were in view in the context, whenever that was."""
+    _, error = _errors(walks, imagined)
+    recognised = _recognised(imagined) == walks.tile
+    return _tile_scores(_tile_errors(error), recognised, walks.age > 0)
+
+
+def _errors(walks: Walks, imagined: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the real frames, from 0 to 1, and the squared errors of imagined ones."""
+    real = walks.frames[:, walks.context :].float() / 255
+    return real, (real - imagined.float() / 255).square()
+
+
+def _tile_errors(error: Tensor) -> np.ndarray:
+    """Return the mean squared error of each tile, [N, H, 9]."""
+    return _tiles(error).mean((-1, -2, -3)).numpy()
 
 
 def _ssim(real: Tensor, imagined: Tensor) -> np.ndarray:
@@ -100,11 +117,17 @@ def _by_age(age: np.ndarray, error: np.ndarray, recognised: np.ndarray) -> list[
         if not in_range.any():
             continue
         row: Row = {"by": "age", "from": low, "to": high - 1}
-        row["n"] = int(in_range.sum())
-        row["psnr"] = _psnr(error[in_range])
-        row["tiles_right"] = float(recognised[in_range].mean())
-        rows.append(row)
+        rows.append(row | _tile_scores(error, recognised, in_range))
     return rows
+
+
+def _tile_scores(error: np.ndarray, recognised: np.ndarray, some: np.ndarray) -> Row:
+    """Return the measures of `some` of the tiles, all arrays [N, H, 9]."""
+    return {
+        "n": int(some.sum()),
+        "psnr": _psnr(error[some]),
+        "tiles_right": float(recognised[some].mean()),
+    }
 
 
 def _tiles(x: Tensor) -> Tensor:
@@ -129,16 +152,3 @@ def _recognised(frames: Tensor) -> np.ndarray:
 
 def _psnr(error: np.ndarray) -> float:
     return float(-10 * np.log10(error.mean() + 1e-12))
-
-
-def compare_seen(walks: Walks, imagined: Tensor) -> Row:
-    """Compare the tiles that were in view in the context, whenever that was."""
-    real = walks.frames[:, walks.context :].float() / 255
-    error = _tiles((real - imagined.float() / 255).square()).mean((-1, -2, -3)).numpy()
-    seen = walks.age > 0
-    right = (_recognised(imagined) == walks.tile)[seen]
-    return {
-        "n": int(seen.sum()),
-        "psnr": _psnr(error[seen]),
-        "tiles_right": float(right.mean()),
-    }

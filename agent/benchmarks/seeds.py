@@ -40,9 +40,7 @@ def seeds(settings: list[str], output: Path) -> Path:
     conditions(base)  # mistakes are reported before anything is trained
     for seed in base.benchmark.seeds:
         config = compose([*settings, f"seed={seed}"], BenchmarkRunConfig)
-        folder = output / f"seed-{seed}"
-        tested = _test(config, folder)
-        results.write_json(folder / RESULT, tested)
+        _test(config, output / f"seed-{seed}")
         found = summarise(base, _read(output, base))
         results.write_json(output / RESULT, found)
     package(found, output)
@@ -56,7 +54,7 @@ def conditions(config: BenchmarkRunConfig) -> dict[str, BenchmarkRunConfig]:
     return {name: composition.changed(config, own) for name, own in changes.items()}
 
 
-def _test(config: BenchmarkRunConfig, folder: Path) -> Row:
+def _test(config: BenchmarkRunConfig, folder: Path) -> None:
     """Train a run, and test it under the conditions that its file lacks."""
     file = folder / RESULT
     complete = check(config, folder)
@@ -89,7 +87,6 @@ def _test(config: BenchmarkRunConfig, folder: Path) -> Row:
             "conditions": played,
         }
         results.write_json(file, saved)
-    return saved
 
 
 def training_hours(folder: Path) -> float:

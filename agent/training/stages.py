@@ -61,7 +61,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     saved = composition.read(folder / checkpoint.CONFIG)
     config = composition.from_checkpoint(saved, overrides)
     if not config.stages:
-        return loop.resume(folder, overrides)
+        return loop.restart(config, folder)
     stages = plan(config, folder)
     composition.save(config, folder / checkpoint.CONFIG)
     return follow(config, stages, folder)

@@ -17,7 +17,7 @@ from lssvwm.agent import checkpoint
 from lssvwm.agent.build import build_agent, build_env
 from lssvwm.agent.config.composition import from_checkpoint
 from lssvwm.agent.evaluation.evaluate import Play, task_seeds
-from lssvwm.agent.training import loop
+from lssvwm.agent.training import loop, stages
 
 FOLDER = Path(__file__).parent / "golden"
 MODELS = (
@@ -155,7 +155,7 @@ def test_format1_checkpoint_repeats_golden_decisions():
 def test_format1_run_resumes_with_golden_losses(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "LOG_EVERY", 5)  # as when the numbers were recorded
     shutil.unpack_archive(FOLDER / "run_format1.zip", tmp_path / "run")
-    loop.resume(tmp_path / "run", ["train.steps=30"])
+    stages.resume(tmp_path / "run", ["train.steps=30"])
     found = [
         json.loads(line)
         for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -35,12 +35,6 @@ def train(config: Config, output: Path, until: float | None = None) -> Path:
     return output
 
 
-def resume(folder: Path, overrides: list[str]) -> Path:
-    """Continue a run from its last checkpoint, with changed settings."""
-    saved = composition.read(folder / "config.yaml")
-    return restart(composition.from_checkpoint(saved, overrides), folder)
-
-
 def restart(config: Config, folder: Path, until: float | None = None) -> Path:
     """Continue a run from its last checkpoint; returns its folder."""
     run = build(config, folder)

@@ -57,8 +57,8 @@ def called(monkeypatch) -> list:
 
 COMMANDS = ("train", "resume", "evaluate", "record", "collect", "benchmark", "doctor")
 MODULES = {
-    "train": "training.loop",
-    "resume": "training.loop",
+    "train": "training.stages",
+    "resume": "training.stages",
     "evaluate": "evaluation.evaluate",
     "record": "video.record",
     "collect": "training.collection",

@@ -30,7 +30,7 @@ def test_resume_equals_the_uninterrupted_run(tmp_path, monkeypatch, walks):
         patch.setattr(loop, "step", interrupted)
         with pytest.raises(KeyboardInterrupt, match="at step 2, saved"):
             loop.train(config, tmp_path / "cut")
-    cut = loop.resume(tmp_path / "cut", [])
+    cut = stages.resume(tmp_path / "cut", [])
     assert metrics(whole) == metrics(cut)
     files = (folder / "checkpoints" / "last.pt" for folder in (whole, cut))
     a, b = (torch.load(file, weights_only=False)["ema"] for file in files)
@@ -46,7 +46,7 @@ def test_resume_starts_a_run_without_checkpoint(tmp_path):
     two.mkdir()
     composition.save(config, two / "config.yaml")
     before = sorted(data.iterdir())
-    loop.resume(two, [])
+    stages.resume(two, [])
     assert metrics(one) == metrics(two)
     assert before == sorted(data.iterdir())
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lssvwm.agent.config import composition
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.training import loop
+from lssvwm.agent.training import loop, stages
 from lssvwm.agent.training.run import build, build_model, migrate, restore
 from lssvwm.envs import TMazeConfig, make
 from lssvwm.worldmodel import WorldModel, save
@@ -76,14 +76,14 @@ def test_restore_refuses_another_version(trained):
     torch.save(state, file)
     message = "of another version: begin a run from its weights"
     with pytest.raises(UserError, match=message):
-        loop.resume(trained, ["train.steps=9"])
+        stages.resume(trained, ["train.steps=9"])
 
 
 def test_restore_refuses_a_damaged_file(trained):
     file = trained / "checkpoints" / "last.pt"
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(UserError, match="damaged"):
-        loop.resume(trained, [])
+        stages.resume(trained, [])
 
 
 def test_restore_drops_frames_collected_later(trained):
@@ -97,7 +97,7 @@ def test_restore_drops_frames_collected_later(trained):
 
 def test_restore_renames_unselected_best(trained):
     (trained / "export").rename(trained / "best")  # as format 1 named it
-    loop.resume(trained, ["train.steps=6"])
+    stages.resume(trained, ["train.steps=6"])
     assert (trained / "export" / "weights.safetensors").is_file()
     assert not (trained / "best").exists()
 

@@ -13,12 +13,17 @@ from typing import Any, NamedTuple, Self, cast
 import torch
 from lssvwm.worldmodel import action_limits
 from lssvwm.worldmodel.action_limits import ActionLimits
-from lssvwm.worldmodel.blocks import Block, LocalAttention, SequenceInputs
+from lssvwm.worldmodel.blocks import Block, LocalAttention
 from lssvwm.worldmodel.config import ModelConfig
 from lssvwm.worldmodel.data import Trajectory
 from lssvwm.worldmodel.embedding import Embedding, PoseEmbedding
 from lssvwm.worldmodel.memory import Memory
-from lssvwm.worldmodel.mixers.base import MixerContext, MixerMemory, build_mixer
+from lssvwm.worldmodel.mixers.base import (
+    MixerContext,
+    MixerMemory,
+    SequenceInputs,
+    build_mixer,
+)
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 from lssvwm.worldmodel.patches import Patches
 from tensordict import TensorDict
@@ -179,16 +184,18 @@ class Backbone(nn.Module):
         before = torch.cat((memory.action_limits[:, None], limits[:, :-1]), 1)
         before = before.masked_fill(reset[..., None], math.inf)
         visible, last_visible = _visibility(memory.visible, writes, reset)
-        frames = SequenceInputs(self.executed(action, before), writes, reset, visible)
+        moved = (self.executed(action, before), writes, reset)
         condition = self.embedding.condition(action)[:, :, None]
         condition = condition + self.embedding.noise(level)
         layers: dict[str, Any] = {}
         if self.pose_embed is not None:
             poses = action[:, :, None, -3:]
             if self.pose_integrator is not None:
-                poses, layers["pose"] = self._integrated(x, frames, memory)
+                poses, layers["pose"] = self._integrated(x, moved, memory)
             condition = condition + self.pose_embed(poses)
         x = x + self.embedding.pos_embed + condition[..., None, :]
+        seen = F.layer_norm(x[:, :, -1], x.shape[-1:])
+        frames = SequenceInputs(*moved, visible, seen)
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         gates: list[Tensor] = []
         for i, block in enumerate(self.layers):
@@ -211,13 +218,15 @@ class Backbone(nn.Module):
         return BackboneOutput(x, memory, torch.cat(gates, -1) if gates else None)
 
     def _integrated(
-        self, x: Tensor, frames: SequenceInputs, memory: Memory
+        self, x: Tensor, moved: tuple[Tensor, Tensor, Tensor], memory: Memory
     ) -> tuple[Tensor, MixerMemory]:
-        """Return the poses [B, T, R, 3] that condition frames, and what to remember of them."""
+        """Return the poses [B, T, R, 3] that condition frames, and what to remember of them.
+
+        `moved`: action, writes and reset of the frames.
+        """
         assert self.pose_integrator is not None
         tile = x.unsqueeze(3)  # it holds all tokens
         before = memory.layers["pose", "pose"]
-        moved = (frames.action, frames.writes, frames.reset)
         poses, pose = self.pose_integrator(tile, *moved, before)
         return poses.squeeze(3), {"pose": pose}
 

@@ -22,7 +22,14 @@ import torch
 from einops import rearrange
 from lssvwm.worldmodel.attention_heads import project_heads
 from lssvwm.worldmodel.fused_ops import addcmul
-from lssvwm.worldmodel.mixers.base import Mixer, MixerMemory, RolloutCache, pick
+from lssvwm.worldmodel.mixers.base import (
+    Mixer,
+    MixerMemory,
+    RolloutCache,
+    RolloutInputs,
+    SequenceInputs,
+    pick,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -178,22 +185,6 @@ class LocalAttention(nn.Module):
         return y[:, :, 0]
 
 
-class SequenceInputs(NamedTuple):
-    """Hold what the layers need of the frames of a sequence besides their tokens."""
-
-    action: Tensor
-    """Action that led to each frame, as executed, [B, T, A]."""
-
-    writes: Tensor
-    """True where memory keeps the frame, [B, T]."""
-
-    reset: Tensor
-    """True where memory is erased before the frame, [B, T]."""
-
-    visible: Tensor
-    """True for past frames that local attention may see, [B, T, k-1]."""
-
-
 class BlockOutput(NamedTuple):
     """Hold what a block makes of sequences."""
 
@@ -205,22 +196,6 @@ class BlockOutput(NamedTuple):
 
     gates: Tensor | None
     """Write strengths of the tokens of each frame, [B, T, k]; None: the mixer has no write gate"""
-
-
-class RolloutInputs(NamedTuple):
-    """Hold what the layers need of one imagined frame besides its tokens."""
-
-    action: Tensor
-    """Action that led to the frame, as executed, [B, n, A]."""
-
-    visible: Tensor
-    """True for past frames that local attention may see, [B, n, k-1]."""
-
-    write: bool
-    """Keep the frame in the cache."""
-
-    read: bool = True
-    """Compute the output. With false only the write matters: the output is undefined."""
 
 
 Layer = Callable[[Tensor], Tensor]
@@ -299,9 +274,7 @@ class Block(nn.Module):
 
         def mixer(u: Tensor) -> Tensor:
             nonlocal gates
-            y, carried["mixer"], gates = self.mixer(
-                u, frames.action, frames.writes, frames.reset, memory["mixer"]
-            )
+            y, carried["mixer"], gates = self.mixer(u, frames, memory["mixer"])
             return y
 
         def attention(u: Tensor) -> Tensor:
@@ -325,7 +298,7 @@ class Block(nn.Module):
         """Process one imagined frame x [B, n, S, D]. Returns the same shape."""
 
         def mixer(u: Tensor) -> Tensor:
-            return self.mixer.rollout_step(u, frame.action, cache.mixer, frame.write)
+            return self.mixer.rollout_step(u, frame, cache.mixer)
 
         def attention(u: Tensor) -> Tensor:
             assert self.attention is not None and cache.attention is not None

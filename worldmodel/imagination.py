@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from lssvwm.worldmodel.blocks import BlockCache, RolloutInputs
+from lssvwm.worldmodel.blocks import BlockCache
 from lssvwm.worldmodel.corruption import PREDICTED_LEVEL
 from lssvwm.worldmodel.data import Rollout, Trajectory
 from lssvwm.worldmodel.heads import HeadOutputs
 from lssvwm.worldmodel.memory import Memory
-from lssvwm.worldmodel.mixers.base import pick
+from lssvwm.worldmodel.mixers.base import RolloutInputs, pick
 from lssvwm.worldmodel.prefix_tree import levels
 from torch import Tensor
 from torch.nn import functional as F
@@ -345,10 +345,11 @@ def _through_blocks(
         everywhere = torch.ones_like(action[..., 0], dtype=torch.bool)
         state.action_limits = model.limits_after(x, everywhere)
     x = x + embedding.pos_embed + condition[..., None, :]
+    seen = F.layer_norm(x, x.shape[-1:])
     last = len(state.caches) - 1
     for i, (block, cache) in enumerate(zip(model.layers, state.caches)):
         read = how.read or i < last
-        frame = RolloutInputs(executed, state.visible, how.write, read)
+        frame = RolloutInputs(executed, state.visible, seen, how.write, read)
         x = block.imagine_step(x, condition, frame, cache)
     return x
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from lssvwm.worldmodel import RolloutPolicy, imagination
 from lssvwm.worldmodel.imagination import _Pass, _through_blocks
+from lssvwm.worldmodel.mixers.base import RolloutInputs
 from lssvwm.worldmodel.mixers.tiled_ssd import StateCache, TokenCache
 from torch.nn import functional as F
 
@@ -84,9 +85,8 @@ def test_rollout_caches_agree_and_the_smaller_is_used(tiny, sequences, ssd_confi
             u = torch.randn(2, 3, 9, 32).double()
             action = torch.rand(2, 3, 5).double()
             for write in (False, True):
-                a, b = (
-                    layer.mixer.rollout_step(u, action, form, write) for form in forms
-                )
+                frame = RolloutInputs(action, memory.visible, u, write)
+                a, b = (layer.mixer.rollout_step(u, frame, form) for form in forms)
                 assert torch.allclose(a, b, atol=1e-9)
     assert memory.diff(before).max() == 0
 

@@ -28,6 +28,8 @@ from lssvwm.worldmodel.mixers.base import (
     MixerContext,
     MixerMemory,
     MixerOutput,
+    RolloutInputs,
+    SequenceInputs,
     pick,
     register,
 )
@@ -203,21 +205,16 @@ class Attention(Mixer):
         return self.path_integrator.phases(pose).squeeze(-3)
 
     def forward(
-        self,
-        u: Tensor,
-        action: Tensor,
-        writes: Tensor,
-        reset: Tensor,
-        memory: MixerMemory,
+        self, u: Tensor, frames: SequenceInputs, memory: MixerMemory
     ) -> MixerOutput:
         """Process sequences u [B, T, R, S, D]."""
+        writes, reset = frames.writes, frames.reset
         phase, pose = None, None
         if self.path_integrator is not None:
             with torch.autocast(u.device.type, enabled=False):
                 tile = at_least_float32(u.unsqueeze(-3))
-                poses, pose = self.path_integrator(
-                    tile, action, writes, reset, memory["pose"]
-                )
+                moved = (frames.action, writes, reset)
+                poses, pose = self.path_integrator(tile, *moved, memory["pose"])
                 phase = self.phases(poses)
         out = []
         for i in range(0, u.shape[1], SEGMENT):
@@ -296,18 +293,18 @@ class Attention(Mixer):
         return KeyValueCache(shared, self._rotate_by_frame(key, number), pose)
 
     def rollout_step(
-        self, u: Tensor, action: Tensor, cache: KeyValueCache, write: bool
+        self, u: Tensor, frame: RolloutInputs, cache: KeyValueCache
     ) -> Tensor:
         """Process one imagined frame u [B, n, S, D]. Returns the same shape.
 
-        With `write`, the cache keeps the frame.
+        The cache keeps the frame if it is to be written.
         """
         pose, phase = None, None
         if self.path_integrator is not None:
             with torch.autocast(u.device.type, enabled=False):
                 assert cache.pose is not None
                 tile = at_least_float32(u.unsqueeze(-3))
-                pose = self.path_integrator.move(tile, action, cache.pose)
+                pose = self.path_integrator.move(tile, frame.action, cache.pose)
                 phase = self.phases(pose)[:, :, None]
         q, k, v = (x.squeeze(-3) for x in self.project(u[:, :, None], phase))
         past = cache.memory["valid"].shape[1]
@@ -315,7 +312,7 @@ class Attention(Mixer):
         q = self._rotate_by_frame(q, now) / math.sqrt(self.head_dim)
         k = self._rotate_by_frame(k, now)
         y = self._attend(q, k, v, now, cache)
-        if write:
+        if frame.write:
             cache.keys.append(k)
             cache.values.append(v)
             cache.pose = pose

@@ -9,8 +9,6 @@ Shapes
     u [B, n, S, D]       tokens of one imagined frame of each of n candidates
     action [..., A]      action that led to the frame, as numbers; the last one is 1 if there was none. A given pose
                          [..., 3] follows.
-    writes [B, T]        true where memory keeps the frame
-    reset [B, T]         true where memory is erased before the frame
 """
 
 from __future__ import annotations
@@ -72,6 +70,44 @@ class MixerContext:
         return self.grid[0] * self.grid[1]
 
 
+class SequenceInputs(NamedTuple):
+    """Hold what the layers need of the frames of a sequence besides their tokens."""
+
+    action: Tensor
+    """Action that led to each frame, as executed, [B, T, A]."""
+
+    writes: Tensor
+    """True where memory keeps the frame, [B, T]."""
+
+    reset: Tensor
+    """True where memory is erased before the frame, [B, T]."""
+
+    visible: Tensor
+    """True for past frames that local attention may see, [B, T, k-1]."""
+
+    seen: Tensor
+    """Tokens of the written copy before all blocks, normalised, [B, T, S, D]. Write gates look at them."""
+
+
+class RolloutInputs(NamedTuple):
+    """Hold what the layers need of one imagined frame besides its tokens."""
+
+    action: Tensor
+    """Action that led to the frame, as executed, [B, n, A]."""
+
+    visible: Tensor
+    """True for past frames that local attention may see, [B, n, k-1]."""
+
+    seen: Tensor
+    """Tokens of the frame before all blocks, normalised, [B, n, S, D]."""
+
+    write: bool
+    """Keep the frame in the cache."""
+
+    read: bool = True
+    """Compute the output. With false only the write matters: the output is undefined."""
+
+
 class MixerOutput(NamedTuple):
     """Hold what a mixer makes of sequences."""
 
@@ -123,12 +159,7 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self,
-        u: Tensor,
-        action: Tensor,
-        writes: Tensor,
-        reset: Tensor,
-        memory: MixerMemory,
+        self, u: Tensor, frames: SequenceInputs, memory: MixerMemory
     ) -> MixerOutput:
         """Process sequences u [B, T, R, S, D]."""
         raise NotImplementedError
@@ -137,12 +168,10 @@ class Mixer(nn.Module):
         """Return the `RolloutCache` of n candidates that imagine at most `frames` frames. The memory is only read."""
         raise NotImplementedError
 
-    def rollout_step(
-        self, u: Tensor, action: Tensor, cache: Any, write: bool
-    ) -> Tensor:
+    def rollout_step(self, u: Tensor, frame: RolloutInputs, cache: Any) -> Tensor:
         """Process one imagined frame u [B, n, S, D]. Returns the same shape.
 
-        With `write`, the cache keeps the frame.
+        The cache keeps the frame if it is to be written.
         """
         raise NotImplementedError
 

@@ -13,6 +13,8 @@ from lssvwm.worldmodel.mixers.base import (
     MixerContext,
     MixerMemory,
     MixerOutput,
+    RolloutInputs,
+    SequenceInputs,
     pick,
     register,
 )
@@ -84,23 +86,19 @@ class GRU(Mixer):
         return {"state": like.new_zeros(batch, self.state)}
 
     def forward(
-        self,
-        u: Tensor,
-        action: Tensor,
-        writes: Tensor,
-        reset: Tensor,
-        memory: MixerMemory,
+        self, u: Tensor, frames: SequenceInputs, memory: MixerMemory
     ) -> MixerOutput:
         """Process sequences u [B, T, R, S, D]."""
-        frames, copies = u.shape[1:3]
-        inputs = self._inputs(u, action[:, :, None].expand(-1, -1, copies, -1))
+        copies = u.shape[2]
+        action = frames.action[:, :, None].expand(-1, -1, copies, -1)
+        inputs = self._inputs(u, action)
         h = memory["state"]
         states = []
-        for t in range(frames):
-            h = h.masked_fill(reset[:, t, None], 0.0)
+        for t in range(u.shape[1]):
+            h = h.masked_fill(frames.reset[:, t, None], 0.0)
             new = self._cell(inputs[:, t], h[:, None].expand(-1, copies, -1))
             states.append(new)
-            h = torch.where(writes[:, t, None], new[:, -1], h)
+            h = torch.where(frames.writes[:, t, None], new[:, -1], h)
         return MixerOutput(self._output(torch.stack(states, 1)), {"state": h})
 
     def _inputs(self, u: Tensor, action: Tensor) -> Tensor:
@@ -126,14 +124,12 @@ class GRU(Mixer):
         """Return the cache of n candidates, which begin with the vector of their memory."""
         return GRUCache(memory["state"][:, None].expand(-1, n, -1))
 
-    def rollout_step(
-        self, u: Tensor, action: Tensor, cache: GRUCache, write: bool
-    ) -> Tensor:
+    def rollout_step(self, u: Tensor, frame: RolloutInputs, cache: GRUCache) -> Tensor:
         """Process one imagined frame u [B, n, S, D]. Returns the same shape.
 
-        With `write`, the cache keeps the frame.
+        The cache keeps the frame if it is to be written.
         """
-        h = self._cell(self._inputs(u, action), cache.state)
-        if write:
+        h = self._cell(self._inputs(u, frame.action), cache.state)
+        if frame.write:
             cache.state = h
         return self._output(h)

@@ -23,9 +23,11 @@ GATE_START, GATE_SLOPE = 0.9, 0.5
 
 
 class WriteGate(nn.Linear):
-    """Decide how strongly tokens are written, by their contents.
+    """Decide how strongly tokens are written, by what is seen.
 
-    The loss term `write` sets the price of writing. It closes the gate for tokens that are not worth storing.
+    The loss term `write` sets the price of writing. It closes the gate for tokens that are not worth storing. The gates
+    of all blocks look at tokens before the first block. After it, a dark frame holds what memory adds to it. Gates that
+    looked at that would let memory copy itself, for as long as it is dark.
     """
 
     def __init__(self, width: int, parts: int):

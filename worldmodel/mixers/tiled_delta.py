@@ -31,6 +31,8 @@ from lssvwm.worldmodel.mixers.base import (
     MixerContext,
     MixerMemory,
     MixerOutput,
+    RolloutInputs,
+    SequenceInputs,
     pick,
     register,
 )
@@ -277,15 +279,18 @@ class TiledDelta(TiledMixer):
         }
         return memory | {"pose": like.new_zeros(batch, self.tiles, 3)}
 
-    def _written(self, u: Tensor) -> Tokens:
-        """Project tokens u [..., S, D] to what they read and write by."""
+    def _written(self, u: Tensor, seen: Tensor) -> Tokens:
+        """Project tokens u [..., S, D] to what they read and write by.
+
+        Tokens `seen` [..., S, D], before all blocks, open the write gates.
+        """
         inner, size = self.inner, self.size
         gate, rest = self.project(u).split([inner, inner + 2 * size], -1)
         X, K, Q = self.tile(rest).split([inner, size, size], -1)
         X = F.silu(X)
         keys = self._normalised(self.key_norm, K)
         queries = self._normalised(self.query_norm, Q)
-        strengths = self.write_gate(self.tile(u)).unbind(-1)
+        strengths = self.write_gate(self.tile(seen)).unbind(-1)
         values = X.split(self.widths, -1)
         parts = zip(queries, values, keys, strengths)
         return Tokens(gate, X, [Write(*fields) for fields in parts])
@@ -317,33 +322,27 @@ class TiledDelta(TiledMixer):
         return rotate(v, phase) if part.waves else v
 
     def forward(
-        self,
-        u: Tensor,
-        action: Tensor,
-        writes: Tensor,
-        reset: Tensor,
-        memory: MixerMemory,
+        self, u: Tensor, frames: SequenceInputs, memory: MixerMemory
     ) -> MixerOutput:
         """Scan sequences u [B, T, R, S, D], R at most 2.
 
         The first of two copies reads the state before its frame.
         """
         *noisy, clean = u.unbind(2)  # a slice would cost whole tensors going backward
-        written = self._written(clean)
-        kept = writes.to(u.dtype)[..., None, None]
+        written = self._written(clean, frames.seen)
+        kept = frames.writes.to(u.dtype)[..., None, None]
         strengths = [own.beta * kept for own in written.parts if isinstance(own, Write)]
         copies = [*(self._read(copy) for copy in noisy), written]
+        moved = (frames.action, frames.writes, frames.reset)
         # sums over thousands of frames: bf16 would ruin poses
         with torch.autocast(u.device.type, enabled=False):
-            poses, pose = self.path_integrator(
-                self.tile(u), action, writes, reset, memory["pose"]
-            )
+            poses, pose = self.path_integrator(self.tile(u), *moved, memory["pose"])
             phases = self.path_integrator.phases(poses).unbind(2)
         carried: MixerMemory = {"pose": pose}
         by_part = []
         for i, part in enumerate(self.parts):
             tokens = [copy.parts[i] for copy in copies]
-            at = _Position(phases, strengths[i], reset)
+            at = _Position(phases, strengths[i], frames.reset)
             outputs, carried[part.name] = self._scan(
                 part, tokens, at, memory[part.name]
             )
@@ -390,15 +389,15 @@ class TiledDelta(TiledMixer):
         return DeltaCache(caches, memory["pose"][:, None].expand(-1, n, -1, -1))
 
     def rollout_step(
-        self, u: Tensor, action: Tensor, cache: DeltaCache, write: bool
+        self, u: Tensor, frame: RolloutInputs, cache: DeltaCache
     ) -> Tensor:
         """Read memory and cache for one imagined frame u [B, n, S, D]. Returns the same shape.
 
-        With `write`, the frame is added to the cache and the candidates move to its pose.
+        A written frame is added to the cache, and the candidates move to its pose.
         """
-        tokens = self._written(u) if write else self._read(u)
+        tokens = self._written(u, frame.seen) if frame.write else self._read(u)
         with torch.autocast(u.device.type, enabled=False):
-            pose = self.path_integrator.move(self.tile(u), action, cache.pose)
+            pose = self.path_integrator.move(self.tile(u), frame.action, cache.pose)
             phase = self.path_integrator.phases(pose)
             outputs = []
             for part, own, stored in zip(self.parts, tokens.parts, cache.parts):
@@ -408,7 +407,7 @@ class TiledDelta(TiledMixer):
                     outputs.append(_write(own, K, Q, stored))
                 else:
                     outputs.append(stored.read(Q))
-            if write:
+            if frame.write:
                 cache.pose = pose
         return self._output(outputs, tokens)
 

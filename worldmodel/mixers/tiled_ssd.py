@@ -26,6 +26,8 @@ from lssvwm.worldmodel.mixers.base import (
     MixerContext,
     MixerMemory,
     MixerOutput,
+    RolloutInputs,
+    SequenceInputs,
     pick,
     register,
 )
@@ -260,8 +262,11 @@ class TiledSSD(TiledMixer):
             "pose": like.new_zeros(batch, self.tiles, 3),
         }
 
-    def _token(self, u: Tensor) -> Token:
-        """Project tokens u [..., S, D] to what they read and write by."""
+    def _token(self, u: Tensor, seen: Tensor) -> Token:
+        """Project tokens u [..., S, D] to what they read and write by.
+
+        Tokens `seen` [..., S, D], before all blocks, open the write gate.
+        """
         size, inner = self.state, self.inner
         gate, rest = self.project(u).split([inner, inner + 2 * size + self.heads], -1)
         X, B, C, dt = self.tile(rest).split([inner, size, size, self.heads], -1)
@@ -269,7 +274,7 @@ class TiledSSD(TiledMixer):
         dt = F.softplus(dt + self.dt_bias)
         written = None
         if self.write_gate is not None:
-            written = self.write_gate(self.tile(u))
+            written = self.write_gate(self.tile(seen))
             dt = dt * written
         return Token(gate, self.values(X), self._queries(C), dt, B, written)
 
@@ -299,46 +304,41 @@ class TiledSSD(TiledMixer):
         return self.out(y)
 
     def forward(
-        self,
-        u: Tensor,
-        action: Tensor,
-        writes: Tensor,
-        reset: Tensor,
-        memory: MixerMemory,
+        self, u: Tensor, frames: SequenceInputs, memory: MixerMemory
     ) -> MixerOutput:
         """Scan sequences u [B, T, R, S, D], R at most 2.
 
         The first of two copies reads the state before its frame.
         """
         *noisy, clean = u.unbind(2)  # a slice would cost whole tensors going backward
-        token = self._token(clean)
+        token = self._token(clean, frames.seen)
         readers = [self._query(copy) for copy in noisy]
+        moved = (frames.action, frames.writes, frames.reset)
         # sums over thousands of frames: bf16 would ruin memory
         with torch.autocast(u.device.type, enabled=False):
             dt, B, C = (at_least_float32(v) for v in (token.dt, token.B, token.C))
             noisy_C = [at_least_float32(reader.C) for reader in readers]
-            poses, pose = self.path_integrator(
-                self.tile(u), action, writes, reset, memory["pose"]
-            )
+            poses, pose = self.path_integrator(self.tile(u), *moved, memory["pose"])
             *noisy_phases, phase = self.path_integrator.phases(poses).unbind(2)
             B, C = rotate(B, phase), rotate(C, phase)
             rotated = [rotate(*pair) for pair in zip(noisy_C, noisy_phases)]
         peek = [v.transpose(1, 2).flatten(0, 1) for v in rotated]
-        dt = dt * writes.to(dt.dtype)[..., None, None, None]
+        kept = frames.writes.to(dt.dtype)[..., None]
+        dt = dt * kept[..., None, None]
         X, dt, B, C = (by_tile(v) for v in (token.X, dt, B, C))
         A = -torch.exp(self.A_log)
         state = memory["state"].flatten(0, 1)
-        inputs = ScanInputs(X, dt, A, B, C, state, self.token_resets(reset), *peek)
+        reset = self.token_resets(frames.reset)
+        inputs = ScanInputs(X, dt, A, B, C, state, reset, *peek)
         Y, state, *peeked = self.scan(inputs)
-        batch, frames = reset.shape
         by_copy = [
-            self._output(by_frame(y, batch, frames), query)
+            self._output(by_frame(y, *frames.reset.shape), query)
             for y, query in zip((*peeked, Y), (*readers, token))
         ]
-        state = state.unflatten(0, (batch, -1))
+        state = state.view_as(memory["state"])
         gates = None
         if token.written is not None:
-            gates = token.written.flatten(2) * writes.to(dt.dtype)[..., None]
+            gates = token.written.flatten(2) * kept
         memory = {"state": state, "pose": pose}
         return MixerOutput(torch.stack(by_copy, 2), memory, gates)
 
@@ -353,15 +353,15 @@ class TiledSSD(TiledMixer):
         return StateCache(memory, n)
 
     def rollout_step(
-        self, u: Tensor, action: Tensor, cache: TokenCache | StateCache, write: bool
+        self, u: Tensor, frame: RolloutInputs, cache: TokenCache | StateCache
     ) -> Tensor:
         """Read memory and cache for one imagined frame u [B, n, S, D]. Returns the same shape.
 
-        With `write`, the frame is added to the cache and the candidates move to its pose.
+        A written frame is added to the cache, and the candidates move to its pose.
         """
-        query = self._token(u) if write else self._query(u)
+        query = self._token(u, frame.seen) if frame.write else self._query(u)
         with torch.autocast(u.device.type, enabled=False):
-            pose = self.path_integrator.move(self.tile(u), action, cache.pose)
+            pose = self.path_integrator.move(self.tile(u), frame.action, cache.pose)
             phase = self.path_integrator.phases(pose)
             C = rotate(at_least_float32(query.C), phase)
             Y = cache.read(C)

@@ -1,6 +1,7 @@
 """Test that the delta rule's memory does not fade, and that its write gate closes."""
 
 import torch
+from lssvwm.worldmodel.data import Trajectory
 from lssvwm.worldmodel.mixers.tiled import WriteGate
 
 
@@ -37,3 +38,20 @@ def test_price_closes_the_write_gate_exactly():
         gate(useless).mean().backward()
         optimizer.step()
     assert not gate(useless).any()
+
+
+@torch.no_grad()
+def test_write_gates_look_at_frames_and_not_at_memory(tiny, sequences, delta_config):
+    model = tiny(mixer=delta_config((1, 3)))
+    memory, _ = model.observe(model.initial(2), *sequences())
+    frames, action, first = sequences(seed=2)
+    never = torch.zeros_like(first)
+    tokens = model.embedding.frames(model.patches.patchify(frames))[:, :, None]
+    trajectory = Trajectory(action, never, ~never)
+    level = torch.ones_like(tokens[..., 0, 0])
+    new, old = (
+        model.run(tokens, level, trajectory, start)
+        for start in (model.initial(2), memory)
+    )
+    assert (new.tokens - old.tokens).abs().max() > 1e-6
+    assert torch.equal(new.gates, old.gates)

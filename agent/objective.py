@@ -213,9 +213,7 @@ class Prefixes:
 
     def step(self, model: WorldModel, action: Tensor) -> None:
         """Imagine one step."""
-        imagined = len(self.outputs) + 1
-        last = imagined == self.state.horizon
-        heads, _ = imagination.step(model, self.state, action, last=last)
+        heads, _ = imagination.step(model, self.state, action)
         names = ("reward", "cont", "value", "policy", "distance", "surprise")
         found = {name: getattr(heads, name) for name in names}
         self.outputs.append({k: v for k, v in found.items() if v is not None})

@@ -3,18 +3,19 @@
 Shapes
     x [B, T, R, S, D]    tokens: B sequences, T frames, R copies of a frame, S tokens per frame, width D.
                          Copies stand in scan order: (noisy, clean) in training, one of the two otherwise.
-    x [B, n, S, D]       tokens of one imagined frame of each of n candidates that share a memory
+    x [B, n, R, S, D]    tokens of R successive imagined frames of each of n candidates that share a memory.
+                         Of two frames, the first is written and the second reads.
     k                    frames that local attention sees, the present one included
     q, key, value [..., h, R, S, d]   by head
 
 Every layer has two methods. `forward` processes whole sequences and returns the memory after them. `imagine_step` or
-`rollout_step` processes one imagined frame. It only reads the memory and keeps what was imagined in a cache.
+`rollout_step` processes imagined frames. It only reads the memory and keeps what was imagined in a cache.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ BlockMemory = dict[str, MixerMemory]
 
 @dataclass
 class FrameCache:
-    """Keep key and value [B, n, k-1, h, S, d] of the last frames of n candidates."""
+    """Keep key and value [B, n, h, (k-1) S, d] of the last frames of n candidates."""
 
     key: Tensor
     value: Tensor
@@ -155,34 +156,52 @@ class LocalAttention(nn.Module):
     def start_rollout(self, memory: MixerMemory, n: int) -> FrameCache:
         """Return the cache of n candidates, which begin with the frames in memory."""
         key, value = (
-            memory[name][:, None].expand(-1, n, *memory[name].shape[1:])
+            rearrange(memory[name], "b k h s d -> b 1 h (k s) d").expand(
+                -1, n, -1, -1, -1
+            )
             for name in ("key", "value")
         )
         return FrameCache(key, value)
 
     def rollout_step(
-        self,
-        u: Tensor,
-        cache: FrameCache,
-        visible: Tensor,
-        write: bool,
-        read: bool = True,
+        self, u: Tensor, cache: FrameCache, frame: RolloutInputs
     ) -> Tensor:
-        """Process one imagined frame u [B, n, S, D] with visible [B, n, k-1] past frames. Returns the same shape.
+        """Process successive imagined frames u [B, n, R, S, D]. Returns the same shape.
 
-        With `write`, the cache keeps the frame. With `read=False` only that matters: the output is undefined.
+        With `frame.write`, the cache keeps the first one.
         """
-        q, k, v = project_heads(self.qkv, u[:, :, None], self.heads)
-        y = u[:, :, None]
-        if read:
-            past_key = rearrange(cache.key, "b n k h s d -> b n h (k s) d")
-            past_value = rearrange(cache.value, "b n k h s d -> b n h (k s) d")
-            visible = visible.repeat_interleave(u.shape[2], -1)
-            y = self.attend(q, (k, v), (past_key, past_value), visible)
-        if write:
-            cache.key = torch.cat((cache.key, k.movedim(-3, -4)), 2)[:, :, 1:]
-            cache.value = torch.cat((cache.value, v.movedim(-3, -4)), 2)[:, :, 1:]
-        return y[:, :, 0]
+        tokens = u.shape[3]
+        q, k, v = project_heads(self.qkv, u, self.heads)
+        visible = frame.visible
+        out = []
+        for i, query in enumerate(q.unbind(-3)):
+            key = torch.cat((cache.key, k[..., i, :, :]), -2)
+            value = torch.cat((cache.value, v[..., i, :, :]), -2)
+            written = frame.write and i == 0
+            if frame.read or not written:
+                out.append(self._attend(query, key, value, visible))
+            else:
+                out.append(torch.zeros_like(u[:, :, i]))
+            if written:
+                cache.key, cache.value = key[..., tokens:, :], value[..., tokens:, :]
+                visible = F.pad(visible, (0, 1), value=True)[..., 1:]
+        return torch.stack(out, 2)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor
+    ) -> Tensor:
+        """Attend from one frame to the last k frames, its own tokens included.
+
+        query [B, n, h, S, d], key and value [B, n, h, k S, d], visible [B, n, k-1] -> [B, n, S, D]
+        """
+        tokens = query.shape[-2]
+        hidden = ~visible.repeat_interleave(tokens, -1)
+        mask = torch.zeros_like(hidden, dtype=query.dtype)
+        mask = mask.masked_fill(hidden, float("-inf"))
+        mask = F.pad(mask, (0, tokens))[..., None, None, :] + self.bias
+        score = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + mask
+        y = torch.softmax(score, -1) @ value
+        return self.out(y.transpose(-2, -3).flatten(-2))
 
 
 class BlockOutput(NamedTuple):
@@ -242,24 +261,10 @@ class Block(nn.Module):
             return BlockCache(mixer, None)
         return BlockCache(mixer, self.attention.start_rollout(memory["attention"], n))
 
-    def _residual(
-        self,
-        x: Tensor,
-        condition: Tensor,
-        mixer: Layer,
-        attention: Layer | None,
-        mlp: Layer | None,
-    ) -> Tensor:
-        """Apply the layers in order, each between its scale, shift and gate. None: left out."""
+    def _modulation(self, condition: Tensor) -> list[tuple[Tensor, ...]]:
+        """Return scale, shift and gate [..., 1, D] of each layer."""
         modulation = self.modulate(F.silu(condition)).unsqueeze(-2).chunk(9, -1)
-        scales, shifts, gates = modulation[:3], modulation[3:6], modulation[6:]
-        layers = (mixer, attention, mlp)
-        for layer, scale, shift, gate in zip(layers, scales, shifts, gates):
-            if layer is None:
-                continue
-            u = addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
-            x = addcmul(x, gate, layer(u))
-        return x
+        return [modulation[i::3] for i in range(3)]
 
     def forward(
         self,
@@ -284,28 +289,41 @@ class Block(nn.Module):
             )
             return y
 
-        local = None if self.attention is None else attention
-        x = self._residual(x, condition, mixer, local, self.mlp)
+        modulation = self._modulation(condition)
+        x = _residual(x, modulation[0], mixer)
+        if self.attention is not None:
+            x = _residual(x, modulation[1], attention)
+        x = _residual(x, modulation[2], self.mlp)
         return BlockOutput(x, carried, gates)
 
     def imagine_step(
-        self,
-        x: Tensor,
-        condition: Tensor,
-        frame: RolloutInputs,
-        cache: BlockCache,
+        self, x: Tensor, condition: Tensor, frame: RolloutInputs, cache: BlockCache
     ) -> Tensor:
-        """Process one imagined frame x [B, n, S, D]. Returns the same shape."""
+        """Process successive imagined frames x [B, n, R, S, D].
+
+        Returns the same shape. Without `frame.read`, the written frame is left out.
+        """
 
         def mixer(u: Tensor) -> Tensor:
             return self.mixer.rollout_step(u, frame, cache.mixer)
 
         def attention(u: Tensor) -> Tensor:
             assert self.attention is not None and cache.attention is not None
-            return self.attention.rollout_step(
-                u, cache.attention, frame.visible, frame.write, frame.read
-            )
+            return self.attention.rollout_step(u, cache.attention, frame)
 
-        local = None if self.attention is None else attention
-        mlp = self.mlp if frame.read else None
-        return self._residual(x, condition, mixer, local, mlp)
+        modulation = self._modulation(condition)
+        x = _residual(x, modulation[0], mixer)
+        if self.attention is not None:
+            x = _residual(x, modulation[1], attention)
+        unread = int(frame.write and not frame.read)
+        if unread == x.shape[2]:
+            return x[:, :, unread:]
+        own = tuple(v[:, :, unread:] for v in modulation[2])
+        return _residual(x[:, :, unread:], own, self.mlp)
+
+
+def _residual(x: Tensor, modulation: Sequence[Tensor], layer: Layer) -> Tensor:
+    """Add a layer's output to x, between scale, shift and gate [..., 1, D]."""
+    scale, shift, gate = modulation
+    u = addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
+    return addcmul(x, gate, layer(u))

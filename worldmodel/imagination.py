@@ -6,7 +6,7 @@ Shapes: B memories, n candidates of each, H steps, S tokens per frame, D width, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -74,6 +74,27 @@ ONE_STEP = StepOptions()
 
 
 @dataclass
+class Pending:
+    """Hold an expected frame that the candidates have not remembered."""
+
+    x: Tensor
+    """Tokens after all blocks, [B, n, S, D]"""
+
+    patches: Tensor | None
+    """Decoded patches [B, n, S, P], if there are any"""
+
+    action: Tensor
+    """Action that led to it, as numbers [B, n, A + 1]"""
+
+    def select(self, index: Tensor) -> None:
+        """Keep the candidates `index` [B, m], each once or more often."""
+        self.x = pick(self.x, index)
+        self.action = pick(self.action, index)
+        if self.patches is not None:
+            self.patches = pick(self.patches, index)
+
+
+@dataclass
 class RolloutState:
     """Hold what n candidates of each memory imagined; `step` and `select` change it."""
 
@@ -86,14 +107,14 @@ class RolloutState:
     action_limits: Tensor
     """[B, n, 2 A]: limits of the next action"""
 
-    horizon: int
-    """Most steps that the caches hold"""
-
     goal: Tensor | None = None
     """Embedded goal images [B, 1, hidden]"""
 
     pose: Tensor | None = None
     """Integrated pose [B, n, 1, 3], in models whose frames are conditioned on it"""
+
+    pending: Pending | None = None
+    """The last expected frame, which `step` writes in the same pass as it reads the next one"""
 
     def __len__(self) -> int:
         """Return the number of memories."""
@@ -112,17 +133,17 @@ class Step:
     """int64 [B, n]: prefix of each candidate; None: each has its own"""
 
 
-class _Pass(NamedTuple):
-    """Say how a frame goes through the blocks."""
+class _Frame(NamedTuple):
+    """Hold an imagined frame on its way through the blocks."""
+
+    x: Tensor
+    """Embedded tokens [B, n, S, D]"""
+
+    action: Tensor
+    """Action that led to it, as numbers [B, n, A + 1]"""
 
     level: float
-    """Noise level of the frame."""
-
-    write: bool = False
-    """Remember the frame."""
-
-    read: bool = True
-    """Compute the output; false: it is undefined."""
+    """Noise level"""
 
 
 def imagine(
@@ -158,9 +179,8 @@ def _follow(
         steps: list[Step] = []
         for at in range(policy.horizon):
             actions.append(policy.choose(at, heads).detach())
-            last = at == policy.horizon - 1
             given = None if policy.pose is None else policy.pose[:, :, at]
-            heads, frames = step(model, state, actions[-1], options, last, given)
+            heads, frames = step(model, state, actions[-1], options, given)
             steps.append(Step(heads, frames))
     return _rollout(torch.stack(actions, 2), steps)
 
@@ -175,11 +195,11 @@ def _imagine_prefixes(
     horizon = actions.shape[2]
     state = start(model, memory, 1, horizon, goal)
     steps: list[Step] = []
-    for at, level in enumerate(levels(actions, model.actions)):
+    for level in levels(actions, model.actions):
         if level.parents is not None:
+            write(model, state)  # before parents are copied for several children
             select(state, level.parents)
-        last = at == horizon - 1
-        heads, frames = step(model, state, level.action, options, last)
+        heads, frames = step(model, state, level.action, options)
         steps.append(Step(heads, frames, level.prefix))
     return _rollout(actions, steps)
 
@@ -235,7 +255,7 @@ def start(
     ]
     visible = memory.visible[:, None].expand(-1, n, -1)
     action_limits = memory.action_limits[:, None].expand(-1, n, -1)
-    state = RolloutState(caches, visible, action_limits, horizon, embedded_goal)
+    state = RolloutState(caches, visible, action_limits, embedded_goal)
     if model.pose_integrator is not None:
         state.pose = memory.layers["pose", "pose"][:, None].expand(-1, n, -1, -1)
     return state
@@ -247,6 +267,8 @@ def select(state: RolloutState, index: Tensor) -> None:
     state.action_limits = pick(state.action_limits, index)
     if state.pose is not None:
         state.pose = pick(state.pose, index)
+    if state.pending is not None:
+        state.pending.select(index)
     for cache in state.caches:
         cache.select(index)
 
@@ -256,15 +278,14 @@ def step(
     state: RolloutState,
     action: Tensor,
     options: StepOptions = ONE_STEP,
-    last: bool = False,
     pose: Tensor | None = None,
 ) -> tuple[HeadOutputs, Tensor | None]:
     """Imagine the frames that actions [B, n] or [B, n, A] lead to.
 
     `pose` [B, n, 3] is needed by models of given poses.
 
-    The candidates remember them. An expected frame (one denoising step) that is the `last` is not remembered. Returns
-    the heads, and with `options.decode` frames uint8 [B, n, C, H, W].
+    The candidates remember them. An expected frame (one denoising step) is written by the next step, or by `write`.
+    Returns the heads, and with `options.decode` frames uint8 [B, n, C, H, W].
 
     After one denoising step, the heads read the expected frame before it is a frame. An expected reward is then low
     where the frame is uncertain. A blurred frame, read as if observed, would give too high a reward.
@@ -272,31 +293,45 @@ def step(
     not_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
     pose = model.given_pose(pose)
     action = model.embedding.action_numbers(action, not_first, pose)
-    blank = model.embedding.blank(*not_first.shape)
-    x = _through_blocks(model, state, blank, action, _Pass(level=0.0))
+    blank = _Frame(model.embedding.blank(*not_first.shape), action, 0.0)
+    if state.pending is None:
+        x = _through_blocks(model, state, [blank])
+    else:
+        written = _remembered(model, state.pending)
+        state.pending = None
+        x = _through_blocks(model, state, [written, blank], write=True)
     heads = _read(model, state, x, options)
     patches = None
     if options.denoising_steps > 1:
         patches = _sample(model, state, x, action, options)
-        clean = model.embedding.patch_embed(patches)
-        x = _through_blocks(model, state, clean, action, _Pass(1.0, write=True))
+        sampled = _Frame(model.embedding.patch_embed(patches), action, 1.0)
+        x = _through_blocks(model, state, [sampled], write=True)
         heads = _read(model, state, x, options)
     else:
         if options.decode:
             patches = model.unembed(x)
-        if not last:
-            clean = (
-                model.reembed(x)
-                if patches is None
-                else model.embedding.patch_embed(patches)
-            )
-            level = written_level(model)
-            write = _Pass(level, write=True, read=False)
-            _through_blocks(model, state, clean, action, write)
-    state.visible = F.pad(state.visible, (0, 1), value=True)[..., 1:]
+        state.pending = Pending(x, patches, action)
     if not options.decode or patches is None:
         return heads, None
     return heads, model.patches.unpatchify(patches)
+
+
+def write(model: WorldModel, state: RolloutState) -> None:
+    """Let the candidates remember the last expected frame, if they have not."""
+    if state.pending is None:
+        return
+    written = _remembered(model, state.pending)
+    state.pending = None
+    _through_blocks(model, state, [written], write=True, read=False)
+
+
+def _remembered(model: WorldModel, pending: Pending) -> _Frame:
+    """Return an expected frame as it is remembered."""
+    if pending.patches is None:
+        x = model.reembed(pending.x)
+    else:
+        x = model.embedding.patch_embed(pending.patches)
+    return _Frame(x, pending.action, written_level(model))
 
 
 def written_level(model: WorldModel) -> float:
@@ -321,37 +356,69 @@ def _sample(
         level = i / options.denoising_steps
         noisy = level * patches + (1 - level) * noise
         x = model.embedding.patch_embed(noisy)
-        x = _through_blocks(model, state, x, action, _Pass(level))
+        x = _through_blocks(model, state, [_Frame(x, action, level)])
         patches = model.unembed(x)
     return patches
 
 
 def _through_blocks(
-    model: WorldModel, state: RolloutState, x: Tensor, action: Tensor, how: _Pass
+    model: WorldModel,
+    state: RolloutState,
+    frames: Sequence[_Frame],
+    write: bool = False,
+    read: bool = True,
 ) -> Tensor:
-    """Pass one imagined frame x [B, n, S, D], reached by actions [B, n, A + 1], through all blocks."""
-    embedding = model.embedding
-    level = torch.full(action.shape[:2], how.level, device=x.device, dtype=x.dtype)
-    executed = model.executed(action, state.action_limits)
-    condition = embedding.condition(action) + embedding.noise(level)
-    if model.pose_embed is not None:
-        pose = action[..., None, -3:]
-        if model.pose_integrator is not None:
-            assert state.pose is not None
-            pose = model.pose_integrator.move(x.unsqueeze(2), executed, state.pose)
-            state.pose = pose if how.write else state.pose
-        condition = condition + model.pose_embed(pose[..., 0, :])
-    if how.write:
-        everywhere = torch.ones_like(action[..., 0], dtype=torch.bool)
-        state.action_limits = model.limits_after(x, everywhere)
-    x = x + embedding.pos_embed + condition[..., None, :]
-    seen = F.layer_norm(x, x.shape[-1:])
+    """Pass one frame, or two successive ones, through all blocks.
+
+    With `write`, the candidates remember the first. Returns the last frame's tokens [B, n, S, D], unless nothing is to
+    be read.
+    """
+    executed = []
+    for number, frame in enumerate(frames):
+        executed.append(model.executed(frame.action, state.action_limits))
+        if write and number == 0:
+            observed = torch.ones_like(frame.action[..., 0], dtype=torch.bool)
+            state.action_limits = model.limits_after(frame.x, observed)
+    x = torch.stack([frame.x for frame in frames], 2)
+    action = torch.stack(executed, 2)
+    condition = _condition(model, state, frames, action, write)
+    x = x + model.embedding.pos_embed + condition[..., None, :]
+    seen = F.layer_norm(x[:, :, 0], x.shape[-1:])
     last = len(state.caches) - 1
+    only_first = read and len(frames) == 1
     for i, (block, cache) in enumerate(zip(model.layers, state.caches)):
-        read = how.read or i < last
-        frame = RolloutInputs(executed, state.visible, seen, how.write, read)
-        x = block.imagine_step(x, condition, frame, cache)
-    return x
+        needed = only_first or i < last  # the output of the first frame
+        inputs = RolloutInputs(action, state.visible, seen, write, needed)
+        x = block.imagine_step(x, condition, inputs, cache)
+    if write:
+        state.visible = F.pad(state.visible, (0, 1), value=True)[..., 1:]
+    return x[:, :, -1] if read else x
+
+
+def _condition(
+    model: WorldModel,
+    state: RolloutState,
+    frames: Sequence[_Frame],
+    executed: Tensor,
+    write: bool,
+) -> Tensor:
+    """Return the condition [B, n, R, D] of successive frames with executed actions [B, n, R, A + 1].
+
+    With `write`, the candidates move to the first frame.
+    """
+    action = torch.stack([frame.action for frame in frames], 2)
+    level = action.new_tensor([frame.level for frame in frames])
+    condition = model.embedding.condition(action) + model.embedding.noise(level)
+    if model.pose_embed is None:
+        return condition
+    poses = action[..., None, -3:]
+    if model.pose_integrator is not None:
+        assert state.pose is not None
+        tile = torch.stack([frame.x for frame in frames], 2).unsqueeze(3)
+        poses = model.pose_integrator.follow(tile, executed, state.pose)
+        if write:
+            state.pose = poses[:, :, 0]
+    return condition + model.pose_embed(poses[..., 0, :])
 
 
 def _read(

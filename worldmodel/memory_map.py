@@ -49,6 +49,7 @@ def predicted_routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tens
     poses = []
     for h in range(horizon):
         imagination.step(model, state, actions[:, :, h])
+        imagination.write(model, state)
         cache = _pose_cache(state, last_block)
         poses.append(cache.pose.mean(2))
     return torch.stack(poses, 2)
@@ -72,7 +73,7 @@ def render_views(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
         cache.pose = before[:, :, None].expand(-1, -1, tiles, -1)
     actions = action.expand(*poses.shape[:2], *action.shape)
     decoded = StepOptions(decode=True)
-    _, frames = imagination.step(model, state, actions, decoded, last=True)
+    _, frames = imagination.step(model, state, actions, decoded)
     assert frames is not None
     return frames
 

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from lssvwm.worldmodel import RolloutPolicy, imagination
-from lssvwm.worldmodel.imagination import _Pass, _through_blocks
+from lssvwm.worldmodel.imagination import _Frame, _through_blocks
 from lssvwm.worldmodel.mixers.base import RolloutInputs
 from lssvwm.worldmodel.mixers.tiled_ssd import StateCache, TokenCache
-from torch.nn import functional as F
 
 
 def distinct_prefixes(actions: torch.Tensor, length: int) -> int:
@@ -59,10 +58,10 @@ def test_rollout_of_true_frames_is_observing(any_tiling, tiny, sequences):
         numbers = model.embedding.action_numbers(given, not_first)
         true = frames[:, None, 8 + t].expand(-1, 3, -1, -1, -1)
         tokens = model.embedding.frames(model.patches.patchify(true))
-        blank = model.embedding.blank(2, 3)
-        _through_blocks(model, state, blank, numbers, _Pass(0.0))  # changes nothing
-        x = _through_blocks(model, state, tokens, numbers, _Pass(1.0, write=True))
-        state.visible = F.pad(state.visible, (0, 1), value=True)[..., 1:]
+        blank = _Frame(model.embedding.blank(2, 3), numbers, 0.0)
+        _through_blocks(model, state, [blank])  # changes nothing
+        observed = _Frame(tokens, numbers, 1.0)
+        x = _through_blocks(model, state, [observed], write=True)
         expected = truth.policy[:, None, t].expand(-1, 3, -1)
         assert torch.allclose(model.heads(x).policy, expected, atol=1e-9)
 
@@ -82,13 +81,28 @@ def test_rollout_caches_agree_and_the_smaller_is_used(tiny, sequences, ssd_confi
             StateCache(shared, 3),
         )
         for _ in range(5):
-            u = torch.randn(2, 3, 9, 32).double()
-            action = torch.rand(2, 3, 5).double()
+            u = torch.randn(2, 3, 2, 9, 32).double()
+            action = torch.rand(2, 3, 2, 5).double()
             for write in (False, True):
-                frame = RolloutInputs(action, memory.visible, u, write)
+                frame = RolloutInputs(action, memory.visible, u[:, :, 0], write)
                 a, b = (layer.mixer.rollout_step(u, frame, form) for form in forms)
                 assert torch.allclose(a, b, atol=1e-9)
     assert memory.diff(before).max() == 0
+
+
+@torch.no_grad()
+def test_write_and_read_in_one_pass_equal_two_passes(any_tiling, tiny, sequences):
+    model = tiny(**any_tiling)
+    memory, _ = model.observe(model.initial(2), *sequences())
+    actions = torch.randint(0, 4, (2, 3, 6))
+    state = imagination.start(model, memory, 3, 6)
+    policies = []
+    for h in range(6):
+        heads, _ = imagination.step(model, state, actions[:, :, h])
+        imagination.write(model, state)
+        policies.append(heads.policy)
+    together = model.imagine(memory, RolloutPolicy.along(actions)).policy
+    assert torch.allclose(torch.stack(policies, 2), together, atol=1e-9)
 
 
 def test_imagine_keeps_memory_and_candidates_apart(kind, tiny, sequences):

@@ -295,28 +295,31 @@ class Attention(Mixer):
     def rollout_step(
         self, u: Tensor, frame: RolloutInputs, cache: KeyValueCache
     ) -> Tensor:
-        """Process one imagined frame u [B, n, S, D]. Returns the same shape.
+        """Process successive imagined frames u [B, n, R, S, D]. Returns the same shape.
 
-        The cache keeps the frame if it is to be written.
+        With `frame.write`, the cache keeps the first one.
         """
-        pose, phase = None, None
+        poses, phase = None, None
         if self.path_integrator is not None:
             with torch.autocast(u.device.type, enabled=False):
                 assert cache.pose is not None
                 tile = at_least_float32(u.unsqueeze(-3))
-                pose = self.path_integrator.move(tile, frame.action, cache.pose)
-                phase = self.phases(pose)[:, :, None]
-        q, k, v = (x.squeeze(-3) for x in self.project(u[:, :, None], phase))
+                poses = self.path_integrator.follow(tile, frame.action, cache.pose)
+                phase = self.phases(poses)
         past = cache.memory["valid"].shape[1]
-        now = torch.tensor(past + len(cache.keys), device=u.device)
-        q = self._rotate_by_frame(q, now) / math.sqrt(self.head_dim)
-        k = self._rotate_by_frame(k, now)
-        y = self._attend(q, k, v, now, cache)
-        if frame.write:
-            cache.keys.append(k)
-            cache.values.append(v)
-            cache.pose = pose
-        return self.out(y.movedim(2, -2).flatten(-2))
+        projected = (x.unbind(-3) for x in self.project(u, phase))
+        out = []
+        for i, (q, k, v) in enumerate(zip(*projected)):
+            now = torch.tensor(past + len(cache.keys), device=u.device)
+            q = self._rotate_by_frame(q, now) / math.sqrt(self.head_dim)
+            k = self._rotate_by_frame(k, now)
+            out.append(self._attend(q, k, v, now, cache))
+            if frame.write and i == 0:
+                cache.keys.append(k)
+                cache.values.append(v)
+        if frame.write and poses is not None:
+            cache.pose = poses[:, :, 0]
+        return self.out(torch.stack(out, 2).movedim(3, -2).flatten(-2))
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, now: Tensor, cache: KeyValueCache

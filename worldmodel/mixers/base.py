@@ -6,7 +6,8 @@ config class and, below it, a `Mixer` decorated with `register`. Then import tha
 Shapes
     u [B, T, R, S, D]    tokens: B sequences, T frames, R copies of a frame, S tokens per frame, width D.
                          The last copy of a frame is the one that memory may keep. A copy before it only reads.
-    u [B, n, S, D]       tokens of one imagined frame of each of n candidates
+    u [B, n, R, S, D]    tokens of R successive imagined frames of each of n candidates, R at most 2.
+                         Of two frames, the first is written and the second reads.
     action [..., A]      action that led to the frame, as numbers; the last one is 1 if there was none. A given pose
                          [..., 3] follows.
 """
@@ -90,22 +91,22 @@ class SequenceInputs(NamedTuple):
 
 
 class RolloutInputs(NamedTuple):
-    """Hold what the layers need of one imagined frame besides its tokens."""
+    """Hold what the layers need of successive imagined frames besides their tokens."""
 
     action: Tensor
-    """Action that led to the frame, as executed, [B, n, A]."""
+    """Action that led to each frame, as executed, [B, n, R, A]."""
 
     visible: Tensor
-    """True for past frames that local attention may see, [B, n, k-1]."""
+    """True for frames before the first one that local attention may see, [B, n, k-1]."""
 
     seen: Tensor
-    """Tokens of the frame before all blocks, normalised, [B, n, S, D]."""
+    """Tokens of the first frame before all blocks, normalised, [B, n, S, D]."""
 
     write: bool
-    """Keep the frame in the cache."""
+    """Keep the first frame in the cache."""
 
     read: bool = True
-    """Compute the output. With false only the write matters: the output is undefined."""
+    """Compute the output of a written frame. With false it is undefined."""
 
 
 class MixerOutput(NamedTuple):
@@ -169,9 +170,9 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def rollout_step(self, u: Tensor, frame: RolloutInputs, cache: Any) -> Tensor:
-        """Process one imagined frame u [B, n, S, D]. Returns the same shape.
+        """Process successive imagined frames u [B, n, R, S, D]. Returns the same shape.
 
-        The cache keeps the frame if it is to be written.
+        With `frame.write`, the cache keeps the first one.
         """
         raise NotImplementedError
 

@@ -125,11 +125,15 @@ class GRU(Mixer):
         return GRUCache(memory["state"][:, None].expand(-1, n, -1))
 
     def rollout_step(self, u: Tensor, frame: RolloutInputs, cache: GRUCache) -> Tensor:
-        """Process one imagined frame u [B, n, S, D]. Returns the same shape.
+        """Process successive imagined frames u [B, n, R, S, D]. Returns the same shape.
 
-        The cache keeps the frame if it is to be written.
+        With `frame.write`, the cache keeps the first one.
         """
-        h = self._cell(self._inputs(u, frame.action), cache.state)
+        states = []
+        h = cache.state
+        for inputs in self._inputs(u, frame.action).unbind(2):
+            h = self._cell(inputs, h)
+            states.append(h)
         if frame.write:
-            cache.state = h
-        return self._output(h)
+            cache.state = states[0]
+        return self._output(torch.stack(states, 2))

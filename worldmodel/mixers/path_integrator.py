@@ -102,6 +102,17 @@ class PathIntegrator(nn.Module):
         position = position + rotate2d(step, heading) * self.passable(u)
         return torch.cat((heading, position), -1)
 
+    def follow(self, u: Tensor, action: Tensor, pose: Tensor) -> Tensor:
+        """Return the pose after each of R successive frames.
+
+        u [B, n, R, G, s, D], action [B, n, R, A], pose [B, n, G, 3] before them -> [B, n, R, G, 3]
+        """
+        poses = []
+        for frame, moved in zip(u.unbind(2), action.unbind(2)):
+            pose = self.move(frame, moved, pose)
+            poses.append(pose)
+        return torch.stack(poses, 2)
+
     def phases(self, pose: Tensor) -> Tensor:
         """Return the phases [..., G, s, r] of the tokens of a frame at a pose [..., G, 3]."""
         heading, position = split_pose(pose.unsqueeze(-2))

@@ -106,3 +106,13 @@ def by_tile(v: Tensor) -> Tensor:
 def by_frame(v: Tensor, batch: int, frames: int) -> Tensor:
     """Undo `by_tile`. [B G, T s, ...] -> [B, T, G, s, ...]"""
     return rearrange(v, "(b g) (t s) ... -> b t g s ...", b=batch, t=frames)
+
+
+def by_row(v: Tensor) -> Tensor:
+    """Make one sequence of tokens of successive frames. [B, n, R, G, s, d] -> [B, n, G, R s, d]"""
+    return v.squeeze(2) if v.shape[2] == 1 else v.transpose(2, 3).flatten(3, 4)
+
+
+def by_copy(v: Tensor, frames: int) -> Tensor:
+    """Undo `by_row`. [B, n, G, R s, d] -> [B, n, R, G, s, d]"""
+    return v.unflatten(3, (frames, -1)).transpose(2, 3)

@@ -37,7 +37,14 @@ from lssvwm.worldmodel.mixers.base import (
     register,
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
-from lssvwm.worldmodel.mixers.tiled import TiledMixer, WriteGate, by_frame, by_tile
+from lssvwm.worldmodel.mixers.tiled import (
+    TiledMixer,
+    WriteGate,
+    by_copy,
+    by_frame,
+    by_row,
+    by_tile,
+)
 from lssvwm.worldmodel.scan import backends
 from lssvwm.worldmodel.scan.backends import DeltaScan
 from lssvwm.worldmodel.scan.delta import DeltaInputs, chunked
@@ -347,8 +354,8 @@ class TiledDelta(TiledMixer):
                 part, tokens, at, memory[part.name]
             )
             by_part.append(outputs)
-        by_copy = zip(*by_part)
-        out = [self._output(Y, tokens) for Y, tokens in zip(by_copy, copies)]
+        read = zip(*by_part)
+        out = [self._output(Y, tokens) for Y, tokens in zip(read, copies)]
         gates = torch.stack(strengths, -1).flatten(2)
         return MixerOutput(torch.stack(out, 2), carried, gates)
 
@@ -391,36 +398,41 @@ class TiledDelta(TiledMixer):
     def rollout_step(
         self, u: Tensor, frame: RolloutInputs, cache: DeltaCache
     ) -> Tensor:
-        """Read memory and cache for one imagined frame u [B, n, S, D]. Returns the same shape.
+        """Read memory and cache for successive imagined frames u [B, n, R, S, D]. Returns the same shape.
 
         A written frame is added to the cache, and the candidates move to its pose.
         """
         tokens = self._written(u, frame.seen) if frame.write else self._read(u)
         with torch.autocast(u.device.type, enabled=False):
-            pose = self.path_integrator.move(self.tile(u), frame.action, cache.pose)
-            phase = self.path_integrator.phases(pose)
+            poses = self.path_integrator.follow(self.tile(u), frame.action, cache.pose)
+            phase = self.path_integrator.phases(poses)
             outputs = []
             for part, own, stored in zip(self.parts, tokens.parts, cache.parts):
-                Q = self._rotated(part, own.Q, phase)
+                Q = by_row(self._rotated(part, own.Q, phase))
                 if isinstance(own, Write):
-                    K = self._rotated(part, own.K, phase)
-                    outputs.append(_write(own, K, Q, stored))
+                    K = self._rotated(part, own.K[:, :, 0], phase[:, :, 0])
+                    Y = _write(own, K, Q, stored)
                 else:
-                    outputs.append(stored.read(Q))
+                    Y = stored.read(Q)
+                outputs.append(by_copy(Y, u.shape[2]))
             if frame.write:
-                cache.pose = pose
+                cache.pose = poses[:, :, 0]
         return self._output(outputs, tokens)
 
 
 def _write(
     token: Write, K: Tensor, Q: Tensor, cache: TokenCache | StateCache
 ) -> Tensor:
-    """Add a frame to a cache. Returns what its tokens read, each up to itself, [B, n, G, s, m]."""
+    """Add a frame with keys K [B, n, G, s, N] to a cache.
+
+    The first s of the queries Q [B, n, G, R s, N] belong to its tokens. Each reads the frame up to itself.
+    Returns what is read, [B, n, G, R s, m].
+    """
     tokens = K.shape[3]
     both = torch.cat((Q, K), 3)
-    before, stored = cache.read(both).split(tokens, 3)
+    before, stored = cache.read(both).split([Q.shape[3], tokens], 3)
     strength = token.beta[..., None]
-    changes = strength * (token.X - stored)
+    changes = strength * (token.X[:, :, 0] - stored)
     if tokens > 1:
         overlap = strength * (K @ K.transpose(-1, -2))
         changes = torch.linalg.solve_triangular(

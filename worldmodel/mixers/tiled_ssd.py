@@ -32,7 +32,14 @@ from lssvwm.worldmodel.mixers.base import (
     register,
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
-from lssvwm.worldmodel.mixers.tiled import TiledMixer, WriteGate, by_frame, by_tile
+from lssvwm.worldmodel.mixers.tiled import (
+    TiledMixer,
+    WriteGate,
+    by_copy,
+    by_frame,
+    by_row,
+    by_tile,
+)
 from lssvwm.worldmodel.scan import backends
 from lssvwm.worldmodel.scan.backends import Scan
 from lssvwm.worldmodel.scan.chunked import ScanInputs, chunked
@@ -198,6 +205,10 @@ class Token(Query):
     written: Tensor | None = None
     """Write strength [..., G, s, 1]; None: there is no write gate."""
 
+    def gated(self, dt: Tensor) -> Tensor:
+        """Multiply step sizes dt [..., G, s, h] by the write strength."""
+        return dt if self.written is None else dt * self.written
+
 
 @register(TiledSSDConfig)
 class TiledSSD(TiledMixer):
@@ -275,7 +286,6 @@ class TiledSSD(TiledMixer):
         written = None
         if self.write_gate is not None:
             written = self.write_gate(self.tile(seen))
-            dt = dt * written
         return Token(gate, self.values(X), self._queries(C), dt, B, written)
 
     def _query(self, u: Tensor) -> Query:
@@ -324,14 +334,14 @@ class TiledSSD(TiledMixer):
             rotated = [rotate(*pair) for pair in zip(noisy_C, noisy_phases)]
         peek = [v.transpose(1, 2).flatten(0, 1) for v in rotated]
         kept = frames.writes.to(dt.dtype)[..., None]
-        dt = dt * kept[..., None, None]
+        dt = token.gated(dt) * kept[..., None, None]
         X, dt, B, C = (by_tile(v) for v in (token.X, dt, B, C))
         A = -torch.exp(self.A_log)
         state = memory["state"].flatten(0, 1)
         reset = self.token_resets(frames.reset)
         inputs = ScanInputs(X, dt, A, B, C, state, reset, *peek)
         Y, state, *peeked = self.scan(inputs)
-        by_copy = [
+        outputs = [
             self._output(by_frame(y, *frames.reset.shape), query)
             for y, query in zip((*peeked, Y), (*readers, token))
         ]
@@ -340,7 +350,7 @@ class TiledSSD(TiledMixer):
         if token.written is not None:
             gates = token.written.flatten(2) * kept
         memory = {"state": state, "pose": pose}
-        return MixerOutput(torch.stack(by_copy, 2), memory, gates)
+        return MixerOutput(torch.stack(outputs, 2), memory, gates)
 
     def start_rollout(
         self, memory: MixerMemory, n: int, frames: int
@@ -355,42 +365,49 @@ class TiledSSD(TiledMixer):
     def rollout_step(
         self, u: Tensor, frame: RolloutInputs, cache: TokenCache | StateCache
     ) -> Tensor:
-        """Read memory and cache for one imagined frame u [B, n, S, D]. Returns the same shape.
+        """Read memory and cache for successive imagined frames u [B, n, R, S, D]. Returns the same shape.
 
         A written frame is added to the cache, and the candidates move to its pose.
         """
         query = self._token(u, frame.seen) if frame.write else self._query(u)
         with torch.autocast(u.device.type, enabled=False):
-            pose = self.path_integrator.move(self.tile(u), frame.action, cache.pose)
-            phase = self.path_integrator.phases(pose)
-            C = rotate(at_least_float32(query.C), phase)
+            poses = self.path_integrator.follow(self.tile(u), frame.action, cache.pose)
+            phase = self.path_integrator.phases(poses)
+            C = by_row(rotate(at_least_float32(query.C), phase))
             Y = cache.read(C)
             if isinstance(query, Token):
-                Y = self._write(query, C, Y, phase, cache)
-                cache.pose = pose
-        return self._output(Y.transpose(-2, -3), query)
+                B = rotate(at_least_float32(query.B[:, :, 0]), phase[:, :, 0])
+                Y = _write(query, C, Y, B, -torch.exp(self.A_log), cache)
+                cache.pose = poses[:, :, 0]
+        Y = by_copy(Y.transpose(-2, -3).flatten(-2), u.shape[2])
+        return self._output(Y.unflatten(-1, query.X.shape[-2:]), query)
 
-    def _write(
-        self,
-        token: Token,
-        C: Tensor,
-        Y: Tensor,
-        phase: Tensor,
-        cache: TokenCache | StateCache,
-    ) -> Tensor:
-        """Add a frame to the cache. Returns Y [B, n, G, h, s, p], to which its tokens add what they read of it."""
-        dt = at_least_float32(token.dt)
-        B = rotate(at_least_float32(token.B), phase)
-        values = (at_least_float32(token.X) * dt[..., None]).transpose(-2, -3)
-        log_decay = dt * -torch.exp(self.A_log)
-        decay = log_decay.transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s]
-        tokens = dt.shape[3]
-        ones = torch.ones(tokens, tokens, dtype=torch.bool, device=dt.device)
-        later = ones.triu(1)
-        gap = decay[..., :, None] - decay[..., None, :]
-        gap = gap.masked_fill(later, float("-inf"))
-        score = (C @ B.transpose(-1, -2))[..., None, :, :]
-        own = (score * torch.exp(gap)) @ values
-        Y = Y * torch.exp(decay)[..., None] + own
-        cache.write(values, B, decay)
-        return Y
+
+def _write(
+    token: Token,
+    C: Tensor,
+    Y: Tensor,
+    B: Tensor,
+    A: Tensor,
+    cache: TokenCache | StateCache,
+) -> Tensor:
+    """Add a frame with keys B [B, n, G, s, N] to the cache.
+
+    The first s of the queries C [B, n, G, R s, N] belong to its tokens. Each reads the frame up to itself.
+    Returns Y [B, n, G, h, R s, p], to which they add what they read of the frame.
+    """
+    dt = token.gated(at_least_float32(token.dt[:, :, 0]))
+    values = at_least_float32(token.X[:, :, 0]) * dt[..., None]
+    values = values.transpose(-2, -3)
+    decay = (dt * A).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s]
+    tokens, queries = B.shape[3], C.shape[3]
+    after = decay[..., -1:].expand(*decay.shape[:-1], queries - tokens)
+    until = torch.cat((decay, after), -1)  # decay up to each query
+    later = torch.ones(queries, tokens, dtype=torch.bool, device=dt.device).triu(1)
+    gap = until[..., :, None] - decay[..., None, :]
+    gap = gap.masked_fill(later, float("-inf"))
+    score = (C @ B.transpose(-1, -2))[..., None, :, :]
+    own = (score * torch.exp(gap)) @ values
+    Y = Y * torch.exp(until)[..., None] + own
+    cache.write(values, B, decay)
+    return Y

@@ -81,14 +81,19 @@ def decide(config: Config, output: Path) -> Path:
 
 
 def _continuous() -> list[Variant]:
-    model = WorldModel(compose([]).model, (3, 64, 64), 2, discrete=False).eval()
-    memory = _memory_of_noise(model)
-    ours = _cem(model, CONTINUOUS, memory)
-    torchrl = _torchrl(model, CONTINUOUS, memory)
+    model = continuous_model()
+    memory = memory_of_noise(model)
+    ours = cem(model, CONTINUOUS, memory)
+    theirs = torchrl(model, CONTINUOUS, memory)
     return [
         Variant("continuous", "cem", CONTINUOUS, ours),
-        Variant("continuous", "torchrl CEMPlanner", CONTINUOUS, torchrl),
+        Variant("continuous", "torchrl CEMPlanner", CONTINUOUS, theirs),
     ]
+
+
+def continuous_model() -> WorldModel:
+    """Return a model of two action dimensions with random weights."""
+    return WorldModel(compose([]).model, (3, 64, 64), 2, discrete=False).eval()
 
 
 def _discrete() -> list[Variant]:
@@ -97,9 +102,9 @@ def _discrete() -> list[Variant]:
     beam = planners.BeamConfig(**BEAM)  # type: ignore[arg-type]
     each_step = {"candidates": BEAM["width"] * model.actions, "iterations": 1}
     label = f"beam, {BEAM['width']} wide"
-    unshared = _cem(UnsharedModel(model), DISCRETE, toured)
+    unshared = cem(UnsharedModel(model), DISCRETE, toured)
     return [
-        Variant("discrete", "cem", DISCRETE, _cem(model, DISCRETE, toured)),
+        Variant("discrete", "cem", DISCRETE, cem(model, DISCRETE, toured)),
         Variant("discrete", "cem, nothing shared", DISCRETE, unshared),
         Variant("discrete", label, BEAM | each_step, _ours(model, beam, toured)),
         *(
@@ -107,7 +112,7 @@ def _discrete() -> list[Variant]:
                 "discrete",
                 f"cem, at frame {age}",
                 DISCRETE,
-                _cem(model, DISCRETE, memory),
+                cem(model, DISCRETE, memory),
             )
             for age, memory in _memories_of_scavenging(model, AGES)
         ),
@@ -152,12 +157,13 @@ class UnsharedModel:
         return self
 
 
-def _memory_of_noise(model: WorldModel) -> Memory:
+def memory_of_noise(model: WorldModel) -> Memory:
     """Return the memory of random frames."""
-    pixels = torch.randint(0, 256, (1, 64, *model.frame_shape), dtype=torch.uint8)
-    action = torch.rand(1, 64, model.actions)
+    shape, on = (1, 64, *model.frame_shape), model.device
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=on)
+    action = torch.rand(1, 64, model.actions, device=on)
     with torch.no_grad():
-        first = torch.zeros(1, 64, dtype=torch.bool)
+        first = torch.zeros(1, 64, dtype=torch.bool, device=on)
         return model.observe(model.initial(1), pixels, action, first)[0]
 
 
@@ -198,10 +204,12 @@ def _follow(
 
 
 def _bounds(model: WorldModel) -> planners.Box:
-    return planners.Box(-torch.ones(model.actions), torch.ones(model.actions))
+    ones = torch.ones(model.actions, device=model.device)
+    return planners.Box(-ones, ones)
 
 
-def _cem(model: Any, size: dict[str, int], memory: Memory) -> Callable[[], Any]:
+def cem(model: Any, size: dict[str, int], memory: Memory) -> Callable[[], Any]:
+    """Return a function that makes one decision by our CEM from a memory [1]."""
     return _ours(model, planners.CEMConfig(**size), memory)  # type: ignore[arg-type]
 
 
@@ -214,9 +222,10 @@ def _ours(
     return lambda: agent.act(state)
 
 
-def _torchrl(
+def torchrl(
     model: WorldModel, size: dict[str, int], memory: Memory
 ) -> Callable[[], Any]:
+    """Return a function that makes one decision by TorchRL's CEM from a memory [1]."""
     env = ImaginedEnv(model, _bounds(model))
     planner = CEMPlanner(
         env, size["horizon"], size["iterations"], size["candidates"], size["elites"]

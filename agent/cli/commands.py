@@ -182,6 +182,10 @@ def _measure(
             from lssvwm.agent.benchmarks.decision_latency import decide
 
             return decide(config, output)
+        case "device":
+            from lssvwm.agent.benchmarks.device import device
+
+            return device(config, output)
     from lssvwm.agent.benchmarks import throughput
 
     measurements = {

@@ -458,6 +458,56 @@ def decision_grid(found: Row) -> Grid:
     return grid
 
 
+DEVICE_TITLES = {
+    "scans": "Backends of the scan",
+    "training": "Training steps",
+    "observe": "Observing, one agent",
+    "imagine": "Imagining 16 steps of one agent",
+    "decide": "Decisions of one agent",
+}
+DEVICE_NAMES = (
+    "rule",
+    "backend",
+    "model",
+    "precision",
+    "candidates",
+    "planner",
+    "actions",
+)
+"""Entries of a row of `lssvwm benchmark device` that say what was measured."""
+
+
+def device_grids(found: Row) -> list[Grid]:
+    """Build the tables of `lssvwm benchmark device`: the peaks, then one per section."""
+    peaks = found["peaks"]
+    title = f"{found['device']}, {found['threads']} threads, backend {found['backend']}"
+    grid = Grid(title, [["peak", "value"]])
+    for name, value in peaks["products"].items():
+        label = f"matrix products, {name}"
+        grid.rows.append([label, f"{value / 1e12:.2f} TFLOP/s"])
+    grid.rows.append(["copies", f"{peaks['copies'] / 1e9:.1f} GB/s"])
+    return [grid, *(_device_grid(found, section) for section in DEVICE_TITLES)]
+
+
+def _device_grid(found: Row, section: str) -> Grid:
+    rows = [row for row in found["rows"] if row["section"] == section]
+    names = [name for name in DEVICE_NAMES if any(name in row for row in rows)]
+    known = {"section", *names}
+    values = list(dict.fromkeys(key for row in rows for key in row if key not in known))
+    header = [key.replace("_", " ") for key in (*names, *values)]
+    grid = Grid(DEVICE_TITLES[section], [header])
+    for row in rows:
+        grid.rows.append([_device_cell(row.get(key)) for key in (*names, *values)])
+    return grid
+
+
+def _device_cell(value: Any) -> str:
+    """Return a number with three digits, or a text."""
+    if not isinstance(value, float):
+        return NONE if value is None else str(value)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 # ---- cells
 
 

@@ -85,6 +85,11 @@ def rotate(V: Tensor, angle: Tensor) -> Tensor:
     return cast("Tensor", _Rotation.apply(V, angle))
 
 
+def host_may_read(v: Tensor) -> bool:
+    """Return whether Python may read values of v: on CPUs. Elsewhere it would wait for the device."""
+    return v.device.type == "cpu"
+
+
 def at_least_float32(v: Tensor) -> Tensor:
     """Cast bfloat16 to float32. Other types stay as they are."""
     return v.float() if v.dtype == torch.bfloat16 else v

@@ -14,6 +14,7 @@ import torch
 from lssvwm.worldmodel.blocks import BlockCache
 from lssvwm.worldmodel.corruption import PREDICTED_LEVEL
 from lssvwm.worldmodel.data import Rollout, Trajectory
+from lssvwm.worldmodel.fused_ops import host_may_read
 from lssvwm.worldmodel.heads import HeadOutputs
 from lssvwm.worldmodel.memory import Memory
 from lssvwm.worldmodel.mixers.base import RolloutInputs, pick
@@ -155,11 +156,12 @@ def imagine(
 ) -> Rollout:
     """Roll actions [B, n, H] or [B, n, H, A], or those of a policy, forward from a memory.
 
-    Shared prefixes of discrete actions are imagined once, unless frames are sampled. The numbers are the same.
+    On CPUs, shared prefixes of discrete actions are imagined once, unless frames are sampled. The numbers are the same.
+    Elsewhere, counting them would take longer.
     """
     if isinstance(actions, RolloutPolicy):
         return _follow(model, memory, actions, goal, options)
-    if model.discrete and options.denoising_steps == 1:
+    if model.discrete and options.denoising_steps == 1 and host_may_read(actions):
         return _imagine_prefixes(model, memory, actions, goal, options)
     return _follow(model, memory, RolloutPolicy.along(actions), goal, options)
 
@@ -407,7 +409,7 @@ def _condition(
     With `write`, the candidates move to the first frame.
     """
     action = torch.stack([frame.action for frame in frames], 2)
-    level = action.new_tensor([frame.level for frame in frames])
+    level = torch.stack([action.new_full((), frame.level) for frame in frames])
     condition = model.embedding.condition(action) + model.embedding.noise(level)
     if model.pose_embed is None:
         return condition

@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 from lssvwm.worldmodel.attention_heads import project_heads
-from lssvwm.worldmodel.fused_ops import at_least_float32, rotate
+from lssvwm.worldmodel.fused_ops import at_least_float32, host_may_read, rotate
 from lssvwm.worldmodel.mixers.base import (
     SETTINGS,
     Mixer,
@@ -310,7 +310,7 @@ class Attention(Mixer):
         projected = (x.unbind(-3) for x in self.project(u, phase))
         out = []
         for i, (q, k, v) in enumerate(zip(*projected)):
-            now = torch.tensor(past + len(cache.keys), device=u.device)
+            now = u.new_full((), past + len(cache.keys))
             q = self._rotate_by_frame(q, now) / math.sqrt(self.head_dim)
             k = self._rotate_by_frame(k, now)
             out.append(self._attend(q, k, v, now, cache))
@@ -372,9 +372,11 @@ def _path_integrator(context: MixerContext, phases: int) -> PathIntegrator:
 
 
 def _without_unused(memory: MixerMemory) -> MixerMemory:
-    """Return key, value and valid without the leading frames that no sequence may attend to."""
+    """Return key, value and valid, on CPUs without the leading frames that no sequence may attend to."""
     used = memory["valid"].any(0)
-    first = int(used.int().argmax()) if bool(used.any()) else len(used)
+    first = 0
+    if host_may_read(used):
+        first = int(used.int().argmax()) if bool(used.any()) else len(used)
     return {name: memory[name][:, first:] for name in ("key", "value", "valid")}
 
 

@@ -92,6 +92,16 @@ class TiledMixer(Mixer):
         x = rearrange(x, pattern, gw=columns // side, th=side)
         return x.reshape(*lead, *x.shape[1:])
 
+    def erase(self, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the state [B, ...] before sequences, and the tokens [B G, T s] before which a scan erases it.
+
+        A single frame with reset [B, 1] needs no such token: its state is erased here.
+        """
+        if reset.shape[1] > 1:
+            return state, self.token_resets(reset)
+        erased = reset.view(-1, *(1 for _ in state.shape[1:]))
+        return state.masked_fill(erased, 0.0), None
+
     def token_resets(self, reset: Tensor) -> Tensor:
         """Mark the first token of each reset frame in every tile. [B, T] -> [B G, T s]"""
         by_token = F.pad(reset[..., None], (0, self.side**2 - 1)).flatten(1)

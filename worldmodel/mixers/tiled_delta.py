@@ -372,11 +372,7 @@ class TiledDelta(TiledMixer):
         *queries, Q = (self._rotated(part, v.Q, phase) for v, phase in placed)
         K = self._rotated(part, own.K, at.phases[-1])
         X, beta, K, Q = (by_tile(v) for v in (own.X, at.strength, K, Q))
-        reset = None
-        if at.reset.shape[1] == 1:  # without masks, a single frame takes less time
-            state = state.masked_fill(at.reset[..., None, None], 0.0)
-        else:
-            reset = self.token_resets(at.reset)
+        state, reset = self.erase(state, at.reset)
         peek = [v.transpose(1, 2).flatten(0, 1) for v in queries]
         inputs = DeltaInputs(X, beta, K, Q, state.flatten(0, 1), reset, *peek)
         Y, last, *peeked = self.scan(inputs)

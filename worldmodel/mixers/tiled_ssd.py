@@ -337,9 +337,8 @@ class TiledSSD(TiledMixer):
         dt = token.gated(dt) * kept[..., None, None]
         X, dt, B, C = (by_tile(v) for v in (token.X, dt, B, C))
         A = -torch.exp(self.A_log)
-        state = memory["state"].flatten(0, 1)
-        reset = self.token_resets(frames.reset)
-        inputs = ScanInputs(X, dt, A, B, C, state, reset, *peek)
+        state, reset = self.erase(memory["state"], frames.reset)
+        inputs = ScanInputs(X, dt, A, B, C, state.flatten(0, 1), reset, *peek)
         Y, state, *peeked = self.scan(inputs)
         outputs = [
             self._output(by_frame(y, *frames.reset.shape), query)

@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from lssvwm.worldmodel.fused_ops import addcmul, carry, inner, outer
+from lssvwm.worldmodel.fused_ops import addcmul, carry, host_may_read, inner, outer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -114,13 +114,13 @@ def chunked(inputs: ScanInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     before, S = carry(added, kept, S.flatten(1, 2))
     # 2. read the state before the chunk, and the chunk itself. The decay from a token to a query is a factor of the
     # query times one of the token, as long as both stay well in the range of float32. Otherwise go head by head.
-    compiling = torch.compiler.is_compiling()
-    factored = not compiling and float(decay.detach().min()) > -STRONG
+    readable = host_may_read(decay) and not torch.compiler.is_compiling()
+    factored = readable and float(decay.detach().min()) > -STRONG
     V = X * (dt * torch.exp(-decay) if factored else dt).to(low)[..., None]
     outputs = []
     for reader in readers:
-        readable = reader.visible & same_episode
-        score = inner(reader.queries, B).masked_fill(~readable, 0.0)
+        shown = reader.visible & same_episode
+        score = inner(reader.queries, B).masked_fill(~shown, 0.0)
         read = inner(reader.queries, before).masked_fill(began, 0.0)
         fade = torch.exp(reader.decay).to(low)[..., None]
         if factored:

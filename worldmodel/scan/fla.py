@@ -73,9 +73,12 @@ class _Packing(NamedTuple):
 def _pack(X: Tensor, S: Tensor, reset: Tensor | None) -> _Packing:
     """Split sequences X [b, l, ...] with states S [b, h, p, n] at their resets [b, l]."""
     b, length = X.shape[:2]
-    starts = torch.zeros(b, length, dtype=torch.bool, device=X.device)
-    if reset is not None:
-        starts |= reset
+    if reset is None:
+        row = torch.arange(b, device=X.device)
+        bounds = length * torch.arange(b + 1, device=X.device)
+        state = S.transpose(-1, -2).contiguous()
+        return _Packing(bounds, state, torch.ones_like(row, dtype=torch.bool))
+    starts = reset.clone()
     without_past = starts[:, 0].clone()  # these begin with a reset
     starts[:, 0] = True
     begins = starts.flatten().nonzero()[:, 0]

@@ -21,7 +21,7 @@ BASELINES = (
 )
 
 
-OURS = ("base", "small", "tiny", "delta", "delta_tiled")
+OURS = ("base", "large", "small", "tiny", "delta", "delta_tiled")
 POSES = (
     "attention_given",
     "delta_given",

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lssvwm.worldmodel.migration import FORMAT_VERSION, migrate_memory
-from tensordict import TensorClass, TensorDict
+from lssvwm.worldmodel.tensor_file import (
+    is_torch_file,
+    read_tensors,
+    read_torch_file,
+    write_tensors,
+)
+from tensordict import (
+    TensorClass,
+    TensorDict,
+    TensorDictBase,
+    is_tensor_collection,
+)
 from torch import Tensor
 
 
@@ -54,20 +65,43 @@ class Memory(TensorClass):
 
     def write(self, path: str | Path) -> None:
         """Save to one file, also within an episode."""
-        saved = self.to_tensordict().to_dict()
-        torch.save({"format_version": FORMAT_VERSION} | saved, path)
+        saved = self.to_tensordict()
+        groups = [key for key in _names(saved) if is_tensor_collection(saved[key])]
+        about = {
+            "format_version": FORMAT_VERSION,
+            "groups": [".".join(key) for key in groups],
+        }
+        write_tensors(Path(path), dict(saved.flatten_keys().items()), about)
 
     @classmethod
     def read(cls, path: str | Path) -> Memory:
         """Load what `write` saved, with the same numbers.
 
-        Raises ValueError if the file holds something else or has a newer format.
+        Raises ValueError if the file is damaged, holds something else or has a newer format.
         """
-        saved = torch.load(path, weights_only=True)
+        path = Path(path)
+        saved = read_torch_file(path) if is_torch_file(path) else _read(path)
         saved = migrate_memory(saved, str(path))
         batch = saved["frames"].shape
         layers = TensorDict(saved.pop("layers"), batch_size=batch)
         return cls(layers=layers, **saved, batch_size=batch)
+
+
+def _names(saved: TensorDictBase) -> list[tuple[str, ...]]:
+    """Return the nested keys of a TensorDict as tuples."""
+    keys = saved.keys(include_nested=True)
+    return [(key,) if isinstance(key, str) else key for key in keys]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the entries of a memory as nested plain data."""
+    about, tensors = read_tensors(path, FORMAT_VERSION)
+    saved = TensorDict()
+    for group in sorted(about.get("groups", [])):  # parents first; some are empty
+        saved[tuple(group.split("."))] = TensorDict()
+    for name, value in tensors.items():
+        saved[tuple(name.split("."))] = value
+    return {"format_version": about["format_version"]} | saved.to_dict()
 
 
 def _compared(memory: Memory) -> dict[str, Tensor]:

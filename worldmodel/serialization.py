@@ -70,4 +70,3 @@ def config_from(fields: dict[str, Any]) -> ModelConfig:
 def _file(path: str | Path) -> Path:
     path = Path(path)
     return path if path.suffix == ".safetensors" else path / WEIGHTS
-

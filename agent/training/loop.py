@@ -38,7 +38,7 @@ def train(config: Config, output: Path, until: float | None = None) -> Path:
 def restart(config: Config, folder: Path, until: float | None = None) -> Path:
     """Continue a run from its last checkpoint; returns its folder."""
     run = build(config, folder)
-    if not run.last.is_file():
+    if not run.saved:
         begin(run)
     restore(run)
     composition.save(config, folder / "config.yaml")

@@ -86,7 +86,8 @@ def _checksum(plain: dict[str, Any]) -> str:
 
 def write_checksums(folder: Path) -> None:
     """Write size and CRC-32 of every file in a folder."""
-    files = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
+    others = (path for path in folder.iterdir() if path.name != CHECKSUMS)
+    files = sorted(path for path in others if path.is_file())
     found = {path.name: _size_and_crc(path) for path in files}
     write_json(folder / CHECKSUMS, {"files": found})
 

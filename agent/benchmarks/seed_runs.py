@@ -24,7 +24,8 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 def collected(config: Config, folder: Path) -> str:
     """Collect the frames that are missing for training; returns the folder's name."""
     collection = build_collection(config.env, config.train.collect)
-    fill(collection, Replay(folder), config.seed)
+    replay = Replay(folder, environment=collection.environment)
+    fill(collection, replay, config.seed)
     return str(folder)
 
 

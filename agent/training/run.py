@@ -31,6 +31,7 @@ from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import Validation, build_validation
 from lssvwm.agent.replay import KEPT_FRAMES, Replay
+from lssvwm.agent.shards import describe
 from lssvwm.agent.training.augmentation import Lengths
 from lssvwm.agent.training.collection import (
     Collection,
@@ -108,7 +109,7 @@ class Run:
     def check_frames(self) -> None:
         """Raise UserError if the model cannot be trained on the frames of the replay."""
         needs_pose = self.config.model.pose == "given"
-        self.replay.check(self.model.frame_shape, needs_pose)
+        self.replay.check(needs_pose)
 
     def collect_more(self) -> None:
         """Collect a further round of frames; agents have the averaged weights."""
@@ -157,7 +158,7 @@ def build(config: Config, folder: Path) -> Run:
         config=config,
         folder=folder,
         learner=learner,
-        replay=Replay(data, KEPT_FRAMES),
+        replay=Replay(data, KEPT_FRAMES, describe(config.env, env)),
         lengths=Lengths(config.train),
         rng=np.random.default_rng([config.seed, 7]),
         collection=collection,
@@ -287,6 +288,8 @@ def restore(run: Run) -> None:
     run.best = state["best"]
     if not run.config.data:
         run.replay.keep_only(state["shards"])
+        if gone := sorted({*state["shards"]} - {*run.replay.names}):
+            print(f"frames are gone, the run goes on without them: {', '.join(gone)}")
     run.rng.bit_generator.state = state["rng"]
     run.learner.generator.set_state(state["generator"])
     run.lengths.error = state.get("lengths", run.lengths.error)

@@ -10,7 +10,7 @@ import numpy as np
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.composition import from_checkpoint
-from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.settings import Config, SavedRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.training.collection import build_collection, fill
@@ -29,14 +29,18 @@ def collected(config: Config, folder: Path) -> str:
     return str(folder)
 
 
+def saved_config(folder: Path) -> SavedRunConfig:
+    """Read the settings of a run that a benchmark started or compares; nothing is run."""
+    saved = configuration.read(folder / "config.yaml")
+    return from_checkpoint(saved, ["trust=true"], SavedRunConfig)
+
+
 def check(config: Config, folder: Path) -> bool:
     """Return whether the folder holds a run; raises UserError for other settings."""
     if not (folder / "config.yaml").exists():
         return False
     plain = configuration.to_dict(config)
-    saved = configuration.to_dict(
-        from_checkpoint(configuration.read(folder / "config.yaml"), [])
-    )
+    saved = configuration.to_dict(saved_config(folder))
     if other := [
         key for key in ("env", "model", "train", "stages") if saved[key] != plain[key]
     ]:
@@ -52,7 +56,7 @@ def trained(config: Config, folder: Path) -> WorldModel:
     Raises UserError as `check` does.
     """
     if check(config, folder):
-        resume(folder, [])
+        resume(folder, ["trust=true"])  # its code is that of `config`
     else:
         train(config, folder)
     return checkpoint.load(folder, config.device, config.backend)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from lssvwm.agent import checkpoint
-from lssvwm.agent.benchmarks.seed_runs import check, spread, trained
+from lssvwm.agent.benchmarks.seed_runs import check, saved_config, spread, trained
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import BenchmarkRunConfig
@@ -152,8 +152,7 @@ def package(found: Row, output: Path) -> Path:
     folder = output / PACKAGE
     run = output / f"seed-{found['median']}"
     model = checkpoint.load(run, "cpu")
-    saved = composition.read(run / checkpoint.CONFIG)
-    config = composition.from_checkpoint(saved, [])
+    config = saved_config(run)
     checkpoint.export(model, dataclasses.replace(config, data=None), folder)
     (folder / CARD).write_text(card(found), encoding="utf-8")
     return folder

@@ -16,12 +16,14 @@ from lssvwm.agent.config.composition import (
     given,
     read,
     refuse_existing_run,
+    trust_setting,
 )
 from lssvwm.agent.config.settings import (
     BenchmarkRunConfig,
     CheckpointConfig,
     Config,
     RecordRunConfig,
+    SavedRunConfig,
 )
 from lssvwm.agent.errors import UserError
 
@@ -67,7 +69,7 @@ def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
     refuse_model_settings(settings)
     folder = Path(folder_name).expanduser()
     if show:
-        config = from_checkpoint(read(folder / "config.yaml"), settings)
+        config = from_checkpoint(read(folder / "config.yaml"), settings, SavedRunConfig)
         return show_settings.of_checkpoint(config, settings, str(folder))
     changes = f" with {' '.join(settings)}" if settings else ""
     print(f"resume the run in {folder}{changes}")
@@ -91,7 +93,7 @@ def evaluate(settings: list[str], show: bool) -> None:
 
         evaluation.evaluate(config, output)
         _print_written(sorted(path for path in output.iterdir() if path.is_file()))
-        print(f"next: lssvwm record checkpoint={config.checkpoint} mode=plan")
+        print(f"next: lssvwm record {_same_checkpoint(config)} mode=plan")
 
 
 def record(settings: list[str], show: bool) -> None:
@@ -109,7 +111,7 @@ def record(settings: list[str], show: bool) -> None:
 
         _print_written(video.record(config, output))
         other = "plan" if config.record.mode == "open_loop" else "open_loop"
-        command = f"lssvwm record checkpoint={config.checkpoint} mode={other}"
+        command = f"lssvwm record {_same_checkpoint(config)} mode={other}"
         print(f"next: watch them, or {command}")
 
 
@@ -269,10 +271,17 @@ def _summary(section: Any) -> str:
     return " ".join([section.kind, *changed])
 
 
+def _same_checkpoint(config: CheckpointConfig) -> str:
+    """Return the settings that choose the same checkpoint again."""
+    trust = trust_setting(resolve(str(config.checkpoint)))
+    return f"checkpoint={config.checkpoint}{trust}"
+
+
 def _print_trained(folder: Path) -> None:
     _print_written([folder])
-    print(f"next: lssvwm evaluate checkpoint={folder}")
-    print(f"      lssvwm record checkpoint={folder} mode=plan")
+    trust = trust_setting(folder)
+    print(f"next: lssvwm evaluate checkpoint={folder}{trust}")
+    print(f"      lssvwm record checkpoint={folder} mode=plan{trust}")
 
 
 def _print_written(paths: Sequence[Path]) -> None:

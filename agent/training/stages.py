@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition
-from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.settings import Config, SavedRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import remove
 from lssvwm.agent.training import loop
@@ -59,7 +59,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
             f"start one with `lssvwm train output={folder}`"
         )
     saved = composition.read(folder / checkpoint.CONFIG)
-    config = composition.from_checkpoint(saved, overrides)
+    config = composition.from_checkpoint(saved, overrides, SavedRunConfig)
     if not config.stages:
         return loop.restart(config, folder)
     stages = plan(config, folder)
@@ -72,6 +72,8 @@ def plan(config: Config, output: Path) -> list[Stage]:
     stages = []
     init = config.train.init
     for number, (name, own) in enumerate(composition.stage_configs(config).items(), 1):
+        if Path(name).name != name:  # its folder must lie below `stages`
+            raise UserError(f"stages: {name!r} cannot be the name of a folder")
         train_config = dataclasses.replace(own.train, init=init)
         own = dataclasses.replace(own, train=train_config, name=name)
         folder = output / STAGES / f"{number}-{name}"

@@ -52,7 +52,10 @@ def remove(path: Path) -> None:
 
 
 def write_json(file: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
-    """Write plain data as JSON with a checksum; the file is replaced at once or not at all."""
+    """Write plain data as JSON with a checksum.
+
+    The file is replaced at once or not at all.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     plain = json.loads(json.dumps(content, default=str))
     with replacing(file) as draft:

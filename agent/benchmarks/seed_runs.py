@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition as configuration
-from lssvwm.agent.config.composition import from_checkpoint
-from lssvwm.agent.config.settings import Config, SavedRunConfig
+from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay
+from lssvwm.agent.run_folder import saved_config
 from lssvwm.agent.training.collection import build_collection, fill
 from lssvwm.agent.training.stages import resume, train
 from lssvwm.worldmodel import WorldModel
@@ -27,12 +27,6 @@ def collected(config: Config, folder: Path) -> str:
     replay = Replay(folder, environment=collection.environment)
     fill(collection, replay, config.seed)
     return str(folder)
-
-
-def saved_config(folder: Path) -> SavedRunConfig:
-    """Read the settings of a run that a benchmark started or compares; nothing is run."""
-    saved = configuration.read(folder / "config.yaml")
-    return from_checkpoint(saved, ["trust=true"], SavedRunConfig)
 
 
 def check(config: Config, folder: Path) -> bool:

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from lssvwm.agent import checkpoint
-from lssvwm.agent.benchmarks.seed_runs import check, saved_config, spread, trained
+from lssvwm.agent.benchmarks.seed_runs import check, spread, trained
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import measure, summary
+from lssvwm.agent.run_folder import saved_config
 from lssvwm.worldmodel import WorldModel
 
 RESULT = "seeds.json"

@@ -15,7 +15,6 @@ from lssvwm.agent.config.composition import (
     from_checkpoint,
     given,
     read,
-    refuse_existing_run,
     trust_setting,
 )
 from lssvwm.agent.config.settings import (
@@ -26,6 +25,7 @@ from lssvwm.agent.config.settings import (
     SavedRunConfig,
 )
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.run_folder import refuse_existing_run
 
 TRAINED = {
     "memory": "memory_benchmark",
@@ -42,7 +42,7 @@ def train(settings: list[str], show: bool) -> None:
     if show:
         return show_settings.of_new_run(config, settings)
     output = output_folder(config, "runs", config.name)
-    refuse_existing_run(output)
+    refuse_existing_run(output, config)
     print(f"train {config.name} on {_summary(config.env)}")
     _print_course(config, output)
     with saved(output, resumable=True):

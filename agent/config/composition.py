@@ -141,18 +141,9 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def trust_setting(folder: Path) -> str:
-    """Return " trust=true" if commands on the run in a folder need it, otherwise an empty text."""
+    """Return " trust=true" if commands on a run need it, otherwise an empty text."""
     file = folder / "config.yaml"
     return " trust=true" if file.is_file() and named_code(read(file)) else ""
-
-
-def refuse_existing_run(folder: Path) -> None:
-    """Raise UserError if the folder holds a run."""
-    if (folder / "config.yaml").exists():
-        raise UserError(
-            f"{folder} holds a run already: "
-            f"use `lssvwm resume {folder}`, or another output="
-        )
 
 
 def rewrite(path: str | Path) -> None:

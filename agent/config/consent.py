@@ -1,4 +1,4 @@
-"""Find code that settings name, and refuse it if a file named it and the user did not.
+"""Refuse code that a file names and the user does not.
 
 Two settings run code: a factory, and an id with a colon, whose module is imported first. They may stand in `env`, in
 `train.collect.vary` and in the settings of a stage.

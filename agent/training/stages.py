@@ -15,10 +15,13 @@ from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import Config, SavedRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import remove
+from lssvwm.agent.run_folder import (
+    STAGES,
+    refuse_existing_run,
+    refuse_exported_weights,
+)
 from lssvwm.agent.training import loop
 
-STAGES = "stages"
-"""Folder of the stages in a run's folder."""
 DONE = "done"
 """File that marks a stage that ended."""
 
@@ -41,7 +44,7 @@ def train(config: Config, output: Path) -> Path:
     """Run `lssvwm train`: train a new run in the folder `output`, which is returned."""
     if not config.stages:
         return loop.train(config, output)
-    composition.refuse_existing_run(output)
+    refuse_existing_run(output, config)
     stages = plan(config, output)
     output.mkdir(parents=True, exist_ok=True)
     composition.save(config, output / checkpoint.CONFIG)
@@ -58,6 +61,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
             f"no run in {folder}: there is no config.yaml; "
             f"start one with `lssvwm train output={folder}`"
         )
+    refuse_exported_weights(folder)
     saved = composition.read(folder / checkpoint.CONFIG)
     config = composition.from_checkpoint(saved, overrides, SavedRunConfig)
     if not config.stages:

@@ -39,7 +39,10 @@ def has_state(folder: Path) -> bool:
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Write the state of a run; a killed process or a full disk leaves the last one whole."""
+    """Write the state of a run.
+
+    A killed process or a full disk leaves the last one whole.
+    """
     optimizer = state["optimizer"]
     groups = {name: state[name] for name in WEIGHTS}
     for index, moments in optimizer["state"].items():

@@ -97,9 +97,7 @@ def evaluate(checkpoint: str | Path, *settings: str) -> dict[str, Any]:
 
     settings = (f"checkpoint={checkpoint}", *settings)
     config = commands.of_checkpoint("evaluate", settings, CheckpointConfig)
-    name = commands.short_name(config)
-    output = commands.output_folder(config, "runs", name, "evaluation")
-    return evaluation.evaluate(config, output)
+    return evaluation.evaluate(config, commands.evaluation_folder(config))
 
 
 def record(checkpoint: str | Path, *settings: str) -> list[Path]:
@@ -113,8 +111,7 @@ def record(checkpoint: str | Path, *settings: str) -> list[Path]:
 
     settings = (f"checkpoint={checkpoint}", *map(commands.long_form, settings))
     config = commands.of_checkpoint("record", settings, RecordRunConfig)
-    name = commands.short_name(config)
-    return video.record(config, commands.output_folder(config, "runs", name, "video"))
+    return video.record(config, commands.video_folder(config))
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,15 @@ def read_json(file: Path, remedy: str) -> dict[str, Any]:
 def _checksum(plain: dict[str, Any]) -> str:
     """Return the CRC-32 of plain data as eight hexadecimal digits."""
     return f"{zlib.crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a log, without lines that are damaged or cut."""
+    rows = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def write_checksums(folder: Path) -> None:

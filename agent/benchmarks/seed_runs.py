@@ -11,6 +11,7 @@ from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.files import read_json
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.run_folder import saved_config
 from lssvwm.agent.training.collection import build_collection, fill
@@ -19,6 +20,9 @@ from lssvwm.worldmodel import WorldModel
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Quantiles (97.5 %) of Student's t with 1, 2, ... degrees of freedom."""
+
+AGAIN = "delete it to measure again, or choose another output="
+"""Remedy for a result file that is damaged or has other settings."""
 
 
 def collected(config: Config, folder: Path) -> str:
@@ -41,6 +45,15 @@ def check(config: Config, folder: Path) -> bool:
         raise UserError(
             f"{folder} was trained with other settings ({', '.join(other)}): choose another output="
         )
+    return True
+
+
+def measured(file: Path, settings: dict[str, Any]) -> bool:
+    """Return whether a file holds results of these settings; raises UserError for others."""
+    if not file.exists():
+        return False
+    if read_json(file, AGAIN).get("settings") != settings:
+        raise UserError(f"{file} holds results of other settings: {AGAIN}")
     return True
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lssvwm.agent.checkpoint import read_config, resolve
+from lssvwm.agent.checkpoint import BEST, EXPORT, read_config, resolve
 from lssvwm.agent.cli import show_settings
 from lssvwm.agent.cli.failures import saved
 from lssvwm.agent.config.composition import (
@@ -25,6 +25,7 @@ from lssvwm.agent.config.settings import (
     SavedRunConfig,
 )
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.evaluation.origin import free_folder, same_checkpoint, same_machine
 from lssvwm.agent.run_folder import refuse_existing_run
 
 TRAINED = {
@@ -84,7 +85,7 @@ def evaluate(settings: list[str], show: bool) -> None:
     config = of_checkpoint("evaluate", settings, CheckpointConfig)
     if show:
         return show_settings.of_checkpoint(config, settings)
-    output = output_folder(config, "runs", short_name(config), "evaluation")
+    output = evaluation_folder(config)
     tasks = f"{config.tasks.count:,} tasks (seed {config.tasks.seed})"
     print(f"evaluate {config.checkpoint} on {tasks} of {_summary(config.env)}")
     print(f"with planner {_summary(config.planner)}; results go to {output}")
@@ -102,7 +103,7 @@ def record(settings: list[str], show: bool) -> None:
     config = of_checkpoint("record", settings, RecordRunConfig)
     if show:
         return show_settings.of_checkpoint(config, settings)
-    output = output_folder(config, "runs", short_name(config), "video")
+    output = video_folder(config)
     tasks = f"{config.record.episodes} tasks of {_summary(config.env)}"
     print(f"record {config.checkpoint} on {tasks}")
     print(f"mode {config.record.mode}; videos go to {output}")
@@ -148,8 +149,11 @@ def benchmark(name: str, about: str, settings: list[str], show: bool) -> None:
     if show:
         return show_settings.of_new_run(config, settings)
     output = output_folder(config, "runs", "benchmark")
-    print(f"benchmark {name}: {about} Results go to {output}")
     continues = name in TRAINED or name == "seeds"
+    if not continues:
+        file = f"{name}.json"
+        output = free_folder(output, file, same_machine(config), bool(config.output))
+    print(f"benchmark {name}: {about} Results go to {output}")
     again = "run it again to continue" if continues else "run it again"
     with saved(output, again=again):
         _print_written([_measure(name, config, settings, output)])
@@ -196,11 +200,18 @@ def _measure(
 
 def _benchmark_planning(about: str, settings: list[str], show: bool) -> None:
     """Evaluate checkpoints with every combination of settings in `benchmark.sweep`."""
-    from lssvwm.agent.benchmarks.planning_sweep import cases, folder, planning
+    from lssvwm.agent.benchmarks.planning_sweep import (
+        cases,
+        folder,
+        planning,
+        same_sweep,
+    )
 
-    output = Path(given(settings, "output") or folder(settings)).expanduser()
+    chosen = given(settings, "output")
+    output = Path(chosen or folder(settings)).expanduser()
     if show:
         return show_settings.of_checkpoint(cases(settings, output)[0].config, settings)
+    output = free_folder(output, "planning.json", same_sweep(settings), bool(chosen))
     print(f"benchmark planning: {about} Results go to {output}")
     with saved(output, again="run it again to continue"):
         _print_written([planning(settings, output)])
@@ -254,13 +265,29 @@ def of_presets_or_checkpoint(command: str, settings: Sequence[str]) -> Checkpoin
 
 
 def short_name(config: CheckpointConfig) -> str:
-    """Return the last part of the checkpoint's name or folder."""
-    return Path(str(config.checkpoint)).expanduser().resolve().name
+    """Return the last part of the checkpoint's name, or of the folder of its run."""
+    folder = Path(str(config.checkpoint)).expanduser().resolve()
+    return folder.parent.name if folder.name in (BEST, EXPORT) else folder.name
 
 
 def output_folder(config: Config, *default: str) -> Path:
     """Return the folder for results: `output`, or the parts of the default."""
     return Path(config.output).expanduser() if config.output else Path(*default)
+
+
+def evaluation_folder(config: CheckpointConfig) -> Path:
+    """Return the folder for an evaluation, in which it replaces no other one."""
+    folder = output_folder(config, "runs", short_name(config), "evaluation")
+    is_ours = same_checkpoint(config)
+    return free_folder(folder, "evaluation.json", is_ours, bool(config.output))
+
+
+def video_folder(config: RecordRunConfig) -> Path:
+    """Return the folder for videos, in which they replace no others."""
+    folder = output_folder(config, "runs", short_name(config), "video")
+    file = f"{config.record.mode}-0.json"
+    is_ours = same_checkpoint(config)
+    return free_folder(folder, file, is_ours, bool(config.output))
 
 
 def _summary(section: Any) -> str:

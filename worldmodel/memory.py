@@ -13,12 +13,7 @@ from lssvwm.worldmodel.tensor_file import (
     read_torch_file,
     write_tensors,
 )
-from tensordict import (
-    TensorClass,
-    TensorDict,
-    TensorDictBase,
-    is_tensor_collection,
-)
+from tensordict import TensorClass, TensorDict, is_tensor_collection
 from torch import Tensor
 
 
@@ -65,13 +60,12 @@ class Memory(TensorClass):
 
     def write(self, path: str | Path) -> None:
         """Save to one file, also within an episode."""
-        saved = self.to_tensordict()
-        groups = [key for key in _names(saved) if is_tensor_collection(saved[key])]
-        about = {
-            "format_version": FORMAT_VERSION,
-            "groups": [".".join(key) for key in groups],
-        }
-        write_tensors(Path(path), dict(saved.flatten_keys().items()), about)
+        layers = self.layers
+        keys = [key for key in layers.keys(True) if is_tensor_collection(layers[key])]
+        groups = [key if isinstance(key, str) else ".".join(key) for key in keys]
+        about = {"format_version": FORMAT_VERSION, "groups": groups}
+        tensors = self.to_tensordict().flatten_keys().items()
+        write_tensors(Path(path), dict(tensors), about)
 
     @classmethod
     def read(cls, path: str | Path) -> Memory:
@@ -87,21 +81,15 @@ class Memory(TensorClass):
         return cls(layers=layers, **saved, batch_size=batch)
 
 
-def _names(saved: TensorDictBase) -> list[tuple[str, ...]]:
-    """Return the nested keys of a TensorDict as tuples."""
-    keys = saved.keys(include_nested=True)
-    return [(key,) if isinstance(key, str) else key for key in keys]
-
-
 def _read(path: Path) -> dict[str, Any]:
     """Return the entries of a memory as nested plain data."""
     about, tensors = read_tensors(path, FORMAT_VERSION)
     saved = TensorDict()
     for group in sorted(about.get("groups", [])):  # parents first; some are empty
-        saved[tuple(group.split("."))] = TensorDict()
+        saved["layers", *group.split(".")] = TensorDict()
     for name, value in tensors.items():
         saved[tuple(name.split("."))] = value
-    return {"format_version": about["format_version"]} | saved.to_dict()
+    return {"format_version": about.get("format_version", 1)} | saved.to_dict()
 
 
 def _compared(memory: Memory) -> dict[str, Tensor]:

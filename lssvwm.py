@@ -42,8 +42,9 @@ __all__ = ["UserError", "evaluate", "load", "make_env", "record", "train"]
 def load(checkpoint: str | Path, *settings: str) -> Agent:
     """Load the agent of a pretrained model or of a run's folder.
 
-    `settings` change those of the checkpoint, as in "planner.horizon=24" or "device=cuda".
-    Raises UserError if there is no such checkpoint, or for a mistake in a setting.
+    `settings` change those of the checkpoint, as in "planner.horizon=24" or "device=cuda". "trust=true" runs code that
+    the checkpoint names, such as the factory of its environment.
+    Raises UserError if there is no such checkpoint, for a mistake in a setting, or for code that is not trusted.
     """
     from lssvwm.agent import load as load_agent
 

@@ -39,7 +39,7 @@ class Replay:
     """Hold the shards of a data folder, add new ones and draw sequences.
 
     keep: frames kept; beyond them the oldest shards are deleted
-    environment: that of the frames, as `shards.describe` returns it; None: any
+    environment: that of the frames, as `shards.describe_environment` returns it; None: any
     Raises UserError if a shard is damaged, or holds frames of another environment.
     """
 

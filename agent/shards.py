@@ -61,7 +61,7 @@ IDENTITY = ("kind", "id", "factory", "kwargs", "render")
 """Settings that make it another environment. Others, such as the size of a maze, may vary in a data folder."""
 
 
-def describe(config: EnvConfig, env: BatchedEnv) -> dict[str, Any]:
+def describe_environment(config: EnvConfig, env: BatchedEnv) -> dict[str, Any]:
     """Describe an environment as plain data: identity, frames and actions."""
     named = {key: getattr(config, key) for key in IDENTITY if hasattr(config, key)}
     if named.get("factory"):
@@ -158,7 +158,7 @@ def write_shard(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 class Format:
     """Hold what format.json says.
 
-    environment: as `describe` returns it; None in formats 1 and 2
+    environment: as `describe_environment` returns it; None in formats 1 and 2
     """
 
     version: int = FORMAT_VERSION
@@ -200,9 +200,9 @@ def check_environment(
 ) -> None:
     """Raise UserError if frames were recorded in another environment than that used here."""
     for key, there in recorded.items():
-        if there != here[key]:
+        if there != here.get(key):
             raise UserError(
                 f"the frames in {folder} are of another environment: "
-                f"{key} is {text(there)}, here {text(here[key])}; "
+                f"{key} is {text(there)}, here {text(here.get(key))}; "
                 f"choose another folder by data= or output="
             )

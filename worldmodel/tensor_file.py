@@ -39,8 +39,11 @@ def write_tensors(
 ) -> None:
     """Write tensors and plain data; the file replaces an older one when it is complete."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    own = {key: value.detach().cpu().clone() for key, value in tensors.items()}
-    own = {key: value.contiguous() for key, value in own.items()}
+    layout = torch.contiguous_format  # a copy each: safetensors refuses shared memory
+    own = {
+        key: value.detach().cpu().clone(memory_format=layout)
+        for key, value in tensors.items()
+    }
     header = json.dumps(about)
     metadata = {HEADER: header, CHECKSUM: _checksum(own, header)}
     draft = file.with_name(f"draft-{file.name}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -97,17 +96,16 @@ def free_folder(folder: Path, name: str, is_ours: IsOurs, chosen: bool) -> Path:
     chosen: whether the user named the folder; then other results in it raise UserError
     """
     candidate = folder
-    for number in itertools.count(2):
-        file = candidate / name
-        if not file.exists() or is_ours(_content(file)):
-            return candidate
+    number = 1
+    while (candidate / name).exists() and not is_ours(_content(candidate / name)):
         if chosen:
             raise UserError(
-                f"{file} holds results of other settings or weights: "
+                f"{candidate / name} holds results of other settings or weights: "
                 f"choose another output="
             )
+        number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
-    raise AssertionError("there are infinitely many numbers")
+    return candidate
 
 
 def _content(file: Path) -> dict[str, Any]:

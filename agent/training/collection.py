@@ -24,7 +24,7 @@ from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policies import GuidedPolicy, ScriptedPolicy
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.replay import KEPT_FRAMES, Replay
-from lssvwm.agent.shards import describe
+from lssvwm.agent.shards import describe_environment
 from lssvwm.agent.training.episodes import Episodes
 from lssvwm.envs.base import BatchedEnv, Mixture
 from lssvwm.envs.torchrl_env import TorchRLEnv
@@ -102,7 +102,7 @@ def build_collection(env: EnvConfig, config: CollectConfig) -> Collection:
                 f"train.collect.mix: no explorer {unknown[0]!r} here; "
                 f"there are {', '.join(known)}"
             )
-    described = [describe(env, built) for built in envs]
+    described = [describe_environment(env, built) for built in envs]
     if any(other != described[0] for other in described):
         raise UserError(
             "train.collect.vary: frames or actions differ between the environments; "

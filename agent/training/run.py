@@ -31,7 +31,7 @@ from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import Validation, build_validation
 from lssvwm.agent.replay import KEPT_FRAMES, Replay
-from lssvwm.agent.shards import describe
+from lssvwm.agent.shards import describe_environment
 from lssvwm.agent.training.augmentation import Lengths
 from lssvwm.agent.training.collection import (
     Collection,
@@ -158,7 +158,7 @@ def build(config: Config, folder: Path) -> Run:
         config=config,
         folder=folder,
         learner=learner,
-        replay=Replay(data, KEPT_FRAMES, describe(config.env, env)),
+        replay=Replay(data, KEPT_FRAMES, describe_environment(config.env, env)),
         lengths=Lengths(config.train),
         rng=np.random.default_rng([config.seed, 7]),
         collection=collection,

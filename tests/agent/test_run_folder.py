@@ -5,35 +5,26 @@ import dataclasses
 import pytest
 from lssvwm.agent.config import composition
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.replay import Replay
 from lssvwm.agent.run_folder import refuse_existing_run
-from lssvwm.agent.training import collection, loop, stages
+from lssvwm.agent.training import loop, stages
 from lssvwm.envs import TMazeConfig
 
 from tests.agent.training.conftest import collecting, short_run, training
 
 
-class BrokenOnce:
-    """Let collection fail after its first shards, as a broken environment does."""
-
-    def __init__(self, monkeypatch, shards: int):
-        self.left = shards
-        self.extend = collection.Replay.extend
-        monkeypatch.setattr(collection.Replay, "extend", self)
-
-    def __get__(self, replay, cls):
-        def extend(rows):
-            if self.left == 0:
-                raise UserError("the environment is broken")
-            self.left -= 1
-            self.extend(replay, rows)
-
-        return extend
-
-
 def failed(monkeypatch, config, output, shards: int) -> None:
-    """Start a run whose collection fails after some shards."""
+    """Start a run whose environment breaks after some shards."""
+    written, extend = [], Replay.extend
+
+    def breaking(replay, rows):
+        if len(written) == shards:
+            raise UserError("the environment is broken")
+        written.append(rows)
+        extend(replay, rows)
+
     with monkeypatch.context() as patch:
-        BrokenOnce(patch, shards)
+        patch.setattr(Replay, "extend", breaking)
         with pytest.raises(UserError, match="is broken"):
             stages.train(config, output)
     assert (output / "config.yaml").is_file()

@@ -10,7 +10,7 @@ import torch
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import write_checksums
 from lssvwm.agent.replay import Replay, as_replay_buffer
-from lssvwm.agent.shards import Format, describe
+from lssvwm.agent.shards import Format, describe_environment
 from lssvwm.agent.training import loop
 from lssvwm.agent.training.collection import build_collection, gather
 from lssvwm.envs import CountingConfig, GymConfig, TMazeConfig, make
@@ -42,7 +42,7 @@ def data(collected, tmp_path) -> Path:
 
 def described(config) -> dict:
     """Describe an environment by its settings."""
-    return describe(config, make(config, 1))
+    return describe_environment(config, make(config, 1))
 
 
 def as_format2(data: Path) -> None:
@@ -199,10 +199,10 @@ def test_collection_refuses_variants_with_other_actions():
 def test_describe_names_what_makes_another_environment():
     config = GymConfig(factory="tests.envs.picture_env:PictureEnv", size=32)
     env = make(config, 1)
-    here = describe(config, env)
+    here = describe_environment(config, env)
     assert here["env"]["factory"] == config.factory and here["action_shape"] == []
     moved = dataclasses.replace(config, factory="somewhere/else/file.py:make")
-    assert describe(moved, env)["env"]["factory"] == "file.py:make"
+    assert describe_environment(moved, env)["env"]["factory"] == "file.py:make"
     level = dataclasses.replace(config, kwargs={"level": 2})
-    assert describe(level, env) != here
+    assert describe_environment(level, env) != here
     assert torch.tensor(here["frame_shape"]).tolist() == [3, 32, 32]

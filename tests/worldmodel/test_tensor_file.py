@@ -54,7 +54,7 @@ def test_read_tensors_notices_a_cut_file(tmp_path):
         read_tensors(file, CHECKED)
 
 
-def test_read_tensors_needs_a_checksum_in_its_own_format(tmp_path):
+def test_read_tensors_needs_the_checksum_of_format3(tmp_path):
     file = tmp_path / "file.safetensors"
     save_file({"a": torch.ones(2)}, file, {"lssvwm": '{"format_version": 2}'})
     assert set(read_tensors(file, CHECKED)[1]) == {"a"}

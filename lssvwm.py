@@ -42,8 +42,9 @@ __all__ = ["UserError", "evaluate", "load", "make_env", "record", "train"]
 def load(checkpoint: str | Path, *settings: str) -> Agent:
     """Load the agent of a pretrained model or of a run's folder.
 
-    `settings` change those of the checkpoint, as in "planner.horizon=24" or "device=cuda".
-    Raises UserError if there is no such checkpoint, or for a mistake in a setting.
+    `settings` change those of the checkpoint, as in "planner.horizon=24" or "device=cuda". "trust=true" runs code that
+    the checkpoint names, such as the factory of its environment.
+    Raises UserError if there is no such checkpoint, for a mistake in a setting, or for code that is not trusted.
     """
     from lssvwm.agent import load as load_agent
 
@@ -97,9 +98,7 @@ def evaluate(checkpoint: str | Path, *settings: str) -> dict[str, Any]:
 
     settings = (f"checkpoint={checkpoint}", *settings)
     config = commands.of_checkpoint("evaluate", settings, CheckpointConfig)
-    name = commands.short_name(config)
-    output = commands.output_folder(config, "runs", name, "evaluation")
-    return evaluation.evaluate(config, output)
+    return evaluation.evaluate(config, commands.evaluation_folder(config))
 
 
 def record(checkpoint: str | Path, *settings: str) -> list[Path]:
@@ -113,8 +112,7 @@ def record(checkpoint: str | Path, *settings: str) -> list[Path]:
 
     settings = (f"checkpoint={checkpoint}", *map(commands.long_form, settings))
     config = commands.of_checkpoint("record", settings, RecordRunConfig)
-    name = commands.short_name(config)
-    return video.record(config, commands.output_folder(config, "runs", name, "video"))
+    return video.record(config, commands.video_folder(config))
 
 
 def main() -> int:

@@ -23,14 +23,16 @@ def load(checkpoint: str | Path, *overrides: str) -> Agent:
 
     overrides: settings such as "planner.horizon=24" or "device=cuda"
     Raises UserError if there is no such checkpoint or a setting is wrong.
+    Raises UserError if it names an environment that is not built in, without "trust=true".
     """
     # Imported here, so that importing a part of the package does not load PyTorch.
     from lssvwm.agent import checkpoint as checkpoints
     from lssvwm.agent.build import build_agent, build_env
     from lssvwm.agent.config.composition import from_checkpoint
+    from lssvwm.agent.config.settings import SavedRunConfig
 
     saved = checkpoints.read_config(checkpoints.resolve(checkpoint))
-    config = from_checkpoint(saved, overrides)
+    config = from_checkpoint(saved, overrides, SavedRunConfig)
     model = checkpoints.load(checkpoint, config.device, config.backend)
     return build_agent(config, model.eval(), build_env(config.env, 1))
 

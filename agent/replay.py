@@ -1,97 +1,63 @@
-"""Store trajectories on disk and draw training sequences from them.
-
-Format: a data folder holds format.json and shards `shard-000000`, `shard-000001`, ....
-Each shard is a memory-mapped TensorDict (`tensordict.load_memmap`) of whole episodes, back to back.
-An episode of T actions has T + 1 rows, one per frame:
-
-    pixels uint8 [C, H, W]   the frame
-    action int64 [] or float32 [A]   the action that led to it (zero on a first frame)
-    reward float32 []        received on arrival
-    terminated, truncated, is_first bool []
-    pose float32 [3]         heading and position of the agent, only if the environment has poses
-"""
+"""Store trajectories on disk and draw training sequences from them; `shards` defines the files."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.files import DRAFT, remove, replacing
+from lssvwm.agent.files import DRAFT, remove, write_checksums
+from lssvwm.agent.shards import (
+    FORMAT_VERSION,
+    KEYS,
+    POSE,
+    Format,
+    Shard,
+    check_environment,
+    open_shards,
+    write_shard,
+)
 from lssvwm.worldmodel import Batch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import SliceSampler, Storage, TensorDictReplayBuffer
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
-FORMAT_VERSION = 2
-"""Format of data folders that this version writes. Format 1 has the same shards, and no format.json."""
-FORMAT_FILE = "format.json"
-KEYS = ("pixels", "action", "reward", "terminated", "truncated", "is_first")
-POSE = "pose"
-"""Key of rows that only environments with poses have."""
 KEPT_FRAMES = 1_000_000
 """Frames that a data folder keeps; the oldest shards are deleted first."""
 MARGIN = 2**16
 """Bytes that a shard takes in addition to its arrays, at most."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Hold the memory-mapped rows of whole episodes.
-
-    starts: index of the first row of each episode, int64 [E]
-    """
-
-    path: Path
-    rows: TensorDict
-    starts: np.ndarray
-
-    @classmethod
-    def open(cls, path: Path, version: int) -> Shard:
-        """Open a shard of format `version` without reading its frames."""
-        rows = migrate(TensorDict.load_memmap(path), version)
-        is_first = np.asarray(rows.get("is_first"))
-        return cls(path, rows, is_first.nonzero()[0])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-def migrate(rows: TensorDict, version: int) -> TensorDict:
-    """Return the rows of a shard of format `version` in the present format.
-
-    Formats 1 and 2 have the same rows. Raises UserError for a newer format.
-    """
-    if version > FORMAT_VERSION:
-        raise UserError(
-            f"the data have format {version}, "
-            f"this version reads formats up to {FORMAT_VERSION}: update lssvwm"
-        )
-    return rows
-
-
 class Replay:
     """Hold the shards of a data folder, add new ones and draw sequences.
 
     keep: frames kept; beyond them the oldest shards are deleted
+    environment: that of the frames, as `shards.describe_environment` returns it; None: any
+    Raises UserError if a shard is damaged, or holds frames of another environment.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 10**12):
+    def __init__(
+        self,
+        folder: str | Path,
+        keep: int = 10**12,
+        environment: dict[str, Any] | None = None,
+    ):
         self.folder = Path(folder)
         self.keep = keep
+        self.environment = environment
         self.folder.mkdir(parents=True, exist_ok=True)
-        for draft in self.folder.glob(f"{DRAFT}*"):
-            remove(draft)
+        self.format = Format.read(self.folder)
         self.shards = open_shards(folder)
+        if environment is not None and self.shards:
+            recorded = self.format.environment or self.shards[0].described()
+            check_environment(self.folder, recorded, environment)
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -115,14 +81,11 @@ class Replay:
         keys = [key for key in (*KEYS, POSE) if key in rows]
         arrays = {key: np.ascontiguousarray(rows[key]) for key in keys}
         self._check_space(sum(array.nbytes for array in arrays.values()))
-        self._write_version()
-        tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
-        shard = TensorDict(tensors, batch_size=[len(arrays["reward"])])
+        self._upgrade()
         number = int(self.names[-1][-6:]) + 1 if self.shards else 0
         path = self.folder / f"shard-{number:06d}"
-        with replacing(path) as draft:
-            shard.memmap(str(draft), copy_existing=True)
-        self.shards.append(Shard.open(path, FORMAT_VERSION))
+        write_shard(path, arrays)
+        self.shards.append(Shard.open(path, verify=False))
         while len(self) - len(self.shards[0]) >= self.keep:
             remove(self.shards.pop(0).path)
 
@@ -131,11 +94,16 @@ class Replay:
             message = os.strerror(errno.ENOSPC)
             raise OSError(errno.ENOSPC, message, str(self.folder))
 
-    def _write_version(self) -> None:
-        file = self.folder / FORMAT_FILE
-        if not file.exists():
-            with replacing(file) as draft:
-                draft.write_text(json.dumps({"format_version": FORMAT_VERSION}))
+    def _upgrade(self) -> None:
+        """Prepare the folder for a shard of the present format."""
+        for draft in self.folder.glob(f"{DRAFT}shard-*"):
+            remove(draft)  # a killed process left it
+        if self.shards and self.format.version == FORMAT_VERSION:
+            return
+        for shard in self.shards:
+            write_checksums(shard.path)
+        self.format = Format(environment=self.environment)
+        self.format.write(self.folder)
 
     def keep_only(self, names: Collection[str]) -> None:
         """Delete all shards but those with these names."""
@@ -144,26 +112,17 @@ class Replay:
                 remove(shard.path)
         self.shards = [shard for shard in self.shards if shard.path.name in names]
 
-    def check(
-        self, frame_shape: tuple[int, int, int], needs_pose: bool = False
-    ) -> None:
-        """Raise UserError for missing frames or poses, and for frames of another shape."""
+    def check(self, needs_pose: bool = False) -> None:
+        """Raise UserError if there are no frames, or no poses that the model needs."""
         if len(self) == 0:
             raise UserError(
                 f"no data in {self.folder}: collect some first "
                 f"(train.collect.frames or `lssvwm collect`)"
             )
-        names = set(self.shards[0].rows.keys())
-        if needs_pose and POSE not in names:
+        if needs_pose and POSE not in set(self.shards[0].rows.keys()):
             raise UserError(
                 f"model.pose=given: the frames in {self.folder} have no poses; "
                 f"use an environment that has them, or model.pose=integrated"
-            )
-        shape = tuple(self.shards[0].rows["pixels"].shape[1:])
-        if shape != tuple(frame_shape):
-            raise UserError(
-                f"frames in {self.folder} are {shape}, "
-                f"the environment's are {tuple(frame_shape)}"
             )
 
     def sample(
@@ -206,24 +165,6 @@ def _draw(
     else:
         begin = int(rng.integers(last + 1))
     return shard.rows[begin : begin + length]
-
-
-def open_shards(folder: str | Path) -> list[Shard]:
-    """Open the shards of a data folder, oldest first, without changing anything."""
-    version = _version(Path(folder))
-    paths = sorted(Path(folder).glob("shard-*"))
-    return [Shard.open(path, version) for path in paths]
-
-
-def _version(folder: Path) -> int:
-    """Read the format of a data folder; raises UserError if the file is damaged."""
-    file = folder / FORMAT_FILE
-    if not file.is_file():
-        return 1
-    try:
-        return int(json.loads(file.read_text())["format_version"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is damaged: it holds no format_version") from None
 
 
 def as_replay_buffer(

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lssvwm.worldmodel.migration import FORMAT_VERSION, migrate_memory
-from tensordict import TensorClass, TensorDict
+from lssvwm.worldmodel.tensor_file import (
+    is_torch_file,
+    read_tensors,
+    read_torch_file,
+    write_tensors,
+)
+from tensordict import TensorClass, TensorDict, is_tensor_collection
 from torch import Tensor
 
 
@@ -54,20 +60,36 @@ class Memory(TensorClass):
 
     def write(self, path: str | Path) -> None:
         """Save to one file, also within an episode."""
-        saved = self.to_tensordict().to_dict()
-        torch.save({"format_version": FORMAT_VERSION} | saved, path)
+        layers = self.layers
+        keys = [key for key in layers.keys(True) if is_tensor_collection(layers[key])]
+        groups = [key if isinstance(key, str) else ".".join(key) for key in keys]
+        about = {"format_version": FORMAT_VERSION, "groups": groups}
+        tensors = self.to_tensordict().flatten_keys().items()
+        write_tensors(Path(path), dict(tensors), about)
 
     @classmethod
     def read(cls, path: str | Path) -> Memory:
         """Load what `write` saved, with the same numbers.
 
-        Raises ValueError if the file holds something else or has a newer format.
+        Raises ValueError if the file is damaged, holds something else or has a newer format.
         """
-        saved = torch.load(path, weights_only=True)
+        path = Path(path)
+        saved = read_torch_file(path) if is_torch_file(path) else _read(path)
         saved = migrate_memory(saved, str(path))
         batch = saved["frames"].shape
         layers = TensorDict(saved.pop("layers"), batch_size=batch)
         return cls(layers=layers, **saved, batch_size=batch)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the entries of a memory as nested plain data."""
+    about, tensors = read_tensors(path, FORMAT_VERSION)
+    saved = TensorDict()
+    for group in sorted(about.get("groups", [])):  # parents first; some are empty
+        saved["layers", *group.split(".")] = TensorDict()
+    for name, value in tensors.items():
+        saved[tuple(name.split("."))] = value
+    return {"format_version": about.get("format_version", 1)} | saved.to_dict()
 
 
 def _compared(memory: Memory) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Upgrade weights and model settings of earlier formats.
 
-Format 1 has no `format_version`. Format 2 has the present names. Nothing here needs torch.
+Format 1 has no `format_version`. Format 2 has the present names. Format 3 adds checksums. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 2
-"""Format of weights, and of the model settings in their header, that this version writes."""
+FORMAT_VERSION = 3
+"""Format of weights, with the model settings in their header, and of memories that this version writes."""
 
 _RENAMED_WEIGHTS: list[tuple[str, str]] = [
     (r"^blocks\.(\d+)\.scan\.place$", r"blocks.\1.mixer.pos_embed"),
@@ -90,11 +90,11 @@ _MIXER_DEFAULTS: dict[str, Any] = {
 """Settings of format 1 that belong to the mixer, and their defaults."""
 
 
-def check_version(version: int, what: str) -> None:
+def check_version(version: int, what: str, newest: int = FORMAT_VERSION) -> None:
     """Raise ValueError if a file has a newer format than this version reads."""
-    if version > FORMAT_VERSION:
+    if version > newest:
         raise ValueError(
-            f"{what} has format {version}, this version reads formats up to {FORMAT_VERSION}: update it"
+            f"{what} has format {version}, this version reads formats up to {newest}: update it"
         )
 
 
@@ -107,7 +107,7 @@ def migrate_weights(
     Raises ValueError for a newer format.
     """
     check_version(version, "the state dict")
-    if version == FORMAT_VERSION:
+    if version > 1:
         return dict(state)
     renamed = {_renamed(key): value for key, value in state.items()}
     return _complete(renamed, own)
@@ -120,7 +120,7 @@ def migrate_config(fields: Mapping[str, Any], version: int = 1) -> dict[str, Any
     """
     check_version(version, "the model configuration")
     plain = deepcopy(dict(fields))
-    return plain if version == FORMAT_VERSION else _from_format1(plain)
+    return plain if version > 1 else _from_format1(plain)
 
 
 def _renamed(key: str) -> str:

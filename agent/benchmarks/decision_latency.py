@@ -20,6 +20,7 @@ from lssvwm.agent.config.composition import compose, from_checkpoint
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import task_seeds
+from lssvwm.agent.evaluation.origin import machine_settings
 from lssvwm.agent.imagined_env import ImaginedEnv
 from lssvwm.agent.mpc import Agent, MPCConfig
 from lssvwm.agent.progress import Progress
@@ -72,6 +73,7 @@ def decide(config: Config, output: Path) -> Path:
         rows.append(row)
     found = {
         "command": "lssvwm benchmark decide",
+        "settings": machine_settings(config),
         "threads": torch.get_num_threads(),
         "rows": rows,
     }

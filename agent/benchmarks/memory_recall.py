@@ -18,7 +18,6 @@ Shapes: N walks, T = context + horizon frames, 9 tiles of the view.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,21 @@ from lssvwm.agent.benchmarks.frame_comparison import ROWS, Row, compare, imagine
 from lssvwm.agent.benchmarks.linear_probes import probes
 from lssvwm.agent.benchmarks.maze_walks import TESTS, Walks, remember, walk
 from lssvwm.agent.benchmarks.retention import retention
-from lssvwm.agent.benchmarks.seed_runs import check, collected, spread, trained
+from lssvwm.agent.benchmarks.seed_runs import (
+    AGAIN,
+    check,
+    collected,
+    measured,
+    spread,
+    trained,
+)
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.evaluation import plots, results, tables
 from lssvwm.agent.evaluation.evaluate import task_seeds
+from lssvwm.agent.evaluation.origin import Origin
+from lssvwm.agent.files import read_json
 from lssvwm.worldmodel import Memory, WorldModel
 
 MEASURES = ("psnr", "ssim", "tiles_right", "right", "norm")
@@ -104,21 +112,22 @@ def memory(settings: list[str], output: Path) -> Path:
 def _run(config: BenchmarkRunConfig, folder: Path) -> None:
     """Train one model, or continue its training, and measure it, unless that is done.
 
-    Raises UserError if the folder holds a run with other settings.
+    Raises UserError if the folder holds a run or results with other settings.
     """
     trained_before = check(config, folder)
     file = folder / "memory.json"
     settings = _settings(config) | {"models": [config.name], "seeds": [config.seed]}
-    measured = json.loads(file.read_text()) if file.exists() else {}
-    if trained_before and measured.get("settings") == settings:
+    if measured(file, settings) and trained_before:
         return
     print(f"{config.name}, seed {config.seed}")
     model = trained(config, folder)
     found = {
+        "origin": dataclasses.asdict(Origin.of(str(folder))),
         "model": config.name,
         "seed": config.seed,
         "steps": config.train.steps,
         "settings": settings,
+        "tasks_seed": config.tasks.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "memory_bytes": model.initial(1).nbytes(),
         "rows": video(config, model) + retention(config, model) + probes(config, model),
@@ -167,7 +176,5 @@ def summary(output: Path, base: BenchmarkRunConfig) -> dict[str, Any]:
 def _comparable(output: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Read the runs whose settings agree, apart from models and seeds."""
     same = {k: v for k, v in settings.items() if k not in ("models", "seeds")}
-    runs = [
-        json.loads(file.read_text()) for file in sorted(output.glob("*/memory.json"))
-    ]
+    runs = [read_json(file, AGAIN) for file in sorted(output.glob("*/memory.json"))]
     return [run for run in runs if same.items() <= run["settings"].items()]

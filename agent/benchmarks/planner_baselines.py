@@ -23,6 +23,7 @@ import torch
 from lssvwm.agent.benchmarks.seed_runs import spread
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.evaluation import results, tables
+from lssvwm.agent.evaluation.origin import machine_settings
 from lssvwm.agent.progress import Progress
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -350,7 +351,7 @@ def compare_planners(
             row["seconds_per_decision"] = sum(seconds) / len(seconds)
             rows.append(row)
     progress.close()
-    settings = {
+    settings = machine_settings(config) | {
         "horizon": HORIZON,
         "candidates": SAMPLES,
         "rounds": ROUNDS,

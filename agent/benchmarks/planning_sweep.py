@@ -29,8 +29,10 @@ from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import plots, results, tables
 from lssvwm.agent.evaluation.evaluate import measure, offered, summary
-from lssvwm.agent.evaluation.results import ARRAYS, Outcome, weights_hash
+from lssvwm.agent.evaluation.origin import IsOurs, weights_hash
+from lssvwm.agent.evaluation.results import ARRAYS, Outcome
 from lssvwm.agent.evaluation.statistics import crossed, difference, grouped
+from lssvwm.agent.files import read_json
 
 GROUPS = 4
 """Ranges of goal distance and of evidence age in the grid."""
@@ -66,7 +68,7 @@ class Case:
         """Return the outcomes of the arms that have been played."""
         if not self.file.exists():
             return {}
-        arms = json.loads(self.file.read_text())["arms"]
+        arms = read_json(self.file, "delete it to play its tasks again")["arms"]
         complete = {arm: row for arm, row in arms.items() if set(ARRAYS) <= set(row)}
         return {arm: _outcome(row) for arm, row in complete.items()}
 
@@ -113,6 +115,17 @@ def cases(settings: Sequence[str], output: Path) -> list[Case]:
         _case(settings, dict(zip(sweep, values)), output)
         for values in itertools.product(*sweep.values())
     ]
+
+
+def same_sweep(settings: Sequence[str]) -> IsOurs:
+    """Compare cases: a sweep may replace the summary of its own cases."""
+    ours = {case.file.stem for case in cases(settings, Path())}
+
+    def is_ours(found: dict[str, Any]) -> bool:
+        rows = found.get("cases", [])
+        return bool(rows) and {row.get("case") for row in rows} <= ours
+
+    return is_ours
 
 
 def _sweep(settings: Sequence[str]) -> dict[str, list[Any]]:
@@ -231,6 +244,9 @@ def _case_rows(played: Sequence[Case]) -> list[dict[str, Any]]:
         for arm, row in found["arms"].items():
             arms[arm] = {k: v for k, v in row.items() if not k.startswith("by_")}
         row = {"values": case.values, "tasks": found["tasks"], "arms": arms}
+        row["case"] = case.file.stem
+        row["checkpoint"] = case.config.checkpoint
+        row["weights"] = weights_hash(str(case.config.checkpoint))
         if "retained" in played_arms:
             own = played_arms["retained"].counted().success
             other = first.setdefault(found["tasks"]["hash"], own)

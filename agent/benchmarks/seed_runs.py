@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition as configuration
-from lssvwm.agent.config.composition import from_checkpoint
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.files import read_json
 from lssvwm.agent.replay import Replay
+from lssvwm.agent.run_folder import saved_config
 from lssvwm.agent.training.collection import build_collection, fill
 from lssvwm.agent.training.stages import resume, train
 from lssvwm.worldmodel import WorldModel
@@ -20,11 +21,15 @@ from lssvwm.worldmodel import WorldModel
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Quantiles (97.5 %) of Student's t with 1, 2, ... degrees of freedom."""
 
+AGAIN = "delete it to measure again, or choose another output="
+"""Remedy for a result file that is damaged or has other settings."""
+
 
 def collected(config: Config, folder: Path) -> str:
     """Collect the frames that are missing for training; returns the folder's name."""
     collection = build_collection(config.env, config.train.collect)
-    fill(collection, Replay(folder), config.seed)
+    replay = Replay(folder, environment=collection.environment)
+    fill(collection, replay, config.seed)
     return str(folder)
 
 
@@ -33,9 +38,7 @@ def check(config: Config, folder: Path) -> bool:
     if not (folder / "config.yaml").exists():
         return False
     plain = configuration.to_dict(config)
-    saved = configuration.to_dict(
-        from_checkpoint(configuration.read(folder / "config.yaml"), [])
-    )
+    saved = configuration.to_dict(saved_config(folder))
     if other := [
         key for key in ("env", "model", "train", "stages") if saved[key] != plain[key]
     ]:
@@ -45,13 +48,22 @@ def check(config: Config, folder: Path) -> bool:
     return True
 
 
+def measured(file: Path, settings: dict[str, Any]) -> bool:
+    """Return whether a file holds results of these settings; raises UserError for others."""
+    if not file.exists():
+        return False
+    if read_json(file, AGAIN).get("settings") != settings:
+        raise UserError(f"{file} holds results of other settings: {AGAIN}")
+    return True
+
+
 def trained(config: Config, folder: Path) -> WorldModel:
     """Train the model of these settings in the folder, or resume its training.
 
     Raises UserError as `check` does.
     """
     if check(config, folder):
-        resume(folder, [])
+        resume(folder, ["trust=true"])  # its code is that of `config`
     else:
         train(config, folder)
     return checkpoint.load(folder, config.device, config.backend)

@@ -8,19 +8,22 @@ model card.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lssvwm.agent import checkpoint
-from lssvwm.agent.benchmarks.seed_runs import check, spread, trained
+from lssvwm.agent.benchmarks.seed_runs import AGAIN, check, spread, trained
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import BenchmarkRunConfig
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import measure, summary
+from lssvwm.agent.evaluation.origin import Origin, weights_hash
+from lssvwm.agent.files import read_json, read_json_lines
+from lssvwm.agent.run_folder import saved_config
 from lssvwm.worldmodel import WorldModel
 
 RESULT = "seeds.json"
@@ -58,7 +61,7 @@ def _test(config: BenchmarkRunConfig, folder: Path) -> None:
     """Train a run, and test it under the conditions that its file lacks."""
     file = folder / RESULT
     complete = check(config, folder)
-    saved = json.loads(file.read_text()) if complete and file.exists() else {}
+    saved = read_json(file, AGAIN) if file.exists() else {}
     played = saved.get("conditions", {})
     model: WorldModel | None = None
     for name, case in conditions(config).items():
@@ -67,7 +70,9 @@ def _test(config: BenchmarkRunConfig, folder: Path) -> None:
             key: settings[key]
             for key in ("env", "planner", "objective", "mpc", "tasks")
         }
-        if played.get(name, {}).get("settings") == same:
+        if name in played and played[name]["settings"] != same:
+            raise UserError(f"{file} has other settings of {name!r}: {AGAIN}")
+        if name in played and complete:
             continue
         if model is None:
             print(f"{config.name}, seed {config.seed}")
@@ -82,7 +87,8 @@ def _test(config: BenchmarkRunConfig, folder: Path) -> None:
         }
         saved = {
             "seed": config.seed,
-            "weights": results.weights_hash(str(folder)),
+            "weights": weights_hash(str(folder)),
+            "origin": dataclasses.asdict(Origin.of(str(folder))),
             "hours": training_hours(folder),
             "conditions": played,
         }
@@ -93,7 +99,7 @@ def training_hours(folder: Path) -> float:
     """Return the hours of training of a run, by its logs."""
     total = 0.0
     for log in sorted(folder.rglob("metrics.jsonl")):
-        times = [json.loads(row)["time"] for row in log.read_text().splitlines()]
+        times = [row["time"] for row in read_json_lines(log)]
         steps = np.diff(times)
         total += float(steps[steps < PAUSE].sum())
     return total / 3600
@@ -101,7 +107,7 @@ def training_hours(folder: Path) -> float:
 
 def _read(output: Path, base: BenchmarkRunConfig) -> list[Row]:
     files = [output / f"seed-{seed}" / RESULT for seed in base.benchmark.seeds]
-    return [json.loads(file.read_text()) for file in files if file.exists()]
+    return [read_json(file, AGAIN) for file in files if file.exists()]
 
 
 def summarise(base: BenchmarkRunConfig, runs: Sequence[Row]) -> Row:
@@ -123,6 +129,7 @@ def summarise(base: BenchmarkRunConfig, runs: Sequence[Row]) -> Row:
         "format_version": results.FORMAT_VERSION,
         "command": f"lssvwm benchmark seeds experiment={base.name}",
         "name": base.name,
+        "settings": composition.to_dict(base),
         "seeds": [run["seed"] for run in runs],
         "hours": spread([run["hours"] for run in runs]),
         "weights": [run["weights"] for run in runs],
@@ -152,8 +159,7 @@ def package(found: Row, output: Path) -> Path:
     folder = output / PACKAGE
     run = output / f"seed-{found['median']}"
     model = checkpoint.load(run, "cpu")
-    saved = composition.read(run / checkpoint.CONFIG)
-    config = composition.from_checkpoint(saved, [])
+    config = saved_config(run)
     checkpoint.export(model, dataclasses.replace(config, data=None), folder)
     (folder / CARD).write_text(card(found), encoding="utf-8")
     return folder

@@ -22,6 +22,7 @@ import torch
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import ENV_CONFIGS, Config
 from lssvwm.agent.evaluation import results
+from lssvwm.agent.evaluation.origin import machine_settings
 from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.envs.torchrl_env import TorchRLEnv
@@ -68,7 +69,7 @@ def envs(config: Config, output: Path) -> Path:
                 f"engine {row['engine']:>8,.0f} frames/s  "
                 f"TorchRL {row['torchrl']:>8,.0f}"
             )
-    return _write(output / "envs.json", rows)
+    return _write(output / "envs.json", config, rows)
 
 
 def speed(config: Config, output: Path) -> Path:
@@ -98,7 +99,7 @@ def speed(config: Config, output: Path) -> Path:
             f"{1e3 * seconds:>9.3f} ms a frame  x {row['ratio']:>6.2f}  "
             f"{case.memory_bytes:>12,} bytes"
         )
-    return _write(output / "speed.json", rows)
+    return _write(output / "speed.json", config, rows)
 
 
 def fork(config: Config, output: Path) -> Path:
@@ -121,7 +122,7 @@ def fork(config: Config, output: Path) -> Path:
                 f"time x {time_ratio:.2f} of copies, "
                 f"memory x {size_ratio:.2f} ({row['fork_bytes'] / 1e6:,.0f} MB)"
             )
-    return _write(output / "fork.json", rows)
+    return _write(output / "fork.json", config, rows)
 
 
 def _fork_row(name: str, horizon: int) -> Row:
@@ -280,10 +281,11 @@ def _seconds(run: Callable[[], Any]) -> float:
     return best
 
 
-def _write(file: Path, rows: list[Row]) -> Path:
-    """Write rows with the command, threads and machine."""
+def _write(file: Path, config: Config, rows: list[Row]) -> Path:
+    """Write rows with the command, settings, threads and machine."""
     about = {
         "command": f"lssvwm benchmark {file.stem}",
+        "settings": machine_settings(config),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
     }

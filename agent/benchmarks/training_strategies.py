@@ -11,18 +11,26 @@ Both tasks are a choice between two, so that success without memory is at most a
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lssvwm.agent.benchmarks.seed_runs import check, collected, spread, trained
+from lssvwm.agent.benchmarks.seed_runs import (
+    AGAIN,
+    check,
+    collected,
+    measured,
+    spread,
+    trained,
+)
 from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import measure
+from lssvwm.agent.evaluation.origin import Origin
+from lssvwm.agent.files import read_json
 from lssvwm.envs.base import WRONG
 
 Row = dict[str, Any]
@@ -105,7 +113,7 @@ def _measure(
 ) -> None:
     """Measure one model, trained in the folder, for every value of `env.KEY`.
 
-    Does nothing if the file holds results of these settings.
+    Does nothing if the file holds results of these settings; raises UserError if it holds others.
     """
     file = folder / "success.json"
     settings = {
@@ -113,8 +121,7 @@ def _measure(
         "seed": config.tasks.seed,
         "tasks": config.tasks.count,
     }
-    measured = json.loads(file.read_text()) if file.exists() else {}
-    if measured.get("settings") == settings and check(config, folder):
+    if measured(file, settings) and check(config, folder):
         return
     print(f"{config.name}, seed {config.seed}")
     model = trained(config, folder)
@@ -128,11 +135,12 @@ def _measure(
         row["wrong"] = float((found.outcome == WRONG).mean())
         rows.append(row)
     about = {"name": config.name, "seed": config.seed, "steps": config.train.steps}
+    about["origin"] = dataclasses.asdict(Origin.of(str(folder)))
     results.write_json(file, about | {"settings": settings, "rows": rows})
 
 
 def _read(output: Path, pattern: str) -> list[Run]:
-    return [json.loads(file.read_text()) for file in sorted(output.glob(pattern))]
+    return [read_json(file, AGAIN) for file in sorted(output.glob(pattern))]
 
 
 def _publish(

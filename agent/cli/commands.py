@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lssvwm.agent.checkpoint import read_config, resolve
+from lssvwm.agent.checkpoint import BEST, EXPORT, read_config, resolve
 from lssvwm.agent.cli import show_settings
 from lssvwm.agent.cli.failures import saved
 from lssvwm.agent.config.composition import (
@@ -15,15 +15,18 @@ from lssvwm.agent.config.composition import (
     from_checkpoint,
     given,
     read,
-    refuse_existing_run,
+    trust_setting,
 )
 from lssvwm.agent.config.settings import (
     BenchmarkRunConfig,
     CheckpointConfig,
     Config,
     RecordRunConfig,
+    SavedRunConfig,
 )
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.evaluation.origin import free_folder, same_checkpoint, same_machine
+from lssvwm.agent.run_folder import refuse_existing_run
 
 TRAINED = {
     "memory": "memory_benchmark",
@@ -40,7 +43,7 @@ def train(settings: list[str], show: bool) -> None:
     if show:
         return show_settings.of_new_run(config, settings)
     output = output_folder(config, "runs", config.name)
-    refuse_existing_run(output)
+    refuse_existing_run(output, config)
     print(f"train {config.name} on {_summary(config.env)}")
     _print_course(config, output)
     with saved(output, resumable=True):
@@ -67,7 +70,7 @@ def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
     refuse_model_settings(settings)
     folder = Path(folder_name).expanduser()
     if show:
-        config = from_checkpoint(read(folder / "config.yaml"), settings)
+        config = from_checkpoint(read(folder / "config.yaml"), settings, SavedRunConfig)
         return show_settings.of_checkpoint(config, settings, str(folder))
     changes = f" with {' '.join(settings)}" if settings else ""
     print(f"resume the run in {folder}{changes}")
@@ -82,7 +85,7 @@ def evaluate(settings: list[str], show: bool) -> None:
     config = of_checkpoint("evaluate", settings, CheckpointConfig)
     if show:
         return show_settings.of_checkpoint(config, settings)
-    output = output_folder(config, "runs", short_name(config), "evaluation")
+    output = evaluation_folder(config)
     tasks = f"{config.tasks.count:,} tasks (seed {config.tasks.seed})"
     print(f"evaluate {config.checkpoint} on {tasks} of {_summary(config.env)}")
     print(f"with planner {_summary(config.planner)}; results go to {output}")
@@ -91,7 +94,7 @@ def evaluate(settings: list[str], show: bool) -> None:
 
         evaluation.evaluate(config, output)
         _print_written(sorted(path for path in output.iterdir() if path.is_file()))
-        print(f"next: lssvwm record checkpoint={config.checkpoint} mode=plan")
+        print(f"next: lssvwm record {_same_checkpoint(config)} mode=plan")
 
 
 def record(settings: list[str], show: bool) -> None:
@@ -100,7 +103,7 @@ def record(settings: list[str], show: bool) -> None:
     config = of_checkpoint("record", settings, RecordRunConfig)
     if show:
         return show_settings.of_checkpoint(config, settings)
-    output = output_folder(config, "runs", short_name(config), "video")
+    output = video_folder(config)
     tasks = f"{config.record.episodes} tasks of {_summary(config.env)}"
     print(f"record {config.checkpoint} on {tasks}")
     print(f"mode {config.record.mode}; videos go to {output}")
@@ -109,7 +112,7 @@ def record(settings: list[str], show: bool) -> None:
 
         _print_written(video.record(config, output))
         other = "plan" if config.record.mode == "open_loop" else "open_loop"
-        command = f"lssvwm record checkpoint={config.checkpoint} mode={other}"
+        command = f"lssvwm record {_same_checkpoint(config)} mode={other}"
         print(f"next: watch them, or {command}")
 
 
@@ -146,8 +149,11 @@ def benchmark(name: str, about: str, settings: list[str], show: bool) -> None:
     if show:
         return show_settings.of_new_run(config, settings)
     output = output_folder(config, "runs", "benchmark")
-    print(f"benchmark {name}: {about} Results go to {output}")
     continues = name in TRAINED or name == "seeds"
+    if not continues:
+        file = f"{name}.json"
+        output = free_folder(output, file, same_machine(config), bool(config.output))
+    print(f"benchmark {name}: {about} Results go to {output}")
     again = "run it again to continue" if continues else "run it again"
     with saved(output, again=again):
         _print_written([_measure(name, config, settings, output)])
@@ -198,11 +204,18 @@ def _measure(
 
 def _benchmark_planning(about: str, settings: list[str], show: bool) -> None:
     """Evaluate checkpoints with every combination of settings in `benchmark.sweep`."""
-    from lssvwm.agent.benchmarks.planning_sweep import cases, folder, planning
+    from lssvwm.agent.benchmarks.planning_sweep import (
+        cases,
+        folder,
+        planning,
+        same_sweep,
+    )
 
-    output = Path(given(settings, "output") or folder(settings)).expanduser()
+    chosen = given(settings, "output")
+    output = Path(chosen or folder(settings)).expanduser()
     if show:
         return show_settings.of_checkpoint(cases(settings, output)[0].config, settings)
+    output = free_folder(output, "planning.json", same_sweep(settings), bool(chosen))
     print(f"benchmark planning: {about} Results go to {output}")
     with saved(output, again="run it again to continue"):
         _print_written([planning(settings, output)])
@@ -256,13 +269,29 @@ def of_presets_or_checkpoint(command: str, settings: Sequence[str]) -> Checkpoin
 
 
 def short_name(config: CheckpointConfig) -> str:
-    """Return the last part of the checkpoint's name or folder."""
-    return Path(str(config.checkpoint)).expanduser().resolve().name
+    """Return the last part of the checkpoint's name, or of the folder of its run."""
+    folder = Path(str(config.checkpoint)).expanduser().resolve()
+    return folder.parent.name if folder.name in (BEST, EXPORT) else folder.name
 
 
 def output_folder(config: Config, *default: str) -> Path:
     """Return the folder for results: `output`, or the parts of the default."""
     return Path(config.output).expanduser() if config.output else Path(*default)
+
+
+def evaluation_folder(config: CheckpointConfig) -> Path:
+    """Return the folder for an evaluation, in which it replaces no other one."""
+    folder = output_folder(config, "runs", short_name(config), "evaluation")
+    is_ours = same_checkpoint(config)
+    return free_folder(folder, "evaluation.json", is_ours, bool(config.output))
+
+
+def video_folder(config: RecordRunConfig) -> Path:
+    """Return the folder for videos, in which they replace no others."""
+    folder = output_folder(config, "runs", short_name(config), "video")
+    file = f"{config.record.mode}-0.json"
+    is_ours = same_checkpoint(config)
+    return free_folder(folder, file, is_ours, bool(config.output))
 
 
 def _summary(section: Any) -> str:
@@ -273,10 +302,17 @@ def _summary(section: Any) -> str:
     return " ".join([section.kind, *changed])
 
 
+def _same_checkpoint(config: CheckpointConfig) -> str:
+    """Return the settings that choose the same checkpoint again."""
+    trust = trust_setting(resolve(str(config.checkpoint)))
+    return f"checkpoint={config.checkpoint}{trust}"
+
+
 def _print_trained(folder: Path) -> None:
     _print_written([folder])
-    print(f"next: lssvwm evaluate checkpoint={folder}")
-    print(f"      lssvwm record checkpoint={folder} mode=plan")
+    trust = trust_setting(folder)
+    print(f"next: lssvwm evaluate checkpoint={folder}{trust}")
+    print(f"      lssvwm record checkpoint={folder} mode=plan{trust}")
 
 
 def _print_written(paths: Sequence[Path]) -> None:

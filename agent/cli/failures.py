@@ -35,8 +35,11 @@ def saved(
 
     def advice(otherwise: str) -> str:
         holds_run = (folder / "config.yaml").is_file()
-        resume = f"continue with `lssvwm resume {folder}`"
-        return resume if resumable and holds_run else otherwise
+        if not (resumable and holds_run):
+            return otherwise
+        from lssvwm.agent.config.composition import trust_setting
+
+        return f"continue with `lssvwm resume {folder}{trust_setting(folder)}`"
 
     try:
         yield

@@ -14,6 +14,7 @@ from lssvwm.agent.config.settings import (
     CheckpointConfig,
     Config,
     RecordRunConfig,
+    SavedRunConfig,
 )
 
 
@@ -36,7 +37,7 @@ PAGES = {
         ("", "train", "model", "env", "planner", "objective", "mpc", "tasks"),
         GROUPS,
     ),
-    "resume": Page(Config, ("", "train")),
+    "resume": Page(SavedRunConfig, ("", "train")),
     "evaluate": Page(CheckpointConfig, ("", *PLAYED), ("planner",)),
     "record": Page(RecordRunConfig, ("", "record", *PLAYED), ("planner",)),
     "collect": Page(

@@ -15,9 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from lssvwm.agent.config import migration
+from lssvwm.agent.config.consent import check_consent, named_code
 from lssvwm.agent.config.presets import GROUPS, config_dir, options, pretrained
 from lssvwm.agent.config.reference import describe, plain_data, text
-from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.settings import Config, SavedRunConfig
 from lssvwm.agent.config.validation import build, suggestion
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import replacing
@@ -67,6 +68,7 @@ def from_checkpoint(
 
     A planner preset or `planner.kind` keeps the settings that both planners have. Planners are then compared on equal
     terms. Any other preset replaces its section. Raises UserError with one line about a mistake.
+    Raises UserError for code that only `saved` names, unless `settings` hold trust=true.
     """
     overrides = [parse(setting) for setting in settings]
     choices = _choices(overrides)
@@ -88,7 +90,10 @@ def from_checkpoint(
     kind = given(settings, "planner.kind")
     if isinstance(kind, str) and kind in PLANNER_CONFIGS:
         plain["planner"] = _keep_shared(plain["planner"], {"kind": kind})
-    return build(cls, overridden(plain, overrides))
+    config = build(cls, overridden(plain, overrides))
+    if not (isinstance(config, SavedRunConfig) and config.trust):
+        check_consent(to_dict(config), {o.key: o.value for o in overrides})
+    return config
 
 
 def given(settings: Sequence[str], key: str) -> Any:
@@ -129,16 +134,16 @@ def read(path: str | Path) -> dict[str, Any]:
         saved = None
     if not isinstance(saved, dict):
         raise UserError(f"{path} is damaged: it is not a saved configuration")
-    return migration.migrate(saved)
+    try:
+        return migration.migrate(saved)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged or of another version: {error}") from None
 
 
-def refuse_existing_run(folder: Path) -> None:
-    """Raise UserError if the folder holds a run."""
-    if (folder / "config.yaml").exists():
-        raise UserError(
-            f"{folder} holds a run already: "
-            f"use `lssvwm resume {folder}`, or another output="
-        )
+def trust_setting(folder: Path) -> str:
+    """Return " trust=true" if commands on a run need it, otherwise an empty text."""
+    file = folder / "config.yaml"
+    return " trust=true" if file.is_file() and named_code(read(file)) else ""
 
 
 def rewrite(path: str | Path) -> None:

@@ -296,7 +296,16 @@ class Config:
 
 
 @documented(frozen=True, config=SETTINGS)
-class CheckpointConfig(Config):
+class SavedRunConfig(Config):
+    """Configure a command that starts from saved settings."""
+
+    trust: bool = False
+    """Run code that saved settings name: a factory, or the module of an environment's id. false: refuse it.
+    It holds for one command and is never saved; code that the command line names runs without it."""
+
+
+@documented(frozen=True, config=SETTINGS)
+class CheckpointConfig(SavedRunConfig):
     """Configure a command that uses a trained model."""
 
     checkpoint: str | None = None

@@ -26,6 +26,7 @@ SECTIONS = {
     "record": "record",
     "benchmark": "benchmark",
     "checkpoint": "evaluate, record, collect, benchmark",
+    "trust": "resume, evaluate, record, collect, benchmark",
 }
 """Settings that only some commands have, and these commands."""
 

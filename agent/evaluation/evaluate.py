@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.build import build_agent, build_env
-from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.migration import RENAMED_VALUES
 from lssvwm.agent.config.settings import (
     CheckpointConfig,
@@ -37,9 +36,9 @@ from lssvwm.agent.evaluation.interventions import (
     Moment,
     RecentFrames,
 )
+from lssvwm.agent.evaluation.origin import Origin, used_settings
 from lssvwm.agent.evaluation.results import (
     Evaluation,
-    Origin,
     Outcome,
     TaskList,
     summarise,
@@ -418,10 +417,7 @@ def summary(config: Config, outcomes: dict[str, Outcome]) -> Evaluation:
     tasks = list_tasks(config, some.task_seed)
     solved = len(some.task_seed) - len(some.counted().task_seed)
     tasks = dataclasses.replace(tasks, solved_at_start=solved)
-    settings = configuration.to_dict(config)
-    for unused in ("train", "record", "benchmark", "name", "output", "data"):
-        settings.pop(unused, None)
-    return Evaluation(tasks, summarise(outcomes), settings)
+    return Evaluation(tasks, summarise(outcomes), used_settings(config))
 
 
 def evaluate(config: CheckpointConfig, output: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Colours are those of Okabe and Ito, which colour-blind readers distinguish; mark
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from lssvwm.agent.evaluation.tables import (
     recall_cases,
     windows_of,
 )
+from lssvwm.agent.files import read_json_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -322,8 +322,7 @@ def plot_curves(folder: Path) -> None:
 
     With adversarial lengths, the last panel shows the probability of each sequence length.
     """
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = read_json_lines(folder / "metrics.jsonl")
     keys = {key for row in rows for key in row}
     curves = [curve for curve in CURVES if curve.key in keys]
     odds = sorted((key for key in keys if key.startswith(ODDS)), key=_length_of)

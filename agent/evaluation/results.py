@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lssvwm.agent.checkpoint import resolve
+from lssvwm.agent import files
 from lssvwm.agent.config.migration import RENAMED_VALUES
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.interventions import ARMS
+from lssvwm.agent.evaluation.origin import Origin
 from lssvwm.agent.evaluation.statistics import (
     crossed,
     difference,
@@ -29,10 +26,8 @@ from lssvwm.agent.evaluation.statistics import (
     grouped,
     wilson,
 )
-from lssvwm.agent.files import replacing
 from lssvwm.envs.base import TIMEOUT, WRONG
 from lssvwm.worldmodel import Memory
-from lssvwm.worldmodel.serialization import WEIGHTS
 
 FORMAT_VERSION = 2
 """Format of `evaluation.json` and `planning.json`. Format 1 has no `format_version` and other names of arms."""
@@ -151,28 +146,6 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Say where a result comes from.
-
-    version: of the package
-    date: UTC, ISO 8601
-    checkpoint: name or folder
-    weights: start of the SHA-256 of the weights
-    """
-
-    version: str
-    date: str
-    checkpoint: str
-    weights: str
-
-    @staticmethod
-    def of(checkpoint: str) -> Origin:
-        """Describe a result made now with a checkpoint."""
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        return Origin(version("lssvwm"), date, checkpoint, weights_hash(checkpoint))
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """Hold what `evaluation.json` contains."""
 
@@ -190,12 +163,6 @@ class Evaluation:
             "arms": {arm: row.to_dict() for arm, row in self.arms.items()},
             "settings": self.settings,
         }
-
-
-def weights_hash(checkpoint: str) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of a checkpoint's weights."""
-    weights = (resolve(checkpoint) / WEIGHTS).read_bytes()
-    return hashlib.sha256(weights).hexdigest()[:16]
 
 
 def summarise(outcomes: Mapping[str, Outcome]) -> dict[str, ArmResult]:
@@ -246,15 +213,14 @@ def write(
 
 
 def write_json(file: Path, found: dict[str, Any], indent: int | None = 1) -> None:
-    """Write JSON through a temporary file, so that a stopped run leaves no half file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as draft:
-        draft.write_text(json.dumps(found, indent=indent, default=str) + "\n")
+    """Write a result with a checksum; without an origin it gets version and date."""
+    origin = {"origin": dataclasses.asdict(Origin.of())}
+    files.write_json(file, origin | found, indent)
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read a result file in the present format."""
-    return migrate(json.loads(file.read_text()))
+    """Read a result file in the present format; raises UserError if it is damaged."""
+    return migrate(files.read_json(file, "restore it, or measure again"))
 
 
 def migrate(found: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policies import GuidedPolicy, ScriptedPolicy
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.replay import KEPT_FRAMES, Replay
+from lssvwm.agent.shards import describe_environment
 from lssvwm.agent.training.episodes import Episodes
 from lssvwm.envs.base import BatchedEnv, Mixture
 from lssvwm.envs.torchrl_env import TorchRLEnv
@@ -78,6 +79,8 @@ class Collection:
 
     config: CollectConfig
     envs: list[BatchedEnv]
+    environment: dict[str, Any]
+    """Description of the environments, which data folders store."""
 
 
 def build_collection(env: EnvConfig, config: CollectConfig) -> Collection:
@@ -99,7 +102,13 @@ def build_collection(env: EnvConfig, config: CollectConfig) -> Collection:
                 f"train.collect.mix: no explorer {unknown[0]!r} here; "
                 f"there are {', '.join(known)}"
             )
-    return Collection(config, envs)
+    described = [describe_environment(env, built) for built in envs]
+    if any(other != described[0] for other in described):
+        raise UserError(
+            "train.collect.vary: frames or actions differ between the environments; "
+            "vary settings that keep them"
+        )
+    return Collection(config, envs, described[0])
 
 
 def variants(env: EnvConfig, vary: Mapping[str, tuple[Any, ...]]) -> list[EnvConfig]:
@@ -230,7 +239,7 @@ def fill(collection: Collection, replay: Replay, seed: int) -> None:
 def collect(config: CheckpointConfig, output: Path) -> None:
     """Run `lssvwm collect`: add `train.collect.frames` frames to the data folder `output`."""
     collection = build_collection(config.env, config.train.collect)
-    replay = Replay(output, KEPT_FRAMES)
+    replay = Replay(output, KEPT_FRAMES, collection.environment)
     if config.threads:
         torch.set_num_threads(config.threads)
     make_agent = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lssvwm.agent.replay import KEYS, POSE
+from lssvwm.agent.shards import KEYS, POSE
 from tensordict import TensorDictBase
 
 Row = dict[str, Any]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lssvwm.agent.files import read_json_lines, replacing
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -21,10 +22,10 @@ class Logger:
 
     def __init__(self, folder: Path, step: int):
         self.file = folder / "metrics.jsonl"
-        self.file.touch()  # a run too short for a row has an empty log
-        rows = self.file.read_text().splitlines()
-        kept = [row for row in rows if row and json.loads(row)["step"] <= step]
-        self.file.write_text("".join(row + "\n" for row in kept))
+        rows = read_json_lines(self.file) if self.file.exists() else []
+        kept = [json.dumps(row) + "\n" for row in rows if row.get("step", step) <= step]
+        with replacing(self.file) as draft:
+            draft.write_text("".join(kept))  # empty for a run too short for a row
         board = str(folder / "tensorboard")
         self.board = SummaryWriter(board, purge_step=step + 1)
         self.values: dict[str, list[Tensor]] = {}

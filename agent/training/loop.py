@@ -10,6 +10,7 @@ from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.plots import plot_curves
 from lssvwm.agent.progress import Progress
+from lssvwm.agent.run_folder import refuse_existing_run
 from lssvwm.agent.training.augmentation import draw_hidden, draw_resets
 from lssvwm.agent.training.logger import Logger
 from lssvwm.agent.training.optimization import TrainingBatch
@@ -26,7 +27,7 @@ def train(config: Config, output: Path, until: float | None = None) -> Path:
 
     until: success rate on the validation tasks at which training ends early
     """
-    composition.refuse_existing_run(output)
+    refuse_existing_run(output, config)
     run = build(config, output)
     output.mkdir(parents=True, exist_ok=True)
     composition.save(config, output / "config.yaml")
@@ -38,7 +39,7 @@ def train(config: Config, output: Path, until: float | None = None) -> Path:
 def restart(config: Config, folder: Path, until: float | None = None) -> Path:
     """Continue a run from its last checkpoint; returns its folder."""
     run = build(config, folder)
-    if not run.last.is_file():
+    if not run.saved:
         begin(run)
     restore(run)
     composition.save(config, folder / "config.yaml")

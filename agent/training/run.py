@@ -5,7 +5,7 @@ A run's folder holds:
     config.yaml        the configuration
     metrics.jsonl, tensorboard/, curves.png
     data/              frames, unless `data` names another folder
-    checkpoints/       last.pt: everything needed to resume
+    checkpoints/       last.safetensors: everything needed to resume
     best/              the averaged weights with the highest validation success
     export/            the latest averaged weights, if no evaluation selects some
 """
@@ -30,8 +30,8 @@ from lssvwm.agent.build import action_count, build_agent, build_env
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import Validation, build_validation
-from lssvwm.agent.files import replacing
 from lssvwm.agent.replay import KEPT_FRAMES, Replay
+from lssvwm.agent.shards import describe_environment
 from lssvwm.agent.training.augmentation import Lengths
 from lssvwm.agent.training.collection import (
     Collection,
@@ -42,14 +42,17 @@ from lssvwm.agent.training.collection import (
     gather,
 )
 from lssvwm.agent.training.optimization import Learner
+from lssvwm.agent.training.state_file import (
+    STATE,
+    has_state,
+    read_state,
+    write_state,
+)
 from lssvwm.envs.base import BatchedEnv, Discrete
 from lssvwm.worldmodel import WorldModel
-from lssvwm.worldmodel.migration import migrate_weights
 from lssvwm.worldmodel.motion_calibration import calibrate
 from torch import Tensor
 
-FORMAT_VERSION = 2
-"""Format of last.pt that this version writes. Format 1 has no `format_version`."""
 OPTIONAL_HEADS = ("distance.", "heads.error.")
 """Weights of heads that a model may lack."""
 CALIBRATION_SEQUENCES, CALIBRATION_FRAMES = 64, 96
@@ -94,9 +97,9 @@ class Run:
         return build_validation(self.config.env, self.config.seed)
 
     @property
-    def last(self) -> Path:
-        """Return the file of the checkpoint."""
-        return self.folder / "checkpoints" / "last.pt"
+    def saved(self) -> bool:
+        """Return whether a step has been saved."""
+        return has_state(self.folder)
 
     @property
     def evaluated(self) -> bool:
@@ -106,7 +109,7 @@ class Run:
     def check_frames(self) -> None:
         """Raise UserError if the model cannot be trained on the frames of the replay."""
         needs_pose = self.config.model.pose == "given"
-        self.replay.check(self.model.frame_shape, needs_pose)
+        self.replay.check(needs_pose)
 
     def collect_more(self) -> None:
         """Collect a further round of frames; agents have the averaged weights."""
@@ -155,7 +158,7 @@ def build(config: Config, folder: Path) -> Run:
         config=config,
         folder=folder,
         learner=learner,
-        replay=Replay(data, KEPT_FRAMES),
+        replay=Replay(data, KEPT_FRAMES, describe_environment(config.env, env)),
         lengths=Lengths(config.train),
         rng=np.random.default_rng([config.seed, 7]),
         collection=collection,
@@ -259,7 +262,6 @@ def _calibrate(run: Run) -> None:
 def save(run: Run) -> None:
     """Write the checkpoint; a killed process or a full disk leaves the last one whole."""
     state = {
-        "format_version": FORMAT_VERSION,
         "model": run.model.state_dict(),
         "ema": run.ema.state_dict(),
         "optimizer": run.learner.optimizer.state_dict(),
@@ -267,14 +269,12 @@ def save(run: Run) -> None:
         "best": run.best,
         "shards": run.replay.names,
         "rng": run.rng.bit_generator.state,
-        "generator": run.learner.generator.get_state().cpu(),
+        "generator": run.learner.generator.get_state(),
         "lengths": run.lengths.error,
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
     }
-    run.last.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(run.last) as draft:
-        torch.save(state, draft)
+    write_state(run.folder, state)
 
 
 def restore(run: Run) -> None:
@@ -282,47 +282,20 @@ def restore(run: Run) -> None:
 
     Raises UserError if the file is damaged or has weights of another model.
     """
-    state = _read(run)
+    state = read_state(run.folder, run.model.state_dict())
     _load_weights(run, state)
     run.step = state["step"]
     run.best = state["best"]
     if not run.config.data:
         run.replay.keep_only(state["shards"])
+        if gone := sorted({*state["shards"]} - {*run.replay.names}):
+            print(f"frames are gone, the run goes on without them: {', '.join(gone)}")
     run.rng.bit_generator.state = state["rng"]
-    run.learner.generator.set_state(state["generator"].cpu())
+    run.learner.generator.set_state(state["generator"])
     run.lengths.error = state.get("lengths", run.lengths.error)
-    torch.set_rng_state(state["torch"].cpu())
+    torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     _rename_unselected(run)
-
-
-def _read(run: Run) -> dict[str, Any]:
-    device = run.learner.device
-    try:
-        state = torch.load(run.last, weights_only=False, map_location=device)
-    except Exception as error:  # unpickling a damaged file may raise anything
-        raise UserError(
-            f"{run.last} is damaged ({type(error).__name__}); "
-            f"start again in another output= folder"
-        ) from None
-    return migrate(state, run.model.state_dict())
-
-
-def migrate(state: dict[str, Any], own: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the contents of last.pt in the present format; raises UserError for a newer one.
-
-    own: state dict of the run's model
-    """
-    version = state.get("format_version", 1)
-    if version > FORMAT_VERSION:
-        raise UserError(
-            f"the checkpoint has format {version}, "
-            f"this version reads formats up to {FORMAT_VERSION}: update lssvwm"
-        )
-    if version == FORMAT_VERSION:
-        return state
-    weights = {key: migrate_weights(state[key], own) for key in ("model", "ema")}
-    return state | weights | {"format_version": FORMAT_VERSION}
 
 
 def _load_weights(run: Run, state: dict[str, Any]) -> None:
@@ -338,7 +311,7 @@ def _load_weights(run: Run, state: dict[str, Any]) -> None:
         fits = False
     if not fits:
         raise UserError(
-            f"{run.last} is of another version: begin a run from its weights, "
+            f"{run.folder / STATE} is of another version: begin a run from its weights, "
             f"`lssvwm train train.init={run.folder}`"
         )
 

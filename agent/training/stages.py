@@ -12,13 +12,16 @@ from pathlib import Path
 
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition
-from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.settings import Config, SavedRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import remove
+from lssvwm.agent.run_folder import (
+    STAGES,
+    refuse_existing_run,
+    refuse_exported_weights,
+)
 from lssvwm.agent.training import loop
 
-STAGES = "stages"
-"""Folder of the stages in a run's folder."""
 DONE = "done"
 """File that marks a stage that ended."""
 
@@ -41,7 +44,7 @@ def train(config: Config, output: Path) -> Path:
     """Run `lssvwm train`: train a new run in the folder `output`, which is returned."""
     if not config.stages:
         return loop.train(config, output)
-    composition.refuse_existing_run(output)
+    refuse_existing_run(output, config)
     stages = plan(config, output)
     output.mkdir(parents=True, exist_ok=True)
     composition.save(config, output / checkpoint.CONFIG)
@@ -58,8 +61,9 @@ def resume(folder: Path, overrides: list[str]) -> Path:
             f"no run in {folder}: there is no config.yaml; "
             f"start one with `lssvwm train output={folder}`"
         )
+    refuse_exported_weights(folder)
     saved = composition.read(folder / checkpoint.CONFIG)
-    config = composition.from_checkpoint(saved, overrides)
+    config = composition.from_checkpoint(saved, overrides, SavedRunConfig)
     if not config.stages:
         return loop.restart(config, folder)
     stages = plan(config, folder)
@@ -72,6 +76,8 @@ def plan(config: Config, output: Path) -> list[Stage]:
     stages = []
     init = config.train.init
     for number, (name, own) in enumerate(composition.stage_configs(config).items(), 1):
+        if Path(name).name != name:  # its folder must lie below `stages`
+            raise UserError(f"stages: {name!r} cannot be the name of a folder")
         train_config = dataclasses.replace(own.train, init=init)
         own = dataclasses.replace(own, train=train_config, name=name)
         folder = output / STAGES / f"{number}-{name}"

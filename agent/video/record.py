@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from lssvwm.agent.build import build_agent, build_env
 from lssvwm.agent.config.settings import RecordRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import task_seeds
+from lssvwm.agent.evaluation.origin import Origin, used_settings
 from lssvwm.agent.files import replacing
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.progress import Progress
@@ -152,6 +154,8 @@ def describe(
     return {
         "format_version": FORMAT_VERSION,
         "mode": config.record.mode,
+        "origin": dataclasses.asdict(Origin.of(config.checkpoint)),
+        "settings": used_settings(config),
         "checkpoint": config.checkpoint,
         "environment": vars(config.env),
         "task": {"index": index, "seed": seed, "tasks_seed": config.tasks.seed},

@@ -1,7 +1,8 @@
-"""Files are replaced as a whole or not at all."""
+"""Files are replaced as a whole or not at all, and changes are noticed."""
 
 import pytest
-from lssvwm.agent.files import remove, replacing
+from lssvwm.agent.errors import UserError
+from lssvwm.agent.files import read_json, remove, replacing, write_json
 
 
 def test_replacing_writes_a_new_file(tmp_path):
@@ -29,3 +30,40 @@ def test_replacing_and_remove_accept_folders(tmp_path):
     remove(tmp_path / "folder")
     remove(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
+
+
+def test_json_survives_with_a_checksum(tmp_path):
+    content = {"rate": 0.1, "path": tmp_path, "rows": [(1, None)], 3: "three"}
+    write_json(tmp_path / "new" / "a.json", content)
+    found = read_json(tmp_path / "new" / "a.json", "delete it")
+    plain = {"rate": 0.1, "path": str(tmp_path), "rows": [[1, None]], "3": "three"}
+    assert found == plain
+
+
+def test_read_json_accepts_files_without_a_checksum(tmp_path):
+    (tmp_path / "a.json").write_text('{"n": 1}')
+    assert read_json(tmp_path / "a.json", "delete it") == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"a\.json is missing: delete it$"),
+        ("{", r"a\.json is damaged: delete it$"),
+        ("[1]", r"a\.json is damaged: delete it$"),
+        ('{"n": 1, "crc32": "00000000"}', r"a\.json has changed .*: delete it$"),
+    ],
+)
+def test_read_json_names_file_and_remedy(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_json(tmp_path / "a.json", "delete it")
+
+
+def test_read_json_notices_flipped_digits(tmp_path):
+    file = tmp_path / "a.json"
+    write_json(file, {"success": 0.125})
+    file.write_text(file.read_text().replace("0.125", "0.625"))
+    with pytest.raises(UserError, match="its checksum is wrong"):
+        read_json(file, "delete it")

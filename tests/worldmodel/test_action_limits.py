@@ -182,8 +182,8 @@ def test_limits_agree_in_observation_and_imagination(walled, tmp_path):
     assert (
         pose[:, 1:].abs() < 0.4 * action.abs().sum(1).flip(-1) - 0.1
     ).any()  # something was clipped
-    memory.write(tmp_path / "memory.pt")
-    memory = Memory.read(tmp_path / "memory.pt")
+    memory.write(tmp_path / "memory.safetensors")
+    memory = Memory.read(tmp_path / "memory.safetensors")
     assert whole.diff(memory).max() < 1e-9
     future = torch.rand(2, 1, 5, 2, dtype=torch.float64) * 2 - 1
     imagined = walled.imagine(memory, future)

@@ -25,8 +25,8 @@ def test_memory_survives_a_file(tmp_path, kind, tiny, sequences):
     memory, _ = model.observe(
         model.initial(2), frames[:, :6], action[:, :6], first[:, :6]
     )
-    memory.write(tmp_path / "memory.pt")
-    back = Memory.read(tmp_path / "memory.pt")
+    memory.write(tmp_path / "memory.safetensors")
+    back = Memory.read(tmp_path / "memory.safetensors")
     rest = frames[:, 6:], action[:, 6:], first[:, 6:] & False
     a, _ = model.observe(memory, *rest)
     b, _ = model.observe(back, *rest)
@@ -38,9 +38,9 @@ CONTINUE = """if True:
     from lssvwm import worldmodel
     model = worldmodel.load(sys.argv[1])
     rest = torch.load(sys.argv[1] + "/rest.pt")
-    memory = worldmodel.Memory.read(sys.argv[1] + "/memory.pt")
+    memory = worldmodel.Memory.read(sys.argv[1] + "/memory.safetensors")
     memory, heads = model.observe(memory, *rest)
-    memory.write(sys.argv[1] + "/after.pt")"""
+    memory.write(sys.argv[1] + "/after.safetensors")"""
 
 
 def test_memory_continues_in_another_process(tmp_path, tiny, sequences):
@@ -50,14 +50,14 @@ def test_memory_continues_in_another_process(tmp_path, tiny, sequences):
     memory, _ = model.observe(
         model.initial(2), frames[:, :7], action[:, :7], first[:, :7]
     )
-    memory.write(tmp_path / "memory.pt")
+    memory.write(tmp_path / "memory.safetensors")
     rest = frames[:, 7:], action[:, 7:], first[:, 7:]
     torch.save(rest, tmp_path / "rest.pt")
     environment = os.environ | {"PYTHONPATH": str(Path(lssvwm.__file__).parent)}
     command = [sys.executable, "-c", CONTINUE, str(tmp_path)]
     subprocess.run(command, check=True, env=environment)
     after, _ = model.observe(memory, *rest)
-    assert Memory.read(tmp_path / "after.pt").diff(after).max() < 1e-6
+    assert Memory.read(tmp_path / "after.safetensors").diff(after).max() < 1e-6
 
 
 @pytest.mark.parametrize("is_attention", [False, True])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from lssvwm.worldmodel import migration, serialization
+from lssvwm.worldmodel import migration, tensor_file
 from lssvwm.worldmodel.migration import migrate_config, migrate_weights
 from safetensors.torch import load_file, save_file
 
@@ -31,9 +31,9 @@ def test_load_reports_damage_and_missing_files(tmp_path, tiny):
 
 def test_load_refuses_a_newer_format(tmp_path, tiny):
     file = worldmodel.save(tiny(torch.float32), tmp_path)
-    header = {"format_version": 3, "config": {}}
-    save_file(load_file(file), file, {serialization.HEADER: json.dumps(header)})
-    with pytest.raises(ValueError, match=r"has format 3, this version reads .* to 2"):
+    header = {"format_version": 4, "config": {}}
+    save_file(load_file(file), file, {tensor_file.HEADER: json.dumps(header)})
+    with pytest.raises(ValueError, match=r"has format 4, this version reads .* to 3"):
         worldmodel.load(tmp_path)
 
 

@@ -98,6 +98,9 @@ def test_memory_resumes_and_keeps_finished_runs(tmp_path, capsys):
     assert (
         tmp_path / "memory.png"
     ).exists() and "memory.json" in capsys.readouterr().out
+    assert cli.main([*command, "benchmark.seeds=[0]", "benchmark.walks=5"]) == 2
+    error = capsys.readouterr().err
+    assert "memory.json holds results of other settings: delete it" in error
     assert cli.main([*command, "benchmark.seeds=[0]", "train.steps=3"]) == 2
     assert (
         "was trained with other settings (train): choose another output="

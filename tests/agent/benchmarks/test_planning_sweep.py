@@ -76,6 +76,20 @@ def test_planning_resumes_with_missing_arms(played, tmp_path, monkeypatch):
     assert played_arms == []
 
 
+def test_planning_keeps_the_summary_of_other_cases(played, capsys):
+    ours = sweep.same_sweep([*TINY, SWEEP])
+    found = json.loads((played / "planning.json").read_text())
+    assert ours(found)
+    assert ours(found | {"cases": found["cases"][:2]})  # more cases than before
+    other = [*TINY, SWEEP.replace("[6,8]", "[6]")]
+    assert not sweep.same_sweep(other)(found)
+    assert not ours({"cases": [{"values": {}}]})  # of an earlier version
+    assert cli.main(["benchmark", "planning", *other, f"output={played}"]) == 2
+    assert "planning.json holds results of other" in capsys.readouterr().err
+    rows = found["cases"]
+    assert all(row["checkpoint"] == "tmaze" and row["weights"] for row in rows)
+
+
 def test_planning_in_processes_finds_the_same(played, tmp_path_factory):
     other = tmp_path_factory.mktemp("two")
     given = [*TINY, SWEEP, "benchmark.processes=2", f"output={other}"]

@@ -44,6 +44,8 @@ def test_seeds_continue_and_package_the_median(tmp_path, capsys):
     assert checkpoint.load(package, "cpu") is not None
     assert set(composition.read(package / "config.yaml")["stages"]) == {"one", "two"}
     assert "far" in capsys.readouterr().out
+    assert cli.main([*command, "benchmark.seeds=[0]", "tasks.count=5"]) == 2
+    assert "seeds.json has other settings of 'near'" in capsys.readouterr().err
 
 
 def test_seeds_refuse_wrong_conditions(tmp_path, capsys):

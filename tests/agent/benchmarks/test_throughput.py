@@ -44,9 +44,20 @@ def test_speed_measures_every_model_and_context(tmp_path, capsys):
 
 def test_envs_measures_every_maze(tmp_path):
     assert cli.main(["benchmark", "envs", f"output={tmp_path}"]) == 0
-    rows = json.loads((tmp_path / "envs.json").read_text())["rows"]
-    assert {r["env"] for r in rows} == set(benchmark.MAZES)
-    assert all(r["engine"] > 0 and r["torchrl"] > 0 for r in rows)
+    found = json.loads((tmp_path / "envs.json").read_text())
+    assert {r["env"] for r in found["rows"]} == set(benchmark.MAZES)
+    assert all(r["engine"] > 0 and r["torchrl"] > 0 for r in found["rows"])
+    assert found["origin"]["version"] and found["settings"] == {"threads": 0, "seed": 0}
+
+
+def test_benchmark_keeps_results_of_other_settings(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "MAZES", ("tmaze",))
+    command = ["benchmark", "envs", f"output={tmp_path}"]
+    assert cli.main(command) == cli.main(command) == 0
+    before = (tmp_path / "envs.json").read_text()
+    assert cli.main([*command, "seed=1"]) == 2
+    assert "envs.json holds results of other settings" in capsys.readouterr().err
+    assert (tmp_path / "envs.json").read_text() == before
 
 
 @pytest.mark.parametrize(

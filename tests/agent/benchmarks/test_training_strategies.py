@@ -64,6 +64,14 @@ def test_strategies_resumes_and_keeps_finished_runs(tmp_path, capsys):
         len(row["success"]["seeds"]) == 2 and row["n"] == 2 for row in found["rows"]
     )
     assert "strategies.json" in capsys.readouterr().out
+    kept = (tmp_path / "segments-0" / "success.json").read_text()
+    assert cli.main([*command, "benchmark.seeds=[0]", "tasks.seed=1"]) == 2
+    error = capsys.readouterr().err
+    assert "success.json holds results of other settings: delete it" in error
+    assert (tmp_path / "segments-0" / "success.json").read_text() == kept
+    (tmp_path / "segments-0" / "success.json").write_text(kept[:-20])
+    assert cli.main([*command, "benchmark.seeds=[0]"]) == 2
+    assert "segments-0/success.json is damaged: delete" in capsys.readouterr().err
     assert cli.main([*command, "benchmark.strategies=[defualt]"]) == 2
     assert (
         "benchmark.strategies: no 'defualt'; there are default, "

@@ -22,6 +22,7 @@ from lssvwm.agent.config.settings import (
     CheckpointConfig,
     Config,
     RecordRunConfig,
+    SavedRunConfig,
     TrainConfig,
 )
 from lssvwm.agent.config.validation import nearest
@@ -333,7 +334,13 @@ def test_from_checkpoint_names_unknown_saved_settings(saved: dict) -> None:
         from_checkpoint(saved, [])
 
 
-COMMANDS = (Config, CheckpointConfig, RecordRunConfig, BenchmarkRunConfig)
+COMMANDS = (
+    Config,
+    SavedRunConfig,
+    CheckpointConfig,
+    RecordRunConfig,
+    BenchmarkRunConfig,
+)
 
 
 @pytest.mark.parametrize("cls", COMMANDS)

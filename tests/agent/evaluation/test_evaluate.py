@@ -20,6 +20,7 @@ from lssvwm.agent.evaluation.evaluate import (
     swap_partners,
     task_seeds,
 )
+from lssvwm.agent.evaluation.origin import weights_hash
 from lssvwm.agent.evaluation.results import Outcome
 from lssvwm.agent.mpc import MPCConfig
 from lssvwm.envs import TMazeConfig, make
@@ -143,7 +144,7 @@ def test_evaluate_writes_results_with_their_origin(tmp_path):
     found = evaluation.evaluate(setting, tmp_path / "out")
     written = results.read(tmp_path / "out" / "evaluation.json")
     assert list(written["arms"]) == list(found["arms"])
-    assert written["origin"]["weights"] == results.weights_hash(str(tmp_path))
+    assert written["origin"]["weights"] == weights_hash(str(tmp_path))
     assert written["settings"]["tasks"]["window"] == setting.tasks.window
     tables = (tmp_path / "out" / "evaluation.md").read_text()
     assert "with its memory (retained)" in tables

@@ -25,3 +25,25 @@ def test_logger_removes_rows_after_the_checkpoint(tmp_path):
     logger.close()
     Logger(tmp_path, 4).close()
     assert [row["step"] for row in metrics(tmp_path)] == [2, 4]
+
+
+def test_logger_continues_after_a_cut_line(tmp_path):
+    logger = Logger(tmp_path, 0)
+    logger.write(2, {"loss/total": 1.0})
+    logger.close()
+    with logger.file.open("a") as file:
+        file.write('{"step": 4, "lo')  # the process was killed
+    Logger(tmp_path, 4).close()
+    assert [row["step"] for row in metrics(tmp_path)] == [2]
+
+
+def test_logger_writes_into_no_linked_file(tmp_path):
+    kept = tmp_path / "letter.txt"
+    kept.write_text("kept")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").symlink_to(kept)
+    logger = Logger(run, 0)
+    logger.write(2, {"loss/total": 1.0})
+    logger.close()
+    assert kept.read_text() == "kept"

@@ -9,6 +9,7 @@ from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import measure, summary
 from lssvwm.agent.training import loop, stages
 from lssvwm.agent.training.run import build
+from lssvwm.agent.training.state_file import read_state
 from lssvwm.envs import GymConfig, TMazeConfig, make
 
 from tests.agent.training.conftest import collecting, metrics, short_run, training
@@ -32,8 +33,7 @@ def test_resume_equals_the_uninterrupted_run(tmp_path, monkeypatch, walks):
             loop.train(config, tmp_path / "cut")
     cut = stages.resume(tmp_path / "cut", [])
     assert metrics(whole) == metrics(cut)
-    files = (folder / "checkpoints" / "last.pt" for folder in (whole, cut))
-    a, b = (torch.load(file, weights_only=False)["ema"] for file in files)
+    a, b = (read_state(folder, {})["ema"] for folder in (whole, cut))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 

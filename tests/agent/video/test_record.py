@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from lssvwm.agent import checkpoint
+from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import RecordConfig, RecordRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import MPCConfig
@@ -17,7 +17,7 @@ from lssvwm.agent.video.record import record
 from lssvwm.agent.video.rendering import IMAGINED
 from lssvwm.envs import CountingConfig, TMazeConfig
 from lssvwm.planners import CEMConfig
-from lssvwm.worldmodel import ModelConfig, WorldModel
+from lssvwm.worldmodel import ModelConfig, WorldModel, save
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
 from PIL import Image
 from pydantic import ValidationError
@@ -38,17 +38,19 @@ MPC = MPCConfig(replan=2, proposals=0)
 
 
 @pytest.fixture
-def config(monkeypatch):
+def config(tmp_path_factory):
     torch.manual_seed(0)
-    model = WorldModel(SMALL, (3, 64, 64), 4)
-    monkeypatch.setattr(checkpoint, "load", lambda *_: model)
-    return RecordRunConfig(
+    folder = tmp_path_factory.mktemp("model")
+    save(WorldModel(SMALL, (3, 64, 64), 4), folder)
+    config = RecordRunConfig(
         env=TMazeConfig(length=5),
         planner=PLANNER,
         mpc=MPC,
         record=RecordConfig(episodes=1, scale=1, horizon=6),
-        checkpoint="here",
+        checkpoint=str(folder),
     )
+    composition.save(config, folder / "config.yaml")
+    return config
 
 
 def read_back(path):
@@ -82,12 +84,20 @@ def test_record_writes_video_data_and_still(config, tmp_path, mode):
         assert data["outcome"] == "success"
 
 
+def described(paths) -> list[dict]:
+    """Read the data of recorded videos, without the date."""
+    found = [json.loads(path.read_text()) for path in paths if path.suffix == ".json"]
+    for data in found:
+        del data["origin"]["date"]
+    return found
+
+
 def test_record_repeats_data_with_equal_seeds(config, tmp_path):
     config = replace(config, record=replace(config.record, mode="plan", episodes=2))
     first, again = (record(config, tmp_path / name) for name in ("a", "b"))
-    texts = [path.read_text() for path in first if path.suffix == ".json"]
-    assert texts == [path.read_text() for path in again if path.suffix == ".json"]
-    seeds = {json.loads(text)["task"]["seed"] for text in texts}
+    data = described(first)
+    assert data == described(again)
+    seeds = {found["task"]["seed"] for found in data}
     assert len(seeds) == 2
     other = replace(config, tasks=replace(config.tasks, seed=1))
     data = json.loads(record(other, tmp_path / "c")[1].read_text())

@@ -50,7 +50,8 @@ class ActionLimits(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the limits [..., 2 A] after embedded frames [..., S, D]."""
-        sizes = F.softplus(at_least_float32(self.layers(tokens.flatten(-2))))
+        raw = self.layers(tokens.flatten(-2))
+        sizes = F.softplus(at_least_float32(raw))
         return sizes * self.scale.repeat(2)
 
 
@@ -95,8 +96,10 @@ def loss(
     was_clipped = fraction < 1
     distance = (limit - fraction * size).abs()
     too_low = F.relu(size - limit)
-    error = torch.where(was_clipped, distance, too_low) / model.action_limits.scale
-    return (error * confident).sum() / confident.sum().clamp(min=1)
+    error = torch.where(was_clipped, distance, too_low)
+    error = error / model.action_limits.scale
+    total = (error * confident).sum()
+    return total / confident.sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -171,20 +171,24 @@ class LocalAttention(nn.Module):
         With `frame.write`, the cache keeps the first one.
         """
         tokens = u.shape[3]
-        q, k, v = project_heads(self.qkv, u, self.heads)
+        projected = project_heads(self.qkv, u, self.heads)
+        by_frame = (v.unbind(-3) for v in projected)
         visible = frame.visible
         out = []
-        for i, query in enumerate(q.unbind(-3)):
-            key = torch.cat((cache.key, k[..., i, :, :]), -2)
-            value = torch.cat((cache.value, v[..., i, :, :]), -2)
+        for i, (query, own_key, own_value) in enumerate(zip(*by_frame)):
+            key = torch.cat((cache.key, own_key), -2)
+            value = torch.cat((cache.value, own_value), -2)
             written = frame.write and i == 0
             if frame.read or not written:
-                out.append(self._attend(query, key, value, visible))
+                y = self._attend(query, key, value, visible)
             else:
-                out.append(torch.zeros_like(u[:, :, i]))
+                y = torch.zeros_like(u[:, :, i])
+            out.append(y)
             if written:
-                cache.key, cache.value = key[..., tokens:, :], value[..., tokens:, :]
-                visible = F.pad(visible, (0, 1), value=True)[..., 1:]
+                cache.key = key[..., tokens:, :]
+                cache.value = value[..., tokens:, :]
+                visible = F.pad(visible, (0, 1), value=True)
+                visible = visible[..., 1:]
         return torch.stack(out, 2)
 
     def _attend(
@@ -198,9 +202,11 @@ class LocalAttention(nn.Module):
         hidden = ~visible.repeat_interleave(tokens, -1)
         mask = torch.zeros_like(hidden, dtype=query.dtype)
         mask = mask.masked_fill(hidden, float("-inf"))
-        mask = F.pad(mask, (0, tokens))[..., None, None, :] + self.bias
-        score = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + mask
-        y = torch.softmax(score, -1) @ value
+        mask = F.pad(mask, (0, tokens))
+        mask = mask[..., None, None, :] + self.bias
+        scale = math.sqrt(query.shape[-1])
+        score = query @ key.transpose(-1, -2) / scale
+        y = torch.softmax(score + mask, -1) @ value
         return self.out(y.transpose(-2, -3).flatten(-2))
 
 

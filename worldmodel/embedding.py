@@ -66,8 +66,11 @@ class Embedding(nn.Module):
             numbers = F.one_hot(index, self.actions + 1).to(self.pos_embed.dtype)
         else:
             none = is_first[..., None].to(action.dtype)
-            numbers = torch.cat((action * (1 - none), none), -1)
-        return numbers if pose is None else torch.cat((numbers, pose.to(numbers)), -1)
+            taken = action * (1 - none)
+            numbers = torch.cat((taken, none), -1)
+        if pose is None:
+            return numbers
+        return torch.cat((numbers, pose.to(numbers)), -1)
 
     def condition(self, numbers: Tensor) -> Tensor:
         """Embed action numbers [..., A + 1] or [..., A + 1 + 3]; a pose is left out. Returns [..., D]."""
@@ -76,8 +79,10 @@ class Embedding(nn.Module):
     def noise(self, level: Tensor) -> Tensor:
         """Embed noise levels [...]. Returns [..., D]."""
         octave = torch.arange(-1, WAVES - 1, device=level.device)
-        wave = level[..., None] * math.pi * 2.0**octave
-        return self.noise_embed(torch.cat((wave.sin(), wave.cos()), -1))
+        frequency = math.pi * 2.0**octave
+        wave = level[..., None] * frequency
+        circles = torch.cat((wave.sin(), wave.cos()), -1)
+        return self.noise_embed(circles)
 
 
 class PoseEmbedding(nn.Module):

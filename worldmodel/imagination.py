@@ -393,7 +393,8 @@ def _through_blocks(
         inputs = RolloutInputs(action, state.visible, seen, write, needed)
         x = block.imagine_step(x, condition, inputs, cache)
     if write:
-        state.visible = F.pad(state.visible, (0, 1), value=True)[..., 1:]
+        visible = F.pad(state.visible, (0, 1), value=True)
+        state.visible = visible[..., 1:]
     return x[:, :, -1] if read else x
 
 
@@ -409,14 +410,16 @@ def _condition(
     With `write`, the candidates move to the first frame.
     """
     action = torch.stack([frame.action for frame in frames], 2)
-    level = torch.stack([action.new_full((), frame.level) for frame in frames])
-    condition = model.embedding.condition(action) + model.embedding.noise(level)
+    noise_levels = [action.new_full((), frame.level) for frame in frames]
+    noise = model.embedding.noise(torch.stack(noise_levels))
+    condition = model.embedding.condition(action) + noise
     if model.pose_embed is None:
         return condition
     poses = action[..., None, -3:]
     if model.pose_integrator is not None:
         assert state.pose is not None
-        tile = torch.stack([frame.x for frame in frames], 2).unsqueeze(3)
+        x = torch.stack([frame.x for frame in frames], 2)
+        tile = x.unsqueeze(3)
         poses = model.pose_integrator.follow(tile, executed, state.pose)
         if write:
             state.pose = poses[:, :, 0]

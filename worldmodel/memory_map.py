@@ -66,7 +66,9 @@ def render_views(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
     action, motion = _smallest_motion(model)
     heading, position = split_pose(poses)
     turn, step = split_pose(motion)
-    before = torch.cat((heading - turn, position - rotate2d(step, heading)), -1)
+    old_heading = heading - turn
+    old_position = position - rotate2d(step, heading)
+    before = torch.cat((old_heading, old_position), -1)
     for i in _blocks_with_poses(model):
         cache = _pose_cache(state, i)
         tiles = cache.pose.shape[2]
@@ -95,21 +97,26 @@ def draw_map(
     like = model.embedding.pos_embed
     ahead = torch.arange(low[0], high[0] + 1).to(like)
     right = torch.arange(low[1], high[1] + 1).to(like)
-    places = torch.stack(torch.meshgrid(ahead.flip(0), right, indexing="ij"), -1)
+    grid = torch.meshgrid(ahead.flip(0), right, indexing="ij")
+    places = torch.stack(grid, -1)
     heading = torch.tensor([up]).to(like)
     known = _in_view(model, rotate2d(places, heading), trail.to(like))
     row, column = _shown_token(model)
     rows, columns = model.patches.grid
-    offset = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2]).to(like)
+    offset_ahead = float(rows - 1 - row)
+    offset_right = column - (columns - 1) / 2
+    offset = torch.tensor([offset_ahead, offset_right]).to(like)
     positions = rotate2d(places[known] - offset, heading)
-    poses = torch.cat((heading.expand(len(positions), 1), positions), -1)
+    headings = heading.expand(len(positions), 1)
+    poses = torch.cat((headings, positions), -1)
     views = [
         render_views(model, memory[:1], part[None])[0] for part in poses.split(CHUNK)
     ]
     tokens = _cut_token(model, torch.cat(views), row, column)
     shown = tokens.new_zeros(*known.shape, *tokens.shape[1:])
     shown[known] = tokens
-    return shown.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    by_channel = shown.permute(2, 0, 3, 1, 4)
+    return by_channel.flatten(3, 4).flatten(1, 2)
 
 
 def _in_view(model: WorldModel, places: Tensor, trail: Tensor) -> Tensor:

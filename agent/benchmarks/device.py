@@ -87,7 +87,7 @@ class Machine:
 
 
 Measurement = tuple[Row, Callable[[], Row]]
-"""What is measured, and the function that measures it."""
+"""A description of what is measured, and the function that measures it."""
 
 
 def device(config: Config, output: Path) -> Path:

@@ -372,7 +372,10 @@ def _path_integrator(context: MixerContext, phases: int) -> PathIntegrator:
 
 
 def _without_unused(memory: MixerMemory) -> MixerMemory:
-    """Return key, value and valid, on CPUs without the leading frames that no sequence may attend to."""
+    """Return key, value and valid.
+
+    On CPUs, leading frames that no sequence may attend to are left out.
+    """
     used = memory["valid"].any(0)
     first = 0
     if host_may_read(used):

@@ -118,7 +118,8 @@ class GRU(Mixer):
 
     def _output(self, h: Tensor) -> Tensor:
         """Return what each token reads of h [..., H], as [..., S, D]."""
-        return self.out(h[..., None, :] * (1 + self.pos_embed))
+        by_token = h[..., None, :] * (1 + self.pos_embed)
+        return self.out(by_token)
 
     def start_rollout(self, memory: MixerMemory, n: int, frames: int) -> GRUCache:
         """Return the cache of n candidates, which begin with the vector of their memory."""

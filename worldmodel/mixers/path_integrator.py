@@ -58,8 +58,9 @@ class PathIntegrator(nn.Module):
         self.offset = nn.Parameter(_grid_offsets(side))
         length = math.pi * torch.rand(phases).sqrt()
         direction = 2 * math.pi * torch.rand(phases)
-        waves = torch.stack((length * direction.cos(), length * direction.sin()))
-        self.waves = nn.Parameter(waves)
+        ahead = length * direction.cos()
+        right = length * direction.sin()
+        self.waves = nn.Parameter(torch.stack((ahead, right)))
 
     @torch.no_grad()
     def set_motion(
@@ -97,9 +98,11 @@ class PathIntegrator(nn.Module):
         if self.given:
             return action[..., None, self.actions :].expand_as(pose)
         heading, position = split_pose(pose)
-        turn, step = split_pose(self.motion(action).unsqueeze(-2))
+        motion = self.motion(action).unsqueeze(-2)
+        turn, step = split_pose(motion)
         heading = heading + turn
-        position = position + rotate2d(step, heading) * self.passable(u)
+        step = rotate2d(step, heading)
+        position = position + step * self.passable(u)
         return torch.cat((heading, position), -1)
 
     def follow(self, u: Tensor, action: Tensor, pose: Tensor) -> Tensor:
@@ -135,14 +138,18 @@ class PathIntegrator(nn.Module):
             poses = poses.expand(*u.shape[:4], 3)
             return poses, poses[:, -1, -1]
         first_heading, first_position = split_pose(pose)
-        turn, step = split_pose(self.motion(action).unsqueeze(-2))  # [B, T, 1, .]
-        heading = _sum_before(turn, reset, first_heading[:, :1]) + turn  # of all tiles
+        motion = self.motion(action).unsqueeze(-2)
+        turn, step = split_pose(motion)  # [B, T, 1, .]
+        turned = _sum_before(turn, reset, first_heading[:, :1])
+        heading = turned + turn  # of all tiles
         step = rotate2d(step, heading)
         passable = self.passable(u)  # [B, T, R, G, 1]
         written = writes[..., None, None]
-        kept = step * torch.where(written, passable[:, :, -1], 1.0)
+        moved = torch.where(written, passable[:, :, -1], 1.0)
+        kept = step * moved
         before = _sum_before(kept, reset, first_position)
-        positions = before[:, :, None] + step[:, :, None] * passable
+        steps = step[:, :, None] * passable
+        positions = before[:, :, None] + steps
         headings = heading[:, :, None].expand(*positions.shape[:-1], 1)
         last_heading = torch.remainder(heading[:, -1], 2 * math.pi)
         last_heading = last_heading.expand_as(first_heading)
@@ -160,7 +167,9 @@ def rotate2d(v: Tensor, angle: Tensor) -> Tensor:
     """Rotate v [..., 2] by angle [..., 1], in radians."""
     x, y = v[..., :1], v[..., 1:]
     cos, sin = angle.cos(), angle.sin()
-    return torch.cat((cos * x - sin * y, sin * x + cos * y), -1)
+    rotated_x = cos * x - sin * y
+    rotated_y = sin * x + cos * y
+    return torch.cat((rotated_x, rotated_y), -1)
 
 
 def _grid_offsets(side: int) -> Tensor:
@@ -186,5 +195,6 @@ def _sum_before(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
     number = torch.arange(1, reset.shape[1] + 1, device=steps.device)
     last_reset = (reset * number).cummax(1).values  # 1 + its index, or 0
     index = last_reset[..., None, None].expand_as(before)
-    at_reset = F.pad(before, (0, 0, 0, 0, 1, 0)).gather(1, index)
+    padded = F.pad(before, (0, 0, 0, 0, 1, 0))
+    at_reset = padded.gather(1, index)
     return before - at_reset

@@ -37,7 +37,8 @@ class WriteGate(nn.Linear):
     def forward(self, u: Tensor) -> Tensor:
         """Return write strengths [..., parts] of tokens u [..., D], from 0 to 1."""
         opening = at_least_float32(super().forward(u))
-        return torch.clamp(GATE_START + GATE_SLOPE * opening, 0, 1)
+        strength = GATE_START + GATE_SLOPE * opening
+        return torch.clamp(strength, 0, 1)
 
 
 class TiledMixer(Mixer):
@@ -93,13 +94,15 @@ class TiledMixer(Mixer):
         return x.reshape(*lead, *x.shape[1:])
 
     def erase(self, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the state [B, ...] before sequences, and the tokens [B G, T s] before which a scan erases it.
+        """Erase the state [B, ...] before a single frame with reset [B, 1].
 
-        A single frame with reset [B, 1] needs no such token: its state is erased here.
+        Longer sequences leave that to the scan. Returns the state, and the tokens [B G, T s] before which the scan
+        erases it.
         """
         if reset.shape[1] > 1:
             return state, self.token_resets(reset)
-        erased = reset.view(-1, *(1 for _ in state.shape[1:]))
+        one_per_axis = [1] * (state.dim() - 1)
+        erased = reset.view(-1, *one_per_axis)
         return state.masked_fill(erased, 0.0), None
 
     def token_resets(self, reset: Tensor) -> Tensor:

@@ -124,7 +124,8 @@ class TokenCache:
             return Y
         keys = self.keys[..., : self.used, :]
         changes = self.changes[..., : self.used, :]
-        return Y + (Q @ keys.transpose(-1, -2)) @ changes
+        score = Q @ keys.transpose(-1, -2)
+        return Y + score @ changes
 
     def add(self, K: Tensor, changes: Tensor) -> None:
         """Append the tokens of a frame: keys [B, n, G, s, N], changes [B, n, G, s, m]."""
@@ -321,7 +322,8 @@ class TiledDelta(TiledMixer):
     def _output(self, Y: Sequence[Tensor], tokens: Tokens) -> Tensor:
         """Gate what was read of each part, [..., G, s, m]. Returns [..., S, D]."""
         skip = self.D.to(tokens.X.dtype)
-        y = self.untile(addcmul(torch.cat(tuple(Y), -1), tokens.X, skip))
+        y = torch.cat(tuple(Y), -1)
+        y = self.untile(addcmul(y, tokens.X, skip))
         y = F.layer_norm(y * F.silu(tokens.gate), (self.inner,))
         return self.out(y)
 
@@ -435,5 +437,5 @@ def _write(
             overlap, changes, upper=False, unitriangular=True
         )
     cache.add(K, changes)
-    score = (Q @ K.transpose(-1, -2)).tril()
-    return before + score @ changes
+    score = Q @ K.transpose(-1, -2)
+    return before + score.tril() @ changes

@@ -309,7 +309,8 @@ class TiledSSD(TiledMixer):
     def _output(self, Y: Tensor, query: Query) -> Tensor:
         """Gate what was read, Y [..., G, s, h, p]. Returns [..., S, D]."""
         skip = self.D[:, None].to(query.X.dtype)
-        y = self.untile(addcmul(Y, query.X, skip).flatten(-2))
+        y = addcmul(Y, query.X, skip)
+        y = self.untile(y.flatten(-2))
         y = F.layer_norm(y * F.silu(query.gate), (self.inner,))
         return self.out(y)
 
@@ -340,10 +341,9 @@ class TiledSSD(TiledMixer):
         state, reset = self.erase(memory["state"], frames.reset)
         inputs = ScanInputs(X, dt, A, B, C, state.flatten(0, 1), reset, *peek)
         Y, state, *peeked = self.scan(inputs)
-        outputs = [
-            self._output(by_frame(y, *frames.reset.shape), query)
-            for y, query in zip((*peeked, Y), (*readers, token))
-        ]
+        copies = [by_frame(y, *frames.reset.shape) for y in (*peeked, Y)]
+        queries = (*readers, token)
+        outputs = [self._output(y, query) for y, query in zip(copies, queries)]
         state = state.view_as(memory["state"])
         gates = None
         if token.written is not None:
@@ -396,7 +396,8 @@ def _write(
     Returns Y [B, n, G, h, R s, p], to which they add what they read of the frame.
     """
     dt = token.gated(at_least_float32(token.dt[:, :, 0]))
-    values = at_least_float32(token.X[:, :, 0]) * dt[..., None]
+    X = at_least_float32(token.X[:, :, 0])
+    values = X * dt[..., None]
     values = values.transpose(-2, -3)
     decay = (dt * A).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s]
     tokens, queries = B.shape[3], C.shape[3]

@@ -81,6 +81,26 @@ class _Reader(NamedTuple):
     """True for the tokens of its chunk that a query reads, [c, c]."""
 
 
+class _Chunks(NamedTuple):
+    """Hold the tokens of k chunks of c tokens, and the state before each."""
+
+    X: Tensor
+    dt: Tensor
+    B: Tensor
+
+    decay: Tensor
+    """Log decay from the chunk's start to each token, [b, k, c, h]."""
+
+    before: Tensor
+    """State before each chunk, [b, k, h p, n]."""
+
+    began: Tensor
+    """True where an episode began in the chunk, [b, k, c, 1]."""
+
+    same_episode: Tensor
+    """True for pairs of tokens of the same episode, [b, k, c, c]."""
+
+
 def chunked(inputs: ScanInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     """Compute the scan in chunks (SSD paper, section 6).
 
@@ -103,34 +123,56 @@ def chunked(inputs: ScanInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     episode = by_chunk(reset, size).cumsum(-1)
     same_episode = episode[..., :, None] == episode[..., None, :]
     # an episode began in the chunk: these tokens do not see the state before it
-    began = (episode > 0)[..., None]
+    began = episode > 0
+    began = began[..., None]
     # no episode begins later in the chunk: these tokens reach the state after it
-    lasts = (episode == episode[..., -1:])[..., None]
-    # 1. sum up what each chunk adds to the state, and carry the state from chunk to chunk
-    to_end = torch.exp(decay[:, :, -1:] - decay) * lasts
-    kept = torch.exp(decay[:, :, -1]).masked_fill(began[:, :, -1], 0.0)
-    written = X * (dt * to_end).to(low)[..., None]
+    last_episode = episode[..., -1:]
+    lasts = episode == last_episode
+    lasts = lasts[..., None]
+    total = decay[:, :, -1:]
+    to_end = torch.exp(total - decay)
+    strength = dt * to_end * lasts
+    kept = torch.exp(decay[:, :, -1])
+    kept = kept.masked_fill(began[:, :, -1], 0.0)
+    written = X * strength.to(low)[..., None]
     added = outer(written.flatten(-2), B)  # [b, k, h p, n]
     before, S = carry(added, kept, S.flatten(1, 2))
-    # 2. read the state before the chunk, and the chunk itself. The decay from a token to a query is a factor of the
-    # query times one of the token, as long as both stay well in the range of float32. Otherwise go head by head.
-    readable = host_may_read(decay) and not torch.compiler.is_compiling()
-    factored = readable and float(decay.detach().min()) > -STRONG
-    V = X * (dt * torch.exp(-decay) if factored else dt).to(low)[..., None]
-    outputs = []
-    for reader in readers:
-        shown = reader.visible & same_episode
-        score = inner(reader.queries, B).masked_fill(~shown, 0.0)
-        read = inner(reader.queries, before).masked_fill(began, 0.0)
-        fade = torch.exp(reader.decay).to(low)[..., None]
-        if factored:
-            y = (read + score @ V.flatten(-2)).unflatten(-1, (h, p)) * fade
-        else:
-            own = _by_head(score, V, decay, reader.decay)
-            y = addcmul(own, read.unflatten(-1, (h, p)), fade)
-        outputs.append(y.flatten(1, 2)[:, :length])
+    chunks = _Chunks(X, dt, B, decay, before, began, same_episode)
+    outputs = _read(readers, chunks)
+    outputs = [y.flatten(1, 2)[:, :length] for y in outputs]
     Y, *peeked = outputs
     return Y, S.unflatten(1, (h, p)), *peeked
+
+
+def _read(readers: list[_Reader], chunks: _Chunks) -> list[Tensor]:
+    """Read the state before each chunk, and the chunk itself. Returns [b, k, c, h, p] for each reader.
+
+    The decay from a token to a query is a factor of the query times one of the token, as long as both stay well in the
+    range of float32. Otherwise go head by head.
+    """
+    X, dt, B, decay = chunks.X, chunks.dt, chunks.B, chunks.decay
+    by_head = X.shape[-2:]
+    readable = host_may_read(decay) and not torch.compiler.is_compiling()
+    factored = readable and float(decay.detach().min()) > -STRONG
+    weight = dt * torch.exp(-decay) if factored else dt
+    V = X * weight.to(X.dtype)[..., None]
+    outputs = []
+    for reader in readers:
+        shown = reader.visible & chunks.same_episode
+        score = inner(reader.queries, B)
+        score = score.masked_fill(~shown, 0.0)
+        read = inner(reader.queries, chunks.before)
+        read = read.masked_fill(chunks.began, 0.0)
+        fade = torch.exp(reader.decay)
+        fade = fade.to(X.dtype)[..., None]
+        if factored:
+            y = read + score @ V.flatten(-2)
+            y = y.unflatten(-1, by_head) * fade
+        else:
+            own = _by_head(score, V, decay, reader.decay)
+            y = addcmul(own, read.unflatten(-1, by_head), fade)
+        outputs.append(y)
+    return outputs
 
 
 def autocast_type(v: Tensor) -> torch.dtype:
@@ -146,7 +188,8 @@ def by_chunk(v: Tensor, size: int) -> Tensor:
     missing = -v.shape[1] % size
     if missing:
         v = F.pad(v, (0, 0) * (v.dim() - 2) + (0, missing))
-    return v.unflatten(1, (v.shape[1] // size, size))
+    chunks = v.shape[1] // size
+    return v.unflatten(1, (chunks, size))
 
 
 def _readers(queries: list[Tensor], decay: Tensor, frame: int) -> list[_Reader]:
@@ -159,7 +202,8 @@ def _readers(queries: list[Tensor], decay: Tensor, frame: int) -> list[_Reader]:
     readers = [_Reader(queries[0], decay, token[:, None] >= token)]
     if len(queries) > 1:
         ends = decay[:, :, frame - 1 :: frame]
-        frame_start = F.pad(ends, (0, 0, 1, 0))[:, :, :-1]
+        frame_start = F.pad(ends, (0, 0, 1, 0))
+        frame_start = frame_start[:, :, :-1]
         number = token // frame
         earlier = number[:, None] > number
         start = frame_start.repeat_interleave(frame, 2)
@@ -178,4 +222,5 @@ def _by_head(score: Tensor, V: Tensor, decay: Tensor, query_decay: Tensor) -> Te
     gap = to_query - to_token
     fade = torch.exp(gap.clamp(max=0.0))  # the score of tokens after the query is zero
     weight = fade.to(score.dtype) * score[:, :, None]
-    return (weight @ V.transpose(2, 3)).transpose(2, 3)
+    read = weight @ V.transpose(2, 3)
+    return read.transpose(2, 3)

@@ -85,7 +85,8 @@ def chunked(inputs: DeltaInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
     episodes = _episodes(by_chunk(reset, size), low)
     # 1. solve for the change that each token makes, given the state before the chunk: U = UX - UK S^T
     hidden = ~(earlier & episodes.same)
-    overlap = inner(K, K).masked_fill(hidden, 0.0)
+    overlap = inner(K, K)
+    overlap = overlap.masked_fill(hidden, 0.0)
     weighted = overlap.to(beta.dtype) * beta[..., None]
     solve = _inverse(weighted) * beta[..., None, :]
     solve = solve.to(low)
@@ -101,9 +102,11 @@ def chunked(inputs: DeltaInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
         visible.append(number[:, None] > number)
     outputs = []
     for q, shown in zip(queries, visible):
-        old = inner(q, before) * episodes.fresh
+        old = inner(q, before)
+        old = old * episodes.fresh
         hidden = ~(shown & episodes.same)
-        score = inner(q, K).masked_fill(hidden, 0.0)
+        score = inner(q, K)
+        score = score.masked_fill(hidden, 0.0)
         factors = (v.flatten(0, 1) for v in (old, score, U))
         y = torch.baddbmm(*factors).view(U.shape)
         outputs.append(y.flatten(1, 2)[:, :length])

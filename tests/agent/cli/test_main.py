@@ -228,7 +228,7 @@ def test_show_prints_settings_and_stops(called, capsys, tmp_path) -> None:
 def test_show_names_the_source_of_changes(capsys) -> None:
     assert cli.main(["train", "experiment=tmaze_alone", "planner=mppi", "--show"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"  steps: 500 +# experiment=tmaze_alone \(default 400\)\n", shown)
+    assert re.search(r"  length: 13 +# experiment=tmaze_alone \(default 16\)\n", shown)
     assert re.search(r"  min_length: 64 +# experiment=tmaze \(default 32\)\n", shown)
     assert re.search(r"  kind: mppi\n", shown)
     assert "\n  batch: 8\n" in shown

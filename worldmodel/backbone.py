@@ -193,8 +193,9 @@ class Backbone(nn.Module):
             if self.pose_integrator is not None:
                 poses, layers["pose"] = self._integrated(x, moved, memory)
             condition = condition + self.pose_embed(poses)
-        x = x + self.embedding.pos_embed + condition[..., None, :]
+        x = x + self.embedding.pos_embed
         seen = F.layer_norm(x[:, :, -1], x.shape[-1:])
+        x = x + condition[..., None, :]
         frames = SequenceInputs(*moved, visible, seen)
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         gates: list[Tensor] = []

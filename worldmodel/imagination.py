@@ -384,8 +384,9 @@ def _through_blocks(
     x = torch.stack([frame.x for frame in frames], 2)
     action = torch.stack(executed, 2)
     condition = _condition(model, state, frames, action, write)
-    x = x + model.embedding.pos_embed + condition[..., None, :]
+    x = x + model.embedding.pos_embed
     seen = F.layer_norm(x[:, :, 0], x.shape[-1:])
+    x = x + condition[..., None, :]
     last = len(state.caches) - 1
     only_first = read and len(frames) == 1
     for i, (block, cache) in enumerate(zip(model.layers, state.caches)):

@@ -87,7 +87,9 @@ class SequenceInputs(NamedTuple):
     """True for past frames that local attention may see, [B, T, k-1]."""
 
     seen: Tensor
-    """Tokens of the written copy before all blocks, normalised, [B, T, S, D]. Write gates look at them."""
+    """Embedded tokens of the written copy, normalised, without action or noise level, [B, T, S, D].
+
+    Write gates look at them."""
 
 
 class RolloutInputs(NamedTuple):
@@ -100,7 +102,7 @@ class RolloutInputs(NamedTuple):
     """True for frames before the first one that local attention may see, [B, n, k-1]."""
 
     seen: Tensor
-    """Tokens of the first frame before all blocks, normalised, [B, n, S, D]."""
+    """Embedded tokens of the first frame, normalised, without action or noise level, [B, n, S, D]."""
 
     write: bool
     """Keep the first frame in the cache."""

@@ -290,7 +290,7 @@ class TiledDelta(TiledMixer):
     def _written(self, u: Tensor, seen: Tensor) -> Tokens:
         """Project tokens u [..., S, D] to what they read and write by.
 
-        Tokens `seen` [..., S, D], before all blocks, open the write gates.
+        Embedded tokens `seen` [..., S, D] open the write gates.
         """
         inner, size = self.inner, self.size
         gate, rest = self.project(u).split([inner, inner + 2 * size], -1)

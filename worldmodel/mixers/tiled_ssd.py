@@ -276,7 +276,7 @@ class TiledSSD(TiledMixer):
     def _token(self, u: Tensor, seen: Tensor) -> Token:
         """Project tokens u [..., S, D] to what they read and write by.
 
-        Tokens `seen` [..., S, D], before all blocks, open the write gate.
+        Embedded tokens `seen` [..., S, D] open the write gate.
         """
         size, inner = self.state, self.inner
         gate, rest = self.project(u).split([inner, inner + 2 * size + self.heads], -1)

@@ -5,7 +5,7 @@
     plan = planner.plan(score, batch=B, generator=generator, warm=plan.shift(4))
 
 Reading order: base (inputs and outputs), search (the loop), cem, icem, mppi, shooting, beam (their
-differences), distributions (sampling).
+differences), distributions and noise (sampling).
 
 A new planner takes two files: its own, with its config and its `Search`, and this one, with its line in
 `PLANNERS`. On the command line it is chosen by `planner.kind=NAME`.

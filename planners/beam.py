@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lssvwm.planners.base import Discrete, Plan, Proposals, Score, Simulation, Space
+from lssvwm.planners.noise import Source, as_generators
 from lssvwm.planners.search import (
     SETTINGS,
     Ranking,
@@ -65,13 +66,13 @@ class Beam(Search):
         score: Score,
         *,
         batch: int,
-        generator: torch.Generator,
+        generator: Source,
         warm: Plan | None = None,
         proposals: Proposals | None = None,
         simulation: Simulation | None = None,
     ) -> Plan:
-        """Plan as `Search.plan` does; the generator only names the device."""
-        device = generator.device
+        """Plan as `Search.plan` does; generators only name the device."""
+        device = as_generators(generator, batch)[0].device
         self._initial_state(batch, device, warm)  # raises an error if warm does not fit
         if simulation is None:
             leaves = self._grow_by_score(score, batch, device)

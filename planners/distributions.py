@@ -1,14 +1,15 @@
 """Distributions that candidates are drawn from: categorical or Gaussian for each planned step.
 
 Both keep their parameters in one tensor `state` [B, H, ...], which travels in the `Plan`.
-Every draw is made once, [N, H, ...], and all environments of the batch share it.
-The plan of an environment therefore depends on its own scores and on the generator only.
+Noise is [G, N, H, ...]: drawn for each of G = B generators, or shared with G = 1.
+The plan of an environment therefore depends on its own scores and its generator only.
 """
 
 from __future__ import annotations
 
 import torch
 from lssvwm.planners.base import Box, Discrete, MultiDiscrete, Space
+from lssvwm.planners.noise import Generators, Source, integers, normal, uniform
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,28 +58,28 @@ class Categorical:
         uniform = exists / exists.sum(-1, keepdim=True)
         return uniform.expand(batch, self.horizon, *exists.shape)
 
-    def draw(self, generator: torch.Generator, count: int) -> Tensor:
-        """Draw uniform numbers [count, H, ...], held over steps at random.
+    def draw(self, generators: Generators, count: int) -> Tensor:
+        """Draw uniform numbers [G, count, H, ...], held over steps at random.
 
         Holding the number instead of the action keeps the probabilities of every step exact.
         It repeats actions where the distribution is broad, and lets a narrow one alternate.
         """
-        size = (count, self.horizon, *self.sizes.shape)
-        noise = torch.rand(size, generator=generator, device=generator.device)
-        return hold(noise, HOLD_DISCRETE, generator)
+        size = (len(generators), count, self.horizon, *self.sizes.shape)
+        noise = uniform(size, generators)
+        return hold(noise, HOLD_DISCRETE, generators)
 
     def coloured(
-        self, generator: torch.Generator, colour: float | None, count: int
+        self, generators: Generators, colour: float | None, count: int
     ) -> Tensor:
-        """Draw uniform numbers [count, H, ...] from coloured normal noise."""
-        size = (count, *self.sizes.shape, self.horizon)
-        normal = coloured(size, 0.5 if colour is None else colour, generator)
-        return torch.special.ndtr(normal).movedim(-1, 1)
+        """Draw uniform numbers [G, count, H, ...] from coloured normal noise."""
+        size = (len(generators), count, *self.sizes.shape, self.horizon)
+        noise = coloured(size, 0.5 if colour is None else colour, generators)
+        return torch.special.ndtr(noise).movedim(-1, 2)
 
     def sample(self, state: Tensor, noise: Tensor) -> Tensor:
-        """Invert the cumulative probabilities at noise [N, H, ...]; return int64 [B, N, H, ...]."""
+        """Invert the cumulative probabilities at the noise; return int64 [B, N, H, ...]."""
         edges = state.cumsum(-1)[:, None, ..., :-1]
-        action = (noise[None, ..., None] >= edges).sum(-1)
+        action = (noise[..., None] >= edges).sum(-1)
         return action.minimum(self.sizes.to(state.device) - 1)
 
     def mode(self, state: Tensor) -> Tensor:
@@ -140,24 +141,22 @@ class Gaussian:
         step = torch.stack([mean, std])
         return step.expand(batch, self.horizon, *step.shape)
 
-    def draw(self, generator: torch.Generator, count: int) -> Tensor:
-        """Draw normal numbers [count, H, A], held over steps at random."""
-        size = (count, self.horizon, len(self.low))
-        noise = torch.randn(
-            size, generator=generator, device=generator.device, dtype=self.low.dtype
-        )
-        return hold(noise, HOLD_CONTINUOUS, generator)
+    def draw(self, generators: Generators, count: int) -> Tensor:
+        """Draw normal numbers [G, count, H, A], held over steps at random."""
+        size = (len(generators), count, self.horizon, len(self.low))
+        noise = normal(size, generators, self.low.dtype)
+        return hold(noise, HOLD_CONTINUOUS, generators)
 
     def coloured(
-        self, generator: torch.Generator, colour: float | None, count: int
+        self, generators: Generators, colour: float | None, count: int
     ) -> Tensor:
-        """Draw coloured normal noise [count, H, A]."""
-        size = (count, len(self.low), self.horizon)
-        normal = coloured(size, 2.0 if colour is None else colour, generator)
-        return normal.transpose(1, 2).to(self.low.dtype)
+        """Draw coloured normal noise [G, count, H, A]."""
+        size = (len(generators), count, len(self.low), self.horizon)
+        noise = coloured(size, 2.0 if colour is None else colour, generators)
+        return noise.transpose(2, 3).to(self.low.dtype)
 
     def sample(self, state: Tensor, noise: Tensor) -> Tensor:
-        """Return mean + standard deviation * noise [N, H, A], clamped, as [B, N, H, A]."""
+        """Return mean + standard deviation * noise, clamped, as [B, N, H, A]."""
         mean, std = state[:, None].unbind(-2)
         return self.clamp(mean + std * noise)
 
@@ -211,31 +210,26 @@ def distribution_for(space: Space, horizon: int) -> Distribution:
     return Categorical(space, horizon)
 
 
-def hold(noise: Tensor, prob: float, generator: torch.Generator) -> Tensor:
-    """Let every step of noise [N, H, ...] repeat the one before with probability `prob`.
+def hold(noise: Tensor, prob: float, generators: Generators) -> Tensor:
+    """Let every step of noise [G, N, H, ...] repeat the one before with probability `prob`.
 
     The marginal distribution of each step does not change.
     """
-    count, horizon = noise.shape[:2]
-    chance = torch.rand(count, horizon, generator=generator, device=noise.device)
+    chance = uniform(noise.shape[:3], generators)
     renewed = chance >= prob
-    steps = torch.arange(horizon, device=noise.device)
-    source = torch.where(renewed, steps, 0).cummax(1).values
-    rows = torch.arange(count, device=noise.device)[:, None]
-    return noise[rows, source]
+    steps = torch.arange(noise.shape[2], device=noise.device)
+    source = torch.where(renewed, steps, 0).cummax(2).values
+    return noise.take_along_dim(_like_actions(source, noise), 2)
 
 
-def coloured(
-    shape: tuple[int, ...], colour: float, generator: torch.Generator
-) -> Tensor:
+def coloured(shape: tuple[int, ...], colour: float, generator: Source) -> Tensor:
     """Draw normal noise [..., H] whose power falls with frequency f as 1 / f ** colour.
 
     Every step has variance 1.
     """
     # A filter acts on a circle. Twice the length keeps the last step apart from the first.
     length = 2 * shape[-1]
-    device = generator.device
-    white = torch.randn((*shape[:-1], length), generator=generator, device=device)
+    white = normal((*shape[:-1], length), generator)
     frequency = torch.fft.fftfreq(length, device=white.device).abs()
     gain = frequency.clamp(min=1 / length) ** (-colour / 2)
     spectrum = torch.fft.fft(white) * (gain / gain.square().mean().sqrt())
@@ -243,7 +237,7 @@ def coloured(
     return noise[..., : shape[-1]]
 
 
-def mutate(parents: Tensor, fresh: Tensor, generator: torch.Generator) -> Tensor:
+def mutate(parents: Tensor, fresh: Tensor, generators: Generators) -> Tensor:
     """Remove, replace or insert one step of each parent [B, M, H, ...].
 
     New actions come from fresh [B, M, H, ...].
@@ -251,18 +245,22 @@ def mutate(parents: Tensor, fresh: Tensor, generator: torch.Generator) -> Tensor
     For it, a plan that wastes one early action is a local optimum.
     """
     count, horizon = parents.shape[1:3]
-    device = parents.device
-    place = torch.randint(horizon, (count, 1), generator=generator, device=device)
+    size = (len(generators), count, 1)
+    place = integers(0, horizon, size, generators)
     # -1: insert a step, 0: replace it, 1: remove it
-    move = torch.randint(-1, 2, (count, 1), generator=generator, device=device)
-    steps = torch.arange(horizon, device=device)
+    move = integers(-1, 2, size, generators)
+    steps = torch.arange(horizon, device=parents.device)
     source = steps + move * (steps >= place)
     beyond_end = source >= horizon
     is_new = torch.where(move == 1, beyond_end, steps == place)
-    rows = torch.arange(count, device=device)[:, None]
-    moved = parents[:, rows, source.clamp(0, horizon - 1)]
-    actions_dims = [1] * (parents.ndim - 3)
-    return torch.where(is_new.view(1, count, horizon, *actions_dims), fresh, moved)
+    source = _like_actions(source.clamp(0, horizon - 1), parents)
+    moved = parents.take_along_dim(source, 2)
+    return torch.where(_like_actions(is_new, parents), fresh, moved)
+
+
+def _like_actions(value: Tensor, actions: Tensor) -> Tensor:
+    """Append dimensions of size 1 to a value [G, N, H], as many as actions [B, N, H, ...] have."""
+    return value.view(*value.shape, *[1] * (actions.ndim - value.ndim))
 
 
 def is_planned(state: Tensor, planned: Tensor) -> Tensor:

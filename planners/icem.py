@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from lssvwm.planners.base import Space
 from lssvwm.planners.cem import CEM
+from lssvwm.planners.noise import Generators
 from lssvwm.planners.search import SETTINGS, SearchConfig
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -40,9 +40,9 @@ class ICEM(CEM):
         self.colour = config.colour
         self.decay = config.decay
 
-    def draw(self, generator: torch.Generator, iteration: int) -> Tensor:
+    def draw(self, generators: Generators, iteration: int) -> Tensor:
         """Draw coloured noise for fewer candidates in each iteration."""
         all_candidates = self.config.candidates
         decayed = round(all_candidates / self.decay**iteration)
         count = min(all_candidates, max(2 * self.config.elites, decayed))
-        return self.distribution.coloured(generator, self.colour, count)
+        return self.distribution.coloured(generators, self.colour, count)

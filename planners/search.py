@@ -11,6 +11,7 @@ import time
 import torch
 from lssvwm.planners.base import Plan, Proposals, Score, Simulation, Space, pick
 from lssvwm.planners.distributions import distribution_for, mutate
+from lssvwm.planners.noise import Generators, Source, as_generators
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -99,9 +100,9 @@ class Search:
         weights = usable_weights(self.weights(ranking.scores), ranking.scores)
         return self.distribution.refit(state, ranking.actions, weights)
 
-    def draw(self, generator: torch.Generator, iteration: int) -> Tensor:
-        """Draw the noise of candidates, [N, H, ...], shared by all environments."""
-        return self.distribution.draw(generator, self.config.candidates)
+    def draw(self, generators: Generators, iteration: int) -> Tensor:
+        """Draw the noise of candidates with each of G generators, [G, N, H, ...]."""
+        return self.distribution.draw(generators, self.config.candidates)
 
     @torch.no_grad()
     def plan(
@@ -109,33 +110,35 @@ class Search:
         score: Score,
         *,
         batch: int,
-        generator: torch.Generator,
+        generator: Source,
         warm: Plan | None = None,
         proposals: Proposals | None = None,
         simulation: Simulation | None = None,
     ) -> Plan:
         """Return the best action sequence found for each of `batch` environments.
 
+        generator: one for each environment, or one whose noise all environments share
         warm: the last plan, shifted by the actions executed since
         proposals: take the place of the first candidates of the first iteration, and win ties
         simulation: used by tree searches only
 
         Everything lives on the generator's device.
-        Equal generators give equal plans, alone or in any batch.
+        An environment with an equal generator gets an equal plan, alone or in any batch.
         NaN and -inf scores count as worst.
         Raises ValueError if warm, proposals or the result of `score` have the wrong shape.
         """
         clock = Clock(self.config.time_budget)
-        state = self._initial_state(batch, generator.device, warm)
-        actions = self._sample(state, generator, iteration=0)
+        generators = as_generators(generator, batch)
+        state = self._initial_state(batch, generators[0].device, warm)
+        actions = self._sample(state, generators, iteration=0)
         ranking = self._score_first(score, actions, warm, proposals)
         state = self.refit(state, ranking)
         for iteration in range(1, self.config.iterations):
             if not clock.allows_another():
                 break
             kept = ranking.first(self.config.keep_elites)
-            actions = self._sample(state, generator, iteration)
-            actions = self._mutate(actions, kept.actions, generator)
+            actions = self._sample(state, generators, iteration)
+            actions = self._mutate(actions, kept.actions, generators)
             ranking = rank(score, actions, kept)
             state = self.refit(state, ranking)
         return make_plan(ranking.first(self.config.elites), state)
@@ -152,11 +155,9 @@ class Search:
             raise ValueError(f"planner: warm has state {found}, expected {expected}")
         return self.distribution.reuse(warm.state, warm.planned)
 
-    def _sample(
-        self, state: Tensor, generator: torch.Generator, iteration: int
-    ) -> Tensor:
+    def _sample(self, state: Tensor, generators: Generators, iteration: int) -> Tensor:
         """Draw candidates [B, N, H, ...]; the last one is the mode."""
-        actions = self.distribution.sample(state, self.draw(generator, iteration))
+        actions = self.distribution.sample(state, self.draw(generators, iteration))
         actions[:, -1] = self.distribution.mode(state)
         return actions
 
@@ -176,13 +177,11 @@ class Search:
         known = Ranking(actions[:, :count], clean(given.scores, (len(actions), count)))
         return rank(score, actions[:, count:], known)
 
-    def _mutate(
-        self, actions: Tensor, kept: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def _mutate(self, actions: Tensor, kept: Tensor, generators: Generators) -> Tensor:
         """Replace a share of candidates [B, N, H, ...] by mutated elites [B, K, H, ...]."""
         count = int(MUTATION_RATE * (actions.shape[1] - 1))
         index = torch.arange(count, device=kept.device) % kept.shape[1]
-        actions[:, :count] = mutate(kept[:, index], actions[:, :count], generator)
+        actions[:, :count] = mutate(kept[:, index], actions[:, :count], generators)
         return actions
 
 

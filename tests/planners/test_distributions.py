@@ -12,7 +12,7 @@ from tests.planners.conftest import BOX, NAN, OPTIMISERS, matches, seed
 def test_mutate_removes_replaces_or_inserts_one_step():
     parents = torch.arange(1, 6).expand(1, 200, 5)
     edited = (
-        mutate(parents, torch.zeros_like(parents), seed()).unique(dim=1)[0].tolist()
+        mutate(parents, torch.zeros_like(parents), [seed()]).unique(dim=1)[0].tolist()
     )
     before = [[*range(1, t + 1)] for t in range(5)]
     after = [[*range(t + 2, 6)] for t in range(5)]

@@ -123,16 +123,36 @@ def test_search_plans_each_environment_alone(config, space):
     warm = planner.plan(score, batch=4, generator=seed()).shift(
         torch.tensor([1, 6, 2, 0])
     )
-    together = planner.plan(score, batch=4, generator=seed(1), warm=warm)
-    for b in range(4):
-        row = slice(b, b + 1)
-        alone = planner.plan(
-            lambda actions, row=row: score(actions, row),
-            batch=1,
-            generator=seed(1),
-            warm=warm.select(torch.tensor([b])),
-        )
-        assert_same(together.select(torch.tensor([b])), alone)
+    own = [1, 2, 3, 2]
+    for seeds in (own, [1]):  # own noise, or the same for all
+        noise = [seed(s) for s in seeds]
+        together = planner.plan(score, batch=4, generator=noise, warm=warm)
+        for b in range(4):
+            row = slice(b, b + 1)
+            alone = planner.plan(
+                lambda actions, row=row: score(actions, row),
+                batch=1,
+                generator=seed(seeds[b % len(seeds)]),
+                warm=warm.select(torch.tensor([b])),
+            )
+            assert_same(together.select(torch.tensor([b])), alone)
+
+
+@pytest.mark.parametrize("config", SAMPLERS)
+def test_environments_with_own_generators_see_other_candidates(config):
+    seen = []
+
+    def score(actions: Tensor) -> Tensor:
+        seen.append(actions)
+        return torch.zeros(actions.shape[:2])
+
+    noise = [seed(1), seed(2), seed(1)]
+    build(config(iterations=2), Discrete(4)).plan(score, batch=3, generator=noise)
+    for actions in seen:
+        assert torch.equal(actions[0], actions[2])
+        assert not torch.equal(actions[0], actions[1])
+    with pytest.raises(ValueError, match="2 generators for a batch of 3"):
+        build(config(), Discrete(4)).plan(score, batch=3, generator=noise[:2])
 
 
 @pytest.mark.parametrize("config", SAMPLERS)

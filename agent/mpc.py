@@ -19,6 +19,7 @@ from lssvwm.planners import (
     Space,
 )
 from lssvwm.planners import build as build_planner
+from lssvwm.planners.noise import Generators, integers
 from lssvwm.worldmodel import Memory, WorldModel
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -32,8 +33,9 @@ class AgentState:
     memory: frames observed so far
     policy: output of the policy head for the last frame, [B, A]
     plan: plans being followed; None before the first
-    used: int64 [B], steps executed of each plan
+    used: int64 [B], steps executed of each plan; `Agent.plan_steps` where there is none
     replanned: bool [B], environments whose plan is new
+    seed: int64 [B], of the next random numbers of each environment; every use adds 1
     goal: goal images, uint8 [B, C, H, W]; None without goals
     """
 
@@ -42,6 +44,7 @@ class AgentState:
     plan: Plan | None
     used: Tensor
     replanned: Tensor
+    seed: Tensor
     goal: Tensor | None = None
 
     def __len__(self) -> int:
@@ -77,8 +80,10 @@ class MPCConfig:
 class Agent:
     """Plan in imagination from memory and follow the plans, for any number of environments.
 
+    Random numbers of an environment depend on its own seed, so its plans do not depend on the batch.
+
     bounds: of continuous actions
-    generator: all randomness; None for a new one with seed 0
+    generator: draws the seeds; None for a new one with seed 0
     Raises ValueError if planner and mpc settings do not fit together.
     """
 
@@ -98,7 +103,7 @@ class Agent:
         self.generator = generator or torch.Generator(self.device).manual_seed(0)
         space = _action_space(model, bounds)
         self.planner = build_planner(planner, space)
-        self.policy_head = PolicyHead(space, self.generator)
+        self.policy_head = PolicyHead(space)
         self.objective = Objective(
             config=ObjectiveConfig() if objective is None else objective,
             model=model,
@@ -116,15 +121,20 @@ class Agent:
         """Steps of the environment that a whole plan takes."""
         return self.horizon * self.config.action_repeat
 
-    def initial(self, batch: int) -> AgentState:
-        """Return empty memories and no plans."""
-        zeros = torch.zeros(batch, dtype=torch.int64, device=self.device)
+    def initial(self, batch: int, seed: Tensor | None = None) -> AgentState:
+        """Return empty memories and no plans.
+
+        seed: of each environment's random numbers, int64 [B]; None: drawn by `generator`
+        """
+        if seed is None:
+            seed = integers(0, 2**62, (batch,), self.generator)
         return AgentState(
             memory=self.model.initial(batch),
             policy=torch.zeros(batch, self.model.actions, device=self.device),
             plan=None,
-            used=zeros,
-            replanned=zeros.bool(),
+            used=torch.full((batch,), self.plan_steps, device=self.device),
+            replanned=torch.zeros(batch, dtype=torch.bool, device=self.device),
+            seed=seed.to(self.device),
         )
 
     @torch.no_grad()
@@ -180,7 +190,28 @@ class Agent:
         step = (used // self.config.action_repeat).clamp(max=self.horizon - 1)
         action = plan.actions[torch.arange(len(state), device=self.device), step]
         executed = 1 if active is None else active.to(used)
-        return action, replace(state, plan=plan, used=used + executed, replanned=due)
+        return action, replace(
+            state,
+            plan=plan,
+            used=used + executed,
+            replanned=due,
+            seed=state.seed + due,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self, state: AgentState, active: Tensor | None = None
+    ) -> tuple[Tensor, AgentState]:
+        """Return actions by the policy head, without a plan; see `act`."""
+        action = self.policy_head.sample(state.policy, self._generators(state.seed))
+        drawn = 1 if active is None else active.to(state.seed)
+        return action, replace(state, seed=state.seed + drawn)
+
+    def _generators(self, seed: Tensor) -> list[torch.Generator]:
+        """Return one generator for each seed [M]."""
+        return [
+            torch.Generator(self.device).manual_seed(number) for number in seed.tolist()
+        ]
 
     def goal_images(self, state: AgentState, index: Tensor) -> Tensor | None:
         """Return the goal images of environments index [M], or None if goals do not count.
@@ -205,12 +236,13 @@ class Agent:
         index = due.nonzero()[:, 0]
         memory = state.memory[index]
         goal = self.goal_images(state, index)
+        generators = self._generators(state.seed[index])
         plan = self.planner.plan(
-            lambda actions: self.objective.score(memory, actions, goal),
+            lambda actions: self.objective.score(memory, actions, goal, generators),
             batch=len(index),
-            generator=self.generator,
+            generator=generators,
             warm=self._warm_start(state, index),
-            proposals=self._proposals(memory, state.policy[index], goal),
+            proposals=self._proposals(memory, state.policy[index], generators, goal),
             simulation=self._simulation(memory, goal),
         )
         if state.plan is not None:
@@ -230,13 +262,17 @@ class Agent:
         return state.plan.select(index).shift(executed)
 
     def _proposals(
-        self, memory: Memory, policy: Tensor, goal: Tensor | None
+        self,
+        memory: Memory,
+        policy: Tensor,
+        generators: Generators,
+        goal: Tensor | None,
     ) -> Proposals | None:
         """Return rollouts of the policy head as candidates, with their scores if these are exact."""
         if not self.config.proposals:
             return None
         found = self.objective.propose(
-            memory, policy, self.config.proposals, self.horizon, goal
+            memory, policy, self.config.proposals, self.horizon, generators, goal
         )
         # With more denoising steps, other candidates are scored by samples. So must these.
         one_step = self.objective.config.denoising_steps == 1

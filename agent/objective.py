@@ -9,6 +9,7 @@ from lssvwm.agent.config.options import SETTINGS
 from lssvwm.agent.policy_head import ImaginedPolicy, PolicyHead
 from lssvwm.planners import Proposals, Simulation, discounted_return
 from lssvwm.planners.base import pick
+from lssvwm.planners.noise import Generators
 from lssvwm.worldmodel import (
     Memory,
     Rollout,
@@ -65,7 +66,6 @@ class Objective:
     """Score rollouts, candidates and proposals of the policy head.
 
     action_repeat: steps for which the agent repeats each planned action
-    The generator of `policy_head` draws the noise of denoising, too.
     """
 
     def __init__(
@@ -110,12 +110,17 @@ class Objective:
 
     @torch.no_grad()
     def score(
-        self, memory: Memory, actions: Tensor, goal: Tensor | None = None
+        self,
+        memory: Memory,
+        actions: Tensor,
+        goal: Tensor | None = None,
+        generators: Generators | None = None,
     ) -> Tensor:
         """Score candidates from B memories; return [B, N].
 
         actions: planned actions, [B, N, H(, A)]
         goal: goal images, uint8 [B, C, H, W]
+        generators: one for each memory, for sampled frames; None: torch's own
         With several samples, the score is their mean less the penalty on their deviation.
         """
         samples = self.config.samples
@@ -126,7 +131,7 @@ class Objective:
                 memory[part],
                 executed[part],
                 denoising_steps=self.config.denoising_steps,
-                generator=self.policy_head.generator,
+                generator=None if generators is None else generators[part],
                 goal=None if goal is None else goal[part],
             )
             values.append(self.value(rollout))
@@ -147,16 +152,20 @@ class Objective:
         policy: Tensor,
         count: int,
         horizon: int,
+        generators: Generators,
         goal: Tensor | None = None,
     ) -> Proposals:
         """Imagine `count` rollouts of the policy head from each memory, and score them.
 
         policy: output of the policy head for the last observed frame, [B, A]
+        generators: one for each memory
         """
         actions, scores = [], []
         for part in _parts(len(policy), count):
             now = policy[part, None].expand(-1, count, -1)
-            choose = ImaginedPolicy(self.policy_head, now, self.action_repeat)
+            choose = ImaginedPolicy(
+                self.policy_head, now, generators[part], self.action_repeat
+            )
             policy_rollout = RolloutPolicy(choose, count, horizon * self.action_repeat)
             rollout = self.model.imagine(
                 memory[part],

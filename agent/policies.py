@@ -77,11 +77,8 @@ class GuidedPolicy(TensorDictModuleBase):
         """Observe the frames and write the next actions."""
         self.state = _observe(self.agent, self.state, tensordict)
         in_context = np.array(self.env.in_context())
-        if self.plans:
-            active = torch.from_numpy(~in_context)
-            chosen, self.state = self.agent.act(self.state, active)
-        else:
-            chosen = self.agent.policy_head.sample(self.state.policy)
+        decide = self.agent.act if self.plans else self.agent.sample
+        chosen, self.state = decide(self.state, torch.from_numpy(~in_context))
         own = chosen.cpu().numpy()
         action = np.where(expand_mask(in_context, own), self.guide.act(), own)
         return tensordict.set("action", torch.from_numpy(action))
@@ -116,7 +113,12 @@ def _observe(agent: Agent, state: AgentState, tensordict: TensorDictBase) -> Age
 def to_tensordict(state: AgentState) -> TensorDict:
     """Return memory and plan as a TensorDict [B]."""
     plan = {} if state.plan is None else dict(vars(state.plan))
-    parts = {"memory": state.memory.to_tensordict(), "used": state.used, "plan": plan}
+    parts = {
+        "memory": state.memory.to_tensordict(),
+        "used": state.used,
+        "seed": state.seed,
+        "plan": plan,
+    }
     return TensorDict(parts, batch_size=[len(state)])
 
 
@@ -125,11 +127,12 @@ def from_tensordict(saved: TensorDictBase, agent: Agent) -> AgentState:
     saved = saved.to(agent.device)
     memory, plan = saved["memory"], saved["plan"]
     assert isinstance(memory, TensorDictBase) and isinstance(plan, TensorDictBase)
-    empty = agent.initial(len(saved))
+    empty = agent.initial(len(saved), saved["seed"])
     return AgentState(
         memory=Memory.from_tensordict(memory),
         policy=empty.policy,
         plan=Plan(**dict(plan.items())),
         used=saved["used"],
         replanned=empty.replanned,
+        seed=empty.seed,
     )

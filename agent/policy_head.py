@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from lssvwm.planners import Box, Space
+from lssvwm.planners.noise import Source, normal, uniform
 from lssvwm.worldmodel.heads import HeadOutputs
 from torch import Tensor
 from torch.distributions import Normal
@@ -16,32 +17,30 @@ STD = 0.3
 
 @dataclass
 class PolicyHead:
-    """Turn outputs of the policy head [..., A] into actions.
+    """Turn outputs of the policy head [B, ..., A] into actions.
 
     Discrete actions follow the softmax of the output.
     Continuous actions are normal around the output, and clamped to the bounds.
+    Noise comes from one generator, or from one for each entry of B.
     """
 
     space: Space
-    generator: torch.Generator
 
-    def sample(self, policy: Tensor) -> Tensor:
-        """Draw one action per output [..., A]: int64 [...] or float32 [..., A]."""
-        device = self.generator.device
+    def sample(self, policy: Tensor, generator: Source) -> Tensor:
+        """Draw one action per output [B, ..., A]: int64 [B, ...] or float32 [B, ..., A]."""
         if isinstance(self.space, Box):
-            noise = torch.randn(policy.shape, generator=self.generator, device=device)
-            action = policy + self._std(self.space) * noise
+            noise = normal(policy.shape, generator)
+            action = policy + self._std(self.space).to(policy.device) * noise
             return action.clamp(self.space.low, self.space.high)
-        uniform = torch.rand(policy.shape, generator=self.generator, device=device)
-        exponential = -uniform.clamp(min=1e-20).log()
+        numbers = uniform(policy.shape, generator)
+        exponential = -numbers.clamp(min=1e-20).log()
         return (policy - exponential.log()).argmax(-1)  # Gumbel-max trick
 
-    def uniform(self, like: Tensor) -> Tensor:
-        """Draw uniform actions, as many as there are outputs in `like` [..., A]."""
+    def uniform(self, like: Tensor, generator: Source) -> Tensor:
+        """Draw uniform actions, as many as there are outputs in `like` [B, ..., A]."""
         if not isinstance(self.space, Box):
-            return self.sample(torch.zeros_like(like))
-        device = self.generator.device
-        share = torch.rand(like.shape, generator=self.generator, device=device)
+            return self.sample(torch.zeros_like(like), generator)
+        share = uniform(like.shape, generator)
         return self.space.low + share * (self.space.high - self.space.low)
 
     def log_prob_and_entropy(
@@ -53,7 +52,7 @@ class PolicyHead:
         action: int64 [...] or float32 [..., A]
         """
         if isinstance(self.space, Box):
-            std = self._std(self.space).expand_as(policy)
+            std = self._std(self.space).to(policy.device).expand_as(policy)
             normal = Normal(policy, std)
             return normal.log_prob(action).sum(-1), normal.entropy().sum(-1)
         log_prob = torch.log_softmax(policy.float(), -1)
@@ -62,18 +61,26 @@ class PolicyHead:
         return chosen, entropy
 
     def _std(self, space: Box) -> Tensor:
-        return (STD * (space.high - space.low) / 2).to(self.generator.device)
+        return STD * (space.high - space.low) / 2
 
 
 class ImaginedPolicy:
     """Choose imagined actions by the policy head; each is repeated `action_repeat` times.
 
     now: output of the policy head for the last observed frame, [B, n, A]
+    generator: one, or one for each of B memories
     """
 
-    def __init__(self, policy_head: PolicyHead, now: Tensor, action_repeat: int = 1):
+    def __init__(
+        self,
+        policy_head: PolicyHead,
+        now: Tensor,
+        generator: Source,
+        action_repeat: int = 1,
+    ):
         self.policy_head = policy_head
         self.now = now
+        self.generator = generator
         self.action_repeat = action_repeat
         self.action: Tensor | None = None
 
@@ -84,5 +91,5 @@ class ImaginedPolicy:
         """
         if self.action is None or step % self.action_repeat == 0:
             policy = self.now if output is None else output.policy
-            self.action = self.policy_head.sample(policy)
+            self.action = self.policy_head.sample(policy, self.generator)
         return self.action

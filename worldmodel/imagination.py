@@ -25,6 +25,9 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from lssvwm.worldmodel.model import WorldModel
 
+Noise = torch.Generator | Sequence[torch.Generator] | None
+"""Source of noise: one generator, or one for each memory; None: torch's own."""
+
 
 @dataclass(frozen=True)
 class RolloutPolicy:
@@ -64,7 +67,7 @@ class StepOptions:
     decode: bool = False
     """Return the imagined frames as images."""
 
-    generator: torch.Generator | None = None
+    generator: Noise = None
     """Source of the noise, with more than one denoising step."""
 
     heads_only: bool = False
@@ -349,11 +352,8 @@ def _sample(
     options: StepOptions,
 ) -> Tensor:
     """Denoise white noise to a frame, given the tokens x [B, n, S, D] of the expected one. Returns patches."""
-    shape = (*x.shape[:3], model.patches.size)
-    noise = torch.randn(
-        shape, generator=options.generator, device=x.device, dtype=x.dtype
-    )
     patches = model.unembed(x)
+    noise = _normal(patches, options.generator)
     for i in range(1, options.denoising_steps):
         level = i / options.denoising_steps
         noisy = level * patches + (1 - level) * noise
@@ -361,6 +361,16 @@ def _sample(
         x = _through_blocks(model, state, [_Frame(x, action, level)])
         patches = model.unembed(x)
     return patches
+
+
+def _normal(like: Tensor, source: Noise) -> Tensor:
+    """Draw normal numbers in the shape of a tensor [B, ...]."""
+    noise = torch.empty_like(like)
+    if not isinstance(source, Sequence):
+        return noise.normal_(generator=source)
+    for part, generator in zip(noise, source):
+        part.normal_(generator=generator)
+    return noise
 
 
 def _through_blocks(

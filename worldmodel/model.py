@@ -22,7 +22,7 @@ from lssvwm.worldmodel.data import Batch, Masks, Rollout, Trajectory
 from lssvwm.worldmodel.embedding import PatchPredictor
 from lssvwm.worldmodel.goal_distance import GoalDistance
 from lssvwm.worldmodel.heads import HeadOutputs, Heads
-from lssvwm.worldmodel.imagination import RolloutPolicy, StepOptions
+from lssvwm.worldmodel.imagination import Noise, RolloutPolicy, StepOptions
 from lssvwm.worldmodel.memory import Memory
 from lssvwm.worldmodel.patches import ColourWeights
 from torch import Tensor, nn
@@ -97,7 +97,7 @@ class WorldModel(Backbone):
         decode: bool = False,
         denoising_steps: int = 1,
         goal: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Noise = None,
     ) -> Rollout:
         """Roll actions [B, n, H] or [B, n, H, A] forward from a memory.
 

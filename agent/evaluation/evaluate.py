@@ -3,6 +3,7 @@
 A scripted guide walks the context phase of a task while the agent only observes.
 Then the agent, or a scripted explorer, acts until the task ends.
 The arms of `interventions` show how much of the success depends on memory.
+The random numbers of a task depend on its seed and on the seed of the run only.
 Shapes: N tasks.
 """
 
@@ -52,6 +53,8 @@ from lssvwm.worldmodel import Memory, WorldModel
 
 BATCH = 100
 """Tasks played at once."""
+WALK_SEED = 0
+"""Seed of scripted walks, which depend on the seeds of the tasks, too."""
 VALIDATION_SEED = 2**20
 """Added to the seed of a run for its validation tasks, which are in no test list."""
 VALIDATION_TASKS = 64
@@ -108,6 +111,15 @@ def list_tasks(config: Config, seeds: np.ndarray) -> TaskList:
     return TaskList(config.tasks.seed, len(seeds), digest)
 
 
+def noise_seeds(run_seed: int, tasks: np.ndarray) -> torch.Tensor:
+    """Return the seeds of the agent's random numbers in tasks with these seeds, int64 [N]."""
+    mixed = [
+        np.random.default_rng([run_seed, task]).integers(2**62)
+        for task in tasks.tolist()
+    ]
+    return torch.tensor(mixed)
+
+
 class Player(Protocol):
     """Act in a batch of N tasks."""
 
@@ -154,6 +166,7 @@ class ScriptedPlayer:
 class AgentPlayer:
     """Act as the agent, with the intervention of one arm on its memory.
 
+    `seeds` [N] are those of the tasks.
     `window` counts the frames that windowed arms observe.
     `others` [N] are the memories that the arm `swapped` starts with.
     """
@@ -162,14 +175,16 @@ class AgentPlayer:
         self,
         agent: Agent,
         arm: Arm,
-        batch: int,
+        seeds: np.ndarray,
         window: int,
         others: Memory | None = None,
     ):
         self.agent = agent
         self.arm = arm
         self.others = others
-        self.state = agent.initial(batch)
+        batch = len(seeds)
+        run_seed = agent.generator.initial_seed()
+        self.state = agent.initial(batch, noise_seeds(run_seed, seeds))
         self.recent = RecentFrames(window - 1)
         self.first = torch.ones(batch, dtype=torch.bool)
         self.saved: dict[int, Memory] = {}
@@ -206,10 +221,8 @@ class AgentPlayer:
 
     def act(self, chosen: np.ndarray) -> np.ndarray:
         """Plan, or sample the policy head; returns actions [N, ...]."""
-        if self.arm.plans:
-            action, self.state = self.agent.act(self.state, torch.from_numpy(chosen))
-        else:
-            action = self.agent.policy_head.sample(self.state.policy)
+        decide = self.agent.act if self.arm.plans else self.agent.sample
+        action, self.state = decide(self.state, torch.from_numpy(chosen))
         return action.cpu().numpy()
 
 
@@ -231,13 +244,12 @@ class Play:
     ):
         self.env = env
         env.reset(np.arange(env.batch), seeds)
-        walk_seed = int(seeds[0]) % 2**31
-        self.guide = env.guide(walk_seed)
+        self.guide = env.guide(WALK_SEED)
         self.player: Player
         if agent is None:
-            self.player = ScriptedPlayer(env.explorer(arm, walk_seed))
+            self.player = ScriptedPlayer(env.explorer(arm, WALK_SEED))
         else:
-            self.player = AgentPlayer(agent, ARMS[arm], env.batch, window, others)
+            self.player = AgentPlayer(agent, ARMS[arm], seeds, window, others)
         self.running = np.ones(env.batch, bool)
         self.acting = np.zeros(env.batch, bool)
         self.result = Outcome.empty(seeds)

@@ -43,7 +43,8 @@ class RecordingPolicy(ImaginedPolicy):
     """Choose imagined actions by the policy head and keep the outputs of all heads."""
 
     def __init__(self, agent: Agent, now: Tensor):
-        super().__init__(agent.policy_head, now, agent.config.action_repeat)
+        repeat = agent.config.action_repeat
+        super().__init__(agent.policy_head, now, agent.generator, repeat)
         self.outputs: list[HeadOutputs] = []
 
     def __call__(self, step: int, output: HeadOutputs | None) -> Tensor:

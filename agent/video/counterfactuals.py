@@ -31,6 +31,7 @@ from lssvwm.agent.video.rendering import (
     psnr,
     to_even,
 )
+from lssvwm.planners.noise import uniform
 from lssvwm.worldmodel import Memory, WorldModel, memory_map
 from lssvwm.worldmodel.mixers.path_integrator import rotate2d
 from PIL import Image
@@ -185,7 +186,9 @@ def compare_plans(
     assert rollout.frames is not None
     last_frames = rollout.frames[0, :, -1].flatten(1).float()
     chosen = farthest(last_frames, k)
-    scores = agent.objective.score(state.memory, pool[:, chosen], goal)[0].tolist()
+    scores = agent.objective.score(
+        state.memory, pool[:, chosen], goal, [agent.generator]
+    )
     routes: list[Tensor | None] = [None] * len(chosen)
     if memory_map.has_map(agent.model):
         chosen_actions = actions[:, chosen]
@@ -193,7 +196,7 @@ def compare_plans(
             *memory_map.predicted_routes(agent.model, state.memory, chosen_actions)[0]
         ]
     plans = []
-    for i, score, route in zip(chosen, scores, routes):
+    for i, score, route in zip(chosen, scores[0].tolist(), routes):
         plan = actions[0, i].cpu().numpy()
         moments, outcome = _execute(episode, plan)
         start = torch.ones(1, device=agent.device)
@@ -218,14 +221,15 @@ def sample_plans(agent: Agent, state: AgentState, n: int) -> Tensor:
     Random plans hold each action for a while.
     """
     steps = agent.horizon
-    device = agent.device
-    proposals = agent.objective.propose(state.memory, state.policy, n // 2, steps)
+    generator = agent.generator
+    proposals = agent.objective.propose(
+        state.memory, state.policy, n // 2, steps, [generator]
+    )
     count = n - n // 2
-    like = torch.zeros(1, count, agent.model.actions, device=device)
-    random = [agent.policy_head.uniform(like) for _ in range(steps)]
+    like = torch.zeros(1, count, agent.model.actions, device=agent.device)
+    random = [agent.policy_head.uniform(like, generator) for _ in range(steps)]
     for t in range(1, steps):
-        draw = torch.rand(1, count, generator=agent.generator, device=device)
-        hold = draw < HOLD_PROB
+        hold = uniform((1, count), generator) < HOLD_PROB
         hold = hold.view(*hold.shape, *[1] * (random[t].dim() - 2))
         random[t] = torch.where(hold, random[t - 1], random[t])
     return torch.cat((proposals.actions, torch.stack(random, 2)), 1)

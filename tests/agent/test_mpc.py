@@ -61,6 +61,35 @@ def test_agent_follows_plan_then_replans():
     ]
 
 
+def test_late_environment_makes_its_own_plan():
+    """An environment whose frames are observed from the middle of an episode, too."""
+    env = make(TMazeConfig(length=5), 2)
+    agent = Agent(random_model(env.frame_shape), PLANNER, mpc=MPC)
+    state = observe(agent, agent.initial(2), frames_of(env), first=False)
+    _, state = agent.act(state, torch.tensor([True, False]))
+    _, state = agent.act(state, torch.tensor([True, True]))
+    assert state.replanned.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("way", ["act", "sample"])
+def test_actions_depend_on_the_seed_of_the_environment(way):
+    env = make(TMazeConfig(length=5), 8)
+    agent = Agent(random_model(env.frame_shape), PLANNER, mpc=MPC)
+    env.reset(torch.arange(8).numpy(), torch.zeros(8, dtype=torch.int64).numpy())
+    state = observe(agent, agent.initial(8, torch.arange(8) // 2), frames_of(env), True)
+    state = dataclasses.replace(state, policy=torch.zeros_like(state.policy))
+    active = torch.arange(8) % 2 == 0
+    taken = []
+    for on in (active, ~active, None, None):
+        action, state = getattr(agent, way)(state, on)
+        taken.append(action)
+    first, late, *both = taken
+    assert torch.equal(first[active], late[~active])
+    for action in both:
+        assert torch.equal(action[active], action[~active])
+    assert len(set(first[active].tolist())) > 1
+
+
 def test_agent_repeats_each_planned_action():
     env = make(TMazeConfig(length=5), 2)
     model = random_model(env.frame_shape)
@@ -77,7 +106,11 @@ def test_agent_repeats_each_planned_action():
     assert [t for t, new in enumerate(replans) if new] == [0, 6]
     once = Agent(model, PLANNER, mpc=MPC).objective
     proposals = agent.objective.propose(
-        state.memory, state.policy, MPC.proposals, PLANNER.horizon
+        state.memory,
+        state.policy,
+        MPC.proposals,
+        PLANNER.horizon,
+        [agent.generator] * 2,
     )
     actions, scores = proposals.actions, proposals.scores
     assert actions.shape == (2, MPC.proposals, PLANNER.horizon)

@@ -16,7 +16,11 @@ def test_proposals_have_the_scores_of_candidates():
     agent = Agent(random_model(env.frame_shape), PLANNER, mpc=MPC)
     state = observe(agent, agent.initial(3), frames_of(env), first=True)
     proposals = agent.objective.propose(
-        state.memory, state.policy, MPC.proposals, PLANNER.horizon
+        state.memory,
+        state.policy,
+        MPC.proposals,
+        PLANNER.horizon,
+        [agent.generator] * 3,
     )
     assert proposals.actions.shape == (3, MPC.proposals, PLANNER.horizon)
     scores = agent.objective.score(state.memory, proposals.actions)
@@ -27,10 +31,16 @@ def test_std_penalty_lowers_uncertain_scores():
     config = ObjectiveConfig(samples=8, std_penalty=1.0)
     agent = Agent(random_model(), PLANNER, config, MPC)
     actions = torch.randint(4, (2, 5, 5), generator=torch.Generator().manual_seed(0))
-    penalised = agent.objective.score(agent.model.initial(2), actions)
+
+    def score(agent: Agent) -> torch.Tensor:
+        noise = [torch.Generator().manual_seed(seed) for seed in range(2)]
+        memory = agent.model.initial(2)
+        return agent.objective.score(memory, actions, generators=noise)
+
+    penalised = score(agent)
     mean = dataclasses.replace(config, std_penalty=0.0)
     other = Agent(agent.model, PLANNER, mean, MPC)
-    plain = other.objective.score(agent.model.initial(2), actions)
+    plain = score(other)
     assert penalised.shape == (2, 5) and (penalised < plain).all()
     assert config.denoising_steps == 2 and ObjectiveConfig().denoising_steps == 1
 

@@ -44,7 +44,7 @@ class PerfectAgent:
 
     def initial(self, batch):
         no = torch.zeros(batch, dtype=torch.int64)
-        return AgentState(None, no, None, no, no.bool())  # type: ignore[arg-type]
+        return AgentState(None, no, None, no, no.bool(), no)  # type: ignore[arg-type]
 
     def observe(self, state, pixels, last_action, is_first, goal=None):
         episode, step, action = decode(pixels)

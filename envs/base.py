@@ -99,6 +99,8 @@ class BatchedEnv(HasExperts, ABC):
     actions: Discrete | Box
     episode: np.ndarray
     """Episodes begun in each slot, int64 [B]. Explorers notice a reset by it."""
+    seeds: np.ndarray
+    """Seed of the present episode in each slot, int64 [B]."""
     answers: int = 1
     """Right answers that an episode may have; a task list holds each equally often."""
 
@@ -166,21 +168,61 @@ class Explorer(ABC):
         """Return actions for all B slots, in the shape that `BatchedEnv.step` takes."""
 
 
+class Episodes(Protocol):
+    """List what random walks need of a live environment."""
+
+    batch: int
+    episode: np.ndarray
+    seeds: np.ndarray
+
+
+class SlotRandom:
+    """Draw random numbers for each slot from its own generator.
+
+    The generator starts with each episode, from a seed and the episode's seed.
+    A walk therefore does not depend on the other slots.
+    """
+
+    def __init__(self, env: Episodes, seed: int):
+        self.env = env
+        self.seed = seed
+        self.episode = never(env.batch)
+        self.rngs = [np.random.default_rng(0) for _ in range(env.batch)]
+
+    def renew(self) -> np.ndarray:
+        """Start the generators of slots whose episode began; return these, bool [B]."""
+        begun = self.env.episode != self.episode
+        for slot in slots_where(begun):
+            seeds = [self.seed, int(self.env.seeds[slot]), 3]
+            self.rngs[slot] = np.random.default_rng(seeds)
+        self.episode = self.env.episode.copy()
+        return begun
+
+    def uniform(self, count: int) -> np.ndarray:
+        """Draw numbers from 0 to 1, [count, B]."""
+        return np.stack([rng.random(count) for rng in self.rngs], axis=1)
+
+    def integers(self, n: int) -> np.ndarray:
+        """Draw numbers from 0 to n - 1, int64 [B]."""
+        return np.array([rng.integers(n) for rng in self.rngs])
+
+
 class RandomExplorer(Explorer):
     """Draw uniform actions."""
 
     def __init__(self, env: BatchedEnv, seed: int):
         self.env = env
-        self.rng = np.random.default_rng([seed, 3])
+        self.random = SlotRandom(env, seed)
 
     def act(self) -> np.ndarray:
         """Return int64 [B] or float32 [B, A]."""
+        self.random.renew()
         actions = self.env.actions
         if isinstance(actions, Discrete):
-            return self.rng.integers(actions.n, size=self.env.batch)
-        shape = (self.env.batch, len(actions.low))
-        drawn = self.rng.uniform(actions.low, actions.high, size=shape)
-        return drawn.astype(np.float32)
+            return self.random.integers(actions.n)
+        low, high = np.array(actions.low), np.array(actions.high)
+        share = self.random.uniform(len(low)).T
+        return (low + share * (high - low)).astype(np.float32)
 
 
 class NoopExplorer(Explorer):

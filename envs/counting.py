@@ -89,7 +89,7 @@ class CountingEnv(BatchedEnv):
     """Count episodes and steps in the pixels.
 
     ## Description
-    A test environment without a task. Its seeds change nothing: the number of episodes
+    A test environment without a task. Its seeds change no frame: the number of episodes
     begun in a slot decides.
 
     ## Actions
@@ -116,12 +116,14 @@ class CountingEnv(BatchedEnv):
         names = tuple(f"action {i}" for i in range(config.actions))
         self.actions = Discrete(config.actions, names)
         self.episode = counts(batch)
+        self.seeds = counts(batch)
         self._step = counts(batch)
         self._action = counts(batch)
 
     def reset(self, where: np.ndarray, seeds: np.ndarray) -> None:
-        """Start the next episode of the slots `where`; `seeds` is ignored."""
+        """Start the next episode of the slots `where`; `seeds` change nothing but random walks."""
         self.episode[where] += 1
+        self.seeds[where] = seeds
         self._step[where] = 0
         self._action[where] = 0
 

@@ -109,6 +109,7 @@ class GymEnv(BatchedEnv):
         )
         self.actions = to_actions(first, self.name)
         self.episode = counts(batch)
+        self.seeds = counts(batch)
         self._steps = counts(batch)
         self._terminated = flags(batch)
         self._truncated = flags(batch)
@@ -125,6 +126,7 @@ class GymEnv(BatchedEnv):
             observation, _ = self.envs[slot].reset(seed=seed % 2**31)
             self._draw(slot, observation)
             self.episode[slot] += 1
+            self.seeds[slot] = seed
             self._steps[slot] = 0
             self._action[slot] = 0
             self._terminated[slot] = False

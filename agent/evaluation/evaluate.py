@@ -143,12 +143,17 @@ class Player(Protocol):
 
 
 class ScriptedPlayer:
-    """Act as a scripted explorer of the environment."""
+    """Act as a scripted explorer of the environment.
+
+    It chooses actions in the context, too, where they are not used.
+    Its random numbers in a task then do not depend on when other tasks end their context.
+    """
 
     memory_bytes = 0
 
     def __init__(self, explorer: Explorer):
         self.explorer = explorer
+        self.action = np.empty(0)
 
     @property
     def memories(self) -> list[Memory]:
@@ -156,11 +161,12 @@ class ScriptedPlayer:
         return []
 
     def observe(self, env: BatchedEnv, starts: np.ndarray, acting: np.ndarray) -> None:
-        """Ignore the frames: an explorer reads the state of its environment."""
+        """Choose actions by the state of the environment, not by its frames."""
+        self.action = self.explorer.act()
 
     def act(self, chosen: np.ndarray) -> np.ndarray:
         """Return the explorer's actions [N, ...]."""
-        return self.explorer.act()
+        return self.action
 
 
 class AgentPlayer:

@@ -136,6 +136,7 @@ class MiniGridEnv(BatchedEnv):
     def _start_blank(self) -> None:
         batch = self.batch
         self.episode = counts(batch)
+        self.seeds = counts(batch)
         self.x = counts(batch)
         self.y = counts(batch)
         self.heading = counts(batch)
@@ -188,6 +189,7 @@ class MiniGridEnv(BatchedEnv):
         kinds = self._view.atlas.kinds
         self._settle(slot, find_places(env, self._view.maps[slot], kinds))
         self.episode[slot] += 1
+        self.seeds[slot] = seed
         self.steps[slot] = 0
         self._action[slot] = 0
         self._age[slot] = -1

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-from lssvwm.envs.base import Discrete, Explorer, counts, flags, never, slots_where
+from lssvwm.envs.base import (
+    Discrete,
+    Explorer,
+    SlotRandom,
+    counts,
+    flags,
+    slots_where,
+)
 from lssvwm.envs.minigrid.places import AHEAD, FORWARD, LEFT, RIGHT, Cell, Places
 
 NOISE = {"cells": 0.15, "stumble": 0.4}
@@ -27,6 +34,7 @@ class ExploredGrid(Protocol):
     batch: int
     actions: Discrete
     episode: np.ndarray
+    seeds: np.ndarray
     x: np.ndarray
     y: np.ndarray
     heading: np.ndarray
@@ -57,14 +65,15 @@ class MiniGridExplorer(Explorer):
     - `cells`: as `seek`, but first strolls up and down the hallway, to the cue every
       other time, with random actions and pauses.
     - `stumble`: as `cells` with many random actions, some of which lead nowhere.
+
+    A walk depends on its seed and the episode's seed only.
     """
 
     def __init__(self, env: ExploredGrid, name: str, seed: int):
         self.env = env
         self.name = name
-        self.rng = np.random.default_rng([seed, 3])
+        self.random = SlotRandom(env, seed)
         self.strolls = name in NOISE
-        self.episode = never(env.batch)
         self.looked = flags(env.batch)
         self.right_side = np.ones(env.batch, bool)
         self.pause = counts(env.batch)
@@ -74,11 +83,9 @@ class MiniGridExplorer(Explorer):
     def act(self) -> np.ndarray:
         """Return int64 [B]."""
         batch = self.env.batch
-        actions = self.env.actions
-        random = self.rng.integers(actions.n, size=batch)
         self._notice_resets()
         if self.name == "random":
-            return random
+            return self.random.integers(self.env.actions.n)
         action = counts(batch)
         if self.name == "noop":
             return action
@@ -87,18 +94,16 @@ class MiniGridExplorer(Explorer):
         for slot in slots:
             target = self._target(slot, context[slot])
             action[slot] = self._towards(slot, target)
-        return self._disturb(action, random) if self.strolls else action
+        return self._disturb(action) if self.strolls else action
 
     def _notice_resets(self) -> None:
-        begun = self.env.episode != self.episode
-        self.episode = self.env.episode.copy()
+        begun = self.random.renew()
         self.looked[begun] = False
         self.pause[begun] = 0
-        if self.strolls or self.name == "seek":
-            draws = self.rng.random(int(begun.sum()))
-            self.right_side[begun] = draws < 0.5
-        if self.strolls:
-            for slot in slots_where(begun):
+        for slot in slots_where(begun):
+            if self.strolls or self.name == "seek":
+                self.right_side[slot] = self.random.rngs[slot].random() < 0.5
+            if self.strolls:
                 self.stroll[slot] = self._draw_stroll(slot)
 
     def _target(self, slot: int, in_context: bool) -> Cell | None:
@@ -135,8 +140,9 @@ class MiniGridExplorer(Explorer):
         first_x = places.lookout[0] + 2
         if first_x >= fork_x:
             return cells  # the hallway is too short
-        for _ in range(self.rng.integers(3)):
-            x = int(self.rng.integers(first_x, fork_x))
+        rng = self.random.rngs[slot]
+        for _ in range(rng.integers(3)):
+            x = int(rng.integers(first_x, fork_x))
             cells.append(places.lookout)
             cells.append((x, fork_y))
         return cells
@@ -158,13 +164,13 @@ class MiniGridExplorer(Explorer):
         forward = table[ahead, y + dy, x + dx]
         return int(np.argmin([left, right, forward]))
 
-    def _disturb(self, action: np.ndarray, random: np.ndarray) -> np.ndarray:
+    def _disturb(self, action: np.ndarray) -> np.ndarray:
         """Replace some actions by random ones, and turn about during pauses."""
-        pause_draw, noise_draw = self.rng.random((2, self.env.batch))
+        random = self.random.integers(self.env.actions.n)
+        pause_draw, noise_draw, length_draw = self.random.uniform(3)
         starts = (self.pause == 0) & (pause_draw < PAUSE)
-        count = int(starts.sum())
-        length = self.rng.integers(1, MAX_PAUSE + 1, size=count)
-        self.pause[starts] = length
+        length = 1 + (length_draw * MAX_PAUSE).astype(np.int64)
+        self.pause[starts] = length[starts]
         pausing = self.pause > 0
         self.pause[pausing] -= 1
         errs = noise_draw < NOISE[self.name]
@@ -175,27 +181,29 @@ class MiniGridExplorer(Explorer):
 class Momentum(Explorer):
     """Walk straight on, turn by chance and where the way is blocked.
 
-    There, it tries other actions too.
+    There, it tries other actions too. A walk depends on its seed and the episode's only.
     """
 
     def __init__(self, env: ExploredGrid, seed: int):
         self.env = env
-        self.rng = np.random.default_rng([seed, 3])
+        self.random = SlotRandom(env, seed)
         self.side = counts(env.batch)
 
     def act(self) -> np.ndarray:
         """Return int64 [B]."""
         batch = self.env.batch
         n = self.env.actions.n
-        turns = self.rng.random(batch) < TURN
-        side = self.rng.integers(2, size=batch)
-        self.side = np.where(turns, side, self.side)
+        begun = self.random.renew()
+        turn_draw, try_draw = self.random.uniform(2)
+        turns = turn_draw < TURN
+        side = self.random.integers(2)
+        self.side = np.where(turns, side, self.side * ~begun)
         blocked = np.array([self._is_blocked(slot) for slot in range(batch)])
         turn = np.where(self.side == 0, LEFT, RIGHT)
         action = np.where(turns | blocked, turn, FORWARD)
-        tries = self.rng.random(batch) < 0.5
+        tries = try_draw < 0.5
         has_others = n > FORWARD + 1
-        other = self.rng.integers(n, size=batch)
+        other = self.random.integers(n)
         return np.where(blocked & tries & has_others, other, action)
 
     def _is_blocked(self, slot: int) -> bool:

@@ -69,6 +69,21 @@ def test_episode_depends_on_its_seed_alone(config, start):
         many.step(np.full(3, 1))
 
 
+@pytest.mark.parametrize("kind", envs.ENV_CONFIGS)
+def test_walks_depend_on_the_episode_alone(kind, start):
+    """Of two explorers with the same seed, one sees the episode between two others."""
+    pictures = {"gym": GymConfig(factory=PICTURES, size=32)}
+    config = pictures.get(kind) or envs.ENV_CONFIGS[kind]()
+    for name in start(config, 1).explorers:
+        one, many = start(config, [7]), start(config, [5, 7, 6])
+        alone, among = one.explorer(name, 3), many.explorer(name, 3)
+        for _ in range(12):
+            action, actions = alone.act(), among.act()
+            assert (action[0] == actions[1]).all()
+            one.step(action)
+            many.step(actions)
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=by_kind)
 def test_unknown_explorer_error_lists_known_ones(config):
     with pytest.raises(ValueError, match=r"no explorer 'rando'; it has random, noop"):

@@ -68,6 +68,13 @@ class Progress:
         return f"[{'#' * full}{'.' * (BAR - full)}] "
 
 
+def announce(text: str) -> None:
+    """Write a line to the terminal, over an unfinished line of progress."""
+    start = "\r" if sys.stderr.isatty() else ""
+    sys.stderr.write(f"{start}{text:<110}\n")
+    sys.stderr.flush()
+
+
 def _clock(seconds: float) -> str:
     if seconds == float("inf"):
         return "?"

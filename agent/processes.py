@@ -1,0 +1,222 @@
+"""Do independent jobs in several processes.
+
+    with Workers(play, count=2) as workers:
+        for number, result in workers.run(jobs):
+            ...
+
+The work, its jobs and their results are pickled. Each worker starts a new Python (`spawn`), which imports
+the main module again: a script needs `if __name__ == "__main__":` around calls that start workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from lssvwm.agent.errors import UserError
+from lssvwm.agent.progress import announce
+
+ATTEMPTS = 3
+"""Times that a job starts, if its worker is killed each time."""
+GRACE = 5.0
+"""Seconds in which an idle worker may end by itself."""
+SPAWN = get_context("spawn")
+
+
+class Workers:
+    """Call `work(job)` for jobs in `count` processes of `threads` threads each.
+
+    A count of 1 starts no process: the work is done in this one.
+    Workers end with the `with` block, by Ctrl-C too, and if this process is killed.
+    """
+
+    def __init__(self, work: Callable[[Any], Any], count: int, threads: int = 1):
+        self.work = work
+        self.count = count
+        self.threads = threads
+        self.workers: list[_Worker] = []
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self.workers:
+            worker.stop()
+        for worker in self.workers:
+            worker.end()
+
+    def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Do the jobs; yield the number and the result of each as it is done.
+
+        Jobs start in their order. If a worker is killed, its job starts again.
+        Raises what the work raises, and UserError if workers are killed again and again.
+        """
+        if self.count == 1:
+            for number, job in enumerate(jobs):
+                yield number, self.work(job)
+            return
+        waiting = deque(range(len(jobs)))
+        deaths: Counter[int] = Counter()
+        while waiting or self._busy():
+            self._assign(waiting, jobs)
+            for worker in self._answering():
+                number = worker.number
+                assert number is not None
+                answer = worker.receive()
+                if answer is not None:
+                    yield number, _result(answer)
+                else:
+                    deaths[number] += 1
+                    self._bury(worker, deaths[number])
+                    waiting.appendleft(number)
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self.workers if worker.number is not None]
+
+    def _assign(self, waiting: deque[int], jobs: Sequence[Any]) -> None:
+        """Give waiting jobs to idle workers; start workers up to `count`."""
+        needed = min(self.count, len(waiting) + len(self._busy()))
+        while len(self.workers) < needed:
+            self.workers.append(_Worker(self.work, self.threads))
+        for worker in self.workers:
+            if waiting and worker.number is None:
+                number = waiting.popleft()
+                worker.send(number, jobs[number])
+
+    def _answering(self) -> list[_Worker]:
+        """Wait until workers answer or die; return these."""
+        busy = {worker.pipe: worker for worker in self._busy()}
+        return [busy[pipe] for pipe in wait(list(busy))]  # type: ignore[index]
+
+    def _bury(self, worker: _Worker, deaths: int) -> None:
+        """Remove and report a dead worker; raises UserError unless its job may start again."""
+        self.workers.remove(worker)
+        code = worker.exit_code()
+        if code >= 0:
+            raise UserError(
+                f"a worker ended with exit code {code} (see above); a script needs "
+                '`if __name__ == "__main__":` around calls that start workers'
+            )
+        name = signal.Signals(-code).name
+        if deaths == ATTEMPTS:
+            raise UserError(
+                f"workers were killed {ATTEMPTS} times at the same job ({name}); "
+                "is there too little memory for so many?"
+            )
+        announce(f"a worker was killed ({name}); its job starts again")
+
+
+class _Worker:
+    """Hold a process and the pipe to it.
+
+    number: of the job that it does, None if it is idle
+    """
+
+    def __init__(self, work: Callable[[Any], Any], threads: int):
+        self.number: int | None = None
+        self.work = work
+        self.started = False
+        self.pipe, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_serve, args=(theirs, threads))
+        self.process.start()
+        theirs.close()  # so that the pipe ends when the worker dies
+
+    def send(self, number: int, job: Any) -> None:
+        """Send a job, before the first one also the work."""
+        self.number = number
+        messages = [job] if self.started else [self.work, job]
+        self.started = True
+        with contextlib.suppress(OSError):  # of a dead worker, which `receive` notices
+            for message in messages:
+                self.pipe.send_bytes(pickle.dumps(message))
+
+    def receive(self) -> bytes | None:
+        """Return the answer to the job; None if the worker died."""
+        try:
+            answer = self.pipe.recv_bytes()
+        except (EOFError, OSError):
+            return None
+        self.number = None
+        return answer
+
+    def exit_code(self) -> int:
+        """Return the exit code of a process that died, negative for a signal."""
+        self.process.join()
+        code = self.process.exitcode
+        assert code is not None
+        return code
+
+    def stop(self) -> None:
+        """Kill the process, or let it end by itself if it is idle."""
+        self.pipe.close()
+        if self.number is not None:
+            self.process.kill()
+
+    def end(self) -> None:
+        """Wait until the process has ended; kill it if that takes long."""
+        self.process.join(GRACE)
+        self.process.kill()
+        self.process.join()
+
+
+def _serve(pipe: Connection, threads: int) -> None:
+    """Do jobs until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        work = pipe.recv_bytes()
+        do: Callable[[Any], Any] | None = None
+        while True:
+            job = pipe.recv_bytes()
+            try:
+                do = do or _load(work, threads)
+                answer = pickle.dumps((do(pickle.loads(job)), None))
+            except Exception as error:
+                answer = pickle.dumps((None, _portable(error)))
+            pipe.send_bytes(answer)
+
+
+def _load(work: bytes, threads: int) -> Callable[[Any], Any]:
+    """Return the work, and limit the threads of torch if the work has imported it."""
+    do = pickle.loads(work)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+    return do
+
+
+def _end_with_parent() -> None:
+    """End this process when the parent has ended."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error that can be pickled, with the traceback as a note."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"in a worker:\n{text}")
+    return error
+
+
+def _result(answer: bytes) -> Any:
+    """Return the result of a job; raises the error of its worker."""
+    result, error = pickle.loads(answer)
+    if error is not None:
+        raise error
+    return result

@@ -13,9 +13,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,16 @@ import numpy as np
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.build import build_env
-from lssvwm.agent.config import composition as configuration
 from lssvwm.agent.config.composition import from_checkpoint, given
 from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import plots, results, tables
 from lssvwm.agent.evaluation.evaluate import measure, offered, summary
-from lssvwm.agent.evaluation.origin import IsOurs, weights_hash
+from lssvwm.agent.evaluation.origin import IsOurs, used_settings, weights_hash
 from lssvwm.agent.evaluation.results import ARRAYS, Outcome
 from lssvwm.agent.evaluation.statistics import crossed, difference, grouped
 from lssvwm.agent.files import read_json
+from lssvwm.agent.processes import Workers
 
 GROUPS = 4
 """Ranges of goal distance and of evidence age in the grid."""
@@ -58,7 +56,7 @@ class Case:
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the outcomes depend on."""
-        plain = configuration.to_dict(self.config)
+        plain = used_settings(self.config)
         found = {key: plain[key] for key in PLAYED_BY if key in plain}
         found["tasks"] = {k: v for k, v in plain["tasks"].items() if k != "arms"}
         found["weights"] = weights_hash(str(self.config.checkpoint))
@@ -172,13 +170,11 @@ def planning(settings: Sequence[str], output: Path) -> Path:
     Returns the JSON file of the summary.
     """
     todo = cases(settings, output)
-    processes = min(todo[0].config.benchmark.processes, len(todo))
-    if processes > 1:
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-            list(pool.map(_play, todo, itertools.repeat(1)))
-    else:
-        for case in todo:
-            _play(case, case.config.threads)
+    config = todo[0].config
+    processes = min(config.benchmark.processes, len(todo))
+    with Workers(_play, processes, config.threads or 1) as workers:
+        for _ in workers.run(todo):
+            pass
     found = summarise(todo)
     results.write_json(output / "planning.json", found)
     tables.publish(tables.sweep_grids(found), output / "planning.md")
@@ -186,7 +182,7 @@ def planning(settings: Sequence[str], output: Path) -> Path:
     return output / "planning.json"
 
 
-def _play(case: Case, threads: int) -> None:
+def _play(case: Case) -> None:
     """Play the arms of a case that its file lacks."""
     config = case.config
     played = case.results()
@@ -196,8 +192,8 @@ def _play(case: Case, threads: int) -> None:
         missing = ["retained", *missing]  # `swapped` needs the memories of this arm
     if not missing:
         return
-    if threads:
-        torch.set_num_threads(threads)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     print(case.label(), flush=True)
     settings = case.settings()
     model = checkpoint.load(str(config.checkpoint), config.device, config.backend)
@@ -216,7 +212,7 @@ def summarise(played: Sequence[Case]) -> dict[str, Any]:
         first case with the same tasks.
     together: the cases of each model and planner pooled, by goal distance and age.
     """
-    plain = configuration.to_dict(played[0].config)
+    plain = used_settings(played[0].config)
     return {
         "format_version": results.FORMAT_VERSION,
         "command": "lssvwm benchmark planning",

@@ -21,7 +21,7 @@ from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import measure, summary
-from lssvwm.agent.evaluation.origin import Origin, weights_hash
+from lssvwm.agent.evaluation.origin import Origin, used_settings, weights_hash
 from lssvwm.agent.files import read_json, read_json_lines
 from lssvwm.agent.run_folder import saved_config
 from lssvwm.worldmodel import WorldModel
@@ -65,7 +65,7 @@ def _test(config: BenchmarkRunConfig, folder: Path) -> None:
     played = saved.get("conditions", {})
     model: WorldModel | None = None
     for name, case in conditions(config).items():
-        settings = composition.to_dict(case)
+        settings = used_settings(case)
         same = {
             key: settings[key]
             for key in ("env", "planner", "objective", "mpc", "tasks")

@@ -127,6 +127,11 @@ class TasksConfig:
     """Tasks in the list."""
     window: int = Field(default=8, ge=1)
     """Frames that the arms with a limited memory observe."""
+    workers: int = Field(default=1, ge=1, le=1024)
+    """Processes that play the tasks, each on one thread unless `threads` is set; 1: no further process.
+
+    The results do not depend on their number.
+    """
     arms: tuple[str, ...] = Field(
         default=(
             "retained",
@@ -241,7 +246,7 @@ class BenchmarkConfig:
     Every combination is evaluated.
     """
     processes: int = Field(default=1, ge=1)
-    """Processes of `benchmark planning`, each on one thread."""
+    """Processes of `benchmark planning`, each on one thread unless `threads` is set; 1: no further process."""
 
 
 if TYPE_CHECKING:

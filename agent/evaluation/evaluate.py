@@ -3,7 +3,17 @@
 A scripted guide walks the context phase of a task while the agent only observes.
 Then the agent, or a scripted explorer, acts until the task ends.
 The arms of `interventions` show how much of the success depends on memory.
-The random numbers of a task depend on its seed and on the seed of the run only.
+
+Tasks are played in blocks of BLOCK tasks, which `tasks.workers` processes share.
+Results do not depend on the number of workers, if each has as many threads.
+(With `threads=0`, one process takes all cores, and each of several workers takes one.)
+
+Random numbers of a task depend on its seed and on the seed of the run only.
+With another BLOCK or other threads, matrix products may round differently.
+Memories and continuous actions then differ in their last bits.
+Discrete decisions differ only between plans whose scores are equal up to rounding.
+`planner.time_budget` makes plans, and so all results, depend on the machine's speed.
+
 Shapes: N tasks.
 """
 
@@ -13,7 +23,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +38,6 @@ from lssvwm.agent.config.settings import (
     CheckpointConfig,
     Config,
     EnvConfig,
-    TasksConfig,
 )
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.interventions import (
@@ -46,13 +56,14 @@ from lssvwm.agent.evaluation.results import (
     write,
 )
 from lssvwm.agent.mpc import Agent
+from lssvwm.agent.processes import Workers
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.training.collection import HELD_OUT
 from lssvwm.envs.base import BatchedEnv, Explorer
 from lssvwm.worldmodel import Memory, WorldModel
 
-BATCH = 100
-"""Tasks played at once."""
+BLOCK = 25
+"""Tasks played at once. On a CPU, a task takes as long in larger blocks, which are harder to share."""
 WALK_SEED = 0
 """Seed of scripted walks, which depend on the seeds of the tasks, too."""
 VALIDATION_SEED = 2**20
@@ -307,45 +318,70 @@ class Play:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Hold held-out tasks and the environments that play them.
+class Block:
+    """Hold tasks that are played together in one arm.
 
     seeds: of the episodes, int64 [N]
-    window: frames that windowed arms observe
-    envs: environments by the number of tasks in a batch, at most BATCH
+    others: memories [N] that the arm `swapped` starts with
     """
 
+    arm: str
     seeds: np.ndarray
-    window: int
-    envs: dict[int, BatchedEnv]
-
-    @property
-    def env(self) -> BatchedEnv:
-        """Return one of the environments."""
-        return next(iter(self.envs.values()))
-
-    def play(
-        self, arm: str, agent: Agent | None, others: Memory | None, progress: Progress
-    ) -> Outcome:
-        """Play one arm on all tasks, batch by batch."""
-        parts = []
-        for start in range(0, len(self.seeds), BATCH):
-            batch = self.seeds[start : start + BATCH]
-            theirs = None if others is None else others[start : start + BATCH]
-            env = self.envs[len(batch)]
-            run = Play(env, batch, arm, agent, self.window, theirs)
-            parts.append(run.run())
-            progress.update(progress.done + len(batch), arm)
-        return Outcome.cat(parts)
+    others: Memory | None = None
 
 
-def build_held_out(env: EnvConfig, tasks: TasksConfig) -> HeldOut:
-    """Draw the held-out tasks and build their environments, one for each size of batch."""
-    starts = range(0, tasks.count, BATCH)
-    sizes = {min(BATCH, tasks.count - start) for start in starts}
-    envs = {size: build_env(env, size) for size in sorted(sizes)}
-    seeds = balanced_seeds(envs[max(sizes)], tasks.seed, tasks.count)
-    return HeldOut(seeds, tasks.window, envs)
+class BlockPlayer:
+    """Play blocks of tasks. A copy in another process builds environments of its own."""
+
+    def __init__(self, config: Config, model: WorldModel):
+        self.config = config
+        self.model = model
+        self.envs: dict[int, BatchedEnv] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlockPlayer, (self.config, self.model)
+
+    def env(self, batch: int) -> BatchedEnv:
+        """Return the environment for blocks of `batch` tasks."""
+        if batch not in self.envs:
+            self.envs[batch] = build_env(self.config.env, batch)
+        return self.envs[batch]
+
+    def __call__(self, block: Block) -> Outcome:
+        """Play a block to its end."""
+        env = self.env(len(block.seeds))
+        agent = None
+        if block.arm in ARMS:
+            agent = build_agent(self.config, self.model, env)
+        window = self.config.tasks.window
+        play = Play(env, block.seeds, block.arm, agent, window, block.others)
+        return play.run()
+
+
+def split(
+    arm: str, seeds: np.ndarray, others: Sequence[Memory] = ()
+) -> Iterator[Block]:
+    """Split the tasks of an arm into blocks of at most BLOCK tasks; see `Block`."""
+    for start in range(0, len(seeds), BLOCK):
+        part = slice(start, start + BLOCK)
+        theirs = Memory.cat(others[part]) if others else None
+        yield Block(arm, seeds[part], theirs)
+
+
+def play_blocks(
+    workers: Workers, blocks: Sequence[Block], progress: Progress
+) -> Iterator[tuple[str, Outcome]]:
+    """Play blocks of any arms; yield each arm when all its blocks are played."""
+    missing = Counter(block.arm for block in blocks)
+    played: dict[int, Outcome] = {}
+    for number, outcome in workers.run(blocks):
+        arm = blocks[number].arm
+        played[number] = outcome
+        missing[arm] -= 1
+        progress.update(progress.done + len(outcome.task_seed), arm)
+        if not missing[arm]:
+            parts = [played[i] for i, block in enumerate(blocks) if block.arm == arm]
+            yield arm, Outcome.cat(parts)
 
 
 def swap_partners(goal: np.ndarray) -> np.ndarray:
@@ -386,27 +422,44 @@ def measure(
     """Play all arms on the same tasks; `finished` is called after each arm.
 
     Arms that the environment does not offer are left out.
+    The arm `retained` comes first, and those that need its memories are played last.
     """
-    tasks = build_held_out(config.env, config.tasks)
-    count = len(tasks.seeds)
-    chosen = offered(tasks.env, arms)
+    player = BlockPlayer(config, model)
+    count = config.tasks.count
+    env = player.env(min(BLOCK, count))
+    seeds = balanced_seeds(env, config.tasks.seed, count)
+    chosen = offered(env, arms)
     if "swapped" in chosen and "retained" not in chosen:
         raise UserError("tasks.arms: swapped needs retained, whose memories it swaps")
-    retained_first = sorted(chosen, key=lambda arm: arm != "retained")
-    progress = Progress("evaluate", len(chosen) * count, "tasks")
+    order = sorted(chosen, key=lambda arm: arm != "retained")
+    progress = Progress("evaluate", len(order) * count, "tasks")
     outcomes: dict[str, Outcome] = {}
-    for arm in retained_first:
-        agent = build_agent(config, model, tasks.env) if arm in ARMS else None
-        others = None
-        if arm in ARMS and ARMS[arm].needs_others:
-            kept = outcomes["retained"]
-            partners = torch.from_numpy(swap_partners(kept.goal))
-            assert len(kept.memories) == count, "planning starts in every task"
-            others = Memory.cat(kept.memories)[partners]
-        outcomes[arm] = tasks.play(arm, agent, others, progress)
-        finished(outcomes)
+
+    def play(blocks: list[Block]) -> None:
+        for arm, outcome in play_blocks(workers, blocks, progress):
+            outcomes[arm] = outcome
+            finished({arm: outcomes[arm] for arm in order if arm in outcomes})
+
+    with Workers(player, config.tasks.workers, config.threads or 1) as workers:
+        alone = [arm for arm in order if not _needs_others(arm)]
+        play([block for arm in alone for block in split(arm, seeds)])
+        for arm in order:
+            if _needs_others(arm):
+                others = _swapped(outcomes["retained"])
+                play(list(split(arm, seeds, others)))
     progress.close()
-    return outcomes
+    return {arm: outcomes[arm] for arm in order}
+
+
+def _needs_others(arm: str) -> bool:
+    return arm in ARMS and ARMS[arm].needs_others
+
+
+def _swapped(retained: Outcome) -> list[Memory]:
+    """Return for each task the memory [1] of another one."""
+    memories = retained.memories
+    assert len(memories) == len(retained.goal), "planning starts in every task"
+    return [memories[partner] for partner in swap_partners(retained.goal)]
 
 
 @dataclass(frozen=True)

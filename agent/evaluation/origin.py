@@ -57,7 +57,9 @@ def weights_hash(checkpoint: str) -> str:
 
 def used_settings(config: Config) -> dict[str, Any]:
     """Return the settings that results of a checkpoint depend on, as plain data."""
-    return {key: value for key, value in to_dict(config).items() if key not in UNUSED}
+    used = {key: value for key, value in to_dict(config).items() if key not in UNUSED}
+    used["tasks"].pop("workers")
+    return used
 
 
 def same_checkpoint(config: CheckpointConfig) -> IsOurs:

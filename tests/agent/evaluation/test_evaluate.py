@@ -61,7 +61,7 @@ def tiny_model(env) -> WorldModel:
 
 
 def test_measure_pairs_arms_on_the_same_tasks(monkeypatch):
-    monkeypatch.setattr(evaluation, "BATCH", 25)
+    monkeypatch.setattr(evaluation, "BLOCK", 15)
     setting = config(6, count=40, window=4)
     model = tiny_model(make(setting.env, 1))
     outcomes = measure(setting, model, ("retained", "noop", "seek", "oracle"))
@@ -120,15 +120,15 @@ def test_evaluate_keeps_finished_arms_when_stopped(tmp_path, monkeypatch):
     setting = config(5, count=6, arms=("random", "noop", "oracle"))
     save(tiny_model(make(setting.env, 1)), tmp_path)
     composition.save(setting, tmp_path / "config.yaml")
-    monkeypatch.setattr(evaluation, "BATCH", 4)
-    played = evaluation.HeldOut.play
+    monkeypatch.setattr(evaluation, "BLOCK", 4)
+    played = evaluation.BlockPlayer.__call__
 
-    def stopped(tasks, arm, *rest):
-        if arm == "oracle":
+    def stopped(player, block):
+        if block.arm == "oracle":
             raise KeyboardInterrupt
-        return played(tasks, arm, *rest)
+        return played(player, block)
 
-    monkeypatch.setattr(evaluation.HeldOut, "play", stopped)
+    monkeypatch.setattr(evaluation.BlockPlayer, "__call__", stopped)
     setting = dataclasses.replace(setting, checkpoint=str(tmp_path))
     with pytest.raises(KeyboardInterrupt, match="random, noop saved in"):
         evaluation.evaluate(setting, tmp_path / "out")

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Self, cast
 import torch
 from lssvwm.worldmodel import action_limits
 from lssvwm.worldmodel.action_limits import ActionLimits
-from lssvwm.worldmodel.blocks import Block, LocalAttention
+from lssvwm.worldmodel.blocks import Block, BlockOutput, LocalAttention
 from lssvwm.worldmodel.config import ModelConfig
 from lssvwm.worldmodel.data import Trajectory
-from lssvwm.worldmodel.embedding import Embedding, PoseEmbedding
+from lssvwm.worldmodel.embedding import Embedding, PoseEmbedding, seen
 from lssvwm.worldmodel.memory import Memory
 from lssvwm.worldmodel.mixers.base import (
     MixerContext,
@@ -185,8 +185,8 @@ class Backbone(nn.Module):
         before = before.masked_fill(reset[..., None], math.inf)
         visible, last_visible = _visibility(memory.visible, writes, reset)
         moved = (self.executed(action, before), writes, reset)
-        condition = self.embedding.condition(action)[:, :, None]
-        condition = condition + self.embedding.noise(level)
+        noise = self.embedding.noise(level)
+        condition = self.embedding.condition(action)[:, :, None] + noise
         layers: dict[str, Any] = {}
         if self.pose_embed is not None:
             poses = action[:, :, None, -3:]
@@ -194,20 +194,16 @@ class Backbone(nn.Module):
                 poses, layers["pose"] = self._integrated(x, moved, memory)
             condition = condition + self.pose_embed(poses)
         x = x + self.embedding.pos_embed
-        seen = F.layer_norm(x[:, :, -1], x.shape[-1:])
+        seen_tokens = seen(x[:, :, -1], noise[:, :, -1])
         x = x + condition[..., None, :]
-        frames = SequenceInputs(*moved, visible, seen)
-        recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        frames = SequenceInputs(*moved, visible, seen_tokens)
         gates: list[Tensor] = []
         for i, block in enumerate(self.layers):
-            inputs = (x, condition, frames, memory.layers[str(i)].to_dict())
-            if recompute:
-                out = checkpoint(block, *inputs, use_reentrant=False)
-            else:
-                out = block(*inputs)
-            x, layers[str(i)], written = out
-            if written is not None:
-                gates.append(written)
+            before_block = memory.layers[str(i)].to_dict()
+            out = self._through(block, x, condition, frames, before_block)
+            x, layers[str(i)] = out.tokens, out.memory
+            if out.gates is not None:
+                gates.append(out.gates)
         batch = len(x)
         memory = Memory(
             layers=TensorDict(layers, batch_size=[batch]),
@@ -217,6 +213,12 @@ class Backbone(nn.Module):
             batch_size=[batch],
         )
         return BackboneOutput(x, memory, torch.cat(gates, -1) if gates else None)
+
+    def _through(self, block: Block, *inputs: Any) -> BlockOutput:
+        """Apply a block, again in the backward pass with `activation_checkpointing`."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def _integrated(
         self, x: Tensor, moved: tuple[Tensor, Tensor, Tensor], memory: Memory

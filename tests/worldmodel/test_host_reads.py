@@ -7,6 +7,7 @@ import torch
 from lssvwm.worldmodel import RolloutPolicy, imagination
 from lssvwm.worldmodel.mixers import attention
 from lssvwm.worldmodel.scan import chunked
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 READS = (
@@ -34,6 +35,12 @@ def elsewhere(monkeypatch) -> None:
     """Let the code take the paths of a GPU."""
     for module in (attention, chunked, imagination):
         monkeypatch.setattr(module, "host_may_read", lambda _: False)
+
+    def one_hot(index: torch.Tensor, classes: int) -> torch.Tensor:
+        """Do what PyTorch does on GPUs: not check the range of the index."""
+        return (index[..., None] == torch.arange(classes)).long()
+
+    monkeypatch.setattr(functional, "one_hot", one_hot)
 
 
 @torch.no_grad()

@@ -87,7 +87,7 @@ class SequenceInputs(NamedTuple):
     """True for past frames that local attention may see, [B, T, k-1]."""
 
     seen: Tensor
-    """Embedded tokens of the written copy, normalised, without action or noise level, [B, T, S, D].
+    """Embedded tokens of the written copy and its noise level, without the action, [B, T, S, D].
 
     Write gates look at them."""
 
@@ -102,7 +102,7 @@ class RolloutInputs(NamedTuple):
     """True for frames before the first one that local attention may see, [B, n, k-1]."""
 
     seen: Tensor
-    """Embedded tokens of the first frame, normalised, without action or noise level, [B, n, S, D]."""
+    """Embedded tokens of the first frame and its noise level, without the action, [B, n, S, D]."""
 
     write: bool
     """Keep the first frame in the cache."""

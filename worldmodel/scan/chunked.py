@@ -147,8 +147,8 @@ def chunked(inputs: ScanInputs, chunk: int = CHUNK) -> tuple[Tensor, ...]:
 def _read(readers: list[_Reader], chunks: _Chunks) -> list[Tensor]:
     """Read the state before each chunk, and the chunk itself. Returns [b, k, c, h, p] for each reader.
 
-    The decay from a token to a query is a factor of the query times one of the token, as long as both stay well in the
-    range of float32. Otherwise go head by head.
+    The decay from a token to a query is a factor of the query times one of the token. Where a factor may leave the
+    range of float32, heads are read one by one.
     """
     X, dt, B, decay = chunks.X, chunks.dt, chunks.B, chunks.decay
     by_head = X.shape[-2:]

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from lssvwm import envs as environments
 
-MODELS = ("small", "window", "attention", "gru")
+MODELS = ("small", "untiled", "delta", "window", "attention", "gru")
+"""`untiled` and `delta` differ only in the update rule."""
 CONTEXTS = (64, 256, 1024, 4096, 8192)
 """Frames in memory."""
 LENGTHS = (128, 256, 512, 2048)

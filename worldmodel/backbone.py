@@ -16,7 +16,7 @@ from lssvwm.worldmodel.action_limits import ActionLimits
 from lssvwm.worldmodel.blocks import Block, BlockOutput, LocalAttention
 from lssvwm.worldmodel.config import ModelConfig
 from lssvwm.worldmodel.data import Trajectory
-from lssvwm.worldmodel.embedding import Embedding, PoseEmbedding, seen
+from lssvwm.worldmodel.embedding import Embedding, PoseEmbedding
 from lssvwm.worldmodel.memory import Memory
 from lssvwm.worldmodel.mixers.base import (
     MixerContext,
@@ -185,18 +185,17 @@ class Backbone(nn.Module):
         before = before.masked_fill(reset[..., None], math.inf)
         visible, last_visible = _visibility(memory.visible, writes, reset)
         moved = (self.executed(action, before), writes, reset)
-        noise = self.embedding.noise(level)
-        condition = self.embedding.condition(action)[:, :, None] + noise
+        condition = self.embedding.condition(action)[:, :, None]
+        condition = condition + self.embedding.noise(level)
         layers: dict[str, Any] = {}
         if self.pose_embed is not None:
             poses = action[:, :, None, -3:]
             if self.pose_integrator is not None:
                 poses, layers["pose"] = self._integrated(x, moved, memory)
             condition = condition + self.pose_embed(poses)
-        x = x + self.embedding.pos_embed
-        seen_tokens = seen(x[:, :, -1], noise[:, :, -1])
-        x = x + condition[..., None, :]
-        frames = SequenceInputs(*moved, visible, seen_tokens)
+        x = x + self.embedding.pos_embed + condition[..., None, :]
+        seen = F.layer_norm(x[:, :, -1], x.shape[-1:])
+        frames = SequenceInputs(*moved, visible, seen)
         gates: list[Tensor] = []
         for i, block in enumerate(self.layers):
             before_block = memory.layers[str(i)].to_dict()

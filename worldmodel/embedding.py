@@ -85,12 +85,6 @@ class Embedding(nn.Module):
         return self.noise_embed(circles)
 
 
-def seen(x: Tensor, noise: Tensor) -> Tensor:
-    """Return what write gates look at: tokens x [..., S, D] at embedded noise levels [..., D]."""
-    x = x + noise[..., None, :]
-    return F.layer_norm(x, x.shape[-1:])
-
-
 class PoseEmbedding(nn.Module):
     """Embed poses [..., 3] as [..., D]: heading, and position by fixed plane waves."""
 

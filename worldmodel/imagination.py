@@ -14,7 +14,6 @@ import torch
 from lssvwm.worldmodel.blocks import BlockCache
 from lssvwm.worldmodel.corruption import PREDICTED_LEVEL
 from lssvwm.worldmodel.data import Rollout, Trajectory
-from lssvwm.worldmodel.embedding import seen
 from lssvwm.worldmodel.fused_ops import host_may_read
 from lssvwm.worldmodel.heads import HeadOutputs
 from lssvwm.worldmodel.memory import Memory
@@ -394,28 +393,19 @@ def _through_blocks(
             state.action_limits = model.limits_after(frame.x, observed)
     x = torch.stack([frame.x for frame in frames], 2)
     action = torch.stack(executed, 2)
-    noise = _noise(model, frames)
     condition = _condition(model, state, frames, action, write)
-    condition = condition + noise
-    x = x + model.embedding.pos_embed
-    seen_tokens = seen(x[:, :, 0], noise[0])
-    x = x + condition[..., None, :]
+    x = x + model.embedding.pos_embed + condition[..., None, :]
+    seen = F.layer_norm(x[:, :, 0], x.shape[-1:])
     last = len(state.caches) - 1
     only_first = read and len(frames) == 1
     for i, (block, cache) in enumerate(zip(model.layers, state.caches)):
         needed = only_first or i < last  # the output of the first frame
-        inputs = RolloutInputs(action, state.visible, seen_tokens, write, needed)
+        inputs = RolloutInputs(action, state.visible, seen, write, needed)
         x = block.imagine_step(x, condition, inputs, cache)
     if write:
         visible = F.pad(state.visible, (0, 1), value=True)
         state.visible = visible[..., 1:]
     return x[:, :, -1] if read else x
-
-
-def _noise(model: WorldModel, frames: Sequence[_Frame]) -> Tensor:
-    """Embed the noise levels of frames. Returns [R, D]."""
-    noise_levels = [frame.action.new_full((), frame.level) for frame in frames]
-    return model.embedding.noise(torch.stack(noise_levels))
 
 
 def _condition(
@@ -425,12 +415,14 @@ def _condition(
     executed: Tensor,
     write: bool,
 ) -> Tensor:
-    """Return the condition [B, n, R, D] of successive frames, without their noise levels.
+    """Return the condition [B, n, R, D] of successive frames with executed actions [B, n, R, A + 1].
 
-    Executed actions are [B, n, R, A + 1]. With `write`, the candidates move to the first frame.
+    With `write`, the candidates move to the first frame.
     """
     action = torch.stack([frame.action for frame in frames], 2)
-    condition = model.embedding.condition(action)
+    noise_levels = [action.new_full((), frame.level) for frame in frames]
+    noise = model.embedding.noise(torch.stack(noise_levels))
+    condition = model.embedding.condition(action) + noise
     if model.pose_embed is None:
         return condition
     poses = action[..., None, -3:]

@@ -87,6 +87,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], list[Grid]]] = {
     "recall": lambda found: [tables.success_grid(found)],
     "strategies": lambda found: [tables.success_grid(found)],
     "planners": lambda found: [tables.planner_grid(found)],
+    "device": tables.device_grids,
     "decide": lambda found: [tables.decision_grid(found)],
     "memory": tables.memory_grids,
     "speed": speed_grids,

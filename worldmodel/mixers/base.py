@@ -87,9 +87,7 @@ class SequenceInputs(NamedTuple):
     """True for past frames that local attention may see, [B, T, k-1]."""
 
     seen: Tensor
-    """Embedded tokens of the written copy and its noise level, without the action, [B, T, S, D].
-
-    Write gates look at them."""
+    """Tokens of the written copy before all blocks, normalised, [B, T, S, D]. Write gates look at them."""
 
 
 class RolloutInputs(NamedTuple):
@@ -102,7 +100,7 @@ class RolloutInputs(NamedTuple):
     """True for frames before the first one that local attention may see, [B, n, k-1]."""
 
     seen: Tensor
-    """Embedded tokens of the first frame and its noise level, without the action, [B, n, S, D]."""
+    """Tokens of the first frame before all blocks, normalised, [B, n, S, D]."""
 
     write: bool
     """Keep the first frame in the cache."""

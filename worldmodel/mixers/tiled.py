@@ -27,9 +27,7 @@ class WriteGate(nn.Linear):
 
     The loss term `write` sets the price of writing. It closes the gate for tokens that are not worth storing. The gates
     of all blocks look at embedded frames, before the first block. After it, a dark frame holds what memory adds to it.
-    Gates that looked at that would let memory copy itself, for as long as it is dark. The noise
-    level distinguishes imagined frames from observed ones. Without the action, gates close for standing and walking
-    agents at once.
+    Gates that looked at that would let memory copy itself, for as long as it is dark.
     """
 
     def __init__(self, width: int, parts: int):

@@ -193,7 +193,8 @@ class Backbone(nn.Module):
             if self.pose_integrator is not None:
                 poses, layers["pose"] = self._integrated(x, moved, memory)
             condition = condition + self.pose_embed(poses)
-        x = x + self.embedding.pos_embed + condition[..., None, :]
+        x = x + self.embedding.pos_embed
+        x = x + condition[..., None, :]
         seen = F.layer_norm(x[:, :, -1], x.shape[-1:])
         frames = SequenceInputs(*moved, visible, seen)
         gates: list[Tensor] = []

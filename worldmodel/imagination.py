@@ -394,7 +394,8 @@ def _through_blocks(
     x = torch.stack([frame.x for frame in frames], 2)
     action = torch.stack(executed, 2)
     condition = _condition(model, state, frames, action, write)
-    x = x + model.embedding.pos_embed + condition[..., None, :]
+    x = x + model.embedding.pos_embed
+    x = x + condition[..., None, :]
     seen = F.layer_norm(x[:, :, 0], x.shape[-1:])
     last = len(state.caches) - 1
     only_first = read and len(frames) == 1
@@ -421,8 +422,10 @@ def _condition(
     """
     action = torch.stack([frame.action for frame in frames], 2)
     noise_levels = [action.new_full((), frame.level) for frame in frames]
-    noise = model.embedding.noise(torch.stack(noise_levels))
-    condition = model.embedding.condition(action) + noise
+    level = torch.stack(noise_levels)
+    noise = model.embedding.noise(level)
+    condition = model.embedding.condition(action)
+    condition = condition + noise
     if model.pose_embed is None:
         return condition
     poses = action[..., None, -3:]

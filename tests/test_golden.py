@@ -36,13 +36,7 @@ DECIDED = ("recall7", "tmaze")
 FRAMES, HORIZON, TASKS = 24, 6, 20
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums depend on the number of threads in their last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def packaged(name: str | Path, overrides: tuple[str, ...] = ()):

@@ -195,8 +195,7 @@ class Backbone(nn.Module):
             condition = condition + self.pose_embed(poses)
         x = x + self.embedding.pos_embed
         x = x + condition[..., None, :]
-        seen = F.layer_norm(x[:, :, -1], x.shape[-1:])
-        frames = SequenceInputs(*moved, visible, seen)
+        frames = SequenceInputs(*moved, visible, seen=x[:, :, -1])
         gates: list[Tensor] = []
         for i, block in enumerate(self.layers):
             before_block = memory.layers[str(i)].to_dict()

@@ -396,7 +396,7 @@ def _through_blocks(
     condition = _condition(model, state, frames, action, write)
     x = x + model.embedding.pos_embed
     x = x + condition[..., None, :]
-    seen = F.layer_norm(x[:, :, 0], x.shape[-1:])
+    seen = x[:, :, 0]
     last = len(state.caches) - 1
     only_first = read and len(frames) == 1
     for i, (block, cache) in enumerate(zip(model.layers, state.caches)):

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from lssvwm.agent.benchmarks import decision_latency
 from lssvwm.agent.benchmarks.decision_latency import CONTINUOUS, DISCRETE
+from lssvwm.agent.benchmarks.throughput import ACTIONS, FRAME, random_frames
 from lssvwm.agent.checkpoint import pick_backend, pick_device
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import Config, TrainConfig
@@ -43,7 +44,6 @@ SECONDS = 1.0
 """Seconds of one measurement, at least."""
 MODELS = ("small", "delta", "base", "large")
 CANDIDATES, HORIZON = (256, 1024, 4096), 16
-FRAME, ACTIONS = (3, 64, 64), 4
 CALLS, PRODUCTS = 1.3, 0.35
 """Growth of time with twice the batch below which calls are the limit; share of the peak above which products are."""
 
@@ -263,16 +263,6 @@ def _model(name: str, config: Config, machine: Machine) -> WorldModel:
     return model.to(machine.device).use_backend(config.backend)
 
 
-def _frames(
-    batch: int, length: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return random frames and actions, and first flags that are all false."""
-    shape = (batch, length, *FRAME)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    action = torch.randint(0, ACTIONS, (batch, length), device=device)
-    return pixels, action, torch.zeros_like(action, dtype=torch.bool)
-
-
 def _training_row(name: str, precision: str, config: Config, machine: Machine) -> Row:
     """Return frames per second of training steps, and which limit binds."""
     device = machine.device
@@ -283,7 +273,7 @@ def _training_row(name: str, precision: str, config: Config, machine: Machine) -
     learner = Learner(model, _model(name, config, machine), settings, generator)
     seconds = []
     for sequences in (batch // 2, batch):
-        pixels, action, none = _frames(sequences, length, device)
+        pixels, action, none = random_frames(sequences, length, device)
         reward = torch.zeros(sequences, length, device=device)
         examples = TrainingBatch(Batch(pixels, action, reward, none, none, none))
         if device.type == "cuda":
@@ -321,7 +311,7 @@ def _operations(run: Callable[[], Any]) -> int:
 
 
 def _remember(model: WorldModel, device: torch.device, batch: int = 1) -> Memory:
-    return model.observe(model.initial(batch), *_frames(batch, 64, device))[0]
+    return model.observe(model.initial(batch), *random_frames(batch, 64, device))[0]
 
 
 @torch.no_grad()
@@ -329,7 +319,7 @@ def _observe_row(name: str, config: Config, machine: Machine) -> Row:
     """Return milliseconds per observed frame of one agent."""
     model = _model(name, config, machine).eval()
     memory = _remember(model, machine.device)
-    frame = _frames(1, 1, machine.device)
+    frame = random_frames(1, 1, machine.device)
     seconds = seconds_of(lambda: model.observe(memory, *frame), machine.device)
     return {"milliseconds": 1e3 * seconds, "memory_bytes": memory.nbytes()}
 

@@ -129,7 +129,7 @@ def fork(config: Config, output: Path) -> Path:
 def _fork_row(name: str, horizon: int) -> Row:
     """Measure one model and horizon; both ways take turns."""
     model = _model(name).eval()
-    memory, _ = _without_grad(model.observe, model.initial(1), *_frames(1, 64))
+    memory, _ = _without_grad(model.observe, model.initial(1), *random_frames(1, 64))
     actions = torch.randint(0, ACTIONS, (CANDIDATES, 1, horizon))
     ways = {
         "fork": partial(_rollout, model, memory, actions.transpose(0, 1), False),
@@ -195,7 +195,7 @@ def _cases(name: str) -> list[_Case]:
         model = _model(name, context + 1).eval()
         memory = _filled(model, context)
         size = memory.nbytes()
-        frame = _frames(1, 1)
+        frame = random_frames(1, 1)
         actions = torch.randint(0, ACTIONS, (1, 32, 8))
         observe = partial(_without_grad, model.observe, memory, *frame)
         imagine = partial(_without_grad, model.imagine, memory, actions)
@@ -233,11 +233,14 @@ def _model(name: str, window: int = 0) -> WorldModel:
     return WorldModel(compose(overrides).model, FRAME, ACTIONS)
 
 
-def _frames(batch: int, t: int) -> tuple[Tensor, Tensor, Tensor]:
+def random_frames(
+    batch: int, t: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return random frames and actions, and first flags that are all false."""
-    pixels = torch.randint(0, 256, (batch, t, *FRAME), dtype=torch.uint8)
-    actions = torch.randint(0, ACTIONS, (batch, t))
-    return pixels, actions, torch.zeros(batch, t, dtype=torch.bool)
+    shape = (batch, t, *FRAME)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    actions = torch.randint(0, ACTIONS, (batch, t), device=device)
+    return pixels, actions, torch.zeros_like(actions, dtype=torch.bool)
 
 
 @torch.no_grad()
@@ -253,7 +256,7 @@ def _filled(model: WorldModel, context: int) -> Memory:
             mixer["value"].normal_()
         return memory
     for at in range(0, context, 256):
-        memory, _ = model.observe(memory, *_frames(1, min(256, context - at)))
+        memory, _ = model.observe(memory, *random_frames(1, min(256, context - at)))
     return memory
 
 
@@ -264,7 +267,7 @@ def _without_grad(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _train(model: WorldModel, length: int) -> None:
     """Run the forward and backward pass of one sequence."""
-    pixels, action, none = _frames(1, length)
+    pixels, action, none = random_frames(1, length)
     batch = Batch(pixels, action, torch.zeros(1, length), none, none, none)
     loss, _, _ = model.loss(batch)
     model.zero_grad()

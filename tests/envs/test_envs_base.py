@@ -71,7 +71,7 @@ def test_episode_depends_on_its_seed_alone(config, start):
 
 @pytest.mark.parametrize("kind", envs.ENV_CONFIGS)
 def test_walks_depend_on_the_episode_alone(kind, start):
-    """Of two explorers with the same seed, one sees the episode between two others."""
+    """Give two explorers the same seed; one sees the episode between two others."""
     pictures = {"gym": GymConfig(factory=PICTURES, size=32)}
     config = pictures.get(kind) or envs.ENV_CONFIGS[kind]()
     for name in start(config, 1).explorers:

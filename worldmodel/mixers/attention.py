@@ -213,8 +213,7 @@ class Attention(Mixer):
         if self.path_integrator is not None:
             with torch.autocast(u.device.type, enabled=False):
                 tile = at_least_float32(u.unsqueeze(-3))
-                moved = (frames.action, writes, reset)
-                poses, pose = self.path_integrator(tile, *moved, memory["pose"])
+                poses, pose = self.path_integrator(tile, *frames.moves, memory["pose"])
                 phase = self.phases(poses)
         out = []
         for i in range(0, u.shape[1], SEGMENT):

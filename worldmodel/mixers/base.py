@@ -87,7 +87,12 @@ class SequenceInputs(NamedTuple):
     """True for past frames that local attention may see, [B, T, k-1]."""
 
     seen: Tensor
-    """Tokens of the written copy before all blocks, normalised, [B, T, S, D]. Write gates look at them."""
+    """Tokens of the written copy before all blocks, [B, T, S, D]. Write gates look at them."""
+
+    @property
+    def moves(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Action, writes and reset: what path integration needs."""
+        return self.action, self.writes, self.reset
 
 
 class RolloutInputs(NamedTuple):
@@ -100,7 +105,7 @@ class RolloutInputs(NamedTuple):
     """True for frames before the first one that local attention may see, [B, n, k-1]."""
 
     seen: Tensor
-    """Tokens of the first frame before all blocks, normalised, [B, n, S, D]."""
+    """Tokens of the first frame before all blocks, [B, n, S, D]."""
 
     write: bool
     """Keep the first frame in the cache."""

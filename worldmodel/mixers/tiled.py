@@ -36,6 +36,7 @@ class WriteGate(nn.Linear):
 
     def forward(self, u: Tensor) -> Tensor:
         """Return write strengths [..., parts] of tokens u [..., D], from 0 to 1."""
+        u = F.layer_norm(u, u.shape[-1:])
         opening = at_least_float32(super().forward(u))
         strength = GATE_START + GATE_SLOPE * opening
         return torch.clamp(strength, 0, 1)

@@ -342,10 +342,11 @@ class TiledDelta(TiledMixer):
         kept = frames.writes.to(u.dtype)[..., None, None]
         strengths = [own.beta * kept for own in written.parts if isinstance(own, Write)]
         copies = [*(self._read(copy) for copy in noisy), written]
-        moved = (frames.action, frames.writes, frames.reset)
         # sums over thousands of frames: bf16 would ruin poses
         with torch.autocast(u.device.type, enabled=False):
-            poses, pose = self.path_integrator(self.tile(u), *moved, memory["pose"])
+            poses, pose = self.path_integrator(
+                self.tile(u), *frames.moves, memory["pose"]
+            )
             phases = self.path_integrator.phases(poses).unbind(2)
         carried: MixerMemory = {"pose": pose}
         by_part = []

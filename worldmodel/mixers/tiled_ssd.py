@@ -324,12 +324,13 @@ class TiledSSD(TiledMixer):
         *noisy, clean = u.unbind(2)  # a slice would cost whole tensors going backward
         token = self._token(clean, frames.seen)
         readers = [self._query(copy) for copy in noisy]
-        moved = (frames.action, frames.writes, frames.reset)
         # sums over thousands of frames: bf16 would ruin memory
         with torch.autocast(u.device.type, enabled=False):
             dt, B, C = (at_least_float32(v) for v in (token.dt, token.B, token.C))
             noisy_C = [at_least_float32(reader.C) for reader in readers]
-            poses, pose = self.path_integrator(self.tile(u), *moved, memory["pose"])
+            poses, pose = self.path_integrator(
+                self.tile(u), *frames.moves, memory["pose"]
+            )
             *noisy_phases, phase = self.path_integrator.phases(poses).unbind(2)
             B, C = rotate(B, phase), rotate(C, phase)
             rotated = [rotate(*pair) for pair in zip(noisy_C, noisy_phases)]

@@ -25,13 +25,7 @@ def config(env, **more) -> CheckpointConfig:
     return CheckpointConfig(env, TINY, PLANNER, mpc=MPC, threads=1, **more)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Processes of one thread are quicker here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

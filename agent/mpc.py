@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -153,19 +154,19 @@ class Agent:
         is_first: bool [B]
         goal: goal images, uint8 [B, C, H, W], which count if `objective.goal` is not 0
         """
-        first = is_first.to(self.device)
+        inputs = (pixels, last_action, is_first)
+        pixels, last_action, first = (
+            v.to(self.device, non_blocking=True) for v in inputs
+        )
         memory, heads = self.model.observe(
-            state.memory,
-            pixels.to(self.device)[:, None],
-            last_action.to(self.device)[:, None],
-            first[:, None],
+            state.memory, pixels[:, None], last_action[:, None], first[:, None]
         )
         return replace(
             state,
             memory=memory,
             policy=heads.policy[:, -1],
             used=torch.where(first, self.plan_steps, state.used),
-            goal=None if goal is None else goal.to(self.device),
+            goal=None if goal is None else goal.to(self.device, non_blocking=True),
         )
 
     @torch.no_grad()
@@ -183,7 +184,7 @@ class Agent:
             due = torch.ones_like(due)
         if active is not None:
             due = due & active.to(self.device)
-        plan = self._replan(state, due) if due.any() else state.plan
+        plan = self._replan(state, due)
         if plan is None:  # no environment is active, and none ever planned
             return self._no_action(len(state)), replace(state, replanned=due)
         used = torch.where(due, 0, state.used)
@@ -203,15 +204,14 @@ class Agent:
         self, state: AgentState, active: Tensor | None = None
     ) -> tuple[Tensor, AgentState]:
         """Return actions by the policy head, without a plan; see `act`."""
-        action = self.policy_head.sample(state.policy, self._generators(state.seed))
+        generators = self._generators(state.seed.tolist())
+        action = self.policy_head.sample(state.policy, generators)
         drawn = 1 if active is None else active.to(state.seed)
         return action, replace(state, seed=state.seed + drawn)
 
-    def _generators(self, seed: Tensor) -> list[torch.Generator]:
-        """Return one generator for each seed [M]."""
-        return [
-            torch.Generator(self.device).manual_seed(number) for number in seed.tolist()
-        ]
+    def _generators(self, seeds: Sequence[int]) -> list[torch.Generator]:
+        """Return one generator for each seed."""
+        return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
 
     def goal_images(self, state: AgentState, index: Tensor) -> Tensor | None:
         """Return the goal images of environments index [M], or None if goals do not count.
@@ -231,12 +231,19 @@ class Agent:
             return torch.zeros(batch, dtype=torch.int64, device=self.device)
         return torch.zeros(batch, self.model.actions, device=self.device)
 
-    def _replan(self, state: AgentState, due: Tensor) -> Plan:
-        """Return the plans of all environments; those that are `due` [B] get new ones."""
-        index = due.nonzero()[:, 0]
+    def _replan(self, state: AgentState, due: Tensor) -> Plan | None:
+        """Return the plans of all environments; those that are `due` [B] get new ones.
+
+        The only place where planning waits for a GPU: which environments plan is read, and with which seeds.
+        """
+        is_due, seeds = torch.stack((due.long(), state.seed)).tolist()
+        planning = [number for number, plans in enumerate(is_due) if plans]
+        if not planning:
+            return state.plan
+        index = torch.tensor(planning).to(self.device, non_blocking=True)
         memory = state.memory[index]
         goal = self.goal_images(state, index)
-        generators = self._generators(state.seed[index])
+        generators = self._generators([seeds[number] for number in planning])
         plan = self.planner.plan(
             lambda actions: self.objective.score(memory, actions, goal, generators),
             batch=len(index),
@@ -291,4 +298,4 @@ def _action_space(model: WorldModel, bounds: Box | None) -> Space:
         return Discrete(model.actions)
     if bounds is None:
         raise ValueError("an agent with continuous actions needs their bounds")
-    return bounds
+    return Box(bounds.low.to(model.device), bounds.high.to(model.device))

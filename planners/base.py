@@ -131,14 +131,12 @@ class Plan:
 
         Shifting by H or more forgets the plan, as a new episode needs.
         Scores stay those of the unshifted plan.
-        Raises ValueError for negative steps.
+        Raises ValueError for a negative number of steps.
         """
+        if not isinstance(steps, Tensor) and steps < 0:
+            raise ValueError(f"Plan.shift: steps must not be negative, got {steps}")
         device = self.actions.device
         executed = torch.as_tensor(steps, device=device).expand(self.planned.shape)
-        if bool((executed < 0).any()):
-            raise ValueError(
-                f"Plan.shift: steps must not be negative, got {executed.tolist()}"
-            )
         horizon = self.actions.shape[1]
         steps_ahead = torch.arange(horizon, device=device) + executed[:, None]
         source = steps_ahead.clamp(max=horizon - 1)

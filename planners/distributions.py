@@ -47,10 +47,15 @@ class Categorical:
         # at least half of the probability follows the scores, with any number of actions
         self.min_prob = min(MIN_PROB, 1 / (2 * self.n))
 
+    def _sizes_on(self, device: torch.device) -> Tensor:
+        """Return the numbers of actions; a single one counts on every device as it is."""
+        return self.sizes.to(device) if self.sizes.ndim else self.sizes
+
     def _exists(self, device: torch.device) -> Tensor:
         """Return 1.0 for every action that exists and 0.0 for the others, [n] or [A, n]."""
-        exists = torch.arange(self.n) < self.sizes[..., None]
-        return exists.float().to(device)
+        action = torch.arange(self.n, device=device)
+        sizes = self._sizes_on(device)
+        return (action < (sizes[:, None] if sizes.ndim else sizes)).float()
 
     def prior(self, batch: int, device: torch.device) -> Tensor:
         """Return equal probabilities for all actions, [B, H, ..., n]."""
@@ -80,7 +85,7 @@ class Categorical:
         """Invert the cumulative probabilities at the noise; return int64 [B, N, H, ...]."""
         edges = state.cumsum(-1)[:, None, ..., :-1]
         action = (noise[..., None] >= edges).sum(-1)
-        return action.minimum(self.sizes.to(state.device) - 1)
+        return action.minimum(self._sizes_on(state.device) - 1)
 
     def mode(self, state: Tensor) -> Tensor:
         """Return the most probable action of each step, int64 [B, H, ...]."""
@@ -107,13 +112,16 @@ class Categorical:
         return torch.lerp(state, self.prior(len(state), state.device), share)
 
     def validate(self, actions: Tensor) -> Tensor:
-        """Return proposed actions as int64; raises ValueError if an action does not exist."""
+        """Return proposed actions as int64.
+
+        Raises ValueError if an action does not exist. On a GPU, that is not checked: it would have to wait.
+        """
         if actions.is_floating_point():
             raise ValueError(
                 f"planner: proposals for discrete actions must be integers, got {actions.dtype}"
             )
-        outside = (actions < 0) | (actions >= self.sizes.to(actions.device))
-        if bool(outside.any()):
+        outside = (actions < 0) | (actions >= self._sizes_on(actions.device))
+        if host_may_read(actions) and bool(outside.any()):
             found = f"{int(actions.min())} to {int(actions.max())}"
             last = (self.sizes - 1).tolist()
             raise ValueError(
@@ -188,8 +196,12 @@ class Gaussian:
         return torch.lerp(state, self.prior(len(state), state.device), share)
 
     def validate(self, actions: Tensor) -> Tensor:
-        """Return proposed actions clamped to the box; raises ValueError if they are not finite."""
-        if not bool(torch.isfinite(actions).all()):
+        """Return proposed actions clamped to the box.
+
+        Raises ValueError if they are not finite. On a GPU, that is not checked: it would have to wait.
+        """
+        finite = torch.isfinite(actions)
+        if host_may_read(actions) and not bool(finite.all()):
             raise ValueError(
                 "planner: proposals must be finite, got NaN or infinite actions"
             )
@@ -201,6 +213,11 @@ class Gaussian:
 
 
 Distribution = Categorical | Gaussian
+
+
+def host_may_read(values: Tensor) -> bool:
+    """Return whether reading values costs no wait for a GPU."""
+    return values.device.type == "cpu"
 
 
 def distribution_for(space: Space, horizon: int) -> Distribution:

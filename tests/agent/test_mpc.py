@@ -10,7 +10,7 @@ from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent, MPCConfig
 from lssvwm.agent.objective import ObjectiveConfig
 from lssvwm.envs import TMazeConfig, make
-from lssvwm.planners import BeamConfig
+from lssvwm.planners import PLANNERS, BeamConfig
 from lssvwm.worldmodel import WorldModel, imagination
 
 from tests.agent.conftest import (
@@ -21,6 +21,7 @@ from tests.agent.conftest import (
     observe,
     random_model,
 )
+from tests.host_reads import host_reads
 
 
 def test_plan_depends_on_seed_and_observation():
@@ -59,6 +60,20 @@ def test_agent_follows_plan_then_replans():
         [False, True],
         [True, False],
     ]
+
+
+@pytest.mark.parametrize("kind", PLANNERS, ids=lambda kind: kind.kind)
+def test_plan_reads_once_on_the_host(kind):
+    env = make(TMazeConfig(length=5), 2)
+    planner = kind(horizon=5, candidates=12, iterations=2, elites=4)
+    agent = Agent(random_model(env.frame_shape), planner, mpc=MPC)
+    state = observe(agent, agent.initial(2), frames_of(env), first=True)
+    with host_reads() as reads:
+        _, state = agent.act(state)
+        state = observe(agent, state, frames_of(env), first=True)
+        _, state = agent.act(state)
+    assert state.replanned.all()
+    assert reads == ["tolist"] * 2  # which environments plan
 
 
 def test_late_environment_makes_its_own_plan():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lssvwm.planners import distributions
 from lssvwm.worldmodel import imagination
-from lssvwm.worldmodel.mixers import attention
+from lssvwm.worldmodel.mixers import attention, tiled
 from lssvwm.worldmodel.scan import chunked
 from torch import Tensor
 from torch.nn import functional
@@ -50,7 +50,7 @@ def host_reads() -> Iterator[list[str]]:
         return to_list(values)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (attention, chunked, distributions, imagination):
+        for module in (attention, chunked, distributions, imagination, tiled):
             patch.setattr(module, "host_may_read", lambda _: False)
         patch.setattr(functional, "one_hot", one_hot)
         patch.setattr(Tensor, "tolist", tolist)

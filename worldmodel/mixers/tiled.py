@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from lssvwm.worldmodel.fused_ops import at_least_float32
+from lssvwm.worldmodel.fused_ops import at_least_float32, host_may_read
 from lssvwm.worldmodel.mixers.base import Mixer, MixerContext
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 from torch import Tensor, nn
@@ -102,6 +102,8 @@ class TiledMixer(Mixer):
         """
         if reset.shape[1] > 1:
             return state, self.token_resets(reset)
+        if host_may_read(reset) and not reset.any():
+            return state, None  # to erase nothing would still copy the state
         one_per_axis = [1] * (state.dim() - 1)
         erased = reset.view(-1, *one_per_axis)
         return state.masked_fill(erased, 0.0), None

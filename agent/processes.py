@@ -4,6 +4,12 @@
         for number, result in workers.run(jobs):
             ...
 
+A caller that has other work meanwhile submits the jobs and polls:
+
+    workers.submit(jobs)
+    while workers.unfinished:
+        results = workers.poll(timeout=0)
+
 The work, its jobs and their results are pickled. Each worker starts a new Python (`spawn`), which imports
 the main module again: a script needs `if __name__ == "__main__":` around calls that start workers.
 """
@@ -36,7 +42,7 @@ SPAWN = get_context("spawn")
 class Workers:
     """Call `work(job)` for jobs in `count` processes of `threads` threads each.
 
-    A count of 1 starts no process: the work is done in this one.
+    With a count of 1, `run` starts no process: the work is done in this one.
     Workers end with the `with` block, by Ctrl-C too, and if this process is killed.
     """
 
@@ -45,11 +51,20 @@ class Workers:
         self.count = count
         self.threads = threads
         self.workers: list[_Worker] = []
+        self.jobs: Sequence[Any] = ()
+        self.waiting: deque[int] = deque()
+        """Numbers of the jobs that no worker has started."""
+        self.deaths: Counter[int] = Counter()
+        """Workers that were killed, by the number of their job."""
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; those that are busy are killed."""
         for worker in self.workers:
             worker.stop()
         for worker in self.workers:
@@ -65,38 +80,59 @@ class Workers:
             for number, job in enumerate(jobs):
                 yield number, self.work(job)
             return
-        waiting = deque(range(len(jobs)))
-        deaths: Counter[int] = Counter()
-        while waiting or self._busy():
-            self._assign(waiting, jobs)
-            for worker in self._answering():
-                number = worker.number
-                assert number is not None
-                answer = worker.receive()
-                if answer is not None:
-                    yield number, _result(answer)
-                else:
-                    deaths[number] += 1
-                    self._bury(worker, deaths[number])
-                    waiting.appendleft(number)
+        self.submit(jobs)
+        while self.unfinished:
+            yield from self.poll()
+
+    def submit(self, jobs: Sequence[Any]) -> None:
+        """Start jobs in processes, and return at once; jobs before them must be finished."""
+        self.jobs = jobs
+        self.waiting = deque(range(len(jobs)))
+        self.deaths.clear()
+        self._assign()
+
+    @property
+    def unfinished(self) -> bool:
+        """Return whether submitted jobs are not done."""
+        return bool(self.waiting or self._busy())
+
+    def poll(self, timeout: float | None = None) -> list[tuple[int, Any]]:
+        """Return number and result of the jobs that are done; start those that wait.
+
+        timeout: seconds to wait for a result at most; None: until there is one
+        Raises what the work raises, and UserError if workers are killed again and again.
+        """
+        results = []
+        for worker in self._answering(timeout):
+            number = worker.number
+            assert number is not None
+            answer = worker.receive()
+            if answer is not None:
+                results.append((number, _result(answer)))
+            else:
+                self.deaths[number] += 1
+                self._bury(worker, self.deaths[number])
+                self.waiting.appendleft(number)
+        self._assign()
+        return results
 
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self.workers if worker.number is not None]
 
-    def _assign(self, waiting: deque[int], jobs: Sequence[Any]) -> None:
+    def _assign(self) -> None:
         """Give waiting jobs to idle workers; start workers up to `count`."""
-        needed = min(self.count, len(waiting) + len(self._busy()))
+        needed = min(self.count, len(self.waiting) + len(self._busy()))
         while len(self.workers) < needed:
             self.workers.append(_Worker(self.work, self.threads))
         for worker in self.workers:
-            if waiting and worker.number is None:
-                number = waiting.popleft()
-                worker.send(number, jobs[number])
+            if self.waiting and worker.number is None:
+                number = self.waiting.popleft()
+                worker.send(number, self.jobs[number])
 
-    def _answering(self) -> list[_Worker]:
-        """Wait until workers answer or die; return these."""
+    def _answering(self, timeout: float | None) -> list[_Worker]:
+        """Wait until workers answer or die, or for `timeout` seconds; return these."""
         busy = {worker.pipe: worker for worker in self._busy()}
-        return [busy[pipe] for pipe in wait(list(busy))]  # type: ignore[index]
+        return [busy[pipe] for pipe in wait(list(busy), timeout)]  # type: ignore[index]
 
     def _bury(self, worker: _Worker, deaths: int) -> None:
         """Remove and report a dead worker; raises UserError unless its job may start again."""

@@ -99,7 +99,7 @@ class Workers:
     def poll(self, timeout: float | None = None) -> list[tuple[int, Any]]:
         """Return number and result of the jobs that are done; start those that wait.
 
-        timeout: seconds to wait for a result at most; None: until there is one
+        timeout: longest time to wait for a result, in seconds; None: no limit.
         Raises what the work raises, and UserError if workers are killed again and again.
         """
         results = []

@@ -1,7 +1,8 @@
-"""Write shards into a data folder that other processes, also on other machines, write to at once.
+"""Write shards into a data folder that other processes use at the same time.
 
-A shard is named `shard-NUMBER-MACHINE-PROCESS`. Numbers grow with time; two writers may use the same one. A shard
-appears when it is complete. Until then it is a draft, which only its writer touches while that lives.
+They may run on other machines. A shard is named `shard-NUMBER-MACHINE-PROCESS`. Numbers grow with time; two writers
+may use the same one. A shard appears when it is complete. Until then it is a draft, which only its writer touches
+while that lives.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class ShardWriter:
     ) -> Path:
         """Write whole episodes as a new shard, and return its folder.
 
-        provenance: how the frames were collected, plain data
+        provenance: how the frames were collected, plain data.
         Raises OSError if the disk lacks the space: to fill a memory map beyond it would kill the process.
         """
         keys = [key for key in (*KEYS, POSE) if key in rows]
@@ -128,7 +129,10 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _is_abandoned(draft: Path) -> bool:
-    """Return whether the writer of a draft of this machine has ended, or a draft is old."""
+    """Return whether the writer of a draft has ended, as far as this machine knows.
+
+    Drafts of other machines are abandoned after a day.
+    """
     *_, machine, process = draft.name.split("-")
     if machine == machine_id():
         return not _is_running(int(process))

@@ -65,7 +65,7 @@ TYPES = {
 }
 """Types of arrays by their names in meta.json."""
 REMEDY = "restore it, or delete {} to go on without its frames"
-"""What to do about a damaged shard."""
+"""Advice about a damaged shard, for its path."""
 IDENTITY = ("kind", "id", "factory", "kwargs", "render")
 """Settings that make it another environment. Others, such as the size of a maze, may vary in a data folder."""
 

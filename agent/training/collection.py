@@ -100,9 +100,16 @@ class Stream:
     """Let one policy act in its environment; unfinished episodes go on in the next call.
 
     seed: of the episodes
+    waits: whether other streams have turns, too; a stream then holds no frames while it waits
     """
 
-    def __init__(self, env: BatchedEnv, policy: TensorDictModuleBase, seed: int):
+    def __init__(
+        self,
+        env: BatchedEnv,
+        policy: TensorDictModuleBase,
+        seed: int,
+        waits: bool = False,
+    ):
         world = TorchRLEnv(env)
         world.set_seed(seed * 2 + TRAINING)
         self.collector = Collector(
@@ -112,7 +119,7 @@ class Stream:
             total_frames=-1,
             trust_policy=True,
             auto_register_policy_transforms=True,
-            use_buffers=False,  # a stream that waits for its turn holds no frames
+            use_buffers=not waits,
         )
         self.seed = seed
         self.steps = iter(self.collector)
@@ -264,7 +271,7 @@ class RoundCollector:
             if self.model is not None:
                 make_agent = agent_factory(self.config, self.model)
             policy = self.factory.make_policy(env, source.policy, seed, make_agent)
-            self.streams[key] = Stream(env, policy, seed)
+            self.streams[key] = Stream(env, policy, seed, waits=True)
         return self.streams[key]
 
 

@@ -1,7 +1,7 @@
 """Build the environments and policies that collect frames, from settings, in any process.
 
     factory = SourceFactory(config.env, config.train.collect)
-    for source in factory.sources(frames=10_000):
+    for source in factory.sources(frames=10_000, own=False):
         env = factory.make_env(source.variant)
         policy = factory.make_policy(env, source.policy, seed)
 

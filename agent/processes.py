@@ -123,11 +123,15 @@ class Workers:
         """Give waiting jobs to idle workers; start workers up to `count`."""
         needed = min(self.count, len(self.waiting) + len(self._busy()))
         while len(self.workers) < needed:
-            self.workers.append(_Worker(self.work, self.threads))
+            self.workers.append(self._start())
         for worker in self.workers:
             if self.waiting and worker.number is None:
                 number = self.waiting.popleft()
                 worker.send(number, self.jobs[number])
+
+    def _start(self) -> Any:
+        """Start a worker."""
+        return _Worker(self.work, self.threads)
 
     def _answering(self, timeout: float | None) -> list[_Worker]:
         """Wait until workers answer or die, or for `timeout` seconds; return these."""
@@ -137,19 +141,13 @@ class Workers:
     def _bury(self, worker: _Worker, deaths: int) -> None:
         """Remove and report a dead worker; raises UserError unless its job may start again."""
         self.workers.remove(worker)
-        code = worker.exit_code()
-        if code >= 0:
-            raise UserError(
-                f"a worker ended with exit code {code} (see above); a script needs "
-                '`if __name__ == "__main__":` around calls that start workers'
-            )
-        name = signal.Signals(-code).name
+        death = worker.death()
         if deaths == ATTEMPTS:
             raise UserError(
-                f"workers were killed {ATTEMPTS} times at the same job ({name}); "
+                f"workers were killed {ATTEMPTS} times at the same job ({death}); "
                 "is there too little memory for so many?"
             )
-        announce(f"a worker was killed ({name}); its job starts again")
+        announce(f"a worker was killed ({death}); its job starts again")
 
 
 class _Worker:
@@ -185,12 +183,17 @@ class _Worker:
         self.number = None
         return answer
 
-    def exit_code(self) -> int:
-        """Return the exit code of a process that died, negative for a signal."""
+    def death(self) -> str:
+        """Return the signal that killed the process; raises UserError if it ended by itself."""
         self.process.join()
         code = self.process.exitcode
         assert code is not None
-        return code
+        if code >= 0:
+            raise UserError(
+                f"a worker ended with exit code {code} (see above); a script needs "
+                '`if __name__ == "__main__":` around calls that start workers'
+            )
+        return signal.Signals(-code).name
 
     def stop(self) -> None:
         """Kill the process, or let it end by itself if it is idle."""
@@ -210,16 +213,27 @@ def _serve(pipe: Connection, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
-        work = pipe.recv_bytes()
-        do: Callable[[Any], Any] | None = None
+        server = Server(pipe.recv_bytes(), threads)
         while True:
-            job = pipe.recv_bytes()
-            try:
-                do = do or _load(work, threads)
-                answer = pickle.dumps((do(pickle.loads(job)), None))
-            except Exception as error:
-                answer = pickle.dumps((None, _portable(error)))
-            pipe.send_bytes(answer)
+            pipe.send_bytes(server.do(pipe.recv_bytes()))
+
+
+class Server:
+    """Do pickled jobs in a worker; the first one loads the work."""
+
+    def __init__(self, work: bytes, threads: int):
+        self.work = work
+        self.threads = threads
+        self.loaded: Callable[[Any], Any] | None = None
+
+    def do(self, job: bytes) -> bytes:
+        """Return the result of a job and None, or None and its error, pickled."""
+        try:
+            if self.loaded is None:
+                self.loaded = _load(self.work, self.threads)
+            return pickle.dumps((self.loaded(pickle.loads(job)), None))
+        except Exception as error:
+            return pickle.dumps((None, _portable(error)))
 
 
 def _load(work: bytes, threads: int) -> Callable[[Any], Any]:

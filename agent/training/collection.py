@@ -282,10 +282,13 @@ class CollectorPool:
     """
 
     def __init__(self, config: Config, folder: Path):
-        self.folder = folder
+        self.folder = folder.absolute()  # actors have another working folder
         self.count = config.train.collect.workers
-        work = RoundCollector(config, folder)
-        self.workers = Workers(work, self.count, config.threads or 1)
+        work = RoundCollector(config, self.folder)
+        make = Workers
+        if config.train.collect.engine == "ray":
+            from lssvwm.agent.ray_workers import RayWorkers as make
+        self.workers = make(work, self.count, config.threads or 1)
 
     def __enter__(self) -> CollectorPool:
         return self
@@ -340,10 +343,13 @@ def collect(config: CheckpointConfig, output: Path) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     frames = config.train.collect.frames
+    weights = None
+    if config.checkpoint:
+        weights = str(checkpoint.resolve(config.checkpoint).absolute())
     if config.train.collect.workers:
         with CollectorPool(config, output) as pool:
-            written = pool.collect(frames, config.checkpoint)
+            written = pool.collect(frames, weights)
     else:
         with closing(RoundCollector(config, output, shows=True)) as collector:
-            written = collector(Round(frames, config.checkpoint))
+            written = collector(Round(frames, weights))
     print(f"{written:,} frames collected into {output}")

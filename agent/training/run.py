@@ -151,7 +151,7 @@ class Run:
         assert self.collection is not None
         if not self.collection.factory.own:
             return None
-        folder = self.folder / ACTING
+        folder = (self.folder / ACTING).absolute()
         checkpoint.export(self.ema, self.config, folder)
         return str(folder)
 

@@ -50,7 +50,7 @@ class Workers:
         self.work = work
         self.count = count
         self.threads = threads
-        self.workers: list[_Worker] = []
+        self.workers: list[Any] = []
         self.jobs: Sequence[Any] = ()
         self.waiting: deque[int] = deque()
         """Numbers of the jobs that no worker has started."""
@@ -116,7 +116,7 @@ class Workers:
         self._assign()
         return results
 
-    def _busy(self) -> list[_Worker]:
+    def _busy(self) -> list[Any]:
         return [worker for worker in self.workers if worker.number is not None]
 
     def _assign(self) -> None:
@@ -133,12 +133,12 @@ class Workers:
         """Start a worker."""
         return _Worker(self.work, self.threads)
 
-    def _answering(self, timeout: float | None) -> list[_Worker]:
+    def _answering(self, timeout: float | None) -> list[Any]:
         """Wait until workers answer or die, or for `timeout` seconds; return these."""
         busy = {worker.pipe: worker for worker in self._busy()}
-        return [busy[pipe] for pipe in wait(list(busy), timeout)]  # type: ignore[index]
+        return [busy[pipe] for pipe in wait(list(busy), timeout)]
 
-    def _bury(self, worker: _Worker, deaths: int) -> None:
+    def _bury(self, worker: Any, deaths: int) -> None:
         """Remove and report a dead worker; raises UserError unless its job may start again."""
         self.workers.remove(worker)
         death = worker.death()

@@ -37,11 +37,11 @@ from lssvwm.agent.shards import describe_environment
 from lssvwm.agent.training.augmentation import Lengths
 from lssvwm.agent.training.collection import (
     Collection,
-    CollectorPool,
     build_collection,
     fill,
     gather,
 )
+from lssvwm.agent.training.collector_pool import CollectorPool
 from lssvwm.agent.training.optimization import Learner
 from lssvwm.agent.training.sources import MakeAgent, agent_factory
 from lssvwm.agent.training.state_file import (

@@ -144,7 +144,7 @@ class SourceFactory:
     ) -> dict[str, Any]:
         """Describe how frames are collected, as shards store it.
 
-        weights: hash of the agent's weights; None: no agent, or weights that no file holds
+        weights: hash of the agent's latest weights; None: no agent, or weights that no file holds
         """
         mix = self.explorers if source.policy == EXPLORERS else {source.policy: 1.0}
         settings = dataclasses.asdict(self.variants[source.variant])

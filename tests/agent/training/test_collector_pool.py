@@ -16,7 +16,7 @@ from lssvwm.agent.evaluation.origin import weights_hash
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.shards import Shard, shard_paths
 from lssvwm.agent.training import loop
-from lssvwm.agent.training.collection import CollectorPool, Round, RoundCollector
+from lssvwm.agent.training.collector_pool import CollectorPool, Round, RoundCollector
 from lssvwm.agent.training.run import ACTING, build
 from lssvwm.envs import CountingConfig, TMazeConfig
 from lssvwm.envs.counting import decode

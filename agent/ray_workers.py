@@ -1,4 +1,4 @@
-"""Do jobs in actors of Ray, on one machine or on a cluster, as `processes.Workers` does in processes.
+"""Do jobs in actors of Ray, with the interface of `processes.Workers`.
 
 Only this module imports Ray, which is an extra: `pip install lssvwm[ray]`.
 """
@@ -31,7 +31,7 @@ class RayWorkers(Workers):
     def __init__(self, work: Callable[[Any], Any], count: int, threads: int = 1):
         super().__init__(work, count, threads)
         self.owns_ray = False
-        """Whether this object has started or joined Ray."""
+        """True if this object has started or joined Ray."""
 
     def _start(self) -> _Actor:
         if not ray.is_initialized():

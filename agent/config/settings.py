@@ -48,7 +48,7 @@ class CollectConfig:
     With workers, training goes on while a round is collected. The numbers of a run then depend on their timing.
     """
     engine: Literal["local", "ray"] = "local"
-    """Where the workers run: local (processes of this machine), or ray (actors; their machines must see the folder)."""
+    """Place of the workers: local (processes of this machine), or ray (actors, whose machines must see the folder)."""
 
 
 @documented(frozen=True, config=SETTINGS)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lssvwm.agent import checkpoint
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.origin import weights_hash
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.shards import Shard, shard_paths
@@ -114,6 +115,14 @@ def test_agents_act_with_new_weights(tmp_path):
     assert acting is collector.model
     expected = run.ema.state_dict()
     assert all(torch.equal(expected[k], v) for k, v in acting.state_dict().items())
+
+
+def test_pool_names_the_extra_of_ray(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "lssvwm.agent.ray_workers", raising=False)
+    config = collecting(counting_run(), workers=1, engine="ray")
+    with pytest.raises(UserError, match=r"pip install 'lssvwm\[ray\]', or use"):
+        CollectorPool(config, tmp_path)
 
 
 @pytest.mark.slow

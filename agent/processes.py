@@ -4,6 +4,12 @@
         for number, result in workers.run(jobs):
             ...
 
+A caller that has other work meanwhile submits the jobs and polls:
+
+    workers.submit(jobs)
+    while workers.unfinished:
+        results = workers.poll(timeout=0)
+
 The work, its jobs and their results are pickled. Each worker starts a new Python (`spawn`), which imports
 the main module again: a script needs `if __name__ == "__main__":` around calls that start workers.
 """
@@ -36,7 +42,7 @@ SPAWN = get_context("spawn")
 class Workers:
     """Call `work(job)` for jobs in `count` processes of `threads` threads each.
 
-    A count of 1 starts no process: the work is done in this one.
+    With a count of 1, `run` starts no process: the work is done in this one.
     Workers end with the `with` block, by Ctrl-C too, and if this process is killed.
     """
 
@@ -44,12 +50,21 @@ class Workers:
         self.work = work
         self.count = count
         self.threads = threads
-        self.workers: list[_Worker] = []
+        self.workers: list[Any] = []
+        self.jobs: Sequence[Any] = ()
+        self.waiting: deque[int] = deque()
+        """Numbers of the jobs that no worker has started."""
+        self.deaths: Counter[int] = Counter()
+        """Workers that were killed, by the number of their job."""
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; those that are busy are killed."""
         for worker in self.workers:
             worker.stop()
         for worker in self.workers:
@@ -65,55 +80,74 @@ class Workers:
             for number, job in enumerate(jobs):
                 yield number, self.work(job)
             return
-        waiting = deque(range(len(jobs)))
-        deaths: Counter[int] = Counter()
-        while waiting or self._busy():
-            self._assign(waiting, jobs)
-            for worker in self._answering():
-                number = worker.number
-                assert number is not None
-                answer = worker.receive()
-                if answer is not None:
-                    yield number, _result(answer)
-                else:
-                    deaths[number] += 1
-                    self._bury(worker, deaths[number])
-                    waiting.appendleft(number)
+        self.submit(jobs)
+        while self.unfinished:
+            yield from self.poll()
 
-    def _busy(self) -> list[_Worker]:
+    def submit(self, jobs: Sequence[Any]) -> None:
+        """Start jobs in processes, and return at once; jobs before them must be finished."""
+        self.jobs = jobs
+        self.waiting = deque(range(len(jobs)))
+        self.deaths.clear()
+        self._assign()
+
+    @property
+    def unfinished(self) -> bool:
+        """Return whether submitted jobs are not done."""
+        return bool(self.waiting or self._busy())
+
+    def poll(self, timeout: float | None = None) -> list[tuple[int, Any]]:
+        """Return number and result of the jobs that are done; start those that wait.
+
+        timeout: longest time to wait for a result, in seconds; None: no limit.
+        Raises what the work raises, and UserError if workers are killed again and again.
+        """
+        results = []
+        for worker in self._answering(timeout):
+            number = worker.number
+            assert number is not None
+            answer = worker.receive()
+            if answer is not None:
+                results.append((number, _result(answer)))
+            else:
+                self.deaths[number] += 1
+                self._bury(worker, self.deaths[number])
+                self.waiting.appendleft(number)
+        self._assign()
+        return results
+
+    def _busy(self) -> list[Any]:
         return [worker for worker in self.workers if worker.number is not None]
 
-    def _assign(self, waiting: deque[int], jobs: Sequence[Any]) -> None:
+    def _assign(self) -> None:
         """Give waiting jobs to idle workers; start workers up to `count`."""
-        needed = min(self.count, len(waiting) + len(self._busy()))
+        needed = min(self.count, len(self.waiting) + len(self._busy()))
         while len(self.workers) < needed:
-            self.workers.append(_Worker(self.work, self.threads))
+            self.workers.append(self._start())
         for worker in self.workers:
-            if waiting and worker.number is None:
-                number = waiting.popleft()
-                worker.send(number, jobs[number])
+            if self.waiting and worker.number is None:
+                number = self.waiting.popleft()
+                worker.send(number, self.jobs[number])
 
-    def _answering(self) -> list[_Worker]:
-        """Wait until workers answer or die; return these."""
+    def _start(self) -> Any:
+        """Start a worker."""
+        return _Worker(self.work, self.threads)
+
+    def _answering(self, timeout: float | None) -> list[Any]:
+        """Wait until workers answer or die, or for `timeout` seconds; return these."""
         busy = {worker.pipe: worker for worker in self._busy()}
-        return [busy[pipe] for pipe in wait(list(busy))]  # type: ignore[index]
+        return [busy[pipe] for pipe in wait(list(busy), timeout)]
 
-    def _bury(self, worker: _Worker, deaths: int) -> None:
+    def _bury(self, worker: Any, deaths: int) -> None:
         """Remove and report a dead worker; raises UserError unless its job may start again."""
         self.workers.remove(worker)
-        code = worker.exit_code()
-        if code >= 0:
-            raise UserError(
-                f"a worker ended with exit code {code} (see above); a script needs "
-                '`if __name__ == "__main__":` around calls that start workers'
-            )
-        name = signal.Signals(-code).name
+        death = worker.death()
         if deaths == ATTEMPTS:
             raise UserError(
-                f"workers were killed {ATTEMPTS} times at the same job ({name}); "
+                f"workers were killed {ATTEMPTS} times at the same job ({death}); "
                 "is there too little memory for so many?"
             )
-        announce(f"a worker was killed ({name}); its job starts again")
+        announce(f"a worker was killed ({death}); its job starts again")
 
 
 class _Worker:
@@ -149,12 +183,17 @@ class _Worker:
         self.number = None
         return answer
 
-    def exit_code(self) -> int:
-        """Return the exit code of a process that died, negative for a signal."""
+    def death(self) -> str:
+        """Return the signal that killed the process; raises UserError if it ended by itself."""
         self.process.join()
         code = self.process.exitcode
         assert code is not None
-        return code
+        if code >= 0:
+            raise UserError(
+                f"a worker ended with exit code {code} (see above); a script needs "
+                '`if __name__ == "__main__":` around calls that start workers'
+            )
+        return signal.Signals(-code).name
 
     def stop(self) -> None:
         """Kill the process, or let it end by itself if it is idle."""
@@ -174,16 +213,27 @@ def _serve(pipe: Connection, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
-        work = pipe.recv_bytes()
-        do: Callable[[Any], Any] | None = None
+        server = Server(pipe.recv_bytes(), threads)
         while True:
-            job = pipe.recv_bytes()
-            try:
-                do = do or _load(work, threads)
-                answer = pickle.dumps((do(pickle.loads(job)), None))
-            except Exception as error:
-                answer = pickle.dumps((None, _portable(error)))
-            pipe.send_bytes(answer)
+            pipe.send_bytes(server.do(pipe.recv_bytes()))
+
+
+class Server:
+    """Do pickled jobs in a worker; the first one loads the work."""
+
+    def __init__(self, work: bytes, threads: int):
+        self.work = work
+        self.threads = threads
+        self.loaded: Callable[[Any], Any] | None = None
+
+    def do(self, job: bytes) -> bytes:
+        """Return the result of a job and None, or None and its error, pickled."""
+        try:
+            if self.loaded is None:
+                self.loaded = _load(self.work, self.threads)
+            return pickle.dumps((self.loaded(pickle.loads(job)), None))
+        except Exception as error:
+            return pickle.dumps((None, _portable(error)))
 
 
 def _load(work: bytes, threads: int) -> Callable[[Any], Any]:

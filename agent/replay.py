@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.files import DRAFT, remove, write_checksums
+from lssvwm.agent.files import remove
+from lssvwm.agent.progress import announce
+from lssvwm.agent.shard_writer import ShardWriter
 from lssvwm.agent.shards import (
-    FORMAT_VERSION,
     KEYS,
     POSE,
-    Format,
     Shard,
     check_environment,
     open_shards,
-    write_shard,
+    shard_paths,
 )
 from lssvwm.worldmodel import Batch
 from tensordict import TensorDict, TensorDictBase
@@ -31,14 +28,12 @@ from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
 KEPT_FRAMES = 1_000_000
 """Frames that a data folder keeps; the oldest shards are deleted first."""
-MARGIN = 2**16
-"""Bytes that a shard takes in addition to its arrays, at most."""
 
 
 class Replay:
     """Hold the shards of a data folder, add new ones and draw sequences.
 
-    keep: frames kept; beyond them the oldest shards are deleted
+    keep: frames kept; beyond them the oldest shards are deleted. None: all are kept
     environment: that of the frames, as `shards.describe_environment` returns it; None: any
     Raises UserError if a shard is damaged, or holds frames of another environment.
     """
@@ -46,18 +41,16 @@ class Replay:
     def __init__(
         self,
         folder: str | Path,
-        keep: int = 10**12,
+        keep: int | None = None,
         environment: dict[str, Any] | None = None,
     ):
-        self.folder = Path(folder)
+        self.writer = ShardWriter(folder, environment)
+        self.folder = self.writer.folder
         self.keep = keep
         self.environment = environment
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.format = Format.read(self.folder)
         self.shards = open_shards(folder)
-        if environment is not None and self.shards:
-            recorded = self.format.environment or self.shards[0].described()
-            check_environment(self.folder, recorded, environment)
+        self.rejected: set[str] = set()
+        """Names of shards of other writers that cannot be used."""
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -73,37 +66,53 @@ class Replay:
         """Return the names of the shards, oldest first."""
         return [shard.path.name for shard in self.shards]
 
-    def extend(self, rows: Mapping[str, np.ndarray]) -> None:
+    def extend(
+        self,
+        rows: Mapping[str, np.ndarray],
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
         """Append whole episodes as a new shard, then delete the oldest shards beyond `keep` frames.
 
-        Raises OSError if the disk lacks the space: to fill a memory map beyond it would kill the process.
+        provenance: how the frames were collected, plain data
+        Raises OSError if the disk lacks the space.
         """
-        keys = [key for key in (*KEYS, POSE) if key in rows]
-        arrays = {key: np.ascontiguousarray(rows[key]) for key in keys}
-        self._check_space(sum(array.nbytes for array in arrays.values()))
-        self._upgrade()
-        number = int(self.names[-1][-6:]) + 1 if self.shards else 0
-        path = self.folder / f"shard-{number:06d}"
-        write_shard(path, arrays)
+        path = self.writer.write(rows, provenance or {})
         self.shards.append(Shard.open(path, verify=False))
+        self._evict()
+
+    def refresh(self) -> None:
+        """Take in shards that other writers have completed or deleted.
+
+        A shard that is damaged or of another environment is reported once and left out.
+        """
+        paths = shard_paths(self.folder)
+        present = {path.name for path in paths}
+        known = {*self.names} | self.rejected
+        kept = [shard for shard in self.shards if shard.path.name in present]
+        new = [self._open_new(path) for path in paths if path.name not in known]
+        added = [shard for shard in new if shard is not None]
+        self.shards = sorted(kept + added, key=lambda shard: shard.path.name)
+        self._evict()
+
+    def _open_new(self, path: Path) -> Shard | None:
+        """Open a shard of another writer; None if it is unusable, or deleted meanwhile."""
+        try:
+            shard = Shard.open(path, verify=True)
+            if self.environment is not None:
+                check_environment(self.folder, shard.environment(), self.environment)
+            return shard
+        except (UserError, OSError, RuntimeError) as error:
+            if path.exists():
+                announce(f"{error}; training goes on without {path.name}")
+                self.rejected.add(path.name)
+            return None
+
+    def _evict(self) -> None:
+        """Delete the oldest shards beyond `keep` frames."""
+        if self.keep is None or not self.shards:
+            return
         while len(self) - len(self.shards[0]) >= self.keep:
             remove(self.shards.pop(0).path)
-
-    def _check_space(self, size: int) -> None:
-        if shutil.disk_usage(self.folder).free < size + MARGIN:
-            message = os.strerror(errno.ENOSPC)
-            raise OSError(errno.ENOSPC, message, str(self.folder))
-
-    def _upgrade(self) -> None:
-        """Prepare the folder for a shard of the present format."""
-        for draft in self.folder.glob(f"{DRAFT}shard-*"):
-            remove(draft)  # a killed process left it
-        if self.shards and self.format.version == FORMAT_VERSION:
-            return
-        for shard in self.shards:
-            write_checksums(shard.path)
-        self.format = Format(environment=self.environment)
-        self.format.write(self.folder)
 
     def keep_only(self, names: Collection[str]) -> None:
         """Delete all shards but those with these names."""

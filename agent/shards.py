@@ -3,12 +3,15 @@
 A data folder of format 3 holds:
 
     format.json      format_version, and the environment that the frames come from
-    shard-000000/    a memory-mapped TensorDict, as `TensorDict.memmap` writes it:
+    shard-000000-MACHINE-PROCESS/    a memory-mapped TensorDict, as `TensorDict.memmap` writes it:
         KEY.memmap       one array
         meta.json        type and shape of each array
+        provenance.json  environment, settings, policy, seed and weights that the frames were collected with
         checksums.json   size and CRC-32 of the files above
+    seeds/           numbers that writers have claimed, to collect different episodes
 
-Format 2 has no environment and no checksums; format 1 has no format.json either.
+Earlier shards have shorter names and no provenance. Format 2 has no environment and no checksums; format 1 has no
+format.json either.
 Only arrays of the keys below are read, never anything pickled. An episode of T actions has T + 1 rows, one per frame:
 
     pixels uint8 [C, H, W]   the frame
@@ -23,6 +26,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +39,7 @@ from lssvwm.agent.config.reference import text
 from lssvwm.agent.config.settings import EnvConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import (
+    DRAFT,
     read_json,
     replacing,
     verify_checksums,
@@ -50,6 +56,7 @@ CHECKED = 3
 """First format with checksums."""
 FORMAT_FILE = "format.json"
 META = "meta.json"
+PROVENANCE = "provenance.json"
 KEYS = ("pixels", "action", "reward", "terminated", "truncated", "is_first")
 POSE = "pose"
 """Key of rows that only environments with poses have."""
@@ -57,6 +64,8 @@ TYPES = {
     str(kind): kind for kind in (torch.uint8, torch.int64, torch.float32, torch.bool)
 }
 """Types of arrays by their names in meta.json."""
+REMEDY = "restore it, or delete {} to go on without its frames"
+"""Advice about a damaged shard, for its path."""
 IDENTITY = ("kind", "id", "factory", "kwargs", "render")
 """Settings that make it another environment. Others, such as the size of a maze, may vary in a data folder."""
 
@@ -92,7 +101,7 @@ class Shard:
 
         verify: compare the checksums, for which all files are read once
         """
-        remedy = f"restore it, or delete {path} to go on without its frames"
+        remedy = REMEDY.format(path)
         if verify:
             verify_checksums(path, remedy)
         shapes = _shapes(path / META, remedy)
@@ -111,6 +120,15 @@ class Shard:
             "frame_shape": list(pixels.shape[1:]),
             "action_shape": list(action.shape[1:]),
         }
+
+    def provenance(self) -> dict[str, Any]:
+        """Return how the frames were collected; empty for shards of earlier versions."""
+        file = self.path / PROVENANCE
+        return read_json(file, REMEDY.format(self.path)) if file.exists() else {}
+
+    def environment(self) -> dict[str, Any]:
+        """Return the recorded environment, or as much of it as the rows show."""
+        return self.provenance().get("environment") or self.described()
 
 
 def _shapes(meta: Path, remedy: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -145,12 +163,26 @@ def _map(
     return torch.from_file(str(file), shared=False, size=count, dtype=dtype).view(shape)
 
 
-def write_shard(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def shard_paths(folder: Path) -> list[Path]:
+    """Return the folders of all complete shards, oldest first."""
+    return sorted(folder.glob("shard-*"))
+
+
+def shard_number(path: Path) -> int:
+    """Return the number in the name of a shard; -1 for a foreign name."""
+    found = re.match(r"shard-(\d+)", path.name)
+    return int(found[1]) if found else -1
+
+
+def write_shard(
+    path: Path, arrays: Mapping[str, np.ndarray], provenance: Mapping[str, Any]
+) -> None:
     """Write the rows of whole episodes as a new shard, which is complete or absent."""
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
     rows = TensorDict(tensors, batch_size=[len(arrays["reward"])])
     with replacing(path) as draft:
         rows.memmap(str(draft), copy_existing=True)
+        write_json(draft / PROVENANCE, provenance)
         write_checksums(draft)
 
 
@@ -182,17 +214,18 @@ class Format:
             )
         return cls(version, saved.get("environment"))
 
-    def write(self, folder: Path) -> None:
-        """Write format.json."""
+    def write(self, folder: Path, writer: str) -> None:
+        """Write format.json; `writer` keeps the drafts of several writers apart."""
         content = {"format_version": self.version, "environment": self.environment}
-        write_json(folder / FORMAT_FILE, content)
+        draft = folder / f"{DRAFT}format-{writer}.json"
+        write_json(draft, content)
+        os.replace(draft, folder / FORMAT_FILE)
 
 
 def open_shards(folder: str | Path) -> list[Shard]:
     """Open the shards of a data folder, oldest first, without changing anything."""
     verify = Format.read(Path(folder)).version >= CHECKED
-    paths = sorted(Path(folder).glob("shard-*"))
-    return [Shard.open(path, verify) for path in paths]
+    return [Shard.open(path, verify) for path in shard_paths(Path(folder))]
 
 
 def check_environment(

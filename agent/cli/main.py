@@ -259,7 +259,7 @@ def collect(settings: tuple[str, ...], show: bool) -> None:
 
     Explorers act, and whole episodes are kept on disk; an existing folder grows. A run whose folder has data/ trains on
     that data, so output=runs/NAME/data prepares the run runs/NAME. With checkpoint=, the shares `plan` and `policy` of
-    train.collect.mix are collected by its agent.
+    train.collect.mix are collected by its agent. Several of these commands may collect into one folder at once.
 
     \b
     lssvwm collect experiment=tmaze output=runs/tmaze/data

@@ -42,6 +42,13 @@ class CollectConfig:
     """
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Values for settings of the environment, e.g. {length: [8, 16]}; every combination gets equally many frames."""
+    workers: int = Field(default=0, ge=0, le=1024)
+    """Processes that collect, each on one thread unless `threads` is set; 0: this process collects, and training waits.
+
+    With workers, training goes on while a round is collected. The numbers of a run then depend on their timing.
+    """
+    engine: Literal["local", "ray"] = "local"
+    """Place of the workers: local (processes of this machine), or ray (actors, whose machines must see the folder)."""
 
 
 @documented(frozen=True, config=SETTINGS)

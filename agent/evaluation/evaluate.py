@@ -58,7 +58,7 @@ from lssvwm.agent.evaluation.results import (
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.processes import Workers
 from lssvwm.agent.progress import Progress
-from lssvwm.agent.training.collection import HELD_OUT
+from lssvwm.agent.training.streams import HELD_OUT
 from lssvwm.envs.base import BatchedEnv, Explorer
 from lssvwm.worldmodel import Memory, WorldModel
 

@@ -1,83 +1,38 @@
-"""Collect training frames: policies act in a TorchRL collector, whole episodes go to the replay."""
+"""Collect training frames: policies act in environments, whole episodes go to the replay.
+
+`gather` collects in this process while training waits; `collector_pool` collects in others.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lssvwm.agent import checkpoint
-from lssvwm.agent.build import build_agent, build_env
-from lssvwm.agent.config.settings import (
-    CheckpointConfig,
-    CollectConfig,
-    Config,
-    EnvConfig,
-)
-from lssvwm.agent.config.validation import replaced
+from lssvwm.agent.config.settings import CheckpointConfig, CollectConfig, EnvConfig
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.mpc import Agent
-from lssvwm.agent.policies import GuidedPolicy, ScriptedPolicy
 from lssvwm.agent.progress import Progress
-from lssvwm.agent.replay import KEPT_FRAMES, Replay
+from lssvwm.agent.replay import Replay
+from lssvwm.agent.shard_writer import ShardWriter
 from lssvwm.agent.shards import describe_environment
-from lssvwm.agent.training.episodes import Episodes
-from lssvwm.envs.base import BatchedEnv, Mixture
-from lssvwm.envs.torchrl_env import TorchRLEnv
-from lssvwm.worldmodel import WorldModel
-from tensordict.nn import TensorDictModuleBase
-from torchrl.collectors import Collector
-
-TRAINING, HELD_OUT = 0, 1
-"""Disjoint streams of episode seeds."""
-SHARD_FRAMES = 20_000
-"""Frames written to disk at once."""
-COLLECTOR_STEPS = 64
-"""Steps of every environment between two looks at the finished episodes."""
-OWN = {"plan": True, "policy": False}
-"""The agent's own policies in `train.collect.mix`, and whether each plans."""
-EXPLORERS = "scripted"
-"""All explorers of the mix together: they take turns within one environment."""
-
-MakeAgent = Callable[[BatchedEnv, int], Agent]
-"""Builds the agent that collects in an environment, with a seed."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Hold one environment and the policy that collects in it.
-
-    frames: to collect at least, 1 or more
-    seed: of the environment's episodes and of the policy
-    """
-
-    env: BatchedEnv
-    policy: TensorDictModuleBase
-    frames: int
-    seed: int
-
-
-def agent_factory(config: Config, model: WorldModel) -> MakeAgent:
-    """Return a function that builds the agent of a configuration with another seed."""
-
-    def make(env: BatchedEnv, seed: int) -> Agent:
-        return build_agent(dataclasses.replace(config, seed=seed), model, env)
-
-    return make
+from lssvwm.agent.training.collector_pool import CollectorPool, Round, RoundCollector
+from lssvwm.agent.training.sources import OWN, MakeAgent, SourceFactory
+from lssvwm.agent.training.streams import Stream
+from lssvwm.envs.base import BatchedEnv
 
 
 @dataclass(frozen=True)
 class Collection:
     """Hold how frames are collected, and the environments, one for each variant.
 
-    Each round builds its own explorers and agents, from its seed.
+    Each round of `gather` builds its own explorers and agents, from its seed.
     """
 
-    config: CollectConfig
+    factory: SourceFactory
     envs: list[BatchedEnv]
     environment: dict[str, Any]
     """Description of the environments, which data folders store."""
@@ -93,7 +48,8 @@ def build_collection(env: EnvConfig, config: CollectConfig) -> Collection:
             "train.collect.mix has no policy to collect with, "
             "e.g. train.collect.mix={random: 1}"
         )
-    envs = [build_env(variant, config.envs) for variant in variants(env, config.vary)]
+    factory = SourceFactory(env, config)
+    envs = [factory.make_env(i) for i in range(len(factory.variants))]
     for built in envs:
         known = [*built.explorers, *OWN]
         unknown = [name for name in config.mix if name not in known]
@@ -108,27 +64,7 @@ def build_collection(env: EnvConfig, config: CollectConfig) -> Collection:
             "train.collect.vary: frames or actions differ between the environments; "
             "vary settings that keep them"
         )
-    return Collection(config, envs, described[0])
-
-
-def variants(env: EnvConfig, vary: Mapping[str, tuple[Any, ...]]) -> list[EnvConfig]:
-    """Return one environment's settings for each combination of the values in `vary`.
-
-    Raises UserError for an unknown setting of the environment or a wrong value.
-    """
-    names = [field.name for field in dataclasses.fields(env)]
-    names.remove("kind")
-    for name in vary:
-        if name not in names:
-            raise UserError(
-                f"train.collect.vary: env={env.kind} has no setting {name!r}; "
-                f"it has {names}"
-            )
-    found = []
-    for values in itertools.product(*vary.values()):
-        changes = dict(zip(vary, values))
-        found.append(replaced(env, "train.collect.vary", changes))
-    return found
+    return Collection(factory, envs, described[0])
 
 
 def gather(
@@ -145,85 +81,20 @@ def gather(
     """
     if frames == 0:
         return
+    factory = collection.factory
     progress = Progress("collect", frames, "frames")
-    for source in _sources(collection, frames, seed, make_agent):
-        _collect(source, replay, progress)
+    sources = factory.sources(frames, own=make_agent is not None)
+    for number, source in enumerate(sources, seed):
+        env = collection.envs[source.variant]
+        policy = factory.make_policy(env, source.policy, number, make_agent)
+        provenance = factory.provenance(source, number, weights=None)
+        stream = Stream(env, policy, number)
+        try:
+            write = partial(replay.extend, provenance=provenance)
+            stream.collect(source.frames, write, progress)
+        finally:
+            stream.close()
     progress.close()
-
-
-def _sources(
-    collection: Collection, frames: int, seed: int, make_agent: MakeAgent | None
-) -> Iterator[Source]:
-    """Yield every environment with every policy, each built when its turn comes."""
-    mix = collection.config.mix
-    fractions = _fractions(mix, own=make_agent is not None)
-    explorers = _explorers(mix)
-    frames_of_variant = frames / len(collection.envs)
-    total = sum(fractions.values())
-    for env in collection.envs:
-        for name, fraction in fractions.items():
-            if name in OWN and make_agent is not None:
-                agent = make_agent(env, seed)
-                policy = GuidedPolicy(agent, env, OWN[name], seed)
-            else:
-                policy = ScriptedPolicy(Mixture(env, explorers, seed))
-            share = int(frames_of_variant * fraction / total)
-            yield Source(env, policy, max(1, share), seed)
-            seed += 1
-
-
-def _explorers(mix: dict[str, float]) -> dict[str, float]:
-    """Return the scripted explorers of a mix and their fractions."""
-    return {
-        name: fraction
-        for name, fraction in mix.items()
-        if fraction > 0 and name not in OWN
-    }
-
-
-def _fractions(mix: dict[str, float], own: bool) -> dict[str, float]:
-    """Return the fractions of the agent's policies and of all explorers.
-
-    own: whether there is an agent; without one, the explorers get its fraction
-    Raises UserError if that leaves no policy.
-    """
-    agents = {name: mix[name] for name in OWN if mix.get(name, 0) > 0}
-    explorers = _explorers(mix)
-    scripted = {EXPLORERS: sum(explorers.values())} if explorers else {}
-    if not own and not scripted:
-        raise UserError(
-            f"train.collect.mix: {', '.join(agents)} need a trained agent; "
-            f"add an explorer, or checkpoint="
-        )
-    return agents | scripted if own else scripted
-
-
-def _collect(source: Source, replay: Replay, progress: Progress) -> None:
-    """Collect the frames of a source and write them in shards."""
-    world = TorchRLEnv(source.env)
-    world.set_seed(source.seed * 2 + TRAINING)
-    collector = Collector(
-        world,
-        source.policy,
-        frames_per_batch=source.env.batch * COLLECTOR_STEPS,
-        total_frames=-1,
-        trust_policy=True,
-        auto_register_policy_transforms=True,
-    )
-    episodes = Episodes(source.env.batch)
-    written = 0
-    before = progress.done
-    try:
-        for steps in collector:
-            episodes.add(steps)
-            progress.update(before + written + episodes.frames)
-            if episodes.frames >= min(SHARD_FRAMES, source.frames - written):
-                written += episodes.frames
-                replay.extend(episodes.take())  # some, as source.frames is positive
-            if written >= source.frames:
-                return
-    finally:
-        collector.shutdown()
 
 
 def fill(collection: Collection, replay: Replay, seed: int) -> None:
@@ -231,21 +102,28 @@ def fill(collection: Collection, replay: Replay, seed: int) -> None:
 
     seed: of the run; every shard in the replay moves it on
     """
-    missing = collection.config.frames - len(replay)
+    missing = collection.factory.collect.frames - len(replay)
     if missing > 0:
         gather(collection, replay, missing, seed + len(replay.shards))
 
 
 def collect(config: CheckpointConfig, output: Path) -> None:
-    """Run `lssvwm collect`: add `train.collect.frames` frames to the data folder `output`."""
+    """Run `lssvwm collect`: add `train.collect.frames` frames to the data folder `output`.
+
+    Other processes may collect into the same folder at the same time.
+    """
     collection = build_collection(config.env, config.train.collect)
-    replay = Replay(output, KEPT_FRAMES, collection.environment)
+    ShardWriter(output, collection.environment)  # refuses frames of other environments
     if config.threads:
         torch.set_num_threads(config.threads)
-    make_agent = None
+    frames = config.train.collect.frames
+    weights = None
     if config.checkpoint:
-        model = checkpoint.load(config.checkpoint, config.device, config.backend)
-        make_agent = agent_factory(config, model)
-    seed = config.seed + len(replay.shards)
-    gather(collection, replay, config.train.collect.frames, seed, make_agent)
-    print(f"{len(replay):,} frames in {replay.episodes:,} episodes in {output}")
+        weights = str(checkpoint.resolve(config.checkpoint).absolute())
+    if config.train.collect.workers:
+        with CollectorPool(config, output) as pool:
+            written = pool.collect(frames, weights)
+    else:
+        with closing(RoundCollector(config, output, shows=True)) as collector:
+            written = collector(Round(frames, weights))
+    print(f"{written:,} frames collected into {output}")

@@ -77,6 +77,13 @@ class Episodes:
         keys = [*KEYS, POSE] if POSE in rows[0] else KEYS
         return {key: np.stack([row[key] for row in rows]) for key in keys}
 
+    def detach(self) -> None:
+        """Copy the rows of unfinished episodes, so that the memory of their steps is freed."""
+        self.open = [
+            [{key: np.array(value) for key, value in row.items()} for row in rows]
+            for rows in self.open
+        ]
+
 
 def _frames(steps: TensorDictBase, *prefix: str) -> dict[str, np.ndarray]:
     """Return frames [B, T, C, H, W], the actions before them [B, T(, A)], and poses [B, T, 3]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -28,22 +29,22 @@ def train(config: Config, output: Path, until: float | None = None) -> Path:
     until: success rate on the validation tasks at which training ends early
     """
     refuse_existing_run(output, config)
-    run = build(config, output)
-    output.mkdir(parents=True, exist_ok=True)
-    composition.save(config, output / "config.yaml")
-    begin(run)
-    learn(run, until)
+    with closing(build(config, output)) as run:
+        output.mkdir(parents=True, exist_ok=True)
+        composition.save(config, output / "config.yaml")
+        begin(run)
+        learn(run, until)
     return output
 
 
 def restart(config: Config, folder: Path, until: float | None = None) -> Path:
     """Continue a run from its last checkpoint; returns its folder."""
-    run = build(config, folder)
-    if not run.saved:
-        begin(run)
-    restore(run)
-    composition.save(config, folder / "config.yaml")
-    learn(run, until)
+    with closing(build(config, folder)) as run:
+        if not run.saved:
+            begin(run)
+        restore(run)
+        composition.save(config, folder / "config.yaml")
+        learn(run, until)
     return folder
 
 
@@ -59,8 +60,9 @@ def learn(run: Run, until: float | None = None) -> None:
             run.step += 1
             if run.step % LOG_EVERY == 0:
                 progress.update(run.step, logger.flush(run.step))
+                run.refresh()
             if _due(run.step, config.collect.every) and run.step < config.steps:
-                run.collect_more()
+                logger.add(run.collect_more())
             if _due(run.step, config.evaluate_every):
                 success = run.validate()
                 logger.write(run.step, {"evaluate/success": success})

@@ -8,6 +8,7 @@ A run's folder holds:
     checkpoints/       last.safetensors: everything needed to resume
     best/              the averaged weights with the highest validation success
     export/            the latest averaged weights, if no evaluation selects some
+    acting/            averaged weights of the agents in `train.collect.workers`
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import ctypes
 import math
 import os
 import random
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,13 +37,13 @@ from lssvwm.agent.shards import describe_environment
 from lssvwm.agent.training.augmentation import Lengths
 from lssvwm.agent.training.collection import (
     Collection,
-    MakeAgent,
-    agent_factory,
     build_collection,
     fill,
     gather,
 )
+from lssvwm.agent.training.collector_pool import CollectorPool
 from lssvwm.agent.training.optimization import Learner
+from lssvwm.agent.training.sources import MakeAgent, agent_factory
 from lssvwm.agent.training.state_file import (
     STATE,
     has_state,
@@ -53,6 +55,8 @@ from lssvwm.worldmodel import WorldModel
 from lssvwm.worldmodel.motion_calibration import calibrate
 from torch import Tensor
 
+ACTING = "acting"
+"""Folder of the weights that collecting processes read."""
 OPTIONAL_HEADS = ("distance.", "heads.error.")
 """Weights of heads that a model may lack."""
 CALIBRATION_SEQUENCES, CALIBRATION_FRAMES = 64, 96
@@ -72,6 +76,8 @@ class Run:
     """Draws sequences and masks."""
     collection: Collection | None = None
     """Environments that frames are collected in; None: all frames are given."""
+    pool: CollectorPool | None = None
+    """Processes that collect; None: this one collects, or all frames are given."""
     step: int = 0
     best: float = -math.inf
     """Highest validation success; minus infinity before the first evaluation."""
@@ -111,12 +117,55 @@ class Run:
         needs_pose = self.config.model.pose == "given"
         self.replay.check(needs_pose)
 
-    def collect_more(self) -> None:
-        """Collect a further round of frames; agents have the averaged weights."""
+    def collect_first(self) -> None:
+        """Collect the frames that `train.collect.frames` still lacks."""
         assert self.collection is not None
-        seed = self.config.seed + 1000 + self.step
+        if self.pool is None:
+            fill(self.collection, self.replay, self.config.seed)
+            return
+        missing = self.config.train.collect.frames - len(self.replay)
+        if missing > 0:
+            self.pool.collect(missing)
+            self.replay.refresh()
+
+    def collect_more(self) -> dict[str, Tensor]:
+        """Collect a further round of frames; agents have the averaged weights.
+
+        With a pool, wait for its last round and start the next; return the seconds waited as a metric.
+        """
+        assert self.collection is not None
         frames = self.config.train.collect.more
-        gather(self.collection, self.replay, frames, seed, self.make_agent)
+        if self.pool is None:
+            seed = self.config.seed + 1000 + self.step
+            gather(self.collection, self.replay, frames, seed, self.make_agent)
+            return {}
+        start = time.monotonic()
+        self.pool.wait()
+        self.replay.refresh()
+        waited = time.monotonic() - start
+        self.pool.request(frames, self._export_acting())
+        return {"collect/waited": torch.tensor(waited)}
+
+    def _export_acting(self) -> str | None:
+        """Export the averaged weights for the agents of the pool, if the mix has any."""
+        assert self.collection is not None
+        if not self.collection.factory.own:
+            return None
+        folder = (self.folder / ACTING).absolute()
+        checkpoint.export(self.ema, self.config, folder)
+        return str(folder)
+
+    def refresh(self) -> None:
+        """Take in frames that other processes have collected."""
+        if self.pool is not None:
+            self.pool.poll()
+        if self.pool is not None or self.config.data:
+            self.replay.refresh()
+
+    def close(self) -> None:
+        """End the processes that collect."""
+        if self.pool is not None:
+            self.pool.close()
 
     def validate(self) -> float:
         """Return the success rate of the averaged weights on the validation tasks."""
@@ -145,6 +194,10 @@ def build(config: Config, folder: Path) -> Run:
     collection = None
     if not all_given:
         collection = build_collection(config.env, config.train.collect)
+    data = Path(config.data) if config.data else folder / "data"
+    pool = None
+    if collection is not None and config.train.collect.workers:
+        pool = CollectorPool(config, data)
     env = build_env(config.env, 1)
     model = build_model(config, env).to(device).train().use_backend(config.backend)
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -153,15 +206,16 @@ def build(config: Config, folder: Path) -> Run:
         walker = build_agent(config, model, env, generator)
     ema = copy.deepcopy(model).eval()
     learner = Learner(model, ema, config.train, generator, walker)
-    data = Path(config.data) if config.data else folder / "data"
+    keep = None if all_given else KEPT_FRAMES
     return Run(
         config=config,
         folder=folder,
         learner=learner,
-        replay=Replay(data, KEPT_FRAMES, describe_environment(config.env, env)),
+        replay=Replay(data, keep, describe_environment(config.env, env)),
         lengths=Lengths(config.train),
         rng=np.random.default_rng([config.seed, 7]),
         collection=collection,
+        pool=pool,
     )
 
 
@@ -231,8 +285,7 @@ def keep_freed_memory() -> None:
 def begin(run: Run) -> None:
     """Prepare the first step: collect frames, calibrate new weights, save."""
     if not run.config.data:
-        assert run.collection is not None
-        fill(run.collection, run.replay, run.config.seed)
+        run.collect_first()
     run.check_frames()
     if not run.config.train.init:
         _calibrate(run)
@@ -278,7 +331,7 @@ def save(run: Run) -> None:
 
 
 def restore(run: Run) -> None:
-    """Return to the last checkpoint; frames collected after it are dropped.
+    """Return to the last checkpoint; frames that this process collected after it are dropped.
 
     Raises UserError if the file is damaged or has weights of another model.
     """
@@ -287,7 +340,8 @@ def restore(run: Run) -> None:
     run.step = state["step"]
     run.best = state["best"]
     if not run.config.data:
-        run.replay.keep_only(state["shards"])
+        if run.pool is None:
+            run.replay.keep_only(state["shards"])
         if gone := sorted({*state["shards"]} - {*run.replay.names}):
             print(f"frames are gone, the run goes on without them: {', '.join(gone)}")
     run.rng.bit_generator.state = state["rng"]

@@ -7,6 +7,7 @@ from lssvwm.agent.config import composition
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.run_folder import refuse_existing_run
+from lssvwm.agent.shards import shard_paths
 from lssvwm.agent.training import loop, stages
 from lssvwm.envs import TMazeConfig
 
@@ -17,11 +18,11 @@ def failed(monkeypatch, config, output, shards: int) -> None:
     """Start a run whose environment breaks after some shards."""
     written, extend = [], Replay.extend
 
-    def breaking(replay, rows):
+    def breaking(replay, rows, provenance):
         if len(written) == shards:
             raise UserError("the environment is broken")
         written.append(rows)
-        extend(replay, rows)
+        extend(replay, rows, provenance)
 
     with monkeypatch.context() as patch:
         patch.setattr(Replay, "extend", breaking)
@@ -48,9 +49,10 @@ def test_folder_of_a_failed_run_is_used_again(tmp_path, monkeypatch, config, in_
 def test_frames_of_the_same_settings_are_kept(tmp_path, monkeypatch, config):
     config = collecting(config, vary={"length": (4, 5)})
     failed(monkeypatch, config, tmp_path / "run", shards=1)
+    before = shard_paths(tmp_path / "run" / "data")
     more_steps = training(config, steps=1)
     folder = stages.train(more_steps, tmp_path / "run")
-    assert (folder / "data" / "shard-000000").is_dir()
+    assert shard_paths(folder / "data")[:1] == before
 
 
 def test_frames_of_other_settings_are_refused(tmp_path, monkeypatch, config):

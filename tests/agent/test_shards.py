@@ -20,7 +20,15 @@ from tensordict import TensorDict
 from tests.agent.training.conftest import collecting, short_run
 from tests.hostile import Shout, flipped
 
-FILES = ("pixels.memmap", "is_first.memmap", "meta.json", "checksums.json")
+SHARD = "shard-000000"
+"""Name of the shard, as versions with one writer chose it."""
+FILES = (
+    "pixels.memmap",
+    "is_first.memmap",
+    "meta.json",
+    "provenance.json",
+    "checksums.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,10 @@ def collected(tmp_path_factory) -> Path:
 @pytest.fixture
 def data(collected, tmp_path) -> Path:
     """Return a copy of the data folder."""
-    return Path(shutil.copytree(collected, tmp_path / "data"))
+    data = Path(shutil.copytree(collected, tmp_path / "data"))
+    (shard,) = data.glob("shard-*")
+    shard.rename(data / SHARD)
+    return data
 
 
 def described(config) -> dict:
@@ -47,13 +58,13 @@ def described(config) -> dict:
 
 def as_format2(data: Path) -> None:
     """Turn a data folder into one of format 2."""
-    (data / "shard-000000" / "checksums.json").unlink()
+    (data / SHARD / "checksums.json").unlink()
     (data / "format.json").write_text('{"format_version": 2}')
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_open_notices_flipped_bits(data, name):
-    file = data / "shard-000000" / name
+    file = data / SHARD / name
     for place in (0, file.stat().st_size // 2, -3):
         whole = file.read_bytes()
         flipped(file, place)
@@ -70,9 +81,9 @@ def test_open_notices_flipped_bits(data, name):
 def test_open_notices_cut_and_missing_files(data, name, version):
     if version == 2:
         as_format2(data)
-        if name == "checksums.json":
+        if name in ("provenance.json", "checksums.json"):
             return
-    file = data / "shard-000000" / name
+    file = data / SHARD / name
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(UserError, match=f"{name} (is damaged|has changed)"):
         Replay(data)
@@ -84,7 +95,7 @@ def test_open_notices_cut_and_missing_files(data, name, version):
 
 
 def test_open_runs_nothing_of_a_shard(data, tmp_path):
-    path, shout = data / "shard-000000", tmp_path / "shout"
+    path, shout = data / SHARD, tmp_path / "shout"
     rows = TensorDict.load_memmap(path).clone()
     shutil.rmtree(path)
     rows.set_non_tensor("extra", Shout(shout))
@@ -98,7 +109,7 @@ def test_open_runs_nothing_of_a_shard(data, tmp_path):
 
 
 def test_open_refuses_arrays_of_other_lengths(data):
-    path = data / "shard-000000"
+    path = data / SHARD
     meta = json.loads((path / "meta.json").read_text())
     meta["reward"]["shape"] = [3]
     (path / "meta.json").write_text(json.dumps(meta))
@@ -121,7 +132,7 @@ def test_replay_upgrades_folders_of_earlier_formats(data):
     gather(collection, replay, 60, seed=1)
     assert len(replay.shards) == 2
     assert Format.read(data) == Format(3, collection.environment)
-    flipped(data / "shard-000000" / "pixels.memmap", 100)
+    flipped(data / SHARD / "pixels.memmap", 100)
     with pytest.raises(UserError, match="damaged"):
         Replay(data)
 
@@ -174,7 +185,7 @@ def test_replay_compares_shapes_of_earlier_formats(data):
 
 
 def test_replay_forgets_the_environment_of_deleted_frames(data):
-    shutil.rmtree(data / "shard-000000")
+    shutil.rmtree(data / SHARD)
     config = short_run(TMazeConfig(length=5))
     collection = build_collection(config.env, config.train.collect)
     gather(collection, Replay(data, environment=collection.environment), 20, 0)

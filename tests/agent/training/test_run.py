@@ -15,7 +15,7 @@ from lssvwm.worldmodel.mixers.attention import AttentionConfig
 from lssvwm.worldmodel.mixers.gru import GRUConfig
 
 from tests.agent.conftest import TINY
-from tests.agent.training.conftest import short_run, training
+from tests.agent.training.conftest import collecting, short_run, training
 
 
 @pytest.fixture
@@ -82,10 +82,20 @@ def test_restore_refuses_another_version(trained):
 def test_restore_drops_frames_collected_later(trained):
     config = composition.from_checkpoint(composition.read(trained / "config.yaml"), [])
     run = build(config, trained)
+    before = run.replay.names
     rows = run.replay.shards[0].rows
     run.replay.extend({key: value.numpy() for key, value in rows.items()})
     restore(run)
-    assert run.replay.names == ["shard-000000"] and run.step == 4
+    assert run.replay.names == before and run.step == 4
+
+
+def test_restore_keeps_frames_of_workers(trained):
+    config = composition.from_checkpoint(composition.read(trained / "config.yaml"), [])
+    run = build(collecting(config, workers=1), trained)
+    rows = run.replay.shards[0].rows
+    run.replay.extend({key: value.numpy() for key, value in rows.items()})
+    restore(run)
+    assert len(run.replay.names) == 2 and run.step == 4
 
 
 def test_restore_renames_unselected_best(trained):

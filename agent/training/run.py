@@ -41,6 +41,7 @@ from lssvwm.agent.training.collection import (
     fill,
     gather,
 )
+from lssvwm.agent.training.distributed import agree, first, leads, only_first
 from lssvwm.agent.training.optimization import Learner
 from lssvwm.agent.training.state_file import (
     STATE,
@@ -113,20 +114,37 @@ class Run:
 
     def collect_more(self) -> None:
         """Collect a further round of frames; agents have the averaged weights."""
+        first(self._collect)
+        self.share_frames()
+
+    def _collect(self) -> None:
         assert self.collection is not None
         seed = self.config.seed + 1000 + self.step
         frames = self.config.train.collect.more
         gather(self.collection, self.replay, frames, seed, self.make_agent)
 
+    def share_frames(self) -> None:
+        """Let all processes draw from the shards of rank 0."""
+        names = agree(self.replay.names)
+        if not leads():
+            self.replay.follow(names)
+
     def validate(self) -> float:
         """Return the success rate of the averaged weights on the validation tasks."""
+        success = agree(first(self._validate))
+        assert success is not None
+        return success
+
+    def _validate(self) -> float:
         agent = build_agent(self.config, self.ema, self.validation.env)
         return self.validation.success(agent)
 
+    @only_first
     def export_latest(self) -> None:
         """Export the averaged weights of the latest step."""
         checkpoint.export(self.ema, self.config, self.folder / checkpoint.EXPORT)
 
+    @only_first
     def export_if_best(self, success: float) -> None:
         """Export the averaged weights if their validation success is the highest yet."""
         if success >= self.best:
@@ -143,7 +161,7 @@ def build(config: Config, folder: Path) -> Run:
     checkpoint.pick_backend(config.backend, device)
     all_given = bool(config.data) and not config.train.collect.every
     collection = None
-    if not all_given:
+    if not all_given and leads():
         collection = build_collection(config.env, config.train.collect)
     env = build_env(config.env, 1)
     model = build_model(config, env).to(device).train().use_backend(config.backend)
@@ -259,6 +277,7 @@ def _calibrate(run: Run) -> None:
     run.ema.load_state_dict(run.model.state_dict())
 
 
+@only_first
 def save(run: Run) -> None:
     """Write the checkpoint; a killed process or a full disk leaves the last one whole."""
     state = {
@@ -286,7 +305,7 @@ def restore(run: Run) -> None:
     _load_weights(run, state)
     run.step = state["step"]
     run.best = state["best"]
-    if not run.config.data:
+    if not run.config.data and leads():
         run.replay.keep_only(state["shards"])
         if gone := sorted({*state["shards"]} - {*run.replay.names}):
             print(f"frames are gone, the run goes on without them: {', '.join(gone)}")
@@ -316,6 +335,7 @@ def _load_weights(run: Run, state: dict[str, Any]) -> None:
         )
 
 
+@only_first
 def _rename_unselected(run: Run) -> None:
     """Rename best/ of format 1 to export/ if no evaluation selected it."""
     best = run.folder / checkpoint.BEST

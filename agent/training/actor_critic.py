@@ -159,6 +159,6 @@ def _each_walk(value: Tensor, count: int) -> Tensor:
 
 
 def _scale(target: Tensor) -> Tensor:
-    quantiles = torch.tensor(QUANTILES, device=target.device)
+    quantiles = target.new_tensor(QUANTILES)
     low, high = torch.quantile(gather(target), quantiles)
     return (high - low).clamp(min=1.0)

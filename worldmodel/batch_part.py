@@ -1,8 +1,8 @@
-"""Divide a batch over processes: each trains on some rows, and the gradients of all add up to that of the whole batch.
+"""Divide a batch over processes, each of which trains on some rows.
 
-Every process draws random numbers for the whole batch, from generators in the same state, and keeps those of its rows.
-It divides sums over its rows by counts over the whole batch. A process without a part has the whole batch; then nothing
-is exchanged.
+Losses and gradients of all processes add up to those of the whole batch. For this, every process draws random numbers
+for the whole batch, from generators in the same state, and keeps those of its rows. It divides sums over its rows by
+counts over the whole batch. A process without a part has the whole batch. Then nothing is exchanged.
 
 Shapes: N sequences of the whole batch, B sequences of this process.
 """
@@ -24,7 +24,7 @@ Rows = TypeVar("Rows", Tensor, list)
 
 @dataclass(frozen=True)
 class Part:
-    """Name the rows from `begin` to `end` of a batch of `total` sequences, those of one process."""
+    """Name the rows of one process: `begin` to `end` of `total`."""
 
     begin: int
     end: int
@@ -88,12 +88,12 @@ def all_sum(x: Tensor) -> Tensor:
 
 
 def share_of_mean(x: Tensor, weight: Tensor) -> Tensor:
-    """Return what the rows of this process add to the weighted mean over the whole batch."""
+    """Return what this process adds to the weighted mean over the whole batch."""
     return (x * weight).sum() / all_sum(weight.sum()).clamp(min=1.0)
 
 
 def spread(x: Tensor) -> Tensor:
-    """Place the rows of this process [B, ...] in the whole batch [N, ...]; the others are 0."""
+    """Place rows [B, ...] in the whole batch [N, ...]; the others are 0."""
     part = _part.get()
     if part is None:
         return x

@@ -144,7 +144,10 @@ def head_losses(
     }
     is_right = ((out.reward - batch.reward).abs() < 0.5).float()
     events = arrived * is_event
-    metrics = {"event_accuracy": share_of_mean(is_right, events), "events": events.sum()}
+    metrics = {
+        "event_accuracy": share_of_mean(is_right, events),
+        "events": events.sum(),
+    }
     return found, {name: value.detach() for name, value in metrics.items()}
 
 

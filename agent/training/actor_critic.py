@@ -111,7 +111,9 @@ def imagined_loss(
     log_prob, entropy = agent.policy_head.log_prob_and_entropy(
         before_action("policy"), rollout.actions
     )
-    actor = share_of_mean(-advantage * log_prob - walks.entropy * entropy, weight * chosen)
+    actor = share_of_mean(
+        -advantage * log_prob - walks.entropy * entropy, weight * chosen
+    )
     log_value = F.log_softmax(before_action("value_logits"), -1)
     cross_entropy = -(two_hot(target, model.heads.bins) * log_value).sum(-1)
     critic = share_of_mean(cross_entropy, weight)

@@ -1,8 +1,8 @@
 """Train one run with several processes, which `torchrun` starts.
 
 Every process holds the same weights and trains on some rows of each batch (see `worldmodel.batch_part`). Rank 0
-collects, evaluates and writes files; the others wait for it and read the same folder. With one process, these functions
-do nothing else than call what they are given.
+collects, evaluates and writes files. The others wait for it and read the same folder. With one process, nothing is
+exchanged.
 """
 
 from __future__ import annotations
@@ -93,19 +93,37 @@ def part_of(rows: int) -> Part | None:
     return Part(rows * rank // count, rows * (rank + 1) // count, rows)
 
 
-def check(config: Config) -> None:
-    """Raise UserError for settings that do not fit to several processes."""
-    count = world_size()
+def device_name(config: Config) -> str:
+    """Return the device of this process, where `cuda` is the GPU of its local rank.
+
+    Raises UserError for settings that do not fit several processes.
+    """
+    count, name = world_size(), config.device
+    if count == 1:
+        return name
     if count > config.train.batch:
         raise UserError(
             f"train.batch={config.train.batch} is less than the {count} processes: "
             f"raise it, or start torchrun with a smaller --nproc-per-node"
         )
-    if count > 1 and config.device not in ("auto", "cpu", "cuda"):
+    if name not in ("auto", "cpu", "cuda"):
         raise UserError(
-            f"device={config.device} would be shared by {count} processes: "
+            f"device={name} would be shared by {count} processes: "
             f"use device=auto, which gives each its own GPU"
         )
+    if name != "cpu" and torch.cuda.is_available():
+        _choose_gpu(int(os.environ["LOCAL_RANK"]))
+    return name
+
+
+def _choose_gpu(number: int) -> None:
+    found = torch.cuda.device_count()
+    if number >= found:
+        raise UserError(
+            f"there are more processes than GPUs on this machine ({found}): "
+            f"start torchrun with --nproc-per-node={found}, or set device=cpu"
+        )
+    torch.cuda.set_device(number)
 
 
 @contextlib.contextmanager
@@ -114,7 +132,8 @@ def processes() -> Iterator[None]:
 
     The first process that fails reports it; the others end without a message.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    launched = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not launched or dist.is_initialized():
         yield
         return
     _connect()
@@ -131,16 +150,7 @@ def processes() -> Iterator[None]:
 
 def _connect() -> None:
     global _messenger
-    backend = "gloo"
-    if torch.cuda.is_available():
-        local_rank = int(os.environ["LOCAL_RANK"])
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"there are only {torch.cuda.device_count()} GPUs: "
-                f"start torchrun with as many processes, --nproc-per-node"
-            )
-        torch.cuda.set_device(local_rank)
-        backend = "cpu:gloo,cuda:nccl"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, count = next(dist.rendezvous("env://"))
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=count, timeout=WAIT
@@ -208,7 +218,7 @@ def _exit_code(error: BaseException | None) -> int:
 
 
 def only_first(function: Callable[P, None]) -> Callable[P, None]:
-    """Let only rank 0 call a function, which writes files; the others go on at once."""
+    """Let only rank 0 call a function that writes files; the others skip it."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -31,7 +31,6 @@ def train(config: Config, output: Path, until: float | None = None) -> Path:
     until: success rate on the validation tasks at which training ends early
     """
 
-
     def start() -> Run:
         refuse_existing_run(output, config)
         run = build(config, output)
@@ -46,7 +45,6 @@ def train(config: Config, output: Path, until: float | None = None) -> Path:
 
 def restart(config: Config, folder: Path, until: float | None = None) -> Path:
     """Continue a run from its last checkpoint; returns its folder."""
-
 
     def go_on() -> Run:
         run = build(config, folder)
@@ -70,7 +68,6 @@ def join(config: Config, folder: Path) -> Run:
 def learn(run: Run, until: float | None = None) -> None:
     """Train until `train.steps`, or a success rate; Ctrl-C saves first."""
     config = run.config.train
-    distributed.check(run.config)
     run.check_frames()
     run.share_frames()
     report = Report(run)

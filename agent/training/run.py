@@ -41,7 +41,13 @@ from lssvwm.agent.training.collection import (
     fill,
     gather,
 )
-from lssvwm.agent.training.distributed import agree, first, leads, only_first
+from lssvwm.agent.training.distributed import (
+    agree,
+    device_name,
+    first,
+    leads,
+    only_first,
+)
 from lssvwm.agent.training.optimization import Learner
 from lssvwm.agent.training.state_file import (
     STATE,
@@ -157,7 +163,7 @@ def build(config: Config, folder: Path) -> Run:
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()
-    device = checkpoint.pick_device(config.device)
+    device = checkpoint.pick_device(device_name(config))
     checkpoint.pick_backend(config.backend, device)
     all_given = bool(config.data) and not config.train.collect.every
     collection = None

@@ -62,17 +62,13 @@ class Copies:
 
 
 def white_noise(
-    patch_embed: nn.Linear, rows: int, like: Tensor, generator: Generator
+    patch_embed: nn.Linear, shape: tuple[int, ...], generator: Generator
 ) -> Tensor:
-    """Draw embedded white noise, without the bias, in the shape of `like` [B, ..., D].
-
-    rows: rows of the whole batch that receive noise, among them those of `like`
-    """
+    """Draw embedded white noise, without the bias, for a `shape` (N, ...); returns own rows [B, ..., D]."""
     # root^T root is the covariance of embedded noise
     root = torch.linalg.qr(patch_embed.weight.T).R
-    shape = (rows, *like.shape[1:-1], len(root))
     noise = torch.randn(
-        shape, generator=generator, device=root.device, dtype=root.dtype
+        *shape, len(root), generator=generator, device=root.device, dtype=root.dtype
     )
     return own(noise) @ root
 
@@ -82,8 +78,8 @@ def add_noise(
 ) -> Tensor:
     """Embed level * frame + (1 - level) * noise, for embedded frames [B, T, S, D] and level [B, T]."""
     level = level[..., None, None]
-    noise = white_noise(patch_embed, whole(len(clean)), clean, generator)
-    noise = noise + patch_embed.bias
+    shape = whole(len(clean)), *clean.shape[1:-1]
+    noise = white_noise(patch_embed, shape, generator) + patch_embed.bias
     return level * clean + (1 - level) * noise
 
 
@@ -143,7 +139,8 @@ def add_context_noise(
     rows = max(1, whole(len(written)) // CONTEXT_NOISE_ROWS)
     amount = largest * own(_uniform(patch_embed, generator)(rows, 1, 1, 1))
     some, rest = written[: len(amount)], written[len(amount) :]
-    some = some + amount * white_noise(patch_embed, rows, some, generator)
+    shape = rows, *written.shape[1:-1]
+    some = some + amount * white_noise(patch_embed, shape, generator)
     return torch.cat((some, rest))
 
 

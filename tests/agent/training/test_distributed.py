@@ -86,9 +86,12 @@ def cases() -> dict[str, Config]:
 
 
 def prepare(config: Config, folder: Path) -> None:
-    """Save step 0 of a run. How actions move the view is given, so that their limits are trained."""
+    """Save step 0 of a run, with returns of walks that differ, and the motion of continuous actions."""
     run = build(config, folder)
     begin(run)
+    if config.train.actor_critic.walks:
+        with torch.no_grad():
+            run.model.heads.out.weight.mul_(30)
     if run.model.action_limits is not None:
         integrator = run.model.path_integrators[0]
         integrator.known[: run.model.actions] = 1

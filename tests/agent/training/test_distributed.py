@@ -29,7 +29,6 @@ from tests.agent.training.conftest import collecting, metrics, short_run, traini
 
 ROOT = Path(__file__).parents[3]
 RANKS = 2
-STEPS = 20
 SMOKE = ("experiment=smoke", "train.steps=100000", "train.collect.frames=600")
 
 
@@ -68,7 +67,7 @@ def cases() -> dict[str, Config]:
     model = dataclasses.replace(TINY, loss=weights, self_forcing_prob=0.2)
     base = training(
         short_run(TMazeConfig(length=5), model=model, device="cpu"),
-        steps=STEPS,
+        steps=20,
         batch=3,
         precision="float32",
         state_reset_prob=0.1,
@@ -107,12 +106,14 @@ def in_float64(run: Run) -> None:
         model.colour_weights.float()
 
 
-def take_steps(config: Config, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+def take_steps(
+    config: Config, folder: Path, steps: int
+) -> dict[str, dict[str, torch.Tensor]]:
     """Take steps from the saved start; returns weights and the metrics of the last step."""
     run = loop.join(config, folder)
     if run.model.discrete:  # actions are float32
         in_float64(run)
-    for run.step in range(STEPS):
+    for run.step in range(steps):
         last = loop.step(run)
     return {
         "weights": run.model.state_dict(),
@@ -121,19 +122,20 @@ def take_steps(config: Config, folder: Path) -> dict[str, dict[str, torch.Tensor
     }
 
 
-def save_steps(configs: dict[str, Config], folder: Path) -> None:
+def save_steps(configs: dict[str, Config], folder: Path, steps: int) -> None:
     for name, config in configs.items():
         file = folder / f"{name}-{torch.distributed.get_rank()}.pt"
-        torch.save(take_steps(config, folder / name), file)
+        torch.save(take_steps(config, folder / name, steps), file)
 
 
-def test_ranks_reach_the_weights_of_one_process(tmp_path):
+@pytest.mark.parametrize("steps", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_ranks_reach_the_weights_of_one_process(tmp_path, steps):
     configs = cases()
     for name, config in configs.items():
         prepare(config, tmp_path / name)
-    launch(save_steps, configs, tmp_path)
+    launch(save_steps, configs, tmp_path, steps)
     for name, config in configs.items():
-        one = take_steps(config, tmp_path / name)
+        one = take_steps(config, tmp_path / name, steps)
         ranks = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in range(RANKS)]
         assert name != "limits" or one["last"]["loss/action_limits"] > 0
         for group, values in one.items():

@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
-
-Rows = TypeVar("Rows", Tensor, list)
 
 
 @dataclass(frozen=True)
@@ -58,12 +56,12 @@ def own_rows() -> slice:
     return slice(None) if part is None else part.rows
 
 
-def own(x: Rows, dim: int = 0) -> Rows:
+def own(x: Tensor, dim: int = 0) -> Tensor:
     """Return the rows of this process of values of the whole batch, N along `dim`."""
     part = _part.get()
     if part is None:
         return x
-    return x[(slice(None),) * dim + (part.rows,)] if dim else x[part.rows]
+    return x[(slice(None),) * dim + (part.rows,)]
 
 
 def whole(rows: int) -> int:

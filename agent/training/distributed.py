@@ -11,7 +11,7 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,6 +21,7 @@ from lssvwm.agent.errors import UserError
 from lssvwm.worldmodel.batch_part import Part
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 WAIT = timedelta(days=7)
 """Longest time that processes wait for rank 0, which may collect or evaluate."""
@@ -57,7 +58,7 @@ class Signals:
 class Messenger:
     """Choose the process that reports an error: the first one that has any."""
 
-    def __init__(self, store: dist.Store):
+    def __init__(self, store: dist.Store):  # pyright: ignore[reportPrivateImportUsage]
         self.store = store
         self.chosen = False
 
@@ -151,7 +152,7 @@ def processes() -> Iterator[None]:
 def _connect() -> None:
     global _messenger
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, count = next(dist.rendezvous("env://"))
+    store, rank, count = next(rendezvous("env://"))
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=count, timeout=WAIT
     )
@@ -247,12 +248,12 @@ def stop_together() -> None:
         raise KeyboardInterrupt
 
 
-def add_up(tensors: Iterable[Tensor]) -> None:
+def add_up(tensors: list[Tensor]) -> None:
     """Add up tensors over all processes, in place and in one exchange."""
     if world_size() == 1:
         return
-    tensors = list(tensors)
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors])):
+    sizes = [tensor.numel() for tensor in tensors]
+    for tensor, summed in zip(tensors, flat.split(sizes)):
         tensor.copy_(summed.view_as(tensor))

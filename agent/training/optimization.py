@@ -96,9 +96,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         with divided(batch.part):
             metrics = self.gradient(batch)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        add_up(p.grad for p in parameters)
-        add_up(metrics.values())
+        parameters = list(self.model.parameters())
+        add_up([p.grad for p in parameters if p.grad is not None])
+        add_up(list(metrics.values()))
         norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {at}")

@@ -29,6 +29,7 @@ from tests.agent.training.conftest import collecting, metrics, short_run, traini
 
 ROOT = Path(__file__).parents[3]
 RANKS = 2
+STAGE = {"train": {"steps": 6, "evaluate_every": 5}}
 SMOKE = ("experiment=smoke", "train.steps=100000", "train.collect.frames=600")
 
 
@@ -166,8 +167,8 @@ def interrupt(stop: int) -> None:
 def test_run_goes_on_with_other_ranks(tmp_path, monkeypatch):
     config = short_run(TMazeConfig(length=5), seed=3, device="cpu")
     config = collecting(config, every=3, more=50)
-    config = training(config, steps=9, evaluate_every=4, precision="float32")
-    config = dataclasses.replace(config, stages={"a": {}, "b": {"train": {"steps": 6}}})
+    config = training(config, steps=9, precision="float32")
+    config = dataclasses.replace(config, stages={"a": {}, "b": STAGE})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     stages.train(config, whole)
     launch(stages_until, config, cut, 4)

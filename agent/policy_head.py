@@ -91,5 +91,9 @@ class ImaginedPolicy:
         """
         if self.action is None or step % self.action_repeat == 0:
             policy = self.now if output is None else output.policy
-            self.action = self.policy_head.sample(policy, self.generator)
+            self.action = self.sample(policy)
         return self.action
+
+    def sample(self, policy: Tensor) -> Tensor:
+        """Draw actions for outputs of the policy head [B, n, A]."""
+        return self.policy_head.sample(policy, self.generator)

@@ -114,6 +114,14 @@ class Replay:
         while len(self) - len(self.shards[0]) >= self.keep:
             remove(self.shards.pop(0).path)
 
+    def follow(self, names: Collection[str]) -> None:
+        """Open exactly the shards with these names, as another process does."""
+        opened = {shard.path.name: shard for shard in self.shards}
+        self.shards = [
+            opened.get(name) or Shard.open(self.folder / name, verify=False)
+            for name in names
+        ]
+
     def keep_only(self, names: Collection[str]) -> None:
         """Delete all shards but those with these names."""
         for shard in self.shards:
@@ -140,11 +148,13 @@ class Replay:
         length: int,
         episode_start_prob: float,
         rng: np.random.Generator,
+        rows: slice = slice(None),
     ) -> Batch:
         """Draw `batch` sequences of `length` consecutive rows of one shard.
 
         Sequences may span episodes; `is_first` marks where one begins.
         episode_start_prob: fraction of sequences that start with an episode
+        rows: those that are read and returned; all of them are drawn
         """
         fits = [shard for shard in self.shards if len(shard) >= length]
         if not fits:
@@ -157,9 +167,8 @@ class Replay:
         parts = [_draw(fits[i], length, episode_start_prob, rng) for i in chosen]
         shared = set.intersection(*(set(part.keys()) for part in parts))
         keys = [*KEYS, POSE] if POSE in shared else KEYS
-        return Batch(
-            **{key: torch.stack([part[key] for part in parts]) for key in keys}
-        )
+        read = parts[rows]
+        return Batch(**{key: torch.stack([part[key] for part in read]) for key in keys})
 
 
 def _draw(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from lssvwm.worldmodel.batch_part import gather, own_index, pick
 from lssvwm.worldmodel.config import HEAD_HIDDEN
 from lssvwm.worldmodel.fused_ops import at_least_float32
 from lssvwm.worldmodel.motion_calibration import moving_view, shift_frames
@@ -82,15 +83,16 @@ def loss(
     Embedded frames [B, T, S, D] receive a gradient, too.
     """
     shift = view_shift(model)
-    continues = (~batch.is_first[:, 1:]).nonzero()
+    continues = (~gather(batch.is_first)[:, 1:]).nonzero()
     if model.action_limits is None or not shift.any() or not len(continues):
         return tokens.new_zeros(())
     order = torch.randperm(len(continues), generator=generator, device=continues.device)
     row, at = continues[order[:PAIRS]].unbind(1)
-    action = batch.action[row, at + 1]
-    before, after = batch.pixels[row, at], batch.pixels[row, at + 1]
+    action = pick(batch.action, row, at + 1)
+    before, after = pick(batch.pixels, row, at), pick(batch.pixels, row, at + 1)
     fraction, confident = executed_fraction(before, after, action, shift)
-    down, up = model.action_limits(tokens[row, at]).chunk(2, -1)
+    index, is_own = own_index(row)
+    down, up = model.action_limits(tokens[index, at]).chunk(2, -1)
     limit = torch.where(action > 0, up, down)
     size = action.abs()
     was_clipped = fraction < 1
@@ -98,7 +100,7 @@ def loss(
     too_low = F.relu(size - limit)
     error = torch.where(was_clipped, distance, too_low)
     error = error / model.action_limits.scale
-    total = (error * confident).sum()
+    total = (error * confident * is_own[:, None]).sum()
     return total / confident.sum().clamp(min=1)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from lssvwm.worldmodel.batch_part import own, whole
 from lssvwm.worldmodel.config import ModelConfig
 from torch import Tensor, nn
 
@@ -60,15 +61,16 @@ class Copies:
         return torch.stack((self.noisy_level, self.written_level), 2)
 
 
-def white_noise(patch_embed: nn.Linear, like: Tensor, generator: Generator) -> Tensor:
-    """Draw embedded white noise, without the bias, in the shape of `like` [..., D]."""
+def white_noise(
+    patch_embed: nn.Linear, shape: tuple[int, ...], generator: Generator
+) -> Tensor:
+    """Draw embedded white noise, without the bias, for a `shape` (N, ...); returns own rows [B, ..., D]."""
     # root^T root is the covariance of embedded noise
     root = torch.linalg.qr(patch_embed.weight.T).R
-    shape = (*like.shape[:-1], len(root))
     noise = torch.randn(
-        shape, generator=generator, device=root.device, dtype=root.dtype
+        *shape, len(root), generator=generator, device=root.device, dtype=root.dtype
     )
-    return noise @ root
+    return own(noise) @ root
 
 
 def add_noise(
@@ -76,7 +78,8 @@ def add_noise(
 ) -> Tensor:
     """Embed level * frame + (1 - level) * noise, for embedded frames [B, T, S, D] and level [B, T]."""
     level = level[..., None, None]
-    noise = white_noise(patch_embed, clean, generator) + patch_embed.bias
+    shape = whole(len(clean)), *clean.shape[1:-1]
+    noise = white_noise(patch_embed, shape, generator) + patch_embed.bias
     return level * clean + (1 - level) * noise
 
 
@@ -87,10 +90,10 @@ def teacher_forcing(
 
     A blank frame (level 0) must be predicted from memory alone, as in one-step imagination.
     """
-    shape = clean.shape[:2]
+    shape = whole(len(clean)), clean.shape[1]
     draw = _uniform(patch_embed, generator)
-    is_noisy = draw(*shape) < DENOISING_FRACTION
-    level = draw(*shape) * is_noisy
+    is_noisy = own(draw(*shape)) < DENOISING_FRACTION
+    level = own(draw(*shape)) * is_noisy
     noisy = add_noise(patch_embed, clean, level, generator)
     noisy = torch.where(is_noisy[..., None, None], noisy, patch_embed.bias)
     return Copies(
@@ -111,10 +114,10 @@ def diffusion_forcing(
     A fraction `prefix_prob` of the sequences begins with a prefix, at least half as long, that is written clean and not
     trained on (arXiv 2505.20171).
     """
-    batch, frames = clean.shape[:2]
+    batch, frames = whole(len(clean)), clean.shape[1]
     draw = _uniform(patch_embed, generator)
-    level = draw(batch, frames)
-    has_prefix, fraction = draw(2, batch, 1)
+    level = own(draw(batch, frames))
+    has_prefix, fraction = own(draw(2, batch, 1), 1)
     length = (frames + fraction * frames) / 2
     length = torch.where(has_prefix < prefix_prob, length, 0.0)
     in_prefix = torch.arange(frames, device=clean.device) < length
@@ -133,11 +136,12 @@ def add_context_noise(
     patch_embed: nn.Linear, written: Tensor, largest: float, generator: Generator
 ) -> Tensor:
     """Disturb some sequences [B, T, S, D]: the model learns to tolerate imperfect frames."""
-    rows = max(1, len(written) // CONTEXT_NOISE_ROWS)
-    some = written[:rows]
-    amount = largest * _uniform(patch_embed, generator)(rows, 1, 1, 1)
-    some = some + amount * white_noise(patch_embed, some, generator)
-    return torch.cat((some, written[rows:]))
+    rows = max(1, whole(len(written)) // CONTEXT_NOISE_ROWS)
+    amount = largest * own(_uniform(patch_embed, generator)(rows, 1, 1, 1))
+    some, rest = written[: len(amount)], written[len(amount) :]
+    shape = rows, *written.shape[1:-1]
+    some = some + amount * white_noise(patch_embed, shape, generator)
+    return torch.cat((some, rest))
 
 
 def make_copies(
@@ -182,8 +186,10 @@ def self_forcing_spans(
 
     They hold about a fraction `prob` of all frames, and no first frames.
     """
-    draw = torch.rand(2, *is_first.shape, generator=generator, device=is_first.device)
-    at = torch.arange(is_first.shape[1], device=is_first.device)
+    batch, frames = whole(len(is_first)), is_first.shape[1]
+    device = is_first.device
+    draw = own(torch.rand(2, batch, frames, generator=generator, device=device), 1)
+    at = torch.arange(frames, device=device)
     begins = draw[0] < 2 * prob / (longest + 1)
     length = 1 + (draw[1] * longest).long()
     end = torch.where(begins, at + length, 0).cummax(1).values

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from lssvwm.worldmodel.batch_part import all_sum, gather, own, whole
 from lssvwm.worldmodel.config import HEAD_HIDDEN
 from lssvwm.worldmodel.heads import normalized_frame
 from torch import Tensor, nn
@@ -110,7 +111,8 @@ def loss(
     joined_error = joined - head.log_steps(here, goal)
     error = _expectile_loss(counted_error, head.expectile)
     error = error + _expectile_loss(joined_error, JOIN_EXPECTILE)
-    return (error * valid[..., None]).sum() / valid.sum().clamp(min=1) / PAIRS
+    count = all_sum(valid.sum()).clamp(min=1)
+    return (error * valid[..., None]).sum() / count / PAIRS
 
 
 def _other_goals(goals: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -118,6 +120,7 @@ def _other_goals(goals: Tensor, generator: torch.Generator | None) -> Tensor:
 
     goals [B, T, K] -> [B, T, P, K]
     """
+    goals = gather(goals)
     batch, frames = goals.shape[:2]
     shape = (batch, frames, PAIRS)
     device = goals.device
@@ -125,7 +128,8 @@ def _other_goals(goals: Tensor, generator: torch.Generator | None) -> Tensor:
     own_row = torch.arange(batch, device=device)[:, None, None]
     same = torch.arange(PAIRS, device=device) < PAIRS // 2
     row = torch.where(same, own_row, any_row)
-    return goals[row, torch.randint(frames, shape, generator=generator, device=device)]
+    at = torch.randint(frames, shape, generator=generator, device=device)
+    return goals[own(row), own(at)]
 
 
 def _expectile_loss(gap: Tensor, expectile: float) -> Tensor:
@@ -145,5 +149,6 @@ def later(is_first: Tensor, n: int, generator: torch.Generator | None) -> Tensor
     left = (episode_end - 1 - at)[..., None].expand(-1, -1, n)
     near = torch.arange(n, device=at.device) < n // 2
     furthest = torch.where(near, left.clamp(max=NEAR), left)
-    draw = torch.rand(furthest.shape, generator=generator, device=at.device)
+    shape = whole(len(is_first)), frames, n
+    draw = own(torch.rand(shape, generator=generator, device=at.device))
     return (draw * (furthest + 1)).long().clamp(max=frames)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lssvwm.worldmodel import action_limits, goal_distance
+from lssvwm.worldmodel.batch_part import all_sum, fraction, share_of_mean
 from lssvwm.worldmodel.data import Batch
 from lssvwm.worldmodel.fused_ops import squared_errors
 from lssvwm.worldmodel.goal_distance import GoalDistance, Trajectories
@@ -101,8 +102,8 @@ def terms(
     if model.action_limits is not None:
         found["action_limits"] = action_limits.loss(model, out.clean, batch, generator)
     if out.gates is not None:
-        found["write"] = out.gates.mean()
-        metrics["written"] = (out.gates.detach() > 0).float().mean()
+        found["write"] = out.gates.mean() * fraction()
+        metrics["written"] = (out.gates.detach() > 0).float().mean() * fraction()
     if predicted.log_error is not None:
         found["surprise"] = surprise_loss(predicted.log_error, error, follows)
     return found, metrics
@@ -134,16 +135,19 @@ def head_losses(
     advantage_weight = torch.exp(advantage / ADVANTAGE_TEMPERATURE)
     policy = policy_loss(out.policy[:, :-1], batch.action[:, 1:])
     found = {
-        "reward": _mean(reward, weight),
-        "cont": _mean(cont, weight),
-        "value": _mean(value, goes_on.float()),
-        "policy": _mean(
+        "reward": share_of_mean(reward, weight),
+        "cont": share_of_mean(cont, weight),
+        "value": share_of_mean(value, goes_on.float()),
+        "policy": share_of_mean(
             policy, acts * advantage_weight.clamp(max=MAX_ADVANTAGE_WEIGHT)
         ),
     }
     is_right = ((out.reward - batch.reward).abs() < 0.5).float()
     events = arrived * is_event
-    metrics = {"event_accuracy": _mean(is_right, events), "events": events.sum()}
+    metrics = {
+        "event_accuracy": share_of_mean(is_right, events),
+        "events": events.sum(),
+    }
     return found, {name: value.detach() for name, value in metrics.items()}
 
 
@@ -235,7 +239,7 @@ def frame_loss(
         rare = model.colour_weights(colours).expand_as(colours).flatten(-2)
     scaled = patches.scale(true, out.predicted.dtype, some)
     error, plain = squared_errors(predicted, scaled, rare)
-    loss = _mean(error, out.in_frame_loss.to(error.dtype))
+    loss = share_of_mean(error, out.in_frame_loss.to(error.dtype))
     return loss, patches.pixel_error(plain)
 
 
@@ -246,9 +250,10 @@ def frame_metrics(error: Tensor, known: Tensor) -> dict[str, Tensor]:
     """
     known = known.to(error.dtype)
     last_quarter = slice(error.shape[1] * 3 // 4, None)
+    mean_error = all_sum(share_of_mean(error, known))
     return {
-        "psnr": -10 * torch.log10(_mean(error, known) / 4 + 1e-9),
-        "late": _mean(error[:, last_quarter], known[:, last_quarter]),
+        "psnr": -10 * torch.log10(mean_error / 4 + 1e-9) * fraction(),
+        "late": share_of_mean(error[:, last_quarter], known[:, last_quarter]),
     }
 
 
@@ -272,17 +277,13 @@ def coarse_loss(model: WorldModel, out: Outputs) -> Tensor:
     true = pool(model.patches.scale(out.patches, out.predicted.dtype))
     predicted = model.unembed.partly(out.predicted, weight, bias)
     error = (predicted - true).square().flatten(2).mean(-1)
-    return _mean(error, out.in_frame_loss.to(error.dtype))
+    return share_of_mean(error, out.in_frame_loss.to(error.dtype))
 
 
 def surprise_loss(log_error: Tensor, error: Tensor, known: Tensor) -> Tensor:
     """Return the squared gap between expected and true log error of predicted frames, all [B, T]."""
     gap = log_error - torch.log(error + 1e-4)
-    return _mean(gap.square(), known.to(gap.dtype))
-
-
-def _mean(x: Tensor, weight: Tensor) -> Tensor:
-    return (x * weight).sum() / weight.sum().clamp(min=1.0)
+    return share_of_mean(gap.square(), known.to(gap.dtype))
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

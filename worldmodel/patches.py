@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
+from lssvwm.worldmodel.batch_part import all_sum, fraction, own_rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -143,9 +144,12 @@ class ColourWeights(nn.Module):
         frequency = self.counts / self.counts.sum()
         table = frequency**-self.power
         weight = table.index_select(0, colour.flatten()).view(colour.shape)
-        return (weight / weight.mean()).unsqueeze(-2)
+        mean = all_sum(weight.mean() * fraction())
+        return (weight / mean).unsqueeze(-2)
 
     def _count(self, colour: Tensor) -> None:
-        sample = colour.flatten()[::HISTOGRAM_STRIDE]
-        counts = torch.bincount(sample, minlength=COLOURS).float()
+        counted_before = (own_rows().start or 0) * colour[0].numel()
+        skipped = -counted_before % HISTOGRAM_STRIDE
+        sample = colour.flatten()[skipped::HISTOGRAM_STRIDE]
+        counts = all_sum(torch.bincount(sample, minlength=COLOURS)).float()
         self.counts.lerp_(counts / counts.sum() + 1e-5, HISTOGRAM_RATE)

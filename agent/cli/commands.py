@@ -43,13 +43,14 @@ def train(settings: list[str], show: bool) -> None:
     if show:
         return show_settings.of_new_run(config, settings)
     output = output_folder(config, "runs", config.name)
-    refuse_existing_run(output, config)
-    print(f"train {config.name} on {_summary(config.env)}")
-    _print_course(config, output)
     with saved(output, resumable=True):
-        from lssvwm.agent.training import stages
+        from lssvwm.agent.training import distributed, stages
 
-        _print_trained(stages.train(config, output))
+        with distributed.processes():
+            distributed.first(lambda: refuse_existing_run(output, config))
+            print(f"train {config.name} on {_summary(config.env)}")
+            _print_course(config, output)
+            _print_trained(stages.train(config, output))
 
 
 def _print_course(config: Config, output: Path) -> None:
@@ -73,11 +74,12 @@ def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
         config = from_checkpoint(read(folder / "config.yaml"), settings, SavedRunConfig)
         return show_settings.of_checkpoint(config, settings, str(folder))
     changes = f" with {' '.join(settings)}" if settings else ""
-    print(f"resume the run in {folder}{changes}")
     with saved(folder, resumable=True):
-        from lssvwm.agent.training import stages
+        from lssvwm.agent.training import distributed, stages
 
-        _print_trained(stages.resume(folder, settings))
+        with distributed.processes():
+            print(f"resume the run in {folder}{changes}")
+            _print_trained(stages.resume(folder, settings))
 
 
 def evaluate(settings: list[str], show: bool) -> None:

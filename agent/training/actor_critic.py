@@ -16,6 +16,7 @@ import torch
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policy_head import ImaginedPolicy
 from lssvwm.worldmodel import Batch, Memory, RolloutPolicy
+from lssvwm.worldmodel.batch_part import fraction, gather, own, share_of_mean, spread
 from lssvwm.worldmodel.data import Trajectory
 from lssvwm.worldmodel.heads import HeadOutputs, two_hot
 from lssvwm.worldmodel.losses import TD_LAMBDA
@@ -52,6 +53,10 @@ class RecordingPolicy(ImaginedPolicy):
         if output is not None:
             self.outputs.append(output)
         return super().__call__(step, output)
+
+    def sample(self, policy: Tensor) -> Tensor:
+        """Draw actions with the noise of the whole batch."""
+        return own(super().sample(spread(policy)))
 
 
 def walk_loss(
@@ -106,13 +111,15 @@ def imagined_loss(
     log_prob, entropy = agent.policy_head.log_prob_and_entropy(
         before_action("policy"), rollout.actions
     )
-    actor = _mean(-advantage * log_prob - walks.entropy * entropy, weight * chosen)
+    actor = share_of_mean(
+        -advantage * log_prob - walks.entropy * entropy, weight * chosen
+    )
     log_value = F.log_softmax(before_action("value_logits"), -1)
     cross_entropy = -(two_hot(target, model.heads.bins) * log_value).sum(-1)
-    critic = _mean(cross_entropy, weight)
+    critic = share_of_mean(cross_entropy, weight)
     metrics = {
-        "actor_critic/return": target[:, :, 0].mean(),
-        "actor_critic/entropy": entropy.detach().mean(),
+        "actor_critic/return": target[:, :, 0].mean() * fraction(),
+        "actor_critic/entropy": entropy.detach().mean() * fraction(),
     }
     return actor + critic, metrics
 
@@ -154,10 +161,6 @@ def _each_walk(value: Tensor, count: int) -> Tensor:
 
 
 def _scale(target: Tensor) -> Tensor:
-    quantiles = torch.tensor(QUANTILES, device=target.device)
-    low, high = torch.quantile(target, quantiles)
+    quantiles = target.new_tensor(QUANTILES)
+    low, high = torch.quantile(gather(target), quantiles)
     return (high - low).clamp(min=1.0)
-
-
-def _mean(x: Tensor, weight: Tensor) -> Tensor:
-    return (weight * x).sum() / weight.sum().clamp(min=1.0)

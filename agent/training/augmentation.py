@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from lssvwm.agent.config.settings import FrameMaskConfig, TrainConfig
+from lssvwm.worldmodel.batch_part import own, whole
 from torch import Tensor
 
 BUCKETS = 5
@@ -88,17 +89,17 @@ def draw_hidden(
     """
     if not config.prob:
         return None, None
-    shape = tuple(is_first.shape)
+    shape = whole(len(is_first)), is_first.shape[1]
     index = np.arange(shape[1])
     span = rng.integers(1, config.span + 1, shape)
     mean_span = (config.span + 1) / 2
     begins = rng.random(shape) < config.prob / mean_span
     end = np.maximum.accumulate(np.where(begins, index + span, 0), 1)
-    inside = torch.from_numpy(index < end).to(is_first.device) & ~is_first
+    inside = own(torch.from_numpy(index < end)).to(is_first.device) & ~is_first
     if not config.dark:
         return inside, None
     rows = torch.from_numpy(rng.random((shape[0], 1)) < config.dark)
-    is_dark = rows.to(is_first.device)
+    is_dark = own(rows).to(is_first.device)
     return inside & ~is_dark, inside & is_dark
 
 
@@ -111,5 +112,6 @@ def draw_resets(
     """
     if not prob:
         return None
-    resets = rng.random(tuple(is_first.shape)) < prob
-    return torch.from_numpy(resets).to(is_first.device)
+    shape = whole(len(is_first)), is_first.shape[1]
+    resets = rng.random(shape) < prob
+    return own(torch.from_numpy(resets)).to(is_first.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -12,11 +12,14 @@ from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.plots import plot_curves
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.run_folder import refuse_existing_run
+from lssvwm.agent.training import distributed
 from lssvwm.agent.training.augmentation import draw_hidden, draw_resets
+from lssvwm.agent.training.distributed import first, leads, only_first
 from lssvwm.agent.training.logger import Logger
 from lssvwm.agent.training.optimization import TrainingBatch
 from lssvwm.agent.training.run import Run, begin, build, restore, save
 from lssvwm.worldmodel import Masks
+from lssvwm.worldmodel.batch_part import divided, own_rows
 from torch import Tensor
 
 LOG_EVERY = 10
@@ -28,44 +31,61 @@ def train(config: Config, output: Path, until: float | None = None) -> Path:
 
     until: success rate on the validation tasks at which training ends early
     """
-    refuse_existing_run(output, config)
-    with closing(build(config, output)) as run:
-        output.mkdir(parents=True, exist_ok=True)
-        composition.save(config, output / "config.yaml")
-        begin(run)
-        learn(run, until)
+    with ExitStack() as stack:
+
+        def start() -> Run:
+            refuse_existing_run(output, config)
+            run = stack.enter_context(closing(build(config, output)))
+            output.mkdir(parents=True, exist_ok=True)
+            composition.save(config, output / "config.yaml")
+            begin(run)
+            return run
+
+        learn(first(start) or join(config, output), until)
     return output
 
 
 def restart(config: Config, folder: Path, until: float | None = None) -> Path:
     """Continue a run from its last checkpoint; returns its folder."""
-    with closing(build(config, folder)) as run:
-        if not run.saved:
-            begin(run)
-        restore(run)
-        composition.save(config, folder / "config.yaml")
-        learn(run, until)
+    with ExitStack() as stack:
+
+        def go_on() -> Run:
+            run = stack.enter_context(closing(build(config, folder)))
+            if not run.saved:
+                begin(run)
+            restore(run)
+            composition.save(config, folder / "config.yaml")
+            return run
+
+        learn(first(go_on) or join(config, folder), until)
     return folder
+
+
+def join(config: Config, folder: Path) -> Run:
+    """Return the run that rank 0 has begun or restored, for another process."""
+    run = build(config, folder)
+    restore(run)
+    return run
 
 
 def learn(run: Run, until: float | None = None) -> None:
     """Train until `train.steps`, or a success rate; Ctrl-C saves first."""
     config = run.config.train
     run.check_frames()
-    logger = Logger(run.folder, run.step)
-    progress = Progress("train", config.steps, "steps", run.step)
+    run.share_frames()
+    report = Report(run)
     try:
         while run.step < config.steps:
-            logger.add(step(run))
+            metrics = step(run)
             run.step += 1
-            if run.step % LOG_EVERY == 0:
-                progress.update(run.step, logger.flush(run.step))
-                run.refresh()
             if _due(run.step, config.collect.every) and run.step < config.steps:
-                logger.add(run.collect_more())
+                metrics |= run.collect_more()
+            report.add(metrics)
+            if run.step % LOG_EVERY == 0:
+                run.refresh()
             if _due(run.step, config.evaluate_every):
                 success = run.validate()
-                logger.write(run.step, {"evaluate/success": success})
+                report.write({"evaluate/success": success})
                 run.export_if_best(success)
                 if until is not None and success >= until:
                     break
@@ -73,18 +93,58 @@ def learn(run: Run, until: float | None = None) -> None:
                 save(run)
                 if not config.evaluate_every:
                     run.export_latest()
+            distributed.stop_together()
     except KeyboardInterrupt:
         save(run)
-        progress.close()
+        report.stop()
+        distributed.agree(run.step)  # the others wait until it is saved
         raise KeyboardInterrupt(f"at step {run.step}, saved") from None
-    note = logger.flush(run.step) if logger.values else ""
-    progress.update(run.step, note)
-    progress.close()
+    report.flush()
+    report.stop()
     save(run)
     if not config.evaluate_every or not run.evaluated:
         run.export_latest()
-    logger.close()
-    plot_curves(run.folder)
+    report.close()
+
+
+class Report:
+    """Log a run and show its progress; only rank 0 does."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        if leads():
+            steps = run.config.train.steps
+            self.logger = Logger(run.folder, run.step)
+            self.progress = Progress("train", steps, "steps", run.step)
+
+    @only_first
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Take the metrics of a step."""
+        self.logger.add(metrics)
+        if self.run.step % LOG_EVERY == 0:
+            self.flush()
+
+    @only_first
+    def write(self, values: dict[str, float]) -> None:
+        """Log values of the present step."""
+        self.logger.write(self.run.step, values)
+
+    @only_first
+    def flush(self) -> None:
+        """Log the means of the latest steps and show them."""
+        note = self.logger.flush(self.run.step) if self.logger.values else ""
+        self.progress.update(self.run.step, note)
+
+    @only_first
+    def stop(self) -> None:
+        """End the line of progress."""
+        self.progress.close()
+
+    @only_first
+    def close(self) -> None:
+        """Close the log and plot it."""
+        self.logger.close()
+        plot_curves(self.run.folder)
 
 
 def _due(at: int, every: int) -> bool:
@@ -114,13 +174,18 @@ def draw_batch(run: Run) -> tuple[int, TrainingBatch]:
     burn_in = config.burn_in if curriculum_started else 0
     length, count = run.lengths.draw(run.rng)
     start_prob = config.episode_start_prob
-    sequences = run.replay.sample(count, burn_in + length, start_prob, run.rng)
-    is_first = sequences.is_first
-    hidden, dark = draw_hidden(config.frame_mask, is_first, run.rng)
-    resets = draw_resets(config.state_reset_prob, is_first, run.rng)
+    frames = burn_in + length
+    part = distributed.part_of(count)
+    with divided(part):
+        sequences = run.replay.sample(count, frames, start_prob, run.rng, own_rows())
+        is_first = sequences.is_first
+        hidden, dark = draw_hidden(config.frame_mask, is_first, run.rng)
+        resets = draw_resets(config.state_reset_prob, is_first, run.rng)
     walk_from = None
     if config.actor_critic.walks:
-        walk_from = int(run.rng.integers(1, burn_in + length + 1))
+        walk_from = int(run.rng.integers(1, frames + 1))
     masks = Masks(hidden, dark, resets)
-    batch = TrainingBatch(sequences, burn_in, masks, curriculum_started, walk_from)
+    batch = TrainingBatch(
+        sequences, burn_in, masks, curriculum_started, walk_from, part
+    )
     return length, batch.to(run.learner.device)

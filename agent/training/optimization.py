@@ -13,7 +13,9 @@ import torch
 from lssvwm.agent.config.settings import TrainConfig
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.training.actor_critic import Walks, walk_loss
+from lssvwm.agent.training.distributed import add_up
 from lssvwm.worldmodel import Batch, Masks, Memory, WorldModel
+from lssvwm.worldmodel.batch_part import Part, divided
 from torch import Tensor
 
 BETAS = 0.9, 0.98
@@ -37,6 +39,7 @@ class TrainingBatch:
     masks: what is done to single frames
     self_forcing: remember some frames as the model predicts them
     walk_from: frames observed before the imagined walks start; None: there are no walks
+    part: the rows that this process has; None: all
     """
 
     sequences: Batch
@@ -44,6 +47,7 @@ class TrainingBatch:
     masks: Masks = NO_MASKS
     self_forcing: bool = True
     walk_from: int | None = None
+    part: Part | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
         """Return the batch on a device."""
@@ -90,8 +94,11 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        metrics = self.gradient(batch)
-        parameters = self.model.parameters()
+        with divided(batch.part):
+            metrics = self.gradient(batch)
+        parameters = list(self.model.parameters())
+        add_up([p.grad for p in parameters if p.grad is not None])
+        add_up(list(metrics.values()))
         norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {at}")

@@ -42,6 +42,13 @@ from lssvwm.agent.training.collection import (
     gather,
 )
 from lssvwm.agent.training.collector_pool import CollectorPool
+from lssvwm.agent.training.distributed import (
+    agree,
+    device_name,
+    first,
+    leads,
+    only_first,
+)
 from lssvwm.agent.training.optimization import Learner
 from lssvwm.agent.training.sources import MakeAgent, agent_factory
 from lssvwm.agent.training.state_file import (
@@ -133,6 +140,11 @@ class Run:
 
         With a pool, wait for its last round and start the next; return the seconds waited as a metric.
         """
+        metrics = first(self._collect) or {}
+        self.share_frames()
+        return metrics
+
+    def _collect(self) -> dict[str, Tensor]:
         assert self.collection is not None
         frames = self.config.train.collect.more
         if self.pool is None:
@@ -157,25 +169,42 @@ class Run:
 
     def refresh(self) -> None:
         """Take in frames that other processes have collected."""
+        if self.config.train.collect.workers or self.config.data:
+            first(self._refresh)
+            self.share_frames()
+
+    def _refresh(self) -> None:
         if self.pool is not None:
             self.pool.poll()
-        if self.pool is not None or self.config.data:
-            self.replay.refresh()
+        self.replay.refresh()
 
     def close(self) -> None:
         """End the processes that collect."""
         if self.pool is not None:
             self.pool.close()
 
+    def share_frames(self) -> None:
+        """Let all processes draw from the shards of rank 0."""
+        names = agree(self.replay.names)
+        if not leads():
+            self.replay.follow(names)
+
     def validate(self) -> float:
         """Return the success rate of the averaged weights on the validation tasks."""
+        success = agree(first(self._validate))
+        assert success is not None
+        return success
+
+    def _validate(self) -> float:
         agent = build_agent(self.config, self.ema, self.validation.env)
         return self.validation.success(agent)
 
+    @only_first
     def export_latest(self) -> None:
         """Export the averaged weights of the latest step."""
         checkpoint.export(self.ema, self.config, self.folder / checkpoint.EXPORT)
 
+    @only_first
     def export_if_best(self, success: float) -> None:
         """Export the averaged weights if their validation success is the highest yet."""
         if success >= self.best:
@@ -188,11 +217,11 @@ def build(config: Config, folder: Path) -> Run:
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()
-    device = checkpoint.pick_device(config.device)
+    device = checkpoint.pick_device(device_name(config))
     checkpoint.pick_backend(config.backend, device)
     all_given = bool(config.data) and not config.train.collect.every
     collection = None
-    if not all_given:
+    if not all_given and leads():
         collection = build_collection(config.env, config.train.collect)
     data = Path(config.data) if config.data else folder / "data"
     pool = None
@@ -312,6 +341,7 @@ def _calibrate(run: Run) -> None:
     run.ema.load_state_dict(run.model.state_dict())
 
 
+@only_first
 def save(run: Run) -> None:
     """Write the checkpoint; a killed process or a full disk leaves the last one whole."""
     state = {
@@ -339,7 +369,7 @@ def restore(run: Run) -> None:
     _load_weights(run, state)
     run.step = state["step"]
     run.best = state["best"]
-    if not run.config.data:
+    if not run.config.data and leads():
         if run.pool is None:
             run.replay.keep_only(state["shards"])
         if gone := sorted({*state["shards"]} - {*run.replay.names}):
@@ -370,6 +400,7 @@ def _load_weights(run: Run, state: dict[str, Any]) -> None:
         )
 
 
+@only_first
 def _rename_unselected(run: Run) -> None:
     """Rename best/ of format 1 to export/ if no evaluation selected it."""
     best = run.folder / checkpoint.BEST

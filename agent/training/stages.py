@@ -21,6 +21,7 @@ from lssvwm.agent.run_folder import (
     refuse_exported_weights,
 )
 from lssvwm.agent.training import loop
+from lssvwm.agent.training.distributed import agree, first
 
 DONE = "done"
 """File that marks a stage that ended."""
@@ -44,10 +45,14 @@ def train(config: Config, output: Path) -> Path:
     """Run `lssvwm train`: train a new run in the folder `output`, which is returned."""
     if not config.stages:
         return loop.train(config, output)
-    refuse_existing_run(output, config)
+
+    def start() -> None:
+        refuse_existing_run(output, config)
+        output.mkdir(parents=True, exist_ok=True)
+        composition.save(config, output / checkpoint.CONFIG)
+
     stages = plan(config, output)
-    output.mkdir(parents=True, exist_ok=True)
-    composition.save(config, output / checkpoint.CONFIG)
+    first(start)
     return follow(config, stages, output)
 
 
@@ -67,7 +72,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     if not config.stages:
         return loop.restart(config, folder)
     stages = plan(config, folder)
-    composition.save(config, folder / checkpoint.CONFIG)
+    first(lambda: composition.save(config, folder / checkpoint.CONFIG))
     return follow(config, stages, folder)
 
 
@@ -104,14 +109,24 @@ def follow(config: Config, stages: list[Stage], output: Path) -> Path:
         name = stage.config.name
         steps = f"{stage.config.train.steps:,} steps"
         print(f"stage {number} of {len(stages)}: {name}, {steps}")
-        if (stage.folder / checkpoint.CONFIG).is_file():
+        if agree((stage.folder / checkpoint.CONFIG).is_file()):
             loop.restart(stage.config, stage.folder, stage.until)
         else:
             loop.train(stage.config, stage.folder, stage.until)
-        if not stage.config.data:
-            remove(stage.folder / "data")
-        (stage.folder / DONE).touch()
-    trained = checkpoint.resolve(stages[-1].folder)
+        first(lambda stage=stage: finish(stage))
+    first(lambda: _export(config, stages[-1], output))
+    return output
+
+
+def finish(stage: Stage) -> None:
+    """Mark a stage as ended and delete its frames."""
+    if not stage.config.data:
+        remove(stage.folder / "data")
+    (stage.folder / DONE).touch()
+
+
+def _export(config: Config, last: Stage, output: Path) -> None:
+    """Copy the weights of the last stage to the run's folder."""
+    trained = checkpoint.resolve(last.folder)
     model = checkpoint.load(trained, config.device, config.backend)
     checkpoint.export(model, config, output / trained.name)
-    return output

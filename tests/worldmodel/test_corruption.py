@@ -62,7 +62,7 @@ def test_self_forcing_lets_gradients_reach_written_frames(tiny, sequences):
 def test_white_noise_equals_embedded_pixel_noise(tiny):
     model, g = tiny(), torch.Generator().manual_seed(0)
     patch_embed = model.embedding.patch_embed
-    tokens = corruption.white_noise(patch_embed, torch.zeros(20000, 1), g)
+    tokens = corruption.white_noise(patch_embed, (20000,), g)
     noise = torch.randn(20000, model.patches.size, generator=g).double()
     pixels = noise @ patch_embed.weight.T
     a, b = (x.T @ x / len(x) for x in (tokens, pixels))

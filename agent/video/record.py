@@ -186,7 +186,7 @@ def _row(scene: Scene) -> dict[str, Any]:
         "action": scene.taken,
         "action_name": scene.action,
         "reward": scene.reward,
-        "predicted_reward": _rounded(scene.predicted, 5),
+        "predicted_reward": _significant(scene.predicted),
         "predicted_continue": _rounded(scene.goes_on, 5),
         "psnr": _rounded(scene.psnr, 3),
         "predicted_from_step": scene.known_to,
@@ -195,3 +195,8 @@ def _row(scene: Scene) -> dict[str, Any]:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
+
+
+def _significant(value: float | None) -> float | None:
+    """Return a reward with 6 significant digits, because it may have any scale."""
+    return None if value is None else float(f"{value:.6g}")

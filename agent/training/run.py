@@ -42,6 +42,7 @@ from lssvwm.agent.training.collection import (
     gather,
 )
 from lssvwm.agent.training.optimization import Learner
+from lssvwm.agent.training.reward_scale import fit_scales
 from lssvwm.agent.training.state_file import (
     STATE,
     has_state,
@@ -117,6 +118,12 @@ class Run:
         seed = self.config.seed + 1000 + self.step
         frames = self.config.train.collect.more
         gather(self.collection, self.replay, frames, seed, self.make_agent)
+        self.fit_scales()
+
+    def fit_scales(self) -> None:
+        """Fit the units of reward and value to the frames of the replay."""
+        models = self.model, self.ema
+        fit_scales(models, self.replay.shards, self.config.model.discount)
 
     def validate(self) -> float:
         """Return the success rate of the averaged weights on the validation tasks."""
@@ -236,6 +243,7 @@ def begin(run: Run) -> None:
     run.check_frames()
     if not run.config.train.init:
         _calibrate(run)
+    run.fit_scales()
     save(run)
 
 

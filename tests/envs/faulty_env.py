@@ -39,10 +39,11 @@ RAISING = ("init", "reset", "step", "exit", "assert")
 class Faulty(gymnasium.Env):
     """Show a flat picture for four steps, with the fault `fault`."""
 
-    def __init__(self, fault: str = "none"):
+    def __init__(self, fault: str = "none", prize: float = 1.0):
         self.observation_space = spaces.Box(0, 255, FRAME.shape, np.uint8)
         self.action_space = spaces.Discrete(2)
         self.fault = fault
+        self.prize = prize
         if fault == "init":
             raise RuntimeError("no simulator")
 
@@ -61,7 +62,9 @@ class Faulty(gymnasium.Env):
             raise SystemExit(3)
         assert self.fault != "assert", "my check"
         ends = self.count == 4
-        return STEPS.get(self.fault, (FRAME, float(ends), ends, False, {}))
+        frame = FRAME + np.uint8(10 * self.count + int(action))
+        result = (frame, self.prize * ends, ends, False, {})
+        return STEPS.get(self.fault, result)
 
 
 class Endless(Faulty):

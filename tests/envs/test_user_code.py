@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from pathlib import Path
 
 import gymnasium
@@ -13,9 +12,9 @@ from gymnasium import spaces
 from lssvwm.envs.gymnasium_env import GymConfig
 from lssvwm.envs.user_code import EnvironmentFault
 
+from tests.envs.faulty_env import RAISING, RESETS, STEPS
+
 FILE = Path(__file__).with_name("faulty_env.py")
-sys.path.insert(0, str(FILE.parent))
-from faulty_env import RAISING, RESETS, STEPS  # noqa: E402
 
 
 def faulty(name: str = "Faulty", size: int = 16, **settings) -> GymConfig:

@@ -64,11 +64,11 @@ class GymConfig:
     """Registered environment. "module:id" imports the module that registers it."""
     factory: str | None = None
     """Function that makes one: "package.module:callable" or "path/to/file.py:callable"."""
-    size: int = Field(default=64, ge=MIN_SIDE)
+    size: int = Field(default=64, ge=MIN_SIDE, le=1024)
     """Side of the frame to which the image is resized, in pixels."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments for the environment or the factory."""
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, le=10**7)
     """Steps after which an episode is truncated; null: the environment's own limit."""
     render: bool = False
     """Observe the rendered picture; the environment gets `render_mode="rgb_array"`."""

@@ -12,9 +12,9 @@ from lssvwm.worldmodel import WorldModel
 def fit_scales(
     models: Sequence[WorldModel], shards: Sequence[Shard], discount: float
 ) -> None:
-    """Set the units of reward and value of all models where rewards do not fit them.
+    """Set the units of reward and value of all models.
 
-    Rewards between about 0.1 and 100 leave the units at 1.
+    Rewards and returns from 0.1 to 100 units leave them as they are.
     """
     reward, value = largest(shards, discount)
     before = models[0].heads.scales.tolist()
@@ -40,7 +40,7 @@ def largest(shards: Sequence[Shard], discount: float) -> tuple[float, float]:
 
 
 def _largest_return(reward: np.ndarray, is_first: np.ndarray, discount: float) -> float:
-    """Return the largest magnitude of a return from any frame to the end of its episode.
+    """Return the largest magnitude of a discounted return to the end of an episode.
 
     reward, is_first: [N], rows of whole episodes
     """

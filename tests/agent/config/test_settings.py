@@ -152,7 +152,7 @@ def test_compose_takes_paths_as_typed() -> None:
         ("zzz=1", "unknown setting zzz=1; see `lssvwm train --help`"),
         (
             "train.steps=abc",
-            "train.steps=abc is wrong: it must be a whole number of at least 0 (default 400)",
+            "train.steps=abc is wrong: it must be a whole number from 0 to 1,000,000,000 (default 400)",
         ),
         ("train.steps=1.5", "train.steps=1.5 is wrong: it must be a whole number"),
         ("train.steps=true", "train.steps=true is wrong: it must be a whole number"),
@@ -200,11 +200,11 @@ def test_compose_takes_paths_as_typed() -> None:
         ("threads=-1", "threads=-1 is wrong: it must be a whole number from 0 to 1024"),
         (
             "tasks.count=0",
-            "tasks.count=0 is wrong: it must be a whole number of at least 1",
+            "tasks.count=0 is wrong: it must be a whole number from 1 to 1,000,000",
         ),
         (
             "tasks.window=0",
-            "tasks.window=0 is wrong: it must be a whole number of at least 1",
+            "tasks.window=0 is wrong: it must be a whole number from 1 to 1,000,000",
         ),
         (
             "tasks.seed=-1",
@@ -226,7 +226,7 @@ def test_compose_takes_paths_as_typed() -> None:
         ("~env", "cannot read '~env': a setting can be changed, not deleted or moved"),
         (
             "planner.horizon=0",
-            "planner.horizon=0 is wrong: it must be a whole number of at least 1",
+            "planner.horizon=0 is wrong: it must be a whole number from 1 to 100,000",
         ),
     ],
 )
@@ -357,7 +357,7 @@ def test_describe_documents_every_setting(cls: type) -> None:
 
 def test_describe_states_type_and_range() -> None:
     found = {setting.name: setting for setting in describe(RecordRunConfig)}
-    assert found["train.steps"].takes == "a whole number of at least 0"
+    assert found["train.steps"].takes == "a whole number from 0 to 1,000,000,000"
     assert found["train.episode_start_prob"].takes == "a number from 0 to 1"
     assert found["record.mode"].takes.startswith("open_loop or plan or")
     assert found["train.init"].takes == "a text or null"

@@ -196,8 +196,8 @@ def test_compose_takes_paths_as_typed() -> None:
             "tmaze",
             "cannot read 'tmaze': settings are given as key=value; did you mean experiment=tmaze, or checkpoint=tmaze?",
         ),
-        ("seed=-1", "seed=-1 is wrong: it must be a whole number from 0 to 2147483647"),
-        ("threads=-1", "threads=-1 is wrong: it must be a whole number from 0 to 1024"),
+        ("seed=-1", "seed=-1 is wrong: it must be a whole number from 0 to 2,147,483,647"),
+        ("threads=-1", "threads=-1 is wrong: it must be a whole number from 0 to 1,024"),
         (
             "tasks.count=0",
             "tasks.count=0 is wrong: it must be a whole number from 1 to 1,000,000",
@@ -208,7 +208,7 @@ def test_compose_takes_paths_as_typed() -> None:
         ),
         (
             "tasks.seed=-1",
-            "tasks.seed=-1 is wrong: it must be a whole number from 0 to 2147483647",
+            "tasks.seed=-1 is wrong: it must be a whole number from 0 to 2,147,483,647",
         ),
         (
             "train.state_reset_prob=2",
@@ -363,7 +363,7 @@ def test_describe_states_type_and_range() -> None:
     assert found["train.init"].takes == "a text or null"
     assert (
         found["train.collect.mix"].takes
-        == "{name: value, ...}, each value a number of at least 0"
+        == "{name: value, ...}, each value a number from 0 to 1e+06"
     )
     assert found["train.collect.mix"].default == {"random": 1.0}
     assert found["planner.kind"].default == "cem"

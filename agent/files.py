@@ -6,6 +6,7 @@ A JSON file holds its own checksum. The files of a folder have theirs in `checks
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import zlib
@@ -57,10 +58,20 @@ def write_json(file: Path, content: Mapping[str, Any], indent: int | None = 1) -
     The file is replaced at once or not at all.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps(content, default=str))
+    plain = finite(json.loads(json.dumps(content, default=str)))
     with replacing(file) as draft:
         text = json.dumps(plain | {CHECKSUM: _checksum(plain)}, indent=indent)
         draft.write_text(text + "\n", encoding="utf-8")
+
+
+def finite(plain: Any) -> Any:
+    """Return plain data with null for NaN and infinity, which JSON does not have."""
+    if isinstance(plain, dict):
+        return {key: finite(value) for key, value in plain.items()}
+    if isinstance(plain, (list, tuple)):
+        return [finite(value) for value in plain]
+    is_number = not isinstance(plain, float) or math.isfinite(plain)
+    return plain if is_number else None
 
 
 def read_json(file: Path, remedy: str) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
 KEPT_FRAMES = 1_000_000
 """Frames that a data folder keeps; the oldest shards are deleted first."""
+GIVEN = "data:"
+"""Start of the names of shards of the given folder."""
 MARGIN = 2**16
 """Bytes that a shard takes in addition to its arrays, at most."""
 
@@ -38,7 +40,8 @@ MARGIN = 2**16
 class Replay:
     """Hold the shards of a data folder, add new ones and draw sequences.
 
-    keep: frames kept; beyond them the oldest shards are deleted
+    keep: frames kept; beyond them the oldest shards are not used, and deleted by `delete_retired`
+    given: another data folder, whose frames are used too; it is only read
     environment: that of the frames, as `shards.describe_environment` returns it; None: any
     Raises UserError if a shard is damaged, or holds frames of another environment.
     """
@@ -48,16 +51,25 @@ class Replay:
         folder: str | Path,
         keep: int = 10**12,
         environment: dict[str, Any] | None = None,
+        given: Path | None = None,
     ):
         self.folder = Path(folder)
         self.keep = keep
         self.environment = environment
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.given = given
+        self.retired: list[Path] = []
+        """Shards that are no longer used, until they are deleted."""
         self.format = Format.read(self.folder)
-        self.shards = open_shards(folder)
-        if environment is not None and self.shards:
-            recorded = self.format.environment or self.shards[0].described()
-            check_environment(self.folder, recorded, environment)
+        self.shards = [] if given is None else self._open(given)
+        self.shards += self._open(self.folder)
+
+    def _open(self, folder: Path) -> list[Shard]:
+        """Open the shards of a folder; raises UserError if they are of another environment."""
+        shards = open_shards(folder)
+        if self.environment is not None and shards:
+            recorded = Format.read(folder).environment or shards[0].described()
+            check_environment(folder, recorded, self.environment)
+        return shards
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -70,24 +82,41 @@ class Replay:
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the shards, oldest first."""
-        return [shard.path.name for shard in self.shards]
+        """Return the names of the shards, oldest first; those of the given folder after GIVEN."""
+        return [self._name(shard) for shard in self.shards]
+
+    def _name(self, shard: Shard) -> str:
+        prefix = "" if self._is_own(shard) else GIVEN
+        return f"{prefix}{shard.path.name}"
+
+    def _is_own(self, shard: Shard) -> bool:
+        return shard.path.parent == self.folder
 
     def extend(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Append whole episodes as a new shard, then delete the oldest shards beyond `keep` frames.
+        """Append whole episodes as a new shard, then retire the oldest shards beyond `keep` frames.
 
         Raises OSError if the disk lacks the space: to fill a memory map beyond it would kill the process.
         """
         keys = [key for key in (*KEYS, POSE) if key in rows]
         arrays = {key: np.ascontiguousarray(rows[key]) for key in keys}
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._check_space(sum(array.nbytes for array in arrays.values()))
         self._upgrade()
-        number = int(self.names[-1][-6:]) + 1 if self.shards else 0
+        there = sorted(self.folder.glob("shard-*"))
+        number = int(there[-1].name[-6:]) + 1 if there else 0
         path = self.folder / f"shard-{number:06d}"
         write_shard(path, arrays)
         self.shards.append(Shard.open(path, verify=False))
         while len(self) - len(self.shards[0]) >= self.keep:
-            remove(self.shards.pop(0).path)
+            old = self.shards.pop(0)
+            if self._is_own(old):
+                self.retired.append(old.path)
+
+    def delete_retired(self) -> None:
+        """Delete own shards that are no longer used, once no checkpoint needs them."""
+        for path in self.retired:
+            remove(path)
+        self.retired = []
 
     def _check_space(self, size: int) -> None:
         if shutil.disk_usage(self.folder).free < size + MARGIN:
@@ -98,30 +127,37 @@ class Replay:
         """Prepare the folder for a shard of the present format."""
         for draft in self.folder.glob(f"{DRAFT}shard-*"):
             remove(draft)  # a killed process left it
-        if self.shards and self.format.version == FORMAT_VERSION:
+        own = [shard for shard in self.shards if self._is_own(shard)]
+        if own and self.format.version == FORMAT_VERSION:
             return
-        for shard in self.shards:
+        for shard in own:
             write_checksums(shard.path)
         self.format = Format(environment=self.environment)
         self.format.write(self.folder)
 
-    def keep_only(self, names: Collection[str]) -> None:
-        """Delete all shards but those with these names."""
+    def delete_all_but(self, names: Collection[str]) -> None:
+        """Delete own shards with other names."""
         for shard in self.shards:
-            if shard.path.name not in names:
+            if self._is_own(shard) and shard.path.name not in names:
                 remove(shard.path)
-        self.shards = [shard for shard in self.shards if shard.path.name in names]
+        self.shards = [shard for shard in self.shards if shard.path.exists()]
+
+    def use_only(self, names: Collection[str]) -> None:
+        """Use no other shards than those with these names; the others stay in the folder."""
+        if self.given is not None and not any(name.startswith(GIVEN) for name in names):
+            names = [*names, *(f"{GIVEN}{name}" for name in names)]  # of older states
+        self.shards = [shard for shard in self.shards if self._name(shard) in names]
 
     def check(self, needs_pose: bool = False) -> None:
         """Raise UserError if there are no frames, or no poses that the model needs."""
         if len(self) == 0:
             raise UserError(
-                f"no data in {self.folder}: collect some first "
+                f"no data in {self.given or self.folder}: collect some first "
                 f"(train.collect.frames or `lssvwm collect`)"
             )
         if needs_pose and POSE not in set(self.shards[0].rows.keys()):
             raise UserError(
-                f"model.pose=given: the frames in {self.folder} have no poses; "
+                f"model.pose=given: the frames in {self.given or self.folder} have no poses; "
                 f"use an environment that has them, or model.pose=integrated"
             )
 

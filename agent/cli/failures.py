@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lssvwm.agent.interrupts import handled, interrupt
+
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes of the console script."""
 FULL_BYTES = 1 << 20
@@ -30,7 +32,8 @@ def saved(
 ) -> Iterator[None]:
     """Raise Stop in place of Ctrl-C, a full disk and a denied folder.
 
-    The line says how to continue: by `lssvwm resume` if the folder holds a `resumable` run, otherwise by `again`.
+    SIGTERM and SIGHUP act like Ctrl-C. The line says how to continue: by `lssvwm resume` if the folder holds a
+    `resumable` run, otherwise by `again`.
     """
 
     def advice(otherwise: str) -> str:
@@ -42,7 +45,8 @@ def saved(
         return f"continue with `lssvwm resume {folder}{trust_setting(folder)}`"
 
     try:
-        yield
+        with handled(interrupt):
+            yield
     except KeyboardInterrupt as stop:
         where = f" {stop}" if stop.args else ""
         raise Stop(f"stopped{where}; {advice(again)}", INTERRUPTED) from None

@@ -487,6 +487,11 @@ def summary(config: Config, outcomes: dict[str, Outcome]) -> Evaluation:
     some = next(iter(outcomes.values()))
     tasks = list_tasks(config, some.task_seed)
     solved = len(some.task_seed) - len(some.counted().task_seed)
+    if solved == len(some.task_seed):
+        raise UserError(
+            f"all {solved} tasks are solved before the first action, so that there is "
+            f"nothing to measure: change settings of env, or tasks.seed"
+        )
     tasks = dataclasses.replace(tasks, solved_at_start=solved)
     return Evaluation(tasks, summarise(outcomes), used_settings(config))
 

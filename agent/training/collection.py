@@ -20,6 +20,7 @@ from lssvwm.agent.config.settings import (
 )
 from lssvwm.agent.config.validation import replaced
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.files import read_json, write_json
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.policies import GuidedPolicy, ScriptedPolicy
 from lssvwm.agent.progress import Progress
@@ -36,6 +37,8 @@ TRAINING, HELD_OUT = 0, 1
 """Disjoint streams of episode seeds."""
 SHARD_FRAMES = 20_000
 """Frames written to disk at once."""
+UNFINISHED = "unfinished.json"
+"""File in a data folder that lists the shards from before a first collection that has not ended."""
 COLLECTOR_STEPS = 64
 """Steps of every environment between two looks at the finished episodes."""
 OWN = {"plan": True, "policy": False}
@@ -229,11 +232,18 @@ def _collect(source: Source, replay: Replay, progress: Progress) -> None:
 def fill(collection: Collection, replay: Replay, seed: int) -> None:
     """Collect the frames that `train.collect.frames` still lacks.
 
+    A file marks a collection that has not ended. If it was killed, its frames are collected again, from the same seed.
     seed: of the run; every shard in the replay moves it on
     """
+    mark = replay.folder / UNFINISHED
+    remedy = f"delete {replay.folder}"
+    before = read_json(mark, remedy)["shards"] if mark.is_file() else replay.names
+    replay.delete_all_but(before)
     missing = collection.config.frames - len(replay)
     if missing > 0:
+        write_json(mark, {"shards": before})
         gather(collection, replay, missing, seed + len(replay.shards))
+    mark.unlink(missing_ok=True)
 
 
 def collect(config: CheckpointConfig, output: Path) -> None:
@@ -248,4 +258,5 @@ def collect(config: CheckpointConfig, output: Path) -> None:
         make_agent = agent_factory(config, model)
     seed = config.seed + len(replay.shards)
     gather(collection, replay, config.train.collect.frames, seed, make_agent)
+    replay.delete_retired()
     print(f"{len(replay):,} frames in {replay.episodes:,} episodes in {output}")

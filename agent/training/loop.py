@@ -9,6 +9,7 @@ from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.plots import plot_curves
+from lssvwm.agent.interrupts import postponed
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.run_folder import refuse_existing_run
 from lssvwm.agent.training.augmentation import draw_hidden, draw_resets
@@ -48,38 +49,65 @@ def restart(config: Config, folder: Path, until: float | None = None) -> Path:
 
 
 def learn(run: Run, until: float | None = None) -> None:
-    """Train until `train.steps`, or a success rate; Ctrl-C saves first."""
+    """Train until `train.steps`, or a success rate; Ctrl-C ends the present step and saves."""
     config = run.config.train
     run.check_frames()
-    logger = Logger(run.folder, run.step)
+    logger = Logger(run.folder, run.step, run.unlogged)
     progress = Progress("train", config.steps, "steps", run.step)
-    try:
-        while run.step < config.steps:
-            logger.add(step(run))
-            run.step += 1
-            if run.step % LOG_EVERY == 0:
-                progress.update(run.step, logger.flush(run.step))
-            if _due(run.step, config.collect.every) and run.step < config.steps:
-                run.collect_more()
-            if _due(run.step, config.evaluate_every):
-                success = run.validate()
-                logger.write(run.step, {"evaluate/success": success})
-                run.export_if_best(success)
-                if until is not None and success >= until:
+    with postponed() as interrupts:
+        try:
+            while run.step < config.steps:
+                interrupts.check()
+                logger.add(step(run))
+                run.step += 1
+                if run.step % LOG_EVERY == 0:
+                    progress.update(run.step, logger.flush(run.step))
+                with interrupts.at_once():
+                    success = _collect_and_validate(run, logger)
+                if until is not None and success is not None and success >= until:
                     break
-            if _due(run.step, config.save_every):
+                if _due(run.step, config.save_every):
+                    save(run)
+                    if not config.evaluate_every:
+                        run.export_latest()
+        except KeyboardInterrupt:
+            if interrupts.complete:
                 save(run)
-                if not config.evaluate_every:
-                    run.export_latest()
-    except KeyboardInterrupt:
-        save(run)
-        progress.close()
-        raise KeyboardInterrupt(f"at step {run.step}, saved") from None
+            progress.close()
+            raise KeyboardInterrupt(_progress_of(run)) from None
+        _finish(run, logger, progress)
+
+
+def _collect_and_validate(run: Run, logger: Logger) -> float | None:
+    """Do what is due after a step; returns the success on the validation tasks, if due.
+
+    An interrupt here leaves the last saved step as it is: a resumed run repeats all since then.
+    """
+    config = run.config.train
+    if _due(run.step, config.collect.every) and run.step < config.steps:
+        run.collect_more()
+    if not _due(run.step, config.evaluate_every):
+        return None
+    success = run.validate()
+    logger.write(run.step, {"evaluate/success": success})
+    run.export_if_best(success)
+    return success
+
+
+def _progress_of(run: Run) -> str:
+    """Return how far an interrupted run came, and which step is saved."""
+    if run.saved_step == run.step:
+        return f"at step {run.step}, saved"
+    return f"at step {run.step}; saved is step {run.saved_step}"
+
+
+def _finish(run: Run, logger: Logger, progress: Progress) -> None:
+    """Save, export and plot after the last step."""
     note = logger.flush(run.step) if logger.values else ""
     progress.update(run.step, note)
     progress.close()
     save(run)
-    if not config.evaluate_every or not run.evaluated:
+    if not run.config.train.evaluate_every or not run.evaluated:
         run.export_latest()
     logger.close()
     plot_curves(run.folder)

@@ -18,7 +18,7 @@ import ctypes
 import math
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,10 @@ class Run:
     collection: Collection | None = None
     """Environments that frames are collected in; None: all frames are given."""
     step: int = 0
+    unlogged: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Metrics of the steps since the last row of the log."""
+    saved_step: int = 0
+    """Step of the last checkpoint."""
     best: float = -math.inf
     """Highest validation success; minus infinity before the first evaluation."""
 
@@ -160,12 +164,17 @@ def build(config: Config, folder: Path) -> Run:
         walker = build_agent(config, model, env, generator)
     ema = copy.deepcopy(model).eval()
     learner = Learner(model, ema, config.train, generator, walker)
-    data = Path(config.data) if config.data else folder / "data"
+    replay = Replay(
+        folder / "data",
+        KEPT_FRAMES,
+        describe_environment(config.env, env),
+        given=Path(config.data).expanduser() if config.data else None,
+    )
     return Run(
         config=config,
         folder=folder,
         learner=learner,
-        replay=Replay(data, KEPT_FRAMES, describe_environment(config.env, env)),
+        replay=replay,
         lengths=Lengths(config.train),
         rng=np.random.default_rng([config.seed, 7]),
         collection=collection,
@@ -279,31 +288,43 @@ def save(run: Run) -> None:
         "rng": run.rng.bit_generator.state,
         "generator": run.learner.generator.get_state(),
         "lengths": run.lengths.error,
+        "unlogged": {k: [float(x) for x in v] for k, v in run.unlogged.items()},
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
     }
     write_state(run.folder, state)
+    run.saved_step = run.step
+    run.replay.delete_retired()
 
 
 def restore(run: Run) -> None:
-    """Return to the last checkpoint; frames collected after it are dropped.
+    """Return to the last checkpoint; frames collected after it are not used.
 
     Raises UserError if the file is damaged or has weights of another model.
     """
     state = read_state(run.folder, run.model.state_dict())
     _load_weights(run, state)
-    run.step = state["step"]
+    run.step = run.saved_step = state["step"]
     run.best = state["best"]
-    if not run.config.data:
-        run.replay.keep_only(state["shards"])
-        if gone := sorted({*state["shards"]} - {*run.replay.names}):
-            print(f"frames are gone, the run goes on without them: {', '.join(gone)}")
+    _select_shards(run, state["shards"])
     run.rng.bit_generator.state = state["rng"]
     run.learner.generator.set_state(state["generator"])
     run.lengths.error = state.get("lengths", run.lengths.error)
+    for name, values in state.get("unlogged", {}).items():
+        run.unlogged[name] = [torch.tensor(value) for value in values]
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     _rename_unselected(run)
+
+
+def _select_shards(run: Run, names: list[str]) -> None:
+    """Use the frames that the checkpoint names, and say what differs from that."""
+    later = sorted({*run.replay.names} - {*names})
+    run.replay.use_only(names)
+    if later:
+        print(f"not used, as they came after the checkpoint: {', '.join(later)}")
+    if gone := sorted({*names} - {*run.replay.names}):
+        print(f"frames are gone, the run goes on without them: {', '.join(gone)}")
 
 
 def _load_weights(run: Run, state: dict[str, Any]) -> None:

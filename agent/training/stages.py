@@ -108,8 +108,7 @@ def follow(config: Config, stages: list[Stage], output: Path) -> Path:
             loop.restart(stage.config, stage.folder, stage.until)
         else:
             loop.train(stage.config, stage.folder, stage.until)
-        if not stage.config.data:
-            remove(stage.folder / "data")
+        remove(stage.folder / "data")
         (stage.folder / DONE).touch()
     trained = checkpoint.resolve(stages[-1].folder)
     model = checkpoint.load(trained, config.device, config.backend)

@@ -1,7 +1,8 @@
 """Write and read the file from which a run is resumed, `checkpoints/last.safetensors`.
 
 It holds weights, averaged weights, moments of the optimizer and states of generators as tensors, the rest as JSON,
-and a checksum. Formats 1 and 2 were pickles named `last.pt`. Format 4 follows that of the weights. Of pickles only tensors and plain values are read.
+and a checksum. Formats 1 and 2 were pickles named `last.pt`. Of these only tensors and plain values are read. Format 4 adds the
+metrics since the last row of the log.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ WEIGHTS = ("model", "ema")
 """Entries of the state that hold weights by name."""
 GENERATORS = ("generator", "torch")
 """Entries of the state that hold the state of a generator as a tensor."""
-PLAIN = ("step", "best", "shards", "rng", "lengths", "python")
+PLAIN = ("step", "best", "shards", "rng", "lengths", "unlogged", "python")
 """Entries of the state that are plain data."""
 
 State = dict[str, Any]
@@ -50,7 +51,7 @@ def write_state(folder: Path, state: State) -> None:
     tensors = {name: state[name] for name in GENERATORS}
     for group, values in groups.items():
         tensors |= {f"{group}.{name}": value for name, value in values.items()}
-    about = {key: state[key] for key in PLAIN}
+    about = {key: state[key] for key in PLAIN if key in state}
     about |= {"format_version": FORMAT_VERSION}
     about |= {"param_groups": optimizer["param_groups"]}
     write_tensors(folder / STATE, tensors, about)
@@ -77,7 +78,7 @@ def read_state(folder: Path, own: dict[str, Tensor]) -> State:
 
 def _assembled(about: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     """Return the state whose parts a file holds."""
-    state = {key: about[key] for key in (*PLAIN, "format_version")}
+    state = {key: about[key] for key in (*PLAIN, "format_version") if key in about}
     state |= {name: tensors[name] for name in GENERATORS}
     state |= {name: _below(tensors, f"{name}.") for name in WEIGHTS}
     moments: dict[int, dict[str, Tensor]] = {}

@@ -22,7 +22,7 @@ from lssvwm.agent.config.settings import RecordRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.agent.evaluation.origin import Origin, used_settings
-from lssvwm.agent.files import replacing
+from lssvwm.agent.files import finite, replacing
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.video import encoding
@@ -131,7 +131,9 @@ def save(
     encoding.write_png(still, painter.draw(painter.still))
     text = base.with_name(f"{base.name}.json")
     with replacing(text) as part:
-        part.write_text(json.dumps(data, indent=1, default=str, allow_nan=False))
+        part.write_text(
+            json.dumps(finite(data), indent=1, default=str, allow_nan=False)
+        )
     written = [video, text, still]
     if shown.gif:
         gif = base.with_name(f"{base.name}.gif")

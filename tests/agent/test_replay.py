@@ -63,7 +63,7 @@ def test_replay_refuses_a_shard_without_space(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_replay_reopens_and_deletes_the_oldest(tmp_path):
+def test_replay_reopens_and_retires_the_oldest(tmp_path):
     replay = counted(tmp_path, 300)
     (tmp_path / "draft-shard-000009").mkdir()  # a killed process left it
     (tmp_path / "draft-letter.txt").touch()  # not ours
@@ -74,12 +74,32 @@ def test_replay_reopens_and_deletes_the_oldest(tmp_path):
     assert len(again.shards) == 2 and len(again) > 900
     gather(counting(), again, 300, seed=2)
     assert again.names == ["shard-000001", "shard-000002"]
+    assert len(Replay(tmp_path).shards) == 3  # a checkpoint may need the oldest
+    again.delete_retired()
+    assert Replay(tmp_path).names == again.names
 
 
-def test_replay_keeps_only_named_shards(tmp_path):
+def test_replay_uses_only_named_shards_and_keeps_others(tmp_path):
     replay = counted(tmp_path, 100, rounds=3)
-    replay.keep_only(["shard-000000", "shard-000002"])
-    assert replay.names == Replay(tmp_path).names == ["shard-000000", "shard-000002"]
+    replay.use_only(["shard-000000", "shard-000002"])
+    assert replay.names == ["shard-000000", "shard-000002"]
+    assert len(Replay(tmp_path).names) == 3
+
+
+def test_replay_never_writes_into_a_given_folder(tmp_path):
+    counted(tmp_path / "given", 300)
+    before = sorted((tmp_path / "given").rglob("*"))
+    replay = Replay(tmp_path / "own", keep=500, given=tmp_path / "given")
+    assert replay.names == ["data:shard-000000"]
+    for seed in (1, 2, 3):
+        gather(counting(), replay, 300, seed=seed)
+    replay.delete_retired()
+    assert sorted((tmp_path / "given").rglob("*")) == before
+    assert replay.names == Replay(tmp_path / "own").names
+    assert len(replay) >= 500
+    replay = Replay(tmp_path / "own", given=tmp_path / "given")
+    replay.use_only(["data:shard-000000", "shard-000002"])
+    assert replay.names == ["data:shard-000000", "shard-000002"]
 
 
 def test_check_refuses_missing_frames(tmp_path):

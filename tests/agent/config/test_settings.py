@@ -196,8 +196,14 @@ def test_compose_takes_paths_as_typed() -> None:
             "tmaze",
             "cannot read 'tmaze': settings are given as key=value; did you mean experiment=tmaze, or checkpoint=tmaze?",
         ),
-        ("seed=-1", "seed=-1 is wrong: it must be a whole number from 0 to 2,147,483,647"),
-        ("threads=-1", "threads=-1 is wrong: it must be a whole number from 0 to 1,024"),
+        (
+            "seed=-1",
+            "seed=-1 is wrong: it must be a whole number from 0 to 2,147,483,647",
+        ),
+        (
+            "threads=-1",
+            "threads=-1 is wrong: it must be a whole number from 0 to 1,024",
+        ),
         (
             "tasks.count=0",
             "tasks.count=0 is wrong: it must be a whole number from 1 to 1,000,000",

@@ -1,14 +1,21 @@
 """Training from collection to export; a stopped run continues as if it had not stopped."""
 
+import itertools
+import os
+import signal
+
 import pytest
 import torch
 from lssvwm.agent import checkpoint
+from lssvwm.agent.cli.failures import Stop, saved
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import ActorCriticConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import measure, summary
-from lssvwm.agent.training import loop, stages
-from lssvwm.agent.training.run import build
+from lssvwm.agent.replay import Replay
+from lssvwm.agent.training import loop, optimization, stages
+from lssvwm.agent.training import run as run_module
+from lssvwm.agent.training.run import Run, build
 from lssvwm.agent.training.state_file import read_state
 from lssvwm.envs import GymConfig, TMazeConfig, make
 
@@ -35,6 +42,61 @@ def test_resume_equals_the_uninterrupted_run(tmp_path, monkeypatch, walks):
     assert metrics(whole) == metrics(cut)
     a, b = (read_state(folder, {})["ema"] for folder in (whole, cut))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+INTERRUPTIONS = {
+    "in a step": (optimization.Learner, "step", 2, signal.SIGINT),
+    "terminated": (optimization.Learner, "gradient", 4, signal.SIGTERM),
+    "hung up": (Replay, "sample", 3, signal.SIGHUP),
+    "while collecting": (Run, "collect_more", 1, signal.SIGTERM),
+    "while validating": (Run, "validate", 1, signal.SIGINT),
+    "while saving": (run_module, "write_state", 2, signal.SIGINT),
+    "at the first frames": (run_module, "fill", 1, signal.SIGTERM),
+}
+"""Owner and name of a function, and the signal that arrives at the end of a call of it."""
+
+
+@pytest.mark.parametrize("where", INTERRUPTIONS)
+def test_resume_after_signals_equals_the_uninterrupted_run(
+    tmp_path, monkeypatch, where
+):
+    owner, name, call, number = INTERRUPTIONS[where]
+    config = short_run(TMazeConfig(length=5), seed=3)
+    config = training(config, steps=6, save_every=3, evaluate_every=4)
+    config = collecting(config, every=2, more=100)
+    whole = loop.train(config, tmp_path / "whole")
+    function = getattr(owner, name)
+    calls = itertools.count(1)
+
+    def signalled(*arguments, **settings):
+        result = function(*arguments, **settings)
+        if next(calls) == call:
+            os.kill(os.getpid(), number)
+        return result
+
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, signalled)
+        with pytest.raises(Stop, match="stopped"), saved(cut, resumable=True):
+            loop.train(config, cut)
+    stages.resume(cut, [])
+    assert metrics(whole) == metrics(cut)
+    a, b = (read_state(folder, {}) for folder in (whole, cut))
+    assert all(torch.equal(a["ema"][key], b["ema"][key]) for key in a["ema"])
+    assert a["rng"] == b["rng"]
+
+
+def test_second_interrupt_ends_a_step_at_once(tmp_path, monkeypatch):
+    config = short_run(TMazeConfig(length=5), seed=3)
+
+    def endless(run):
+        while True:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop, "step", endless)
+    with pytest.raises(KeyboardInterrupt, match="at step 0, saved"):
+        loop.train(config, tmp_path / "run")
+    assert read_state(tmp_path / "run", {})["step"] == 0
 
 
 def test_resume_starts_a_run_without_checkpoint(tmp_path):

@@ -5,6 +5,7 @@ A JSON file holds its own checksum. The files of a folder have theirs in `checks
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -17,8 +18,15 @@ from typing import Any
 
 from lssvwm.agent.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 DRAFT = "draft-"
 """Start of the name of a file or folder that is being written."""
+LOCK = ".lock"
+"""File whose lock the one writer of a folder holds."""
 CHECKSUM = "crc32"
 """Key of a JSON file that holds the checksum of all other keys."""
 CHECKSUMS = "checksums.json"
@@ -42,6 +50,29 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         remove(draft)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder that one process may write, and make the folder if needed.
+
+    The system frees the lock when the process ends, however it ends. File systems and systems without locks have none.
+    Raises UserError if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(
+                    f"another process writes into {folder}: "
+                    f"wait until it ends, or choose another output="
+                ) from None
+        yield
 
 
 def remove(path: Path) -> None:

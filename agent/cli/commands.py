@@ -26,6 +26,7 @@ from lssvwm.agent.config.settings import (
 )
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.origin import free_folder, same_checkpoint, same_machine
+from lssvwm.agent.files import LOCK
 from lssvwm.agent.run_folder import refuse_existing_run
 
 TRAINED = {
@@ -93,7 +94,8 @@ def evaluate(settings: list[str], show: bool) -> None:
         from lssvwm.agent.evaluation import evaluate as evaluation
 
         evaluation.evaluate(config, output)
-        _print_written(sorted(path for path in output.iterdir() if path.is_file()))
+        files = [path for path in output.iterdir() if path.is_file()]
+        _print_written(sorted(path for path in files if path.name != LOCK))
         print(f"next: lssvwm record {_same_checkpoint(config)} mode=plan")
 
 

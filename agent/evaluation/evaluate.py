@@ -55,6 +55,7 @@ from lssvwm.agent.evaluation.results import (
     summarise,
     write,
 )
+from lssvwm.agent.files import locked
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.processes import Workers
 from lssvwm.agent.progress import Progress
@@ -502,15 +503,22 @@ def evaluate(config: CheckpointConfig, output: Path) -> dict[str, Any]:
     Prints tables; writes them as Markdown, and JSON, CSV and a plot, into `output`.
     Results are written after each arm, so that a stopped run keeps the arms it finished.
     """
-    from lssvwm.agent.evaluation.plots import plot_success
-    from lssvwm.agent.evaluation.tables import evaluation_grids, publish
-
     if config.checkpoint is None:
         raise UserError("evaluate needs checkpoint=NAME_OR_FOLDER")
     if config.threads:
         torch.set_num_threads(config.threads)
     model = checkpoint.load(config.checkpoint, config.device, config.backend)
-    output.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        return _evaluate(config, model, output)
+
+
+def _evaluate(
+    config: CheckpointConfig, model: WorldModel, output: Path
+) -> dict[str, Any]:
+    """Evaluate a loaded model."""
+    from lssvwm.agent.evaluation.plots import plot_success
+    from lssvwm.agent.evaluation.tables import evaluation_grids, publish
+
     origin = Origin.of(config.checkpoint)
     found: dict[str, Any] = {"arms": {}}
 

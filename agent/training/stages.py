@@ -14,7 +14,7 @@ from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import Config, SavedRunConfig
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.files import remove
+from lssvwm.agent.files import locked, remove
 from lssvwm.agent.run_folder import (
     STAGES,
     refuse_existing_run,
@@ -42,13 +42,13 @@ class Stage:
 
 def train(config: Config, output: Path) -> Path:
     """Run `lssvwm train`: train a new run in the folder `output`, which is returned."""
-    if not config.stages:
-        return loop.train(config, output)
     refuse_existing_run(output, config)
     stages = plan(config, output)
-    output.mkdir(parents=True, exist_ok=True)
-    composition.save(config, output / checkpoint.CONFIG)
-    return follow(config, stages, output)
+    with locked(output):
+        if not config.stages:
+            return loop.train(config, output)
+        composition.save(config, output / checkpoint.CONFIG)
+        return follow(config, stages, output)
 
 
 def resume(folder: Path, overrides: list[str]) -> Path:
@@ -64,11 +64,12 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     refuse_exported_weights(folder)
     saved = composition.read(folder / checkpoint.CONFIG)
     config = composition.from_checkpoint(saved, overrides, SavedRunConfig)
-    if not config.stages:
-        return loop.restart(config, folder)
     stages = plan(config, folder)
-    composition.save(config, folder / checkpoint.CONFIG)
-    return follow(config, stages, folder)
+    with locked(folder):
+        if not config.stages:
+            return loop.restart(config, folder)
+        composition.save(config, folder / checkpoint.CONFIG)
+        return follow(config, stages, folder)
 
 
 def plan(config: Config, output: Path) -> list[Stage]:

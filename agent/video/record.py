@@ -22,7 +22,7 @@ from lssvwm.agent.config.settings import RecordRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.agent.evaluation.origin import Origin, used_settings
-from lssvwm.agent.files import finite, replacing
+from lssvwm.agent.files import finite, locked, replacing
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.video import encoding
@@ -99,12 +99,14 @@ def record(config: RecordRunConfig, output: Path) -> list[Path]:
     _make_folder(output)
     progress = Progress("record", len(seeds), "videos")
     paths = []
-    for index, seed in enumerate(seeds.tolist()):
-        agent = build_agent(config, model, env)
-        recording = record_episode(config, agent, Episode(env, seed, walk_seed))
-        data = describe(config, recording, index, seed)
-        paths += save(config, recording, data, output / f"{config.record.mode}-{index}")
-        progress.update(index + 1)
+    with locked(output):
+        for index, seed in enumerate(seeds.tolist()):
+            agent = build_agent(config, model, env)
+            recording = record_episode(config, agent, Episode(env, seed, walk_seed))
+            data = describe(config, recording, index, seed)
+            base = output / f"{config.record.mode}-{index}"
+            paths += save(config, recording, data, base)
+            progress.update(index + 1)
     progress.close()
     return paths
 

@@ -9,7 +9,7 @@ import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.cli.failures import Stop, saved
 from lssvwm.agent.config import composition
-from lssvwm.agent.config.settings import ActorCriticConfig
+from lssvwm.agent.config.settings import ActorCriticConfig, Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import measure, summary
 from lssvwm.agent.replay import Replay
@@ -56,15 +56,27 @@ INTERRUPTIONS = {
 """Owner and name of a function, and the signal that arrives at the end of a call of it."""
 
 
-@pytest.mark.parametrize("where", INTERRUPTIONS)
-def test_resume_after_signals_equals_the_uninterrupted_run(
-    tmp_path, monkeypatch, where
-):
-    owner, name, call, number = INTERRUPTIONS[where]
+def eventful_run() -> Config:
+    """Return settings of a run that collects and validates between its steps."""
     config = short_run(TMazeConfig(length=5), seed=3)
     config = training(config, steps=6, save_every=3, evaluate_every=4)
-    config = collecting(config, every=2, more=100)
-    whole = loop.train(config, tmp_path / "whole")
+    return collecting(config, every=2, more=100)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return the folder of `eventful_run`, trained without a stop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOG_EVERY", 2)
+        return loop.train(eventful_run(), tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize("where", INTERRUPTIONS)
+def test_resume_after_signals_equals_the_uninterrupted_run(
+    tmp_path, monkeypatch, where, uninterrupted
+):
+    owner, name, call, number = INTERRUPTIONS[where]
+    whole = uninterrupted
     function = getattr(owner, name)
     calls = itertools.count(1)
 
@@ -78,7 +90,7 @@ def test_resume_after_signals_equals_the_uninterrupted_run(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, signalled)
         with pytest.raises(Stop, match="stopped"), saved(cut, resumable=True):
-            loop.train(config, cut)
+            loop.train(eventful_run(), cut)
     stages.resume(cut, [])
     assert metrics(whole) == metrics(cut)
     a, b = (read_state(folder, {}) for folder in (whole, cut))

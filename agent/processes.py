@@ -30,6 +30,8 @@ ATTEMPTS = 3
 """Times that a job starts, if its worker is killed each time."""
 GRACE = 5.0
 """Seconds in which an idle worker may end by itself."""
+PATIENCE = 2.0
+"""Seconds between two calls of `waits`."""
 SPAWN = get_context("spawn")
 
 
@@ -55,9 +57,12 @@ class Workers:
         for worker in self.workers:
             worker.end()
 
-    def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, jobs: Sequence[Any], waits: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, Any]]:
         """Do the jobs; yield the number and the result of each as it is done.
 
+        waits: called every few seconds while workers are busy
         Jobs start in their order. If a worker is killed, its job starts again.
         Raises what the work raises, and UserError if workers are killed again and again.
         """
@@ -69,7 +74,7 @@ class Workers:
         deaths: Counter[int] = Counter()
         while waiting or self._busy():
             self._assign(waiting, jobs)
-            for worker in self._answering():
+            for worker in self._answering(waits):
                 number = worker.number
                 assert number is not None
                 answer = worker.receive()
@@ -93,10 +98,12 @@ class Workers:
                 number = waiting.popleft()
                 worker.send(number, jobs[number])
 
-    def _answering(self) -> list[_Worker]:
+    def _answering(self, waits: Callable[[], None]) -> list[_Worker]:
         """Wait until workers answer or die; return these."""
         busy = {worker.pipe: worker for worker in self._busy()}
-        return [busy[pipe] for pipe in wait(list(busy))]  # type: ignore[index]
+        while not (ready := wait(list(busy), PATIENCE)):
+            waits()
+        return [busy[pipe] for pipe in ready]  # type: ignore[index]
 
     def _bury(self, worker: _Worker, deaths: int) -> None:
         """Remove and report a dead worker; raises UserError unless its job may start again."""
@@ -157,10 +164,10 @@ class _Worker:
         return code
 
     def stop(self) -> None:
-        """Kill the process, or let it end by itself if it is idle."""
+        """End the process, or let it end by itself if it is idle."""
         self.pipe.close()
         if self.number is not None:
-            self.process.kill()
+            self.process.terminate()
 
     def end(self) -> None:
         """Wait until the process has ended; kill it if that takes long."""
@@ -172,6 +179,7 @@ class _Worker:
 def _serve(pipe: Connection, threads: int) -> None:
     """Do jobs until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # closes environments
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         work = pipe.recv_bytes()

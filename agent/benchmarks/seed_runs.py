@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition as configuration
-from lssvwm.agent.config.settings import Config
+from lssvwm.agent.config.settings import BenchmarkRunConfig, Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import read_json
 from lssvwm.agent.replay import Replay
@@ -31,6 +32,12 @@ def collected(config: Config, folder: Path) -> str:
     replay = Replay(folder, environment=collection.environment)
     fill(collection, replay, config.seed)
     return str(folder)
+
+
+def check_models(settings: Sequence[str], models: Sequence[str]) -> None:
+    """Raise UserError for a model preset that does not exist, before anything is done."""
+    for name in models:
+        configuration.compose([*settings, f"model={name}"], BenchmarkRunConfig)
 
 
 def check(config: Config, folder: Path) -> bool:

@@ -272,9 +272,13 @@ class Play:
         self.acting = np.zeros(env.batch, bool)
         self.result = Outcome.empty(seeds)
 
-    def run(self) -> Outcome:
-        """Play to the end."""
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Play to the end; `progress` shows every step."""
+        steps = 0
         while self.running.any():
+            if progress is not None:
+                progress.update(progress.done, f"step {steps:,} of an episode")
+            steps += 1
             starts = self.running & ~self.acting & ~self.env.in_context()
             self._note_start(starts)
             self.acting |= starts
@@ -338,6 +342,8 @@ class BlockPlayer:
         self.config = config
         self.model = model
         self.envs: dict[int, BatchedEnv] = {}
+        self.progress: Progress | None = None
+        """Shows steps; a copy in another process has none."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BlockPlayer, (self.config, self.model)
@@ -356,7 +362,7 @@ class BlockPlayer:
             agent = build_agent(self.config, self.model, env)
         window = self.config.tasks.window
         play = Play(env, block.seeds, block.arm, agent, window, block.others)
-        return play.run()
+        return play.run(self.progress)
 
 
 def split(
@@ -375,7 +381,7 @@ def play_blocks(
     """Play blocks of any arms; yield each arm when all its blocks are played."""
     missing = Counter(block.arm for block in blocks)
     played: dict[int, Outcome] = {}
-    for number, outcome in workers.run(blocks):
+    for number, outcome in workers.run(blocks, progress.refresh):
         arm = blocks[number].arm
         played[number] = outcome
         missing[arm] -= 1
@@ -434,6 +440,7 @@ def measure(
         raise UserError("tasks.arms: swapped needs retained, whose memories it swaps")
     order = sorted(chosen, key=lambda arm: arm != "retained")
     progress = Progress("evaluate", len(order) * count, "tasks")
+    player.progress = progress
     outcomes: dict[str, Outcome] = {}
 
     def play(blocks: list[Block]) -> None:
@@ -472,7 +479,8 @@ class Validation:
 
     def success(self, agent: Agent) -> float:
         """Return the success rate of an agent with its memory."""
-        outcome = Play(self.env, self.seeds, "retained", agent).run()
+        progress = Progress("validate", 1, "rounds")
+        outcome = Play(self.env, self.seeds, "retained", agent).run(progress)
         return float(outcome.success.mean())
 
 

@@ -37,6 +37,8 @@ TRAINING, HELD_OUT = 0, 1
 """Disjoint streams of episode seeds."""
 SHARD_FRAMES = 20_000
 """Frames written to disk at once."""
+UNENDED_FRAMES = 10_000
+"""Frames in memory of an episode without an end, on average over the environments and beyond those wanted."""
 UNFINISHED = "unfinished.json"
 """File in a data folder that lists the shards from before a first collection that has not ended."""
 COLLECTOR_STEPS = 64
@@ -219,6 +221,7 @@ def _collect(source: Source, replay: Replay, progress: Progress) -> None:
     try:
         for steps in collector:
             episodes.add(steps)
+            _check_ends(source, episodes)
             progress.update(before + written + episodes.frames)
             if episodes.frames >= min(SHARD_FRAMES, source.frames - written):
                 written += episodes.frames
@@ -227,6 +230,16 @@ def _collect(source: Source, replay: Replay, progress: Progress) -> None:
                 return
     finally:
         collector.shutdown()
+
+
+def _check_ends(source: Source, episodes: Episodes) -> None:
+    """Raise UserError if far more frames than wanted are in episodes that do not end."""
+    unfinished = sum(len(rows) for rows in episodes.open)
+    if unfinished > source.frames + UNENDED_FRAMES * source.env.batch:
+        raise UserError(
+            f"{unfinished:,} frames were played in {source.env.batch} environments "
+            f"without an end of their episodes: set env.max_steps, which ends them"
+        )
 
 
 def fill(collection: Collection, replay: Replay, seed: int) -> None:

@@ -34,6 +34,7 @@ from lssvwm.agent.replay import KEPT_FRAMES, Replay
 from lssvwm.agent.shards import describe_environment
 from lssvwm.agent.training.augmentation import Lengths
 from lssvwm.agent.training.collection import (
+    OWN,
     Collection,
     MakeAgent,
     agent_factory,
@@ -157,11 +158,14 @@ def build(config: Config, folder: Path) -> Run:
     if not all_given:
         collection = build_collection(config.env, config.train.collect)
     env = build_env(config.env, 1)
+    _check_memory(config, env)
     model = build_model(config, env).to(device).train().use_backend(config.backend)
     generator = torch.Generator(device).manual_seed(config.seed)
     walker = None
     if config.train.actor_critic.walks:
         walker = build_agent(config, model, env, generator)
+    if config.train.evaluate_every or OWN.keys() & config.train.collect.mix.keys():
+        build_agent(config, model, env)  # mistakes end the run here, not after hours
     ema = copy.deepcopy(model).eval()
     learner = Learner(model, ema, config.train, generator, walker)
     replay = Replay(
@@ -179,6 +183,20 @@ def build(config: Config, folder: Path) -> Run:
         rng=np.random.default_rng([config.seed, 7]),
         collection=collection,
     )
+
+
+def _check_memory(config: Config, env: BatchedEnv) -> None:
+    """Raise UserError if the frames of one batch do not fit into the machine's memory."""
+    train = config.train
+    frames = train.batch * (train.length + train.burn_in)
+    needed = frames * math.prod(env.frame_shape)
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise UserError(
+            f"train.batch={train.batch} sequences of train.length={train.length} "
+            f"frames need {needed / 1e9:,.0f} GB, this machine has {there / 1e9:,.0f}: "
+            f"lower one of them"
+        )
 
 
 def build_model(config: Config, env: BatchedEnv) -> WorldModel:

@@ -161,6 +161,9 @@ class Replay:
                 f"use an environment that has them, or model.pose=integrated"
             )
 
+        for shard in self.shards:
+            _check_finite(shard)
+
     def sample(
         self,
         batch: int,
@@ -186,6 +189,18 @@ class Replay:
         keys = [*KEYS, POSE] if POSE in shared else KEYS
         return Batch(
             **{key: torch.stack([part[key] for part in parts]) for key in keys}
+        )
+
+
+def _check_finite(shard: Shard) -> None:
+    """Raise UserError, with the episode, for a reward that is not a finite number."""
+    reward = np.asarray(shard.rows.get("reward"))
+    wrong = np.flatnonzero(~np.isfinite(reward))
+    if len(wrong):
+        episode = int(np.searchsorted(shard.starts, wrong[0], side="right"))
+        raise UserError(
+            f"{shard.path}, episode {episode}: the reward of a frame is "
+            f"{reward[wrong[0]]}; delete this folder, or collect its frames again"
         )
 
 

@@ -86,8 +86,8 @@ class GymEnv(BatchedEnv):
 
     ## Description
     Any environment with an image. Mistakes in its code raise EnvironmentFault. All are
-    closed by `close`, when this object is forgotten, or when Python ends. Success is `info["is_success"]` or `info["success"]`
-    of the last step; without them, termination with a positive reward.
+    closed by `close`, when this object is forgotten, or when Python ends. Success is
+    `info["is_success"]` or `info["success"]` of the last step; without them, termination with a positive reward.
 
     ## Actions
     The environment's, if they are Discrete, MultiDiscrete, MultiBinary or a bounded
@@ -288,6 +288,11 @@ def _from_id(name: str) -> Callable[..., gymnasium.Env]:
     def make(**kwargs: Any) -> gymnasium.Env:
         try:
             return gymnasium.make(name, disable_env_checker=True, **kwargs)
+        except gymnasium.error.NamespaceNotFound as error:
+            raise EnvironmentFault(
+                f"unknown environment {name!r}: no package has registered it; install "
+                f"its package and name that, e.g. env.id=ale_py:{name} for Atari"
+            ) from error
         except gymnasium.error.UnregisteredEnv as error:
             near = get_close_matches(name, gymnasium.registry, n=3, cutoff=0.4)
             nearest = f"nearest: {', '.join(near)}"

@@ -38,7 +38,7 @@ def rendered(observation: Any, env: gymnasium.Env) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         raise ValueError(
             f"{env} renders {type(image).__name__}, not an array; "
-            "render=True needs rgb_array"
+            "env.render=true needs rgb_array"
         )
     has_alpha = image.ndim == 3 and image.shape[2] == ALPHA
     return image[..., :3] if has_alpha else image
@@ -59,7 +59,7 @@ def image_finder(space: gymnasium.Space, name: str | None) -> ImageFinder:
         f"{name} observes {space}: {several if images else 'no image'} "
         f"(uint8, at least {MIN_SIDE} x {MIN_SIDE}; grey or RGB, not a stack of "
         "frames, which the memory replaces); "
-        "set render=True to take what it renders, or wrap it in a factory "
+        "set env.render=true to take what it renders, or wrap it in a factory "
         "(gymnasium.wrappers.AddRenderObservation)"
     )
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
+import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lssvwm.agent.interrupts import handled, interrupt
@@ -15,6 +23,8 @@ USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 FULL_BYTES = 1 << 20
 """Free bytes of a disk below which a failed write is put down to a full disk."""
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)
+"""Messages of torch about too little memory."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -61,6 +71,40 @@ def saved(
             message = f"cannot write {folder} ({error}); choose another output="
             raise Stop(message, FAILED) from None
         raise
+
+
+def unexpected(error: Exception, arguments: Sequence[str]) -> str:
+    """Write an unexpected error with its traceback into a log file; return one line that names it."""
+    reason = str(error).splitlines()[0] if str(error) else ""
+    problem = f"{type(error).__name__}: {reason}"
+    log = _write_log(error, arguments)
+    if "EnvironmentFault" in [cls.__name__ for cls in type(error).__mro__]:
+        return f"{reason} (traceback in {log})"
+    if isinstance(error, MemoryError) or MEMORY.search(reason):
+        return f"too little memory ({problem}): lower train.batch, train.length or planner.candidates"
+    return (
+        f"unexpected error ({problem}); please report it with {log}, "
+        f"which holds traceback, version and settings"
+    )
+
+
+def _write_log(error: Exception, arguments: Sequence[str]) -> str:
+    """Write traceback, version and command line into a new file; return its name."""
+    name = f"lssvwm-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    file = Path(tempfile.gettempdir()) / name
+    text = "".join(traceback.format_exception(error))
+    about = f"lssvwm {_version()}, Python {sys.version}\nlssvwm {shlex.join(arguments)}"
+    try:
+        file.write_text(f"{about}\n\n{text}", encoding="utf-8")
+    except OSError as failed:
+        return f"no log, which could not be written ({failed})"
+    return str(file)
+
+
+def _version() -> str:
+    with suppress(PackageNotFoundError):
+        return version("lssvwm")
+    return "(not installed)"
 
 
 def _disk_full(error: BaseException | None, folder: Path) -> bool:

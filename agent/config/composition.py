@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -25,7 +26,9 @@ from lssvwm.agent.files import replacing
 from lssvwm.planners import PLANNER_CONFIGS
 from omegaconf import OmegaConf
 
-PLAIN_TEXT = ("name", "output", "data", "checkpoint", "env.factory")
+PATHS = ("output", "data", "checkpoint", "train.init")
+"""Settings that hold paths, in which `~` is the home directory."""
+PLAIN_TEXT = (*PATHS, "name", "env.factory")
 """Settings taken as typed: paths may hold characters that mean something in Hydra's grammar."""
 
 UNTIL = "until"
@@ -173,7 +176,8 @@ def parse(setting: str) -> Override:
     key, equals, value = setting.partition("=")
     if equals and key in PLAIN_TEXT:
         empty = value in ("", "null") and key != "name"
-        return Override(key, None if empty else value)
+        typed = os.path.expanduser(value) if key in PATHS else value
+        return Override(key, None if empty else typed)
     try:
         override = OverridesParser.create().parse_override(setting)
     except HydraException:

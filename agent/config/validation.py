@@ -19,6 +19,23 @@ from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 
+ALIASES = {
+    "lr": "train.learning_rate",
+    "batch_size": "train.batch",
+    "epochs": "train.steps",
+    "iterations": "train.steps",
+    "max_steps": "env.max_steps",
+    "num_envs": "train.collect.envs",
+    "gpu": "device=cuda",
+    "cuda": "device=cuda",
+    "cpu": "device=cpu",
+    "gamma": "model.discount",
+    "seeds": "seed, or benchmark.seeds of `lssvwm benchmark`",
+    "out": "output",
+    "model_size": "model",
+}
+"""Names that other projects use for settings."""
+
 UNLIKELY = ("env.", "benchmark.")
 """Sections that a name without a section seldom refers to."""
 SECTIONS = {
@@ -147,6 +164,11 @@ def _unknown(name: str, value: Any, settings: Mapping[str, Setting]) -> str:
     problem = f"unknown setting {name}={text(value)}; "
     if command := SECTIONS.get(name.split(".")[0]):
         return f"{problem}it belongs to `lssvwm {command}`"
+    if usual := ALIASES.get(_last(name)):
+        return f"{problem}did you mean {usual}?"
+    sections = {other.split(".")[0] for other in settings} - {name}
+    if "." not in name and (close := difflib.get_close_matches(name, sections, 1)):
+        return f"{problem}did you mean {close[0]}?"
     if found := nearest(name, settings):
         return f"{problem}did you mean {found}?"
     same_section = [

@@ -124,13 +124,22 @@ def step(run: Run) -> dict[str, Tensor]:
     try:
         metrics = run.learner.step(batch, run.step)
     except FloatingPointError:
-        raise UserError(
-            f"the loss is not finite at step {run.step}: "
-            f"lower train.learning_rate, then resume {run.folder}"
-        ) from None
+        raise UserError(_advice(run)) from None
     run.lengths.learn(length, metrics["late"])
     metrics["length"] = torch.tensor(length)
     return metrics | run.lengths.metrics()
+
+
+def _advice(run: Run) -> str:
+    """Return the line about a loss that is not finite."""
+    problem = f"the loss is not finite at step {run.step}: "
+    lower = f"train.learning_rate={run.config.train.learning_rate / 4:g}"
+    if run.saved_step == run.step > 0:
+        return f"{problem}train again with {lower} and another output="
+    return (
+        f"{problem}continue from the weights of step {run.saved_step} "
+        f"with `lssvwm resume {run.folder} {lower}`"
+    )
 
 
 def draw_batch(run: Run) -> tuple[int, TrainingBatch]:

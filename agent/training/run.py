@@ -216,10 +216,28 @@ def build_model(config: Config, env: BatchedEnv) -> WorldModel:
             config.train.activation_checkpointing,
         )
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"model: {str(error).splitlines()[0]}") from None
+        hint = _patch_hint(config, env)
+        raise UserError(f"model: {str(error).splitlines()[0]}{hint}") from None
     if config.train.init:
         model.load_state_dict(_initial_weights(config.train.init, model.state_dict()))
     return model
+
+
+def _patch_hint(config: Config, env: BatchedEnv) -> str:
+    """Return a remedy if the tiles of the memory do not fit the frames; else an empty text."""
+    tiles = getattr(config.model.mixer, "tiles", (1,))
+    height, width = env.frame_shape[1:]
+
+    def fits(patch: int) -> bool:
+        sides = math.ceil(height / patch), math.ceil(width / patch)
+        return all(side % tile == 0 for side in sides for tile in tiles)
+
+    patch = config.model.patch
+    fitting = [other for other in range(1, max(height, width) + 1) if fits(other)]
+    if not fitting or fits(patch):
+        return ""
+    best = min(fitting, key=lambda other: abs(other - patch))
+    return f"; frames of {height} x {width} pixels need e.g. model.patch={best}"
 
 
 def _initial_weights(init: str, own: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -326,13 +344,26 @@ def restore(run: Run) -> None:
     run.best = state["best"]
     _select_shards(run, state["shards"])
     run.rng.bit_generator.state = state["rng"]
-    run.learner.generator.set_state(state["generator"])
+    _restore_generator(run, state["generator"])
     run.lengths.error = state.get("lengths", run.lengths.error)
     for name, values in state.get("unlogged", {}).items():
         run.unlogged[name] = [torch.tensor(value) for value in values]
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     _rename_unselected(run)
+
+
+def _restore_generator(run: Run, state: Tensor) -> None:
+    """Return to the state of the generator, or seed it if that is of another kind of device."""
+    generator = run.learner.generator
+    try:
+        generator.set_state(state)
+    except RuntimeError:
+        generator.manual_seed(run.config.seed + run.step)
+        print(
+            f"the run was saved on another kind of device than {generator.device}: "
+            f"from here on its numbers are not those of the uninterrupted run"
+        )
 
 
 def _select_shards(run: Run, names: list[str]) -> None:

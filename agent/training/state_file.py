@@ -1,8 +1,8 @@
 """Write and read the file from which a run is resumed, `checkpoints/last.safetensors`.
 
 It holds weights, averaged weights, moments of the optimizer and states of generators as tensors, the rest as JSON,
-and a checksum. Formats 1 and 2 were pickles named `last.pt`. Of these only tensors and plain values are read. Format 4 adds the
-metrics since the last row of the log.
+and a checksum. Formats 1 and 2 were pickles named `last.pt`. Of these only tensors and plain values are read.
+Format 4 adds the metrics since the last row of the log.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def test_gym_renders_when_there_is_no_image(start):
             {"id": "CartPool-v1"},
             "unknown environment 'CartPool-v1'; nearest: CartPole-v1",
         ),
-        ({"id": "CartPole-v1"}, "CartPole-v1 observes Box.*no image.*render=True"),
+        ({"id": "CartPole-v1"}, "CartPole-v1 observes Box.*no image.*env.render=true"),
         ({"id": "MiniGrid-Empty-5x5-v0"}, "no image"),
         (
             {"id": "Pendulum-v1", "kwargs": {"colour": 1}},

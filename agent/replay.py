@@ -61,6 +61,10 @@ class Replay:
         """Shards that are no longer used, until they are deleted."""
         self.format = Format.read(self.folder)
         self.shards = [] if given is None else self._open(given)
+        if given is not None and not self.shards:
+            raise UserError(
+                f"no data in {given}: collect some with `lssvwm collect output={given}`"
+            )
         self.shards += self._open(self.folder)
 
     def _open(self, folder: Path) -> list[Shard]:

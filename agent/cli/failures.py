@@ -25,6 +25,8 @@ FULL_BYTES = 1 << 20
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)
 """Messages of torch about too little memory."""
+UNUSABLE = (errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL, errno.EIO, errno.ELOOP)
+"""Errors that speak of an unusable folder if they name a file in it."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -67,7 +69,7 @@ def saved(
                 f"the disk of {folder} is full; saved files are complete: {remedy}"
             )
             raise Stop(message, FAILED) from None
-        if isinstance(error, OSError) and error.errno in DENIED:
+        if _cannot_write(error, folder):
             message = f"cannot write {folder} ({error}); choose another output="
             raise Stop(message, FAILED) from None
         raise
@@ -105,6 +107,14 @@ def _version() -> str:
     with suppress(PackageNotFoundError):
         return version("lssvwm")
     return "(not installed)"
+
+
+def _cannot_write(error: Exception, folder: Path) -> bool:
+    """Return whether the system refused to make or change a file of the folder."""
+    if not isinstance(error, OSError):
+        return False
+    inside = str(error.filename or "").startswith(str(folder))
+    return error.errno in DENIED or (inside and error.errno in UNUSABLE)
 
 
 def _disk_full(error: BaseException | None, folder: Path) -> bool:

@@ -30,6 +30,7 @@ from lssvwm.agent.build import action_count, build_agent, build_env
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import Validation, build_validation
+from lssvwm.agent.progress import Progress
 from lssvwm.agent.replay import KEPT_FRAMES, Replay
 from lssvwm.agent.shards import describe_environment
 from lssvwm.agent.training.augmentation import Lengths
@@ -302,7 +303,8 @@ def _calibrate(run: Run) -> None:
     batch = run.replay.sample(CALIBRATION_SEQUENCES, frames, 0.5, rng)
     batch = batch.to(run.learner.device)
     run.model.patches.fit(batch.pixels)
-    motions = calibrate(run.model, batch)
+    progress = Progress("calibrate", 1, "batch")
+    motions = calibrate(run.model, batch, progress.refresh)
     moves = [
         f"{action} turns by {motion[0]:g}, steps by ({motion[1]:g}, {motion[2]:g})"
         for action, motion in motions.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -77,7 +78,7 @@ class Endless(Faulty):
 class Simulator(Faulty):
     """Hold a process until it is closed."""
 
-    helpers: list[subprocess.Popen] = []
+    helpers: ClassVar[list[subprocess.Popen]] = []
 
     def __init__(self):
         super().__init__()

@@ -61,7 +61,7 @@ def test_factory_that_makes_something_else_is_named():
 def test_stack_of_four_frames_is_refused(layout):
     pictures = FILE.with_name("picture_env.py")
     config = GymConfig(factory=f"{pictures}:PictureEnv", kwargs={"layout": layout})
-    with pytest.raises(ValueError, match="no image.*not a stack of frames"):
+    with pytest.raises(ValueError, match=r"no image.*not a stack of frames"):
         config.build(1)
 
 

@@ -23,8 +23,7 @@ from tests.faults import harness, wrong_lines
 from tests.faults.harness import SMALL, Ending, Hook, arms, operations, rows, run
 
 FAULTY = Path(__file__).parents[1] / "envs" / "faulty_env.py"
-EVERY_TENTH = 10
-RUN_STEPS = "train.steps=4 train.collect.every=2 train.collect.more=40".split()
+RUN_STEPS = ["train.steps=4", "train.collect.every=2", "train.collect.more=40"]
 
 
 @dataclass(frozen=True)

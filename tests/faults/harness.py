@@ -22,10 +22,14 @@ PATIENCE = 300.0
 """Seconds after which a command hangs."""
 OPERATIONS = ("replace", "mkdir", "unlink", "rmdir")
 """Functions of `os` that change a folder."""
-SMALL = """env=tmaze env.length=5 model.width=16 model.mixer.state=16 model.mixer.head_dim=16
-model.attention_heads=2 planner.horizon=4 planner.candidates=8 planner.elites=4 planner.keep_elites=2
-planner.iterations=1 mpc.proposals=2 mpc.replan=2 train.batch=2 train.length=8 train.min_length=4
-train.collect.envs=4 train.collect.frames=100 train.save_every=2 tasks.count=4 threads=1""".split()
+RUN = """
+env=tmaze env.length=5 model.width=16 model.mixer.state=16 model.mixer.head_dim=16
+model.attention_heads=2 planner.horizon=4 planner.candidates=8 planner.elites=4
+planner.keep_elites=2 planner.iterations=1 mpc.proposals=2 mpc.replan=2 train.batch=2
+train.length=8 train.min_length=4 train.collect.envs=4 train.collect.frames=100
+train.save_every=2 tasks.count=4 threads=1
+"""
+SMALL = tuple(RUN.split())
 """Settings of a run that takes about a second."""
 PAGES = "Traceback (most recent call last)"
 

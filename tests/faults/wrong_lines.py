@@ -68,7 +68,7 @@ train model.mixer.state=0
 train model.attention_heads=3
 train model.discount=2
 train model.pixel_fraction=0
-train model.pose=given {TRAIN}
+train model.pose=given env=minigrid {TRAIN}
 train model=huge
 train planner=mcts
 train planner.reward=nan
@@ -105,7 +105,7 @@ train train.collect.vary={{length:3}}
 train train.collect.vary={{length:[-1]}} {TRAIN}
 train train.collect.envs=0
 train train.init=nowhere {TRAIN}
-train train.init=tmaze env=recall {TRAIN}
+train train.init=tmaze env=pointmaze {TRAIN}
 train data=/no/such/folder {TRAIN}
 train device=gpu {TRAIN}
 train device=cuda:99 {TRAIN}
@@ -140,7 +140,7 @@ evaluate checkpoint=tmaz
 evaluate checkpoint=tmaze experiment=tmaze
 evaluate checkpoint=tmaze model.width=16
 evaluate checkpoint=tmaze model=small
-evaluate checkpoint=tmaze env=recall tasks.count=2
+evaluate checkpoint=tmaze env=pointmaze tasks.count=2
 evaluate checkpoint=tmaze tasks.count=0
 evaluate checkpoint=tmaze tasks.count=1e12
 evaluate checkpoint=tmaze tasks.arms=[]
@@ -161,7 +161,7 @@ record checkpoint=tmaze record.fps=1000
 record checkpoint=tmaze record.scale=17
 record checkpoint=tmaze record.plans=1
 record {MODEL} record.episodes=1 record.context=1000 env.length=5
-record {MODEL} record.episodes=1 env=recall
+record {MODEL} record.episodes=1 env=pointmaze
 collect checkpoint=nowhere
 collect train.collect.mix={{plan:1}} train.collect.frames=50
 collect train.collect.frames=-1

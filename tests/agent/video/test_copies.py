@@ -41,7 +41,7 @@ def test_copied_episode_continues_like_the_original(config):
 def test_copied_episode_needs_an_environment_that_its_seed_decides():
     episode = started(walk(steady=False))
     with (
-        pytest.raises(UserError, match="other frames or rewards.*use mode=plan"),
+        pytest.raises(UserError, match=r"other frames or rewards.*use mode=plan"),
         episode.copied(),
     ):
         pass

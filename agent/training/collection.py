@@ -37,7 +37,7 @@ TRAINING, HELD_OUT = 0, 1
 """Disjoint streams of episode seeds."""
 SHARD_FRAMES = 20_000
 """Frames written to disk at once."""
-UNENDED_FRAMES = 10_000
+UNENDED_FRAMES = 4_000
 """Frames in memory of an episode without an end, on average over the environments and beyond those wanted."""
 UNFINISHED = "unfinished.json"
 """File in a data folder that lists the shards from before a first collection that has not ended."""
@@ -238,7 +238,8 @@ def _check_ends(source: Source, episodes: Episodes) -> None:
     if unfinished > source.frames + UNENDED_FRAMES * source.env.batch:
         raise UserError(
             f"{unfinished:,} frames were played in {source.env.batch} environments "
-            f"without an end of their episodes: set env.max_steps, which ends them"
+            f"without an end of their episodes: set env.max_steps, which ends them "
+            f"(or lower train.collect.envs, if they are that long)"
         )
 
 

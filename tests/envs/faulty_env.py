@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import ClassVar
 
@@ -84,8 +85,15 @@ class Simulator(Faulty):
         super().__init__()
         self.helper = subprocess.Popen(["sleep", "600"])
         self.helpers.append(self.helper)
+        self._note("open")
+
+    def _note(self, what):
+        if log := os.environ.get("HELPER_LOG"):
+            with open(log, "a") as file:
+                file.write(f"{what} {self.helper.pid}\n")
 
     def close(self):
+        self._note("close")
         self.helper.kill()
         self.helper.wait()
 

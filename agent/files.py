@@ -54,9 +54,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder that one process may write, and make the folder if needed.
+    """Hold the lock of a folder, which one process may write.
 
-    The system frees the lock when the process ends, however it ends. File systems and systems without locks have none.
+    A missing folder is made. The system frees the lock when the process ends, however it ends. Systems without such
+    locks have none.
     Raises UserError if another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)

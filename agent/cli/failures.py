@@ -76,7 +76,7 @@ def saved(
 
 
 def unexpected(error: Exception, arguments: Sequence[str]) -> str:
-    """Write an unexpected error with its traceback into a log file; return one line that names it."""
+    """Write an unexpected error into a log file; return one line that names it."""
     reason = str(error).splitlines()[0] if str(error) else ""
     problem = f"{type(error).__name__}: {reason}"
     log = _write_log(error, arguments)

@@ -166,9 +166,11 @@ def _unknown(name: str, value: Any, settings: Mapping[str, Setting]) -> str:
         return f"{problem}it belongs to `lssvwm {command}`"
     if usual := ALIASES.get(_last(name)):
         return f"{problem}did you mean {usual}?"
+    exists = any(_last(other) == name for other in settings)
     sections = {other.split(".")[0] for other in settings} - {name}
-    if "." not in name and (close := difflib.get_close_matches(name, sections, 1)):
-        return f"{problem}did you mean {close[0]}?"
+    section = difflib.get_close_matches(name, sections, 1)
+    if section and not exists and "." not in name:
+        return f"{problem}did you mean {section[0]}?"
     if found := nearest(name, settings):
         return f"{problem}did you mean {found}?"
     same_section = [

@@ -79,7 +79,7 @@ def learn(run: Run, until: float | None = None) -> None:
 
 
 def _collect_and_validate(run: Run, logger: Logger) -> float | None:
-    """Do what is due after a step; returns the success on the validation tasks, if due.
+    """Do what is due after a step; returns the success if it was measured.
 
     An interrupt here leaves the last saved step as it is: a resumed run repeats all since then.
     """

@@ -225,7 +225,7 @@ def build_model(config: Config, env: BatchedEnv) -> WorldModel:
 
 
 def _patch_hint(config: Config, env: BatchedEnv) -> str:
-    """Return a remedy if the tiles of the memory do not fit the frames; else an empty text."""
+    """Return the remedy for tiles that do not fit the frames; empty if they fit."""
     tiles = getattr(config.model.mixer, "tiles", (1,))
     height, width = env.frame_shape[1:]
 
@@ -356,7 +356,7 @@ def restore(run: Run) -> None:
 
 
 def _restore_generator(run: Run, state: Tensor) -> None:
-    """Return to the state of the generator, or seed it if that is of another kind of device."""
+    """Return to a state of the generator; seed it if that is of another device."""
     generator = run.learner.generator
     try:
         generator.set_state(state)

@@ -317,7 +317,7 @@ def broken(monkeypatch, error: BaseException):
     """Make training fail with `error` after it has begun."""
 
     def work(config: Config, output: Path) -> Path:
-        output.mkdir(parents=True)
+        output.mkdir(parents=True, exist_ok=True)
         configuration.save(config, output / "config.yaml")
         raise error
 

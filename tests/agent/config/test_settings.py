@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -128,14 +129,13 @@ def test_compose_replaces_mappings_and_sets_entries() -> None:
 
 
 def test_compose_takes_paths_as_typed() -> None:
-    config = compose(
-        ["output=~/a,b=c", "checkpoint=runs/x{1}", "name="], CheckpointConfig
-    )
-    assert (config.output, config.checkpoint, config.name) == (
-        "~/a,b=c",
-        "runs/x{1}",
-        "tmaze",
-    )
+    typed = ["output=~/a,b=c", "checkpoint=runs/x{1}", "data=v(1)", "name="]
+    config = compose([*typed, "train.init=~/größe = 2"], CheckpointConfig)
+    assert config.output == str(Path("~/a,b=c").expanduser())
+    assert config.checkpoint == "runs/x{1}"
+    assert config.data == "v(1)"
+    assert config.train.init == str(Path("~/größe = 2").expanduser())
+    assert config.name == "tmaze"
 
 
 @pytest.mark.parametrize(
@@ -265,6 +265,17 @@ def test_read_names_missing_and_damaged_files(tmp_path) -> None:
     (tmp_path / "config.yaml").write_text("seed: [3")
     with pytest.raises(UserError, match=r"config\.yaml is damaged"):
         configuration.read(tmp_path / "config.yaml")
+
+
+def test_read_notices_changed_values(tmp_path, saved: dict) -> None:
+    path = tmp_path / "config.yaml"
+    configuration.save(configuration.from_checkpoint(saved, []), path)
+    changed = path.read_text().replace("threads: 0", "threads: 1")
+    path.write_text(changed)
+    with pytest.raises(UserError, match="has changed since it was written"):
+        configuration.read(path)
+    path.write_text(changed.partition("\n")[2])
+    assert configuration.read(path)["threads"] == 1
 
 
 def test_from_checkpoint_keeps_saved_settings(saved: dict) -> None:

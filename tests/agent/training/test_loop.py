@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 
 import pytest
@@ -16,7 +17,7 @@ from lssvwm.agent.replay import Replay
 from lssvwm.agent.training import loop, optimization, stages
 from lssvwm.agent.training import run as run_module
 from lssvwm.agent.training.run import Run, build
-from lssvwm.agent.training.state_file import read_state
+from lssvwm.agent.training.state_file import read_state, write_state
 from lssvwm.envs import GymConfig, TMazeConfig, make
 
 from tests.agent.training.conftest import collecting, metrics, short_run, training
@@ -219,3 +220,45 @@ def test_train_and_measure_accept_custom_environments(tmp_path):
     evaluation = summary(config, results)
     assert set(evaluation.arms) == set(arms)
     assert evaluation.arms["retained"].n == 6
+
+
+def test_resume_goes_on_on_another_kind_of_device(tmp_path, capsys):
+    folder = loop.train(short_run(TMazeConfig(length=5)), tmp_path / "run")
+    state = read_state(folder, {})
+    state["generator"] = torch.zeros(16, dtype=torch.uint8)  # as of a GPU
+    write_state(folder, state)
+    stages.resume(folder, ["train.steps=6"])
+    assert "another kind of device" in capsys.readouterr().out
+    assert read_state(folder, {})["step"] == 6
+
+
+def test_loss_that_is_not_finite_names_a_command_that_works(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    step = optimization.Learner.step
+
+    def explodes(learner, batch, at):
+        if at == 3 and learner.config.learning_rate == 0.5:
+            raise FloatingPointError
+        return step(learner, batch, at)
+
+    monkeypatch.setattr(optimization.Learner, "step", explodes)
+    config = training(short_run(TMazeConfig(length=5)), learning_rate=0.5)
+    with pytest.raises(UserError, match=r"not finite at step 3: .* step 2") as caught:
+        loop.train(config, folder)
+    command = re.search("`lssvwm resume (.*)`", str(caught.value))
+    assert command is not None
+    run, *settings = command[1].split()
+    assert run == str(folder) and settings == ["train.learning_rate=0.125"]
+    stages.resume(folder, settings)
+    assert read_state(folder, {})["step"] == 4
+
+
+def test_rewards_that_are_not_finite_are_named(tmp_path):
+    folder = loop.train(short_run(TMazeConfig(length=5)), tmp_path / "run")
+    rows = Replay(folder / "data").shards[0].rows
+    arrays = {key: value.numpy().copy() for key, value in rows.items()}
+    arrays["reward"][20] = float("nan")
+    Replay(tmp_path / "bad").extend(arrays)
+    config = short_run(TMazeConfig(length=5), data=str(tmp_path / "bad"))
+    with pytest.raises(UserError, match=r"shard-000000, episode \d+: the reward"):
+        loop.train(config, tmp_path / "other")

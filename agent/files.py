@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lssvwm.agent.errors import UserError
 
@@ -64,16 +64,31 @@ def locked(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(
-                    f"another process writes into {folder}: "
-                    f"wait until it ends, or choose another output="
-                ) from None
-        yield
+    path = folder / LOCK
+    while True:
+        with path.open("a+") as file:
+            _take(file, folder)
+            if not path.exists() or not os.path.samestat(
+                os.fstat(file.fileno()), path.stat()
+            ):
+                continue  # its last holder removed the file after it was opened here
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _take(file: IO[str], folder: Path) -> None:
+    """Lock an open file; raises UserError if another process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise UserError(
+                f"another process writes into {folder}: "
+                f"wait until it ends, or choose another output="
+            ) from None
 
 
 def remove(path: Path) -> None:

@@ -166,8 +166,8 @@ def to_actions(env: gymnasium.Env, name: str | None) -> Discrete | Box:
         return Box(low, high)
     raise ValueError(
         f"{name} acts through {space}: only Discrete, MultiDiscrete and MultiBinary "
-        f"(up to {MAX_COMBINATIONS} combinations) and float Box with bounds up to "
-        f"{MAX_BOUND:g} and a free dimension are supported; wrap it in a factory "
+        f"(up to {MAX_COMBINATIONS} combinations) and bounded float Box (up to "
+        f"{MAX_BOUND:g}, a dimension not fixed) are supported; wrap it in a factory "
         "(gymnasium.wrappers.TransformAction, RescaleAction)"
     )
 

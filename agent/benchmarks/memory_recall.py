@@ -95,7 +95,7 @@ def memory(settings: list[str], output: Path) -> Path:
     Returns the JSON file.
     """
     base = compose(settings, BenchmarkRunConfig)
-    check_models(settings, base.benchmark.models)
+    check_models(base.benchmark.models)
     data = collected(base, output / "data")
     for seed in base.benchmark.seeds:
         for name in base.benchmark.models:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition as configuration
-from lssvwm.agent.config.settings import BenchmarkRunConfig, Config
+from lssvwm.agent.config.presets import options
+from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import read_json
 from lssvwm.agent.replay import Replay
@@ -34,10 +35,13 @@ def collected(config: Config, folder: Path) -> str:
     return str(folder)
 
 
-def check_models(settings: Sequence[str], models: Sequence[str]) -> None:
+def check_models(models: Sequence[str]) -> None:
     """Raise UserError for a model preset that does not exist, before anything is done."""
-    for name in models:
-        configuration.compose([*settings, f"model={name}"], BenchmarkRunConfig)
+    known = options("model")
+    if unknown := [name for name in models if name not in known]:
+        raise UserError(
+            f"benchmark.models: no {unknown[0]!r}; there are {', '.join(known)}"
+        )
 
 
 def check(config: Config, folder: Path) -> bool:

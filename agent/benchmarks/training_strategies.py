@@ -88,7 +88,7 @@ def recall(settings: list[str], output: Path) -> Path:
     base = compose(["experiment=recall_benchmark", *settings], BenchmarkRunConfig)
     first = compose(["experiment=memory_benchmark", *settings], BenchmarkRunConfig)
     benchmark = base.benchmark
-    check_models(settings, benchmark.models)
+    check_models(benchmark.models)
     first_data = collected(first, output / "data")
     data = collected(base, output / "recall-data")
     for seed in benchmark.seeds:

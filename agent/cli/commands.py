@@ -26,7 +26,6 @@ from lssvwm.agent.config.settings import (
 )
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.origin import free_folder, same_checkpoint, same_machine
-from lssvwm.agent.files import LOCK
 from lssvwm.agent.run_folder import refuse_existing_run
 
 TRAINED = {
@@ -94,8 +93,7 @@ def evaluate(settings: list[str], show: bool) -> None:
         from lssvwm.agent.evaluation import evaluate as evaluation
 
         evaluation.evaluate(config, output)
-        files = [path for path in output.iterdir() if path.is_file()]
-        _print_written(sorted(path for path in files if path.name != LOCK))
+        _print_written(sorted(path for path in output.iterdir() if path.is_file()))
         print(f"next: lssvwm record {_same_checkpoint(config)} mode=plan")
 
 

@@ -81,6 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _take(file: IO[str], folder: Path) -> None:
     """Lock an open file; raises UserError if another process holds it."""
+    assert fcntl is not None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -1,5 +1,6 @@
 # make demo    install, train, evaluate, record
 # make test    install, run the tests            make lint, make types: check style and types
+# make lowest  run the tests with the lowest versions that pyproject.toml allows, in build/lowest
 # make docs    install, build the site into build/docs; warnings are errors
 #
 # PYTHON       a Python of 3.11 or newer:        make install PYTHON=python3.12
@@ -19,7 +20,7 @@ STAMP := .venv/installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 15)
 
-.PHONY: install test demo docs lint types
+.PHONY: install test lowest demo docs lint types
 
 install: $(STAMP)
 
@@ -33,6 +34,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 test: install
 	$(BIN)/python -m pytest
+
+lowest:
+	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --disable-pip-version-check -c constraints-lowest.txt torch $(TORCH)
+	build/lowest/bin/python -m pip install --disable-pip-version-check -c constraints-lowest.txt -e . pytest pytest-timeout jaxtyping beartype
+	build/lowest/bin/python -m pytest
 
 demo: install
 	@if [ -f $(DEMO)/config.yaml ]; then $(BIN)/lssvwm resume $(DEMO); \

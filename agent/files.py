@@ -5,19 +5,28 @@ A JSON file holds its own checksum. The files of a folder have theirs in `checks
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lssvwm.agent.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 DRAFT = "draft-"
 """Start of the name of a file or folder that is being written."""
+LOCK = ".lock"
+"""File whose lock the one writer of a folder holds."""
 CHECKSUM = "crc32"
 """Key of a JSON file that holds the checksum of all other keys."""
 CHECKSUMS = "checksums.json"
@@ -43,6 +52,46 @@ def replacing(path: str | Path) -> Iterator[Path]:
         remove(draft)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which one process may write.
+
+    A missing folder is made. The system frees the lock when the process ends, however it ends. Systems without such
+    locks have none.
+    Raises UserError if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    path = folder / LOCK
+    while True:
+        with path.open("a+") as file:
+            _take(file, folder)
+            if not path.exists() or not os.path.samestat(
+                os.fstat(file.fileno()), path.stat()
+            ):
+                continue  # its last holder removed the file after it was opened here
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _take(file: IO[str], folder: Path) -> None:
+    """Lock an open file; raises UserError if another process holds it."""
+    assert fcntl is not None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise UserError(
+                f"another process writes into {folder}: "
+                f"wait until it ends, or choose another output="
+            ) from None
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it exists."""
     if path.is_dir():
@@ -57,10 +106,20 @@ def write_json(file: Path, content: Mapping[str, Any], indent: int | None = 1) -
     The file is replaced at once or not at all.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps(content, default=str))
+    plain = finite(json.loads(json.dumps(content, default=str)))
     with replacing(file) as draft:
         text = json.dumps(plain | {CHECKSUM: _checksum(plain)}, indent=indent)
         draft.write_text(text + "\n", encoding="utf-8")
+
+
+def finite(plain: Any) -> Any:
+    """Return plain data with null for NaN and infinity, which JSON does not have."""
+    if isinstance(plain, dict):
+        return {key: finite(value) for key, value in plain.items()}
+    if isinstance(plain, (list, tuple)):
+        return [finite(value) for value in plain]
+    is_number = not isinstance(plain, float) or math.isfinite(plain)
+    return plain if is_number else None
 
 
 def read_json(file: Path, remedy: str) -> dict[str, Any]:

@@ -56,13 +56,13 @@ class AgentState:
 class MPCConfig:
     """Set how the agent follows and renews its plans."""
 
-    replan: int = Field(default=4, ge=1)
+    replan: int = Field(default=4, ge=1, le=10**5)
     """Actions of a plan that are executed before the next plan, at most `planner.horizon`."""
 
-    action_repeat: int = Field(default=1, ge=1)
+    action_repeat: int = Field(default=1, ge=1, le=10**4)
     """Steps of the environment for which each planned action is repeated."""
 
-    proposals: int = Field(default=32, ge=0)
+    proposals: int = Field(default=32, ge=0, le=10**6)
     """Candidates of each plan that the policy head proposes, at most `planner.candidates`. 0: none."""
 
     def check(self, planner: SearchConfig) -> None:

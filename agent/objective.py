@@ -34,13 +34,13 @@ ROWS = 1024
 class ObjectiveConfig:
     """Define the value of an imagined rollout."""
 
-    reward: float = Field(default=1.0, allow_inf_nan=False)
+    reward: float = Field(default=1.0, ge=-1e6, le=1e6, allow_inf_nan=False)
     """Weight of the discounted return. 0: rewards do not count."""
 
-    goal: float = Field(default=0.0, allow_inf_nan=False)
+    goal: float = Field(default=0.0, ge=-1e6, le=1e6, allow_inf_nan=False)
     """Weight of the predicted steps to the goal image, averaged over the horizon. 0: goal images do not count."""
 
-    novelty: float = Field(default=0.0, allow_inf_nan=False)
+    novelty: float = Field(default=0.0, ge=-1e6, le=1e6, allow_inf_nan=False)
     """Weight of the discounted sum of predicted frame errors, for exploration. 0: novelty does not count."""
 
     discount: float | None = Field(default=None, ge=0, le=1)
@@ -50,10 +50,10 @@ class ObjectiveConfig:
     """Share of the value at the end of the horizon that counts as return. Below 1, because the value was learned from
     policies that may know more than the agent's memory."""
 
-    samples: int = Field(default=1, ge=1)
+    samples: int = Field(default=1, ge=1, le=10**5)
     """Rollouts of each candidate. 1: one rollout of expected frames; more: so many rollouts of sampled frames."""
 
-    std_penalty: float = Field(default=0.0, allow_inf_nan=False)
+    std_penalty: float = Field(default=0.0, ge=-1e6, le=1e6, allow_inf_nan=False)
     """Penalty on the standard deviation of the samples' values, subtracted from their mean. 0: none."""
 
     @property

@@ -36,6 +36,8 @@ ATTEMPTS = 3
 """Times that a job starts, if its worker is killed each time."""
 GRACE = 5.0
 """Seconds in which an idle worker may end by itself."""
+PATIENCE = 2.0
+"""Seconds between two calls of `waits`."""
 SPAWN = get_context("spawn")
 
 
@@ -70,9 +72,12 @@ class Workers:
         for worker in self.workers:
             worker.end()
 
-    def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, jobs: Sequence[Any], waits: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, Any]]:
         """Do the jobs; yield the number and the result of each as it is done.
 
+        waits: called every few seconds while workers are busy
         Jobs start in their order. If a worker is killed, its job starts again.
         Raises what the work raises, and UserError if workers are killed again and again.
         """
@@ -82,7 +87,10 @@ class Workers:
             return
         self.submit(jobs)
         while self.unfinished:
-            yield from self.poll()
+            found = self.poll(PATIENCE)
+            if not found:
+                waits()
+            yield from found
 
     def submit(self, jobs: Sequence[Any]) -> None:
         """Start jobs in processes, and return at once; jobs before them must be finished."""
@@ -196,10 +204,10 @@ class _Worker:
         return signal.Signals(-code).name
 
     def stop(self) -> None:
-        """Kill the process, or let it end by itself if it is idle."""
+        """End the process, or let it end by itself if it is idle."""
         self.pipe.close()
         if self.number is not None:
-            self.process.kill()
+            self.process.terminate()
 
     def end(self) -> None:
         """Wait until the process has ended; kill it if that takes long."""
@@ -211,6 +219,7 @@ class _Worker:
 def _serve(pipe: Connection, threads: int) -> None:
     """Do jobs until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # closes environments
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         server = Server(pipe.recv_bytes(), threads)

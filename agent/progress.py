@@ -27,7 +27,7 @@ class Progress:
         self.written = -1
         """Units in the last line that was shown."""
         self.terminal = sys.stderr.isatty()
-        self.interval = 0.2 if self.terminal else 15.0
+        self.interval = 0.2 if self.terminal else 8.0
         """Seconds between two lines."""
         self.started = time.monotonic()
         self.shown = self.started - (self.interval if self.terminal else 0)
@@ -40,6 +40,10 @@ class Progress:
         if now - self.shown >= self.interval:
             self.shown = now
             self._show(end="" if self.terminal else "\n")
+
+    def refresh(self) -> None:
+        """Show the present state again if the last line is old enough."""
+        self.update(self.done)
 
     def close(self) -> None:
         """Show the last state, unless it was shown already, and end the line."""

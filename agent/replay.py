@@ -15,6 +15,7 @@ from lssvwm.agent.shard_writer import ShardWriter
 from lssvwm.agent.shards import (
     KEYS,
     POSE,
+    Format,
     Shard,
     check_environment,
     open_shards,
@@ -28,12 +29,15 @@ from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
 KEPT_FRAMES = 1_000_000
 """Frames that a data folder keeps; the oldest shards are deleted first."""
+GIVEN = "data:"
+"""Start of the names of shards of the given folder."""
 
 
 class Replay:
     """Hold the shards of a data folder, add new ones and draw sequences.
 
-    keep: frames kept; beyond them the oldest shards are deleted. None: all are kept
+    keep: frames kept; beyond them the oldest shards are not used, and deleted by `delete_retired`. None: all are kept
+    given: another data folder, whose frames are used too; it is only read
     environment: that of the frames, as `shards.describe_environment` returns it; None: any
     Raises UserError if a shard is damaged, or holds frames of another environment.
     """
@@ -43,14 +47,31 @@ class Replay:
         folder: str | Path,
         keep: int | None = None,
         environment: dict[str, Any] | None = None,
+        given: Path | None = None,
     ):
         self.writer = ShardWriter(folder, environment)
         self.folder = self.writer.folder
         self.keep = keep
         self.environment = environment
-        self.shards = open_shards(folder)
-        self.rejected: set[str] = set()
-        """Names of shards of other writers that cannot be used."""
+        self.given = given
+        self.retired: list[Path] = []
+        """Shards that are no longer used, until they are deleted."""
+        self.unused: set[str] = set()
+        """Names of shards that are in a folder but not used."""
+        self.shards = [] if given is None else self._open(given)
+        if given is not None and not self.shards:
+            raise UserError(
+                f"no data in {given}: collect some with `lssvwm collect output={given}`"
+            )
+        self.shards += self._open(self.folder)
+
+    def _open(self, folder: Path) -> list[Shard]:
+        """Open the shards of a folder; raises UserError if they are of another environment."""
+        shards = open_shards(folder)
+        if self.environment is not None and shards:
+            recorded = Format.read(folder).environment or shards[0].environment()
+            check_environment(folder, recorded, self.environment)
+        return shards
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -63,84 +84,117 @@ class Replay:
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the shards, oldest first."""
-        return [shard.path.name for shard in self.shards]
+        """Return the names of the shards, oldest first; those of the given folder after GIVEN."""
+        return [self._name(shard.path) for shard in self.shards]
+
+    def _name(self, path: Path) -> str:
+        return path.name if self._is_own(path) else f"{GIVEN}{path.name}"
+
+    def _is_own(self, path: Path) -> bool:
+        return path.parent == self.folder
+
+    def _paths(self) -> list[Path]:
+        """Return the folders of all shards, used or not; those of the given folder first."""
+        given = [] if self.given is None else shard_paths(self.given)
+        return given + shard_paths(self.folder)
 
     def extend(
         self,
         rows: Mapping[str, np.ndarray],
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        """Append whole episodes as a new shard, then delete the oldest shards beyond `keep` frames.
+        """Append whole episodes as a new shard, then retire the oldest shards beyond `keep` frames.
 
         provenance: how the frames were collected, plain data
         Raises OSError if the disk lacks the space.
         """
         path = self.writer.write(rows, provenance or {})
         self.shards.append(Shard.open(path, verify=False))
-        self._evict()
+        self._retire()
 
     def refresh(self) -> None:
         """Take in shards that other writers have completed or deleted.
 
         A shard that is damaged or of another environment is reported once and left out.
         """
-        paths = shard_paths(self.folder)
-        present = {path.name for path in paths}
-        known = {*self.names} | self.rejected
-        kept = [shard for shard in self.shards if shard.path.name in present]
-        new = [self._open_new(path) for path in paths if path.name not in known]
-        added = [shard for shard in new if shard is not None]
-        self.shards = sorted(kept + added, key=lambda shard: shard.path.name)
-        self._evict()
+        paths = self._paths()
+        opened = {shard.path: shard for shard in self.shards}
+        found = []
+        for path in paths:
+            if self._name(path) not in self.unused:
+                found.append(opened.get(path) or self._open_new(path))
+        self.shards = [shard for shard in found if shard is not None]
+        self._retire()
 
     def _open_new(self, path: Path) -> Shard | None:
         """Open a shard of another writer; None if it is unusable, or deleted meanwhile."""
         try:
             shard = Shard.open(path, verify=True)
             if self.environment is not None:
-                check_environment(self.folder, shard.environment(), self.environment)
+                check_environment(path.parent, shard.environment(), self.environment)
             return shard
         except (UserError, OSError, RuntimeError) as error:
             if path.exists():
                 announce(f"{error}; training goes on without {path.name}")
-                self.rejected.add(path.name)
+                self.unused.add(self._name(path))
             return None
 
-    def _evict(self) -> None:
-        """Delete the oldest shards beyond `keep` frames."""
+    def _retire(self) -> None:
+        """Stop to use the oldest shards beyond `keep` frames."""
         if self.keep is None or not self.shards:
             return
         while len(self) - len(self.shards[0]) >= self.keep:
-            remove(self.shards.pop(0).path)
+            old = self.shards.pop(0).path
+            self.unused.add(self._name(old))
+            if self._is_own(old):
+                self.retired.append(old)
+
+    def delete_retired(self) -> None:
+        """Delete own shards that are no longer used, once no checkpoint needs them."""
+        for path in self.retired:
+            remove(path)
+        self.retired = []
 
     def follow(self, names: Collection[str]) -> None:
         """Open exactly the shards with these names, as another process does."""
-        opened = {shard.path.name: shard for shard in self.shards}
+        paths = {self._name(path): path for path in self._paths()}
+        opened = {shard.path: shard for shard in self.shards}
+        wanted = [paths[name] for name in names]
         self.shards = [
-            opened.get(name) or Shard.open(self.folder / name, verify=False)
-            for name in names
+            opened.get(path) or Shard.open(path, verify=False) for path in wanted
         ]
 
-    def keep_only(self, names: Collection[str]) -> None:
-        """Delete all shards but those with these names."""
+    def delete_all_but(self, names: Collection[str]) -> None:
+        """Delete own shards with other names."""
         for shard in self.shards:
-            if shard.path.name not in names:
+            if self._is_own(shard.path) and shard.path.name not in names:
                 remove(shard.path)
-        self.shards = [shard for shard in self.shards if shard.path.name in names]
+        self.shards = [shard for shard in self.shards if shard.path.exists()]
+
+    def use_only(self, names: Collection[str]) -> None:
+        """Use no other shards than those with these names; the others stay in the folder."""
+        if self.given is not None and not any(name.startswith(GIVEN) for name in names):
+            names = [*names, *(f"{GIVEN}{name}" for name in names)]  # of older states
+        self.unused |= {*self.names} - {*names}
+        self.shards = [
+            shard for shard in self.shards if self._name(shard.path) in names
+        ]
 
     def check(self, needs_pose: bool = False) -> None:
         """Raise UserError if there are no frames, or no poses that the model needs."""
         if len(self) == 0:
             raise UserError(
-                f"no data in {self.folder}: collect some first "
+                f"no data in {self.given or self.folder}: collect some first "
                 f"(train.collect.frames or `lssvwm collect`)"
             )
         if needs_pose and POSE not in set(self.shards[0].rows.keys()):
             raise UserError(
-                f"model.pose=given: the frames in {self.folder} have no poses; "
+                f"model.pose=given: the frames in {self.given or self.folder} have no poses; "
                 f"use an environment that has them, or model.pose=integrated"
             )
+
+        for shard in self.shards:
+            _check_finite(shard)
 
     def sample(
         self,
@@ -169,6 +223,18 @@ class Replay:
         keys = [*KEYS, POSE] if POSE in shared else KEYS
         read = parts[rows]
         return Batch(**{key: torch.stack([part[key] for part in read]) for key in keys})
+
+
+def _check_finite(shard: Shard) -> None:
+    """Raise UserError, with the episode, for a reward that is not a finite number."""
+    reward = np.asarray(shard.rows.get("reward"))
+    wrong = np.flatnonzero(~np.isfinite(reward))
+    if len(wrong):
+        episode = int(np.searchsorted(shard.starts, wrong[0], side="right"))
+        raise UserError(
+            f"{shard.path}, episode {episode}: the reward of a frame is "
+            f"{reward[wrong[0]]}; delete this folder, or collect its frames again"
+        )
 
 
 def _draw(

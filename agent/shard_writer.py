@@ -51,7 +51,6 @@ class ShardWriter:
     def __init__(self, folder: str | Path, environment: dict[str, Any] | None = None):
         self.folder = Path(folder)
         self.environment = environment
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._check(shard_paths(self.folder), Format.read(self.folder))
 
     def write(
@@ -64,6 +63,7 @@ class ShardWriter:
         """
         keys = [key for key in (*KEYS, POSE) if key in rows]
         arrays = {key: np.ascontiguousarray(rows[key]) for key in keys}
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._check_space(sum(array.nbytes for array in arrays.values()))
         remove_abandoned(self.folder)
         others = shard_paths(self.folder)
@@ -98,7 +98,7 @@ class ShardWriter:
     def claim(self) -> int:
         """Return a number that no other writer of the folder gets, to draw seeds from."""
         claimed = self.folder / SEEDS
-        claimed.mkdir(exist_ok=True)
+        claimed.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(len(shard_paths(self.folder))):
             with suppress(FileExistsError):
                 (claimed / f"{number:06d}").touch(exist_ok=False)

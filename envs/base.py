@@ -103,6 +103,8 @@ class BatchedEnv(HasExperts, ABC):
     """Seed of the present episode in each slot, int64 [B]."""
     answers: int = 1
     """Right answers that an episode may have; a task list holds each equally often."""
+    copyable: bool = True
+    """`copy.deepcopy` gives an environment that continues in the same way."""
 
     @abstractmethod
     def reset(self, where: np.ndarray, seeds: np.ndarray) -> None:
@@ -122,6 +124,14 @@ class BatchedEnv(HasExperts, ABC):
     def goals(self) -> np.ndarray | None:
         """Return the goal images, uint8 [B, C, H, W]; None if goals are no images."""
         return None
+
+    def renewed(self) -> BatchedEnv:
+        """Return a new environment of this kind with one slot, if it is not `copyable`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free what the environments hold, such as processes; they cannot be used then."""
+        return
 
     @abstractmethod
     def last_action(self) -> np.ndarray:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lssvwm.envs.user_code import place
+
 
 def load_factory(factory: str) -> Callable[..., Any]:
     """Return the callable that "package.module:name" or "path/to/file.py:name" names.
@@ -38,11 +40,20 @@ def load_factory(factory: str) -> Callable[..., Any]:
         raise ValueError(
             f"factory {factory!r}: {error}; is it on the Python path?"
         ) from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(
+            f"factory {factory!r}: importing it failed{place(error)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if not hasattr(module, name):
         near = get_close_matches(name, dir(module), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"factory {factory!r}: {source} has no {name!r}{hint}")
     made = getattr(module, name)
+    if not callable(made):
+        raise ValueError(
+            f"factory {factory!r}: {name} is {type(made).__name__}, no function or class"
+        )
     return made if path is None else _called_from(path.parent, made)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,11 +37,21 @@ from lssvwm.envs.gymnasium_spaces import (
     to_actions,
     to_frame,
 )
+from lssvwm.envs.user_code import (
+    EnvironmentFault,
+    checked_reset,
+    checked_step,
+    guarded,
+)
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 if TYPE_CHECKING:
     import gymnasium
+
+
+PARTS = ("observation_space", "action_space", "reset", "step", "close")
+"""Attributes that a Gymnasium environment has."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -52,11 +64,11 @@ class GymConfig:
     """Registered environment. "module:id" imports the module that registers it."""
     factory: str | None = None
     """Function that makes one: "package.module:callable" or "path/to/file.py:callable"."""
-    size: int = Field(default=64, ge=MIN_SIDE)
+    size: int = Field(default=64, ge=MIN_SIDE, le=1024)
     """Side of the frame to which the image is resized, in pixels."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments for the environment or the factory."""
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, le=10**7)
     """Steps after which an episode is truncated; null: the environment's own limit."""
     render: bool = False
     """Observe the rendered picture; the environment gets `render_mode="rgb_array"`."""
@@ -73,8 +85,9 @@ class GymEnv(BatchedEnv):
     """Step B Gymnasium environments, one after the other.
 
     ## Description
-    Any environment with an image. Success is `info["is_success"]` or `info["success"]`
-    of the last step; without them, termination with a positive reward.
+    Any environment with an image. Mistakes in its code raise EnvironmentFault. All are
+    closed by `close`, when this object is forgotten, or when Python ends. Success is
+    `info["is_success"]` or `info["success"]` of the last step; without them, termination with a positive reward.
 
     ## Actions
     The environment's, if they are Discrete, MultiDiscrete, MultiBinary or a bounded
@@ -83,7 +96,8 @@ class GymEnv(BatchedEnv):
 
     ## Observation
     uint8 [B, 3, size, size]: the image as RGB. It is the observation itself, or an
-    entry of a dictionary, or the rendered picture with `render`.
+    entry of a dictionary, or the rendered picture with `render`. An observation with 4
+    channels is refused: it may be a stack of frames.
 
     ## Reward
     The environment's.
@@ -93,14 +107,18 @@ class GymEnv(BatchedEnv):
     """
 
     explorers = ("random", "noop")
+    copyable = False
 
     def __init__(self, config: GymConfig, batch: int):
         self.config = config
         self.batch = batch
         self.frame_shape = (3, config.size, config.size)
+        self.name = str(config.id or config.factory)
         make = _maker(config)
-        self.envs = [make() for _ in range(batch)]
-        self.name = config.id or config.factory
+        self.envs: list[gymnasium.Env] = []
+        self._finalizer = weakref.finalize(self, _close, self.envs)
+        for _ in range(batch):
+            self.envs.append(make())
         first = self.envs[0]
         self._find_image = (
             rendered
@@ -123,8 +141,7 @@ class GymEnv(BatchedEnv):
         Gymnasium gets the seed modulo 2^31.
         """
         for slot, seed in zip(np.asarray(where).tolist(), np.asarray(seeds).tolist()):
-            observation, _ = self.envs[slot].reset(seed=seed % 2**31)
-            self._draw(slot, observation)
+            self._reset_one(slot, seed % 2**31)
             self.episode[slot] += 1
             self.seeds[slot] = seed
             self._steps[slot] = 0
@@ -132,6 +149,11 @@ class GymEnv(BatchedEnv):
             self._terminated[slot] = False
             self._truncated[slot] = False
             self._success[slot] = False
+
+    def _reset_one(self, slot: int, seed: int) -> None:
+        env = self.envs[slot]
+        result = guarded(self.name, "reset()", lambda: env.reset(seed=seed))
+        self._draw(slot, checked_reset(self.name, result), "reset()")
 
     def step(self, action: np.ndarray) -> Step:
         """Step every running slot by `action`, int64 [B] or float32 [B, A].
@@ -150,23 +172,33 @@ class GymEnv(BatchedEnv):
     def _step_one(self, slot: int, action: np.ndarray) -> float:
         env = self.envs[slot]
         native = from_action(action, self.actions, env.action_space)
-        observation, reward, terminated, truncated, info = env.step(native)
-        self._draw(slot, observation)
+        result = guarded(self.name, "step()", env.step, native)
+        observation, reward, terminated, truncated, info = checked_step(
+            self.name, result
+        )
+        self._draw(slot, observation, "step()")
         self._steps[slot] += 1
         self._action[slot] = action
         limit = self.config.max_steps
         out_of_time = limit is not None and self._steps[slot] >= limit
         ended = bool(terminated or truncated or out_of_time)
-        rewarded_end = terminated and float(reward) > 0
+        rewarded_end = terminated and reward > 0
         won = info.get("is_success", info.get("success", rewarded_end))
         self._terminated[slot] = terminated
         self._truncated[slot] = (truncated or out_of_time) and not terminated
         self._success[slot] = bool(won) and ended
-        return float(reward)
+        return reward
 
-    def _draw(self, slot: int, observation: Any) -> None:
-        image = self._find_image(observation, self.envs[slot])
-        self._frames[slot] = to_frame(image, self.config.size)
+    def _draw(self, slot: int, observation: Any, call: str) -> None:
+        env = self.envs[slot]
+        find = self._find_image
+        image = guarded(self.name, f"the image after {call}", find, observation, env)
+        try:
+            self._frames[slot] = to_frame(image, self.config.size)
+        except (ValueError, TypeError) as error:
+            raise EnvironmentFault(
+                f"{self.name}: the image after {call} cannot be used: {error}"
+            ) from error
 
     def frames(self) -> np.ndarray:
         """Return the images, uint8 [B, 3, size, size]."""
@@ -200,7 +232,22 @@ class GymEnv(BatchedEnv):
                 return RandomExplorer(self, seed)
             case "noop":
                 return NoopExplorer(self)
-        raise unknown_explorer(str(self.name), name, self.explorers)
+        raise unknown_explorer(self.name, name, self.explorers)
+
+    def renewed(self) -> GymEnv:
+        """Return one new environment of this kind."""
+        return self.config.build(1)
+
+    def close(self) -> None:
+        """Close all environments; later calls do nothing."""
+        self._finalizer()
+
+
+def _close(envs: list[gymnasium.Env]) -> None:
+    """Close environments; one that fails to close does not keep the others open."""
+    for env in envs:
+        with suppress(Exception):
+            env.close()
 
 
 def _maker(config: GymConfig) -> Callable[[], gymnasium.Env]:
@@ -219,13 +266,18 @@ def _maker(config: GymConfig) -> Callable[[], gymnasium.Env]:
     else:
         make = load_factory(config.factory or "")
 
+    name = str(config.id or config.factory)
+    given = ", ".join(kwargs) or "no arguments"
+
     def make_one() -> gymnasium.Env:
-        try:
-            return make(**kwargs)
-        except TypeError as error:
-            name = config.id or config.factory
-            given = ", ".join(kwargs) or "no arguments"
-            raise ValueError(f"cannot make {name} with {given}: {error}") from error
+        env = guarded(name, f"making it with {given}", lambda: make(**kwargs))
+        missing = [part for part in PARTS if not hasattr(env, part)]
+        if missing:
+            raise EnvironmentFault(
+                f"{name} makes {type(env).__name__}, no Gymnasium environment: "
+                f"it has no {missing[0]}"
+            )
+        return env
 
     return make_one
 
@@ -236,12 +288,15 @@ def _from_id(name: str) -> Callable[..., gymnasium.Env]:
     def make(**kwargs: Any) -> gymnasium.Env:
         try:
             return gymnasium.make(name, disable_env_checker=True, **kwargs)
+        except gymnasium.error.NamespaceNotFound as error:
+            raise EnvironmentFault(
+                f"unknown environment {name!r}: no package has registered it; install "
+                f"its package and name that, e.g. env.id=ale_py:{name} for Atari"
+            ) from error
         except gymnasium.error.UnregisteredEnv as error:
             near = get_close_matches(name, gymnasium.registry, n=3, cutoff=0.4)
             nearest = f"nearest: {', '.join(near)}"
             hint = nearest if near else "is the package that registers it imported?"
-            raise ValueError(f"unknown environment {name!r}; {hint}") from error
-        except gymnasium.error.Error as error:
-            raise ValueError(f"cannot make {name}: {error}") from error
+            raise EnvironmentFault(f"unknown environment {name!r}; {hint}") from error
 
     return make

@@ -18,15 +18,19 @@ MIN_SIDE = 8
 """Least rows and columns of an image. MiniGrid's symbolic 7 x 7 view is none."""
 MAX_COMBINATIONS = 256
 """Largest number of combined choices that become one discrete action."""
-CHANNELS = (1, 3, 4)
-"""Numbers of channels of grey, RGB and RGBA images."""
+CHANNELS = (1, 3)
+"""Numbers of channels of grey and RGB images."""
+ALPHA = 4
+"""Channels of a rendered RGBA picture. As an observation it may be a stack of frames."""
+MAX_BOUND = 1e6
+"""Largest bound of a continuous action; differences of larger ones are not exact."""
 
 ImageFinder = Callable[[Any, "gymnasium.Env"], np.ndarray]
 """Takes the image out of an observation of an environment."""
 
 
 def rendered(observation: Any, env: gymnasium.Env) -> np.ndarray:
-    """Return the rendered image of `env`.
+    """Return the rendered image of `env`, without alpha.
 
     Raises ValueError if it renders anything but an array.
     """
@@ -34,9 +38,10 @@ def rendered(observation: Any, env: gymnasium.Env) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         raise ValueError(
             f"{env} renders {type(image).__name__}, not an array; "
-            "render=True needs rgb_array"
+            "env.render=true needs rgb_array"
         )
-    return image
+    has_alpha = image.ndim == 3 and image.shape[2] == ALPHA
+    return image[..., :3] if has_alpha else image
 
 
 def image_finder(space: gymnasium.Space, name: str | None) -> ImageFinder:
@@ -52,8 +57,9 @@ def image_finder(space: gymnasium.Space, name: str | None) -> ImageFinder:
     several = f"more than one image ({', '.join(images)})"
     raise ValueError(
         f"{name} observes {space}: {several if images else 'no image'} "
-        f"(uint8, at least {MIN_SIDE} x {MIN_SIDE}; grey, RGB or RGBA); "
-        "set render=True to take what it renders, or wrap it in a factory "
+        f"(uint8, at least {MIN_SIDE} x {MIN_SIDE}; grey or RGB, not a stack of "
+        "frames, which the memory replaces); "
+        "set env.render=true to take what it renders, or wrap it in a factory "
         "(gymnasium.wrappers.AddRenderObservation)"
     )
 
@@ -86,19 +92,41 @@ def _is_image(space: gymnasium.Space) -> bool:
 def to_frame(image: Any, size: int) -> np.ndarray:
     """Return uint8 [3, size, size] of an image.
 
-    image: uint8 [H, W], [H, W, 1|3|4] or [1|3|4, H, W]; alpha is dropped
+    image: [H, W], [H, W, 1|3] or [1|3, H, W]; whole numbers from 0 to 255, or floats from 0 to 1
+    Raises ValueError for anything else.
     """
-    return resize(_to_rgb(image), size).transpose(2, 0, 1)
+    return resize(_to_rgb(to_bytes(np.asarray(image))), size).transpose(2, 0, 1)
 
 
-def _to_rgb(image: Any) -> np.ndarray:
-    pixels = np.asarray(image)
+def to_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels as uint8; floats from 0 to 1 are scaled to 255.
+
+    Raises ValueError for other types, and for numbers outside of these ranges.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    limit = {"f": 1, "i": 255, "u": 255}.get(pixels.dtype.kind)
+    if limit is None:
+        raise ValueError(f"its type is {pixels.dtype}, not uint8")
+    if not ((pixels >= 0) & (pixels <= limit)).all():  # false for NaN, too
+        raise ValueError(
+            f"its {pixels.dtype} numbers go from {pixels.min()} to {pixels.max()}; "
+            "they must be uint8, whole from 0 to 255, or floats from 0 to 1"
+        )
+    scaled = np.rint(pixels * 255.0) if limit == 1 else pixels
+    return scaled.astype(np.uint8)
+
+
+def _to_rgb(pixels: np.ndarray) -> np.ndarray:
+    shape = pixels.shape
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    elif pixels.shape[2] not in CHANNELS:
+    elif pixels.ndim == 3 and shape[2] not in CHANNELS:
         pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim != 3 or pixels.shape[2] not in CHANNELS or 0 in shape:
+        raise ValueError(f"its shape is {shape}, not that of a grey or RGB image")
     is_grey = pixels.shape[2] == 1
-    return np.repeat(pixels, 3, axis=2) if is_grey else pixels[..., :3]
+    return np.repeat(pixels, 3, axis=2) if is_grey else pixels
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -119,7 +147,8 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
 def to_actions(env: gymnasium.Env, name: str | None) -> Discrete | Box:
     """Return the actions of `env`; raises ValueError for a space without translation.
 
-    Every combination of several choices becomes one discrete action.
+    Every combination of several choices becomes one discrete action. Dimensions of a
+    Box with low = high are fixed and left out.
     """
     from gymnasium import spaces
 
@@ -131,19 +160,29 @@ def to_actions(env: gymnasium.Env, name: str | None) -> Discrete | Box:
         combinations = itertools.product(*map(range, choices))
         return Discrete(math.prod(choices), tuple(map(str, combinations)))
     if isinstance(space, spaces.Box) and _is_bounded_float(space):
-        low = tuple(space.low.ravel().tolist())
-        high = tuple(space.high.ravel().tolist())
+        free = _free(space)
+        low = tuple(space.low[free].tolist())
+        high = tuple(space.high[free].tolist())
         return Box(low, high)
     raise ValueError(
         f"{name} acts through {space}: only Discrete, MultiDiscrete and MultiBinary "
-        f"(up to {MAX_COMBINATIONS} combinations) and bounded float Box are "
-        "supported; wrap it in a factory "
+        f"(up to {MAX_COMBINATIONS} combinations) and bounded float Box (up to "
+        f"{MAX_BOUND:g}, a dimension not fixed) are supported; wrap it in a factory "
         "(gymnasium.wrappers.TransformAction, RescaleAction)"
     )
 
 
 def _is_bounded_float(space: spaces.Box) -> bool:
-    return np.issubdtype(space.dtype, np.floating) and space.is_bounded()
+    if not np.issubdtype(space.dtype, np.floating):
+        return False
+    bounds = np.abs([space.low, space.high])
+    bounded = bool((bounds <= MAX_BOUND).all())  # false for NaN, too
+    return bounded and bool(_free(space).any())
+
+
+def _free(space: spaces.Box) -> np.ndarray:
+    """Return the dimensions of an action that can vary, bool; low = high fixes others."""
+    return space.low < space.high
 
 
 def _named(env: gymnasium.Env, n: int) -> Discrete:
@@ -173,5 +212,6 @@ def from_action(action: np.ndarray, actions: Discrete | Box, space: Any) -> Any:
         return options.reshape(space.shape) + start
     if isinstance(actions, Discrete):
         return int(action) + int(space.start)
-    bounded = np.clip(action, actions.low, actions.high)
-    return bounded.reshape(space.shape).astype(space.dtype)
+    full = space.low.copy()
+    full[_free(space)] = np.clip(action, actions.low, actions.high)
+    return full

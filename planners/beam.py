@@ -35,7 +35,7 @@ class BeamConfig(SearchConfig):
 
     kind: Literal["beam"] = "beam"
 
-    width: int = Field(default=32, ge=1)
+    width: int = Field(default=32, ge=1, le=10**6)
     """Sequences that are extended by every action at each step of the horizon."""
 
 

@@ -19,11 +19,11 @@ class ICEMConfig(SearchConfig):
 
     kind: Literal["icem"] = "icem"
 
-    colour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    colour: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
     """Exponent with which the power of the noise falls with frequency. 0: white noise. 2: random walk.
     null: 0.5 for discrete and 2 for continuous actions."""
 
-    decay: float = Field(default=1.0, ge=1, allow_inf_nan=False)
+    decay: float = Field(default=1.0, ge=1, le=1e6, allow_inf_nan=False)
     """Factor by which the number of candidates falls in each iteration, down to twice `elites`."""
 
 

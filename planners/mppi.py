@@ -17,7 +17,7 @@ class MPPIConfig(SearchConfig):
 
     kind: Literal["mppi"] = "mppi"
 
-    temperature: float = Field(default=0.2, gt=0, allow_inf_nan=False)
+    temperature: float = Field(default=0.2, gt=0, le=1e6, allow_inf_nan=False)
     """Temperature of the weights, in units of the gap between best and median score."""
 
 

@@ -35,22 +35,22 @@ class SearchConfig:
     kind: str
     """Name of the planner."""
 
-    candidates: int = Field(default=128, ge=1)
+    candidates: int = Field(default=128, ge=1, le=10**6)
     """Action sequences that are scored in each iteration."""
 
-    horizon: int = Field(default=16, ge=1)
+    horizon: int = Field(default=16, ge=1, le=10**5)
     """Actions in each sequence."""
 
-    iterations: int = Field(default=3, ge=1)
+    iterations: int = Field(default=3, ge=1, le=10**5)
     """Rounds of drawing and scoring candidates."""
 
-    elites: int = Field(default=16, ge=1)
+    elites: int = Field(default=16, ge=1, le=10**6)
     """Best candidates that the plan reports and CEM fits, at most `candidates`."""
 
-    keep_elites: int = Field(default=4, ge=1)
+    keep_elites: int = Field(default=4, ge=1, le=10**6)
     """Elites that compete again in the next iteration and in the next plan, at most `elites`."""
 
-    time_budget: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    time_budget: float = Field(default=0.0, ge=0, le=1e6, allow_inf_nan=False)
     """Seconds for a plan; iterations that would end later are left out. 0: no limit."""
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ class ShootingConfig(SearchConfig):
 
     kind: Literal["shooting"] = "shooting"
 
-    iterations: int = Field(default=1, ge=1)
+    iterations: int = Field(default=1, ge=1, le=10**5)
     """Rounds of drawing and scoring candidates; each draws from the same distribution."""
 
 

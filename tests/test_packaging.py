@@ -158,3 +158,15 @@ def test_every_dependency_is_pinned(project: dict) -> None:
     assert (
         "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
     )  # any build: no +cpu, no +cu
+
+
+def test_lowest_constraints_are_the_lower_bounds() -> None:
+    found = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in found if "==" in line)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]["dev"]
+    for requirement in (*project["dependencies"], *extras):
+        name, _, bounds = requirement.partition(">=")
+        lowest = bounds.split(",")[0]
+        if requirement in project["dependencies"] or name in pins:
+            assert pins.get(name) == lowest, requirement

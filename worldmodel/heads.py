@@ -12,7 +12,9 @@ from torch.nn import functional as F
 BINS = 61
 """Bins of the distributions over reward and value."""
 BIN_LIMIT = 6.0
-"""Largest symlog(reward) and symlog(value) that the bins represent."""
+"""Largest symlog of a scaled reward or value that the bins represent: e^6 - 1, about 402."""
+FITTING = 0.1, 100.0
+"""Largest rewards and returns, in units of the scale, with which a scale is kept."""
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -54,7 +56,10 @@ class HeadOutputs:
     """[..., A]: logits of discrete actions, or the mean of continuous ones"""
 
     bins: Tensor
-    """symlog(reward) and symlog(value) of each bin"""
+    """symlog of the scaled reward and value of each bin"""
+
+    scales: Tensor
+    """Units of reward and value, [2]"""
 
     distance: Tensor | None = None
     """Steps to the goal image [...], if one was given"""
@@ -70,17 +75,18 @@ class HeadOutputs:
             self.continue_logit[:, -1],
             self.policy[:, -1],
             self.bins,
+            self.scales,
         )
 
     @property
     def reward(self) -> Tensor:
         """Expected reward received on arriving at the frame, [...]."""
-        return self._expectation(self.reward_logits)
+        return self._expectation(self.reward_logits) * self.scales[0]
 
     @property
     def value(self) -> Tensor:
         """Expected discounted return after the frame, [...]."""
-        return self._expectation(self.value_logits)
+        return self._expectation(self.value_logits) * self.scales[1]
 
     @property
     def cont(self) -> Tensor:
@@ -104,14 +110,17 @@ class Heads(nn.Module):
     """Map tokens of a frame [..., S, D] to `HeadOutputs`.
 
     The heads share one hidden layer. Each has a linear map of its own.
+    Rewards and values are learned in units of `scales`, so that they may have any size.
     """
 
     bins: Tensor
+    scales: Tensor
 
     def __init__(self, tokens: int, width: int, actions: int, surprise: bool = False):
         super().__init__()
         bins = torch.linspace(-BIN_LIMIT, BIN_LIMIT, BINS)
         self.register_buffer("bins", bins, persistent=False)
+        self.register_buffer("scales", torch.ones(2))
         self.sizes = [BINS, BINS, 1, actions]
         self.trunk = nn.Linear(tokens * width, HEAD_HIDDEN)
         self.out = nn.Linear(HEAD_HIDDEN, sum(self.sizes))
@@ -125,8 +134,26 @@ class Heads(nn.Module):
         reward, value, cont, policy = self.out(hidden).split(self.sizes, -1)
         log_error = None if self.error is None else self.error(hidden)[..., 0]
         return HeadOutputs(
-            reward, value, cont[..., 0], policy, self.bins, log_error=log_error
+            reward_logits=reward,
+            value_logits=value,
+            continue_logit=cont[..., 0],
+            policy=policy,
+            bins=self.bins,
+            scales=self.scales,
+            log_error=log_error,
         )
+
+    def fit_scales(self, reward: float, value: float) -> None:
+        """Set the units of reward and value where the present ones do not fit.
+
+        reward, value: largest magnitudes to expect; 0: unknown, which fits
+        Units are kept if the magnitudes lie within FITTING of them.
+        """
+        low, high = FITTING
+        for i, largest in enumerate((reward, value)):
+            size = largest / float(self.scales[i])
+            if largest and not low <= size <= high:
+                self.scales[i] = largest
 
 
 def normalized_frame(x: Tensor) -> Tensor:

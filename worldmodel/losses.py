@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TD_LAMBDA = 0.95
 """Lambda of the value targets."""
 ADVANTAGE_TEMPERATURE = 0.1
-"""Advantage that weighs an imitated action e times as much."""
+"""Advantage, in units of the value head, that weighs an imitated action e times as much."""
 MAX_ADVANTAGE_WEIGHT = 5.0
 """Largest weight of an imitated action."""
 COARSE = 4
@@ -124,14 +124,17 @@ def head_losses(
     is_event = (batch.reward != 0) | batch.terminated
     arrived = (valid & ~batch.is_first).float()
     weight = arrived * (1 + (event_weight - 1) * is_event.float())
-    reward = _cross_entropy(out.reward_logits, two_hot(batch.reward, out.bins))
+    reward_unit, value_unit = out.scales
+    scaled_reward = two_hot(batch.reward / reward_unit, out.bins)
+    reward = _cross_entropy(out.reward_logits, scaled_reward)
     cont = F.binary_cross_entropy_with_logits(
         out.continue_logit.float(), (~batch.terminated).float(), reduction="none"
     )
-    value = _cross_entropy(out.value_logits, two_hot(target, out.bins))
+    scaled_target = two_hot(target / value_unit, out.bins)
+    value = _cross_entropy(out.value_logits, scaled_target)
     goes_on = valid & ~batch.terminated & ~batch.truncated
     acts = (goes_on[:, :-1] & ~batch.is_first[:, 1:]).float()
-    advantage = (target - out.value.detach())[:, :-1]
+    advantage = (target - out.value.detach())[:, :-1] / value_unit
     advantage_weight = torch.exp(advantage / ADVANTAGE_TEMPERATURE)
     policy = policy_loss(out.policy[:, :-1], batch.action[:, 1:])
     found = {
@@ -142,7 +145,7 @@ def head_losses(
             policy, acts * advantage_weight.clamp(max=MAX_ADVANTAGE_WEIGHT)
         ),
     }
-    is_right = ((out.reward - batch.reward).abs() < 0.5).float()
+    is_right = ((out.reward - batch.reward).abs() < 0.5 * reward_unit).float()
     events = arrived * is_event
     metrics = {
         "event_accuracy": share_of_mean(is_right, events),

@@ -1,6 +1,7 @@
 """Upgrade weights and model settings of earlier formats.
 
-Format 1 has no `format_version`. Format 2 has the present names. Format 3 adds checksums. Nothing here needs torch.
+Format 1 has no `format_version`. Format 2 has the present names. Format 3 adds checksums. Format 4 adds the units of
+reward and value, which are 1 in older weights. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Format of weights, with the model settings in their header, and of memories that this version writes."""
 
 _RENAMED_WEIGHTS: list[tuple[str, str]] = [
@@ -68,6 +69,9 @@ REMOVED_SETTINGS: dict[str, str] = {
 _LIMITS = "action_limits."
 """First part of the keys of action limits."""
 
+_SCALES = "heads.scales"
+"""Key of the units of reward and value, [2]."""
+
 _WALLS = ".path_integrator.frame."
 """Part of the keys of the wall predictor."""
 
@@ -107,10 +111,13 @@ def migrate_weights(
     Raises ValueError for a newer format.
     """
     check_version(version, "the state dict")
-    if version > 1:
+    if version >= FORMAT_VERSION:
         return dict(state)
+    units = {key: own[key].new_ones(2) for key in own if key == _SCALES}
+    if version > 1:
+        return dict(state) | units
     renamed = {_renamed(key): value for key, value in state.items()}
-    return _complete(renamed, own)
+    return _complete(renamed, own) | units
 
 
 def migrate_config(fields: Mapping[str, Any], version: int = 1) -> dict[str, Any]:

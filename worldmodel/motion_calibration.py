@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -71,19 +72,22 @@ class Pairs(NamedTuple):
 
 
 @torch.no_grad()
-def calibrate(model: WorldModel, batch: Batch) -> dict[int, tuple[float, float, float]]:
+def calibrate(
+    model: WorldModel, batch: Batch, tick: Callable[[], None] = lambda: None
+) -> dict[int, tuple[float, float, float]]:
     """Set the motions of the path integrators that are clear from frames.
 
     Returns turn (degrees) and step (ahead, right; in tokens) of each of these actions, or of each dimension of a
     continuous action. Actions that are rare in the batch keep their motion. Unclear ones start from no motion.
+    tick: called again and again, to show progress
     """
     if model.discrete:
-        return _calibrate_discrete(model, batch)
+        return _calibrate_discrete(model, batch, tick)
     return _calibrate_continuous(model, batch)
 
 
 def _calibrate_discrete(
-    model: WorldModel, batch: Batch
+    model: WorldModel, batch: Batch, tick: Callable[[], None]
 ) -> dict[int, tuple[float, float, float]]:
     patches = model.patches.patchify(batch.pixels).float()
     after = patches[:, 1:].flatten(0, 1)
@@ -94,7 +98,8 @@ def _calibrate_discrete(
     for a in range(model.actions):
         pairs = (action == a).nonzero()[:, 0]
         if len(pairs) >= MIN_PAIRS:
-            motions[a] = _best_motion(after[pairs], before[pairs], model.patches.grid)
+            grid = model.patches.grid
+            motions[a] = _best_motion(after[pairs], before[pairs], grid, tick)
     for integrator in model.path_integrators:
         for a, motion in motions.items():
             integrator.set_motion(a, motion)
@@ -105,7 +110,9 @@ def _calibrate_discrete(
     }
 
 
-def _best_motion(after: Tensor, before: Tensor, grid: tuple[int, int]) -> Motion | None:
+def _best_motion(
+    after: Tensor, before: Tensor, grid: tuple[int, int], tick: Callable[[], None]
+) -> Motion | None:
     """Return the motion after which tokens differ least; None if it is unclear.
 
     after, before: patches [N, S, P]. Differences are relative to those of unrelated frames.
@@ -115,6 +122,7 @@ def _best_motion(after: Tensor, before: Tensor, grid: tuple[int, int]) -> Motion
     for quarters, ahead, right in itertools.product(
         (0, 1, 3, 2), (0, 1, -1), (0, 1, -1)
     ):
+        tick()
         here, there = _overlap(grid, quarters, ahead, right)
         if len(here) * 3 < grid[0] * grid[1]:
             continue

@@ -28,6 +28,7 @@ from lssvwm.agent.benchmarks.retention import retention
 from lssvwm.agent.benchmarks.seed_runs import (
     AGAIN,
     check,
+    check_models,
     collected,
     measured,
     spread,
@@ -94,6 +95,7 @@ def memory(settings: list[str], output: Path) -> Path:
     Returns the JSON file.
     """
     base = compose(settings, BenchmarkRunConfig)
+    check_models(base.benchmark.models)
     data = collected(base, output / "data")
     for seed in base.benchmark.seeds:
         for name in base.benchmark.models:

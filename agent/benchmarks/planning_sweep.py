@@ -29,8 +29,9 @@ from lssvwm.agent.evaluation.evaluate import measure, offered, summary
 from lssvwm.agent.evaluation.origin import IsOurs, used_settings, weights_hash
 from lssvwm.agent.evaluation.results import ARRAYS, Outcome
 from lssvwm.agent.evaluation.statistics import crossed, difference, grouped
-from lssvwm.agent.files import read_json
+from lssvwm.agent.files import locked, read_json
 from lssvwm.agent.processes import Workers
+from lssvwm.agent.progress import Progress
 
 GROUPS = 4
 """Ranges of goal distance and of evidence age in the grid."""
@@ -172,9 +173,16 @@ def planning(settings: Sequence[str], output: Path) -> Path:
     todo = cases(settings, output)
     config = todo[0].config
     processes = min(config.benchmark.processes, len(todo))
-    with Workers(_play, processes, config.threads or 1) as workers:
-        for _ in workers.run(todo):
-            pass
+    for case in todo:
+        offered(build_env(case.config.env, 1), case.config.tasks.arms)  # before hours
+    progress = Progress("sweep", len(todo), "cases")
+    with (
+        locked(output),
+        Workers(_play, processes, config.threads or 1) as workers,
+    ):
+        for _ in workers.run(todo, progress.refresh):
+            progress.update(progress.done + 1)
+    progress.close()
     found = summarise(todo)
     results.write_json(output / "planning.json", found)
     tables.publish(tables.sweep_grids(found), output / "planning.md")

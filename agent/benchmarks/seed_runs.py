@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition as configuration
+from lssvwm.agent.config.presets import options
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import read_json
@@ -31,6 +33,15 @@ def collected(config: Config, folder: Path) -> str:
     replay = Replay(folder, environment=collection.environment)
     fill(collection, replay, config.seed)
     return str(folder)
+
+
+def check_models(models: Sequence[str]) -> None:
+    """Raise UserError for a model preset that does not exist, before anything is done."""
+    known = options("model")
+    if unknown := [name for name in models if name not in known]:
+        raise UserError(
+            f"benchmark.models: no {unknown[0]!r}; there are {', '.join(known)}"
+        )
 
 
 def check(config: Config, folder: Path) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from lssvwm.agent.benchmarks.seed_runs import (
     AGAIN,
     check,
+    check_models,
     collected,
     measured,
     spread,
@@ -63,10 +64,10 @@ def strategies(settings: list[str], output: Path) -> Path:
     """
     base = compose(settings, BenchmarkRunConfig)
     benchmark = base.benchmark
-    data = collected(base, output / "data")
     if unknown := [name for name in benchmark.strategies if name not in STRATEGIES]:
         known = ", ".join(STRATEGIES)
         raise UserError(f"benchmark.strategies: no {unknown[0]!r}; there are {known}")
+    data = collected(base, output / "data")
     for seed in benchmark.seeds:
         for name in benchmark.strategies:
             config = compose(
@@ -87,6 +88,7 @@ def recall(settings: list[str], output: Path) -> Path:
     base = compose(["experiment=recall_benchmark", *settings], BenchmarkRunConfig)
     first = compose(["experiment=memory_benchmark", *settings], BenchmarkRunConfig)
     benchmark = base.benchmark
+    check_models(benchmark.models)
     first_data = collected(first, output / "data")
     data = collected(base, output / "recall-data")
     for seed in benchmark.seeds:

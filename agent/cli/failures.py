@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
+import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from lssvwm.agent.interrupts import handled, interrupt
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes of the console script."""
 FULL_BYTES = 1 << 20
 """Free bytes of a disk below which a failed write is put down to a full disk."""
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)
+"""Messages of torch about too little memory."""
+UNUSABLE = (errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL, errno.EIO, errno.ELOOP)
+"""Errors that speak of an unusable folder if they name a file in it."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -30,7 +44,8 @@ def saved(
 ) -> Iterator[None]:
     """Raise Stop in place of Ctrl-C, a full disk and a denied folder.
 
-    The line says how to continue: by `lssvwm resume` if the folder holds a `resumable` run, otherwise by `again`.
+    SIGTERM and SIGHUP act like Ctrl-C. The line says how to continue: by `lssvwm resume` if the folder holds a
+    `resumable` run, otherwise by `again`.
     """
 
     def advice(otherwise: str) -> str:
@@ -42,7 +57,8 @@ def saved(
         return f"continue with `lssvwm resume {folder}{trust_setting(folder)}`"
 
     try:
-        yield
+        with handled(interrupt):
+            yield
     except KeyboardInterrupt as stop:
         where = f" {stop}" if stop.args else ""
         raise Stop(f"stopped{where}; {advice(again)}", INTERRUPTED) from None
@@ -53,10 +69,52 @@ def saved(
                 f"the disk of {folder} is full; saved files are complete: {remedy}"
             )
             raise Stop(message, FAILED) from None
-        if isinstance(error, OSError) and error.errno in DENIED:
+        if _cannot_write(error, folder):
             message = f"cannot write {folder} ({error}); choose another output="
             raise Stop(message, FAILED) from None
         raise
+
+
+def unexpected(error: Exception, arguments: Sequence[str]) -> str:
+    """Write an unexpected error into a log file; return one line that names it."""
+    reason = str(error).splitlines()[0] if str(error) else ""
+    problem = f"{type(error).__name__}: {reason}"
+    log = _write_log(error, arguments)
+    if "EnvironmentFault" in [cls.__name__ for cls in type(error).__mro__]:
+        return f"{reason} (traceback in {log})"
+    if isinstance(error, MemoryError) or MEMORY.search(reason):
+        return f"too little memory ({problem}): lower train.batch, train.length or planner.candidates"
+    return (
+        f"unexpected error ({problem}); please report it with {log}, "
+        f"which holds traceback, version and settings"
+    )
+
+
+def _write_log(error: Exception, arguments: Sequence[str]) -> str:
+    """Write traceback, version and command line into a new file; return its name."""
+    name = f"lssvwm-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    file = Path(tempfile.gettempdir()) / name
+    text = "".join(traceback.format_exception(error))
+    about = f"lssvwm {_version()}, Python {sys.version}\nlssvwm {shlex.join(arguments)}"
+    try:
+        file.write_text(f"{about}\n\n{text}", encoding="utf-8")
+    except OSError as failed:
+        return f"no log, which could not be written ({failed})"
+    return str(file)
+
+
+def _version() -> str:
+    with suppress(PackageNotFoundError):
+        return version("lssvwm")
+    return "(not installed)"
+
+
+def _cannot_write(error: Exception, folder: Path) -> bool:
+    """Return whether the system refused to make or change a file of the folder."""
+    if not isinstance(error, OSError):
+        return False
+    inside = str(error.filename or "").startswith(str(folder))
+    return error.errno in DENIED or (inside and error.errno in UNUSABLE)
 
 
 def _disk_full(error: BaseException | None, folder: Path) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
-from lssvwm.agent.cli.failures import INTERRUPTED, USER_ERROR, Stop
+from lssvwm.agent.cli.failures import FAILED, INTERRUPTED, USER_ERROR, Stop, unexpected
 from lssvwm.agent.config.presets import options, pretrained
 from lssvwm.agent.errors import UserError, did_you_mean
 
@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code or 0
     except (Stop, UserError, click.ClickException, click.Abort) as error:
         message, code = _failure(error)
+    except KeyboardInterrupt:
+        message, code = "stopped", INTERRUPTED
+    except Exception as error:
+        message, code = unexpected(error, arguments), FAILED
     print(f"lssvwm: {' '.join(message.split())}", file=sys.stderr)
     return code
 
@@ -48,7 +52,9 @@ def _failure(error: Exception) -> tuple[str, int]:
             return "stopped", INTERRUPTED
         case click.NoSuchOption():
             hint = "settings are given as key=value, e.g. train.steps=100"
-            return f"unknown option {error.option_name}: {hint}", USER_ERROR
+            name = error.option_name
+            question = f"{name.lstrip('-')}=VALUE without dashes, because "
+            return f"unknown option {name}: write {question}{hint}", USER_ERROR
         case click.ClickException():
             return error.format_message(), USER_ERROR
     return str(error), USER_ERROR

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import zlib
 from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -25,7 +27,11 @@ from lssvwm.agent.files import replacing
 from lssvwm.planners import PLANNER_CONFIGS
 from omegaconf import OmegaConf
 
-PLAIN_TEXT = ("name", "output", "data", "checkpoint", "env.factory")
+CHECKSUM = "# crc32: "
+"""Start of the first line of a saved configuration, before the checksum of the rest."""
+PATHS = ("output", "data", "checkpoint", "train.init")
+"""Settings that hold paths, in which `~` is the home directory."""
+PLAIN_TEXT = (*PATHS, "name", "env.factory")
 """Settings taken as typed: paths may hold characters that mean something in Hydra's grammar."""
 
 UNTIL = "until"
@@ -115,8 +121,13 @@ def save(config: Config, path: str | Path) -> None:
     names = [field.name for field in dataclasses.fields(Config)]
     run = {name: plain_data(getattr(config, name)) for name in names}
     plain = {"format_version": migration.FORMAT_VERSION} | run
+    body = yaml.safe_dump(plain, sort_keys=False)
     with replacing(path) as draft:
-        draft.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+        draft.write_text(f"{CHECKSUM}{_crc32(body)}\n{body}", encoding="utf-8")
+
+
+def _crc32(body: str) -> str:
+    return f"{zlib.crc32(body.encode()):08x}"
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -125,13 +136,21 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises UserError if the file is missing or damaged.
     """
     try:
-        saved = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        written = Path(path).read_text(encoding="utf-8")
+        first, _, body = written.partition("\n")
+        changed = first.startswith(CHECKSUM) and first != f"{CHECKSUM}{_crc32(body)}"
+        saved = yaml.safe_load(written)
     except FileNotFoundError:
         raise UserError(
             f"no configuration at {path}: is this the folder of a run?"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError):
-        saved = None
+        changed, saved = False, None
+    if changed:
+        raise UserError(
+            f"{path} has changed since it was written (its checksum is wrong): "
+            f"restore it, or delete its first line if you changed it"
+        )
     if not isinstance(saved, dict):
         raise UserError(f"{path} is damaged: it is not a saved configuration")
     try:
@@ -173,7 +192,8 @@ def parse(setting: str) -> Override:
     key, equals, value = setting.partition("=")
     if equals and key in PLAIN_TEXT:
         empty = value in ("", "null") and key != "name"
-        return Override(key, None if empty else value)
+        typed = os.path.expanduser(value) if key in PATHS else value
+        return Override(key, None if empty else typed)
     try:
         override = OverridesParser.create().parse_override(setting)
     except HydraException:

@@ -175,7 +175,7 @@ def _range(schema: dict[str, Any]) -> str:
     """
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
-        return f" from {text(low)} to {text(high)}"
+        return f" from {_limit(low)} to {_limit(high)}"
     limits = {
         "minimum": "of at least",
         "maximum": "of at most",
@@ -183,8 +183,13 @@ def _range(schema: dict[str, Any]) -> str:
         "exclusiveMaximum": "less than",
     }
     found = [
-        f" {words} {text(schema[name])}"
+        f" {words} {_limit(schema[name])}"
         for name, words in limits.items()
         if name in schema
     ]
     return " and".join(found)
+
+
+def _limit(number: float) -> str:
+    """Write the end of a range."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"

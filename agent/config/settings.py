@@ -25,15 +25,15 @@ MAX_SEED = 2**31 - 1
 class CollectConfig:
     """Set which policies collect training frames, and how many."""
 
-    envs: int = Field(default=32, ge=1)
+    envs: int = Field(default=32, ge=1, le=65_536)
     """Environments stepped together, at least 1."""
-    frames: int = Field(default=60_000, ge=0)
+    frames: int = Field(default=60_000, ge=0, le=10**9)
     """Frames collected before training."""
-    every: int = Field(default=0, ge=0)
+    every: int = Field(default=0, ge=0, le=10**9)
     """Training steps between further rounds of collection; 0: none."""
-    more: int = Field(default=10_000, ge=0)
+    more: int = Field(default=10_000, ge=0, le=10**9)
     """Frames collected in each further round."""
-    mix: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+    mix: dict[str, Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]] = Field(
         default_factory=lambda: {"random": 1.0}
     )
     """Fraction of the frames by policy: explorers of the environment, `plan` (the agent), `policy` (its policy head).
@@ -57,7 +57,7 @@ class FrameMaskConfig:
 
     prob: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     """Fraction of frames that are not written into memory, 0 to 1; they are still predicted."""
-    span: int = Field(default=4, ge=1)
+    span: int = Field(default=4, ge=1, le=10**6)
     """Longest run of hidden frames, at least 1; lengths are drawn evenly up to it."""
     dark: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     """Fraction of hidden frames that memory sees as black frames, 0 to 1; they are still predicted."""
@@ -67,12 +67,12 @@ class FrameMaskConfig:
 class ActorCriticConfig:
     """Set how the policy and value heads learn from imagined walks."""
 
-    walks: int = Field(default=0, ge=0)
+    walks: int = Field(default=0, ge=0, le=10**6)
     """Imagined walks from one frame of every sequence; 0: none.
 
     With model.loss.policy=0 only these walks train the policy.
     """
-    weight: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    weight: float = Field(default=0.1, ge=0, le=1e6, allow_inf_nan=False)
     """Weight of their loss, which is added to the world model's."""
 
 
@@ -82,19 +82,19 @@ class TrainConfig:
 
     init: str | None = None
     """Checkpoint (a name or folder) whose weights the run starts from; null: new weights."""
-    steps: int = Field(default=400, ge=0)
+    steps: int = Field(default=400, ge=0, le=10**9)
     """Optimisation steps."""
-    batch: int = Field(default=8, ge=1)
+    batch: int = Field(default=8, ge=1, le=65_536)
     """Sequences in a batch of `length` frames; shorter sequences are more, so that a batch has as many frames."""
-    length: int = Field(default=96, ge=2)
+    length: int = Field(default=96, ge=2, le=10**6)
     """Frames of the longest sequences; the model learns to remember only what lies within a sequence."""
-    min_length: int = Field(default=32, ge=2)
+    min_length: int = Field(default=32, ge=2, le=10**6)
     """Frames of the shortest sequences, at least 2; unused with length_augmentation=none."""
     length_augmentation: Literal["none", "random", "adversarial"] = "random"
     """Lengths of sequences: none (always `length`), random, or adversarial (more often those predicted worst)."""
-    burn_in: int = Field(default=0, ge=0)
+    burn_in: int = Field(default=0, ge=0, le=10**6)
     """Frames before each sequence that are observed without a gradient; 0: none."""
-    tbptt_length: int = Field(default=0, ge=0)
+    tbptt_length: int = Field(default=0, ge=0, le=10**6)
     """Frames between which the gradient is cut while memory carries on (truncated backpropagation); 0: never."""
     episode_start_prob: float = Field(default=0.5, ge=0, le=1, allow_inf_nan=False)
     """Fraction of sequences that start with an episode, 0 to 1."""
@@ -104,15 +104,15 @@ class TrainConfig:
     """Fraction of frames before which the memory is erased, 0 to 1."""
     curriculum_start: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     """Fraction of the steps after which `burn_in` and `model.self_forcing_prob` take effect; 0: from the start."""
-    learning_rate: float = Field(default=2e-3, ge=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=2e-3, ge=0, le=1, allow_inf_nan=False)
     """Highest learning rate of AdamW."""
-    final_learning_rate: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    final_learning_rate: float = Field(default=0.1, ge=0, le=1, allow_inf_nan=False)
     """Last learning rate as a fraction of `learning_rate`, reached along a cosine."""
     ema: float = Field(default=0.99, ge=0, le=1, allow_inf_nan=False)
     """Decay per step of the averaged weights, 0 to 1; these weights are exported, evaluated and used to collect."""
-    save_every: int = Field(default=100, ge=1)
+    save_every: int = Field(default=100, ge=1, le=10**9)
     """Steps between checkpoints, at least 1."""
-    evaluate_every: int = Field(default=0, ge=0)
+    evaluate_every: int = Field(default=0, ge=0, le=10**9)
     """Steps between evaluations on validation tasks; the best weights are kept in best/. 0: none."""
     actor_critic: ActorCriticConfig = Field(default_factory=ActorCriticConfig)
     """Learning from imagined walks."""
@@ -130,9 +130,9 @@ class TasksConfig:
 
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of the task list."""
-    count: int = Field(default=300, ge=1)
+    count: int = Field(default=300, ge=1, le=10**6)
     """Tasks in the list."""
-    window: int = Field(default=8, ge=1)
+    window: int = Field(default=8, ge=1, le=10**6)
     """Frames that the arms with a limited memory observe."""
     workers: int = Field(default=1, ge=1, le=1024)
     """Processes that play the tasks, each on one thread unless `threads` is set; 1: no further process.
@@ -204,24 +204,26 @@ class BenchmarkConfig:
         min_length=1,
     )
     """Model presets compared by `benchmark memory` and `benchmark recall`."""
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field(
+        default=(0, 1, 2), min_length=1
+    )
     """Seeds of the training runs of every model or strategy."""
     conditions: dict[str, dict[str, Any]] | None = None
     """Tests of `benchmark seeds` by name, each with the settings that differ, e.g. {far: {env.length: 256}}.
     null: one test with the settings of the experiment."""
-    walks: int = Field(default=48, ge=2)
+    walks: int = Field(default=48, ge=2, le=10**6)
     """Walks in each test of `benchmark memory`."""
-    contexts: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+    contexts: tuple[Annotated[int, Field(ge=2, le=10**6)], ...] = Field(
         default=(128, 1024), min_length=1
     )
     """Frames observed before each test of `benchmark memory`."""
-    horizon: int = Field(default=64, ge=2)
+    horizon: int = Field(default=64, ge=2, le=10**5)
     """Frames imagined in each test of `benchmark memory`."""
-    idle: tuple[Annotated[int, Field(ge=1)], ...] = (10, 10000)
+    idle: tuple[Annotated[int, Field(ge=1, le=10**6)], ...] = (10, 10000)
     """Frames without news after the first context of `benchmark memory`, before memory is tested again."""
-    probed: int = Field(default=600, ge=0)
+    probed: int = Field(default=600, ge=0, le=10**6)
     """Walks of the first context on which linear probes are fitted; 0: no probes."""
-    delays: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    delays: tuple[Annotated[int, Field(ge=0, le=10**6)], ...] = Field(
         default=(16, 64, 256), min_length=1
     )
     """Dark frames before the choice in `benchmark recall`."""
@@ -243,7 +245,7 @@ class BenchmarkConfig:
         min_length=1,
     )
     """Training strategies compared by `benchmark strategies`."""
-    lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    lengths: tuple[Annotated[int, Field(ge=1, le=10**6)], ...] = Field(
         default=(8, 16, 24, 32, 48, 64), min_length=1
     )
     """Corridor lengths at which `benchmark strategies` evaluates."""
@@ -252,7 +254,7 @@ class BenchmarkConfig:
 
     Every combination is evaluated.
     """
-    processes: int = Field(default=1, ge=1)
+    processes: int = Field(default=1, ge=1, le=1024)
     """Processes of `benchmark planning`, each on one thread unless `threads` is set; 1: no further process."""
 
 

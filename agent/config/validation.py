@@ -19,6 +19,23 @@ from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 
+ALIASES = {
+    "lr": "train.learning_rate",
+    "batch_size": "train.batch",
+    "epochs": "train.steps",
+    "iterations": "train.steps",
+    "max_steps": "env.max_steps",
+    "num_envs": "train.collect.envs",
+    "gpu": "device=cuda",
+    "cuda": "device=cuda",
+    "cpu": "device=cpu",
+    "gamma": "model.discount",
+    "seeds": "seed, or benchmark.seeds of `lssvwm benchmark`",
+    "out": "output",
+    "model_size": "model",
+}
+"""Names that other projects use for settings."""
+
 UNLIKELY = ("env.", "benchmark.")
 """Sections that a name without a section seldom refers to."""
 SECTIONS = {
@@ -147,6 +164,13 @@ def _unknown(name: str, value: Any, settings: Mapping[str, Setting]) -> str:
     problem = f"unknown setting {name}={text(value)}; "
     if command := SECTIONS.get(name.split(".")[0]):
         return f"{problem}it belongs to `lssvwm {command}`"
+    if usual := ALIASES.get(_last(name)):
+        return f"{problem}did you mean {usual}?"
+    exists = any(_last(other) == name for other in settings)
+    sections = {other.split(".")[0] for other in settings} - {name}
+    section = difflib.get_close_matches(name, sections, 1)
+    if section and not exists and "." not in name:
+        return f"{problem}did you mean {section[0]}?"
     if found := nearest(name, settings):
         return f"{problem}did you mean {found}?"
     same_section = [

@@ -55,6 +55,7 @@ from lssvwm.agent.evaluation.results import (
     summarise,
     write,
 )
+from lssvwm.agent.files import locked
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.processes import Workers
 from lssvwm.agent.progress import Progress
@@ -271,9 +272,13 @@ class Play:
         self.acting = np.zeros(env.batch, bool)
         self.result = Outcome.empty(seeds)
 
-    def run(self) -> Outcome:
-        """Play to the end."""
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Play to the end; `progress` shows every step."""
+        steps = 0
         while self.running.any():
+            if progress is not None:
+                progress.update(progress.done, f"step {steps:,} of an episode")
+            steps += 1
             starts = self.running & ~self.acting & ~self.env.in_context()
             self._note_start(starts)
             self.acting |= starts
@@ -337,6 +342,8 @@ class BlockPlayer:
         self.config = config
         self.model = model
         self.envs: dict[int, BatchedEnv] = {}
+        self.progress: Progress | None = None
+        """Shows steps; a copy in another process has none."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BlockPlayer, (self.config, self.model)
@@ -355,7 +362,7 @@ class BlockPlayer:
             agent = build_agent(self.config, self.model, env)
         window = self.config.tasks.window
         play = Play(env, block.seeds, block.arm, agent, window, block.others)
-        return play.run()
+        return play.run(self.progress)
 
 
 def split(
@@ -374,7 +381,7 @@ def play_blocks(
     """Play blocks of any arms; yield each arm when all its blocks are played."""
     missing = Counter(block.arm for block in blocks)
     played: dict[int, Outcome] = {}
-    for number, outcome in workers.run(blocks):
+    for number, outcome in workers.run(blocks, progress.refresh):
         arm = blocks[number].arm
         played[number] = outcome
         missing[arm] -= 1
@@ -433,6 +440,7 @@ def measure(
         raise UserError("tasks.arms: swapped needs retained, whose memories it swaps")
     order = sorted(chosen, key=lambda arm: arm != "retained")
     progress = Progress("evaluate", len(order) * count, "tasks")
+    player.progress = progress
     outcomes: dict[str, Outcome] = {}
 
     def play(blocks: list[Block]) -> None:
@@ -471,7 +479,8 @@ class Validation:
 
     def success(self, agent: Agent) -> float:
         """Return the success rate of an agent with its memory."""
-        outcome = Play(self.env, self.seeds, "retained", agent).run()
+        progress = Progress("validate", 1, "rounds")
+        outcome = Play(self.env, self.seeds, "retained", agent).run(progress)
         return float(outcome.success.mean())
 
 
@@ -487,6 +496,11 @@ def summary(config: Config, outcomes: dict[str, Outcome]) -> Evaluation:
     some = next(iter(outcomes.values()))
     tasks = list_tasks(config, some.task_seed)
     solved = len(some.task_seed) - len(some.counted().task_seed)
+    if solved == len(some.task_seed):
+        raise UserError(
+            f"all {solved} tasks are solved before the first action, so that there is "
+            f"nothing to measure: change settings of env, or tasks.seed"
+        )
     tasks = dataclasses.replace(tasks, solved_at_start=solved)
     return Evaluation(tasks, summarise(outcomes), used_settings(config))
 
@@ -497,15 +511,22 @@ def evaluate(config: CheckpointConfig, output: Path) -> dict[str, Any]:
     Prints tables; writes them as Markdown, and JSON, CSV and a plot, into `output`.
     Results are written after each arm, so that a stopped run keeps the arms it finished.
     """
-    from lssvwm.agent.evaluation.plots import plot_success
-    from lssvwm.agent.evaluation.tables import evaluation_grids, publish
-
     if config.checkpoint is None:
         raise UserError("evaluate needs checkpoint=NAME_OR_FOLDER")
     if config.threads:
         torch.set_num_threads(config.threads)
     model = checkpoint.load(config.checkpoint, config.device, config.backend)
-    output.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        return _evaluate(config, model, output)
+
+
+def _evaluate(
+    config: CheckpointConfig, model: WorldModel, output: Path
+) -> dict[str, Any]:
+    """Evaluate a loaded model."""
+    from lssvwm.agent.evaluation.plots import plot_success
+    from lssvwm.agent.evaluation.tables import evaluation_grids, publish
+
     origin = Origin.of(config.checkpoint)
     found: dict[str, Any] = {"arms": {}}
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torchrl.objectives.value.functional import td_lambda_return_estimate
 
 QUANTILES = 0.05, 0.95
-"""Quantiles of the returns; the range between them, if more than 1, scales the advantages."""
+"""Quantiles of the returns; the range between them, if more than a unit of the value head, scales the advantages."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,17 @@ def imagined_loss(
     weight = reached * ~ended[:, None, None]
     step = torch.arange(walks.horizon, device=weight.device)
     chosen = step % agent.config.action_repeat == 0  # other steps repeat an action
-    advantage = (target - before_action("value").detach()) / _scale(target)
+    value_unit = model.heads.scales[1]
+    advantage = (target - before_action("value").detach()) / _scale(target, value_unit)
     log_prob, entropy = agent.policy_head.log_prob_and_entropy(
         before_action("policy"), rollout.actions
     )
     actor = share_of_mean(
         -advantage * log_prob - walks.entropy * entropy, weight * chosen
     )
+    scaled_target = two_hot(target / value_unit, model.heads.bins)
     log_value = F.log_softmax(before_action("value_logits"), -1)
-    cross_entropy = -(two_hot(target, model.heads.bins) * log_value).sum(-1)
+    cross_entropy = -(scaled_target * log_value).sum(-1)
     critic = share_of_mean(cross_entropy, weight)
     metrics = {
         "actor_critic/return": target[:, :, 0].mean() * fraction(),
@@ -160,7 +162,7 @@ def _each_walk(value: Tensor, count: int) -> Tensor:
     return value[:, None].expand(-1, count, *rest)
 
 
-def _scale(target: Tensor) -> Tensor:
+def _scale(target: Tensor, least: Tensor) -> Tensor:
     quantiles = target.new_tensor(QUANTILES)
     low, high = torch.quantile(gather(target), quantiles)
-    return (high - low).clamp(min=1.0)
+    return (high - low).maximum(least)

@@ -15,6 +15,7 @@ import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config.settings import CheckpointConfig, CollectConfig, EnvConfig
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.files import read_json, write_json
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.shard_writer import ShardWriter
@@ -23,6 +24,9 @@ from lssvwm.agent.training.collector_pool import CollectorPool, Round, RoundColl
 from lssvwm.agent.training.sources import OWN, MakeAgent, SourceFactory
 from lssvwm.agent.training.streams import Stream
 from lssvwm.envs.base import BatchedEnv
+
+UNFINISHED = "unfinished.json"
+"""File in a data folder that lists the shards from before a first collection that has not ended."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,18 @@ def gather(
 def fill(collection: Collection, replay: Replay, seed: int) -> None:
     """Collect the frames that `train.collect.frames` still lacks.
 
+    A file marks a collection that has not ended. If it was killed, its frames are collected again, from the same seed.
     seed: of the run; every shard in the replay moves it on
     """
+    mark = replay.folder / UNFINISHED
+    remedy = f"delete {replay.folder}"
+    before = read_json(mark, remedy)["shards"] if mark.is_file() else replay.names
+    replay.delete_all_but(before)
     missing = collection.factory.collect.frames - len(replay)
     if missing > 0:
+        write_json(mark, {"shards": before})
         gather(collection, replay, missing, seed + len(replay.shards))
+    mark.unlink(missing_ok=True)
 
 
 def collect(config: CheckpointConfig, output: Path) -> None:

@@ -16,8 +16,10 @@ from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from lssvwm.agent import interrupts
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.interrupts import Postponed
 from lssvwm.worldmodel.batch_part import Part
 from torch import Tensor
 from torch import distributed as dist
@@ -25,8 +27,6 @@ from torch.distributed.rendezvous import rendezvous
 
 WAIT = timedelta(days=7)
 """Longest time that processes wait for rank 0, which may collect or evaluate."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that stop a run. `torchrun` passes those that it gets on to all its processes."""
 FAILED, INTERRUPTED = 1, 130
 """Exit codes of processes that leave the message to another one."""
 LOST = (
@@ -138,7 +138,7 @@ def processes() -> Iterator[None]:
         yield
         return
     _connect()
-    before = {number: signal.signal(number, _signals) for number in SIGNALS}
+    before = {number: signal.signal(number, _signals) for number in interrupts.SIGNALS}
     try:
         with _quiet():
             yield
@@ -238,14 +238,35 @@ def agree(value: T) -> T:
     return values[0]
 
 
-def stop_together() -> None:
-    """Raise KeyboardInterrupt in all processes if a signal has reached one of them."""
-    if world_size() == 1:
+class _Together(Postponed):
+    """Hold back the signals of all processes.
+
+    `first` lets them interrupt what rank 0 does alone.
+    """
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt in all processes if a signal has reached one of them."""
+        self.complete = True
+        received = torch.tensor(int(_signals.received))
+        dist.all_reduce(received)
+        if received:
+            raise KeyboardInterrupt
+        self.complete = False
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Do nothing else."""
+        yield
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[Postponed]:
+    """Hold back interrupts within the block, until all processes can stop together."""
+    if world_size() > 1:
+        yield _Together()
         return
-    received = torch.tensor(int(_signals.received))
-    dist.all_reduce(received)
-    if received:
-        raise KeyboardInterrupt
+    with interrupts.postponed() as held:
+        yield held
 
 
 def add_up(tensors: list[Tensor]) -> None:

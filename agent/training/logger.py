@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lssvwm.agent.files import read_json_lines, replacing
+from lssvwm.agent.files import finite, read_json_lines, replacing
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -18,9 +18,12 @@ class Logger:
     """Write means of metrics to metrics.jsonl and TensorBoard; a resumed run appends to both.
 
     step: the step that the run continues from; rows of later steps are removed
+    values: metrics of the steps since the last row
     """
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(
+        self, folder: Path, step: int, values: dict[str, list[Tensor]] | None = None
+    ):
         self.file = folder / "metrics.jsonl"
         rows = read_json_lines(self.file) if self.file.exists() else []
         kept = [json.dumps(row) + "\n" for row in rows if row.get("step", step) <= step]
@@ -28,7 +31,7 @@ class Logger:
             draft.write_text("".join(kept))  # empty for a run too short for a row
         board = str(folder / "tensorboard")
         self.board = SummaryWriter(board, purge_step=step + 1)
-        self.values: dict[str, list[Tensor]] = {}
+        self.values = {} if values is None else values
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Keep the metrics of one step for the next mean."""
@@ -38,7 +41,7 @@ class Logger:
     def flush(self, step: int) -> str:
         """Write the means since the last call; returns a short text for the progress bar."""
         means = {key: _mean(values) for key, values in self.values.items()}
-        self.values = {}
+        self.values.clear()
         self.write(step, means)
         return f"loss {means['loss/total']:.3f}  frame {means['psnr']:.1f} dB"
 
@@ -46,7 +49,7 @@ class Logger:
         """Write one row."""
         row = {"step": step, "time": round(time.time(), 1), **values}
         with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(finite(row)) + "\n")
         for key, value in values.items():
             self.board.add_scalar(key, value, step)
 

@@ -69,42 +69,64 @@ def join(config: Config, folder: Path) -> Run:
 
 
 def learn(run: Run, until: float | None = None) -> None:
-    """Train until `train.steps`, or a success rate; Ctrl-C saves first."""
+    """Train until `train.steps`, or a success rate; Ctrl-C ends the present step and saves."""
     config = run.config.train
     run.check_frames()
     run.share_frames()
     report = Report(run)
-    try:
-        while run.step < config.steps:
-            metrics = step(run)
-            run.step += 1
-            if _due(run.step, config.collect.every) and run.step < config.steps:
-                metrics |= run.collect_more()
-            report.add(metrics)
-            if run.step % LOG_EVERY == 0:
-                run.refresh()
-            if _due(run.step, config.evaluate_every):
-                success = run.validate()
-                report.write({"evaluate/success": success})
-                run.export_if_best(success)
-                if until is not None and success >= until:
+    with distributed.postponed() as interrupts:
+        try:
+            while run.step < config.steps:
+                interrupts.check()
+                report.add(step(run))
+                run.step += 1
+                if run.step % LOG_EVERY == 0:
+                    report.flush()
+                with interrupts.at_once():
+                    success = _collect_and_validate(run, report)
+                if until is not None and success is not None and success >= until:
                     break
-            if _due(run.step, config.save_every):
+                if _due(run.step, config.save_every):
+                    save(run)
+                    if not config.evaluate_every:
+                        run.export_latest()
+        except KeyboardInterrupt:
+            if interrupts.complete:
                 save(run)
-                if not config.evaluate_every:
-                    run.export_latest()
-            distributed.stop_together()
-    except KeyboardInterrupt:
-        save(run)
+            report.stop()
+            distributed.agree(run.step)  # the others wait until it is saved
+            raise KeyboardInterrupt(_progress_of(run)) from None
+        report.flush()
         report.stop()
-        distributed.agree(run.step)  # the others wait until it is saved
-        raise KeyboardInterrupt(f"at step {run.step}, saved") from None
-    report.flush()
-    report.stop()
-    save(run)
-    if not config.evaluate_every or not run.evaluated:
-        run.export_latest()
-    report.close()
+        save(run)
+        if not config.evaluate_every or not run.evaluated:
+            run.export_latest()
+        report.close()
+
+
+def _collect_and_validate(run: Run, report: Report) -> float | None:
+    """Do what is due after a step; returns the success if it was measured.
+
+    An interrupt here leaves the last saved step as it is: a resumed run repeats all since then.
+    """
+    config = run.config.train
+    if run.step % LOG_EVERY == 0:
+        run.refresh()
+    if _due(run.step, config.collect.every) and run.step < config.steps:
+        report.add(run.collect_more())
+    if not _due(run.step, config.evaluate_every):
+        return None
+    success = run.validate()
+    report.write({"evaluate/success": success})
+    run.export_if_best(success)
+    return success
+
+
+def _progress_of(run: Run) -> str:
+    """Return how far an interrupted run came, and which step is saved."""
+    if run.saved_step == run.step:
+        return f"at step {run.step}, saved"
+    return f"at step {run.step}; saved is step {run.saved_step}"
 
 
 class Report:
@@ -114,15 +136,13 @@ class Report:
         self.run = run
         if leads():
             steps = run.config.train.steps
-            self.logger = Logger(run.folder, run.step)
+            self.logger = Logger(run.folder, run.step, run.unlogged)
             self.progress = Progress("train", steps, "steps", run.step)
 
     @only_first
     def add(self, metrics: dict[str, Tensor]) -> None:
-        """Take the metrics of a step."""
+        """Take metrics of a step."""
         self.logger.add(metrics)
-        if self.run.step % LOG_EVERY == 0:
-            self.flush()
 
     @only_first
     def write(self, values: dict[str, float]) -> None:
@@ -158,13 +178,22 @@ def step(run: Run) -> dict[str, Tensor]:
     try:
         metrics = run.learner.step(batch, run.step)
     except FloatingPointError:
-        raise UserError(
-            f"the loss is not finite at step {run.step}: "
-            f"lower train.learning_rate, then resume {run.folder}"
-        ) from None
+        raise UserError(_advice(run)) from None
     run.lengths.learn(length, metrics["late"])
     metrics["length"] = torch.tensor(length)
     return metrics | run.lengths.metrics()
+
+
+def _advice(run: Run) -> str:
+    """Return the line about a loss that is not finite."""
+    problem = f"the loss is not finite at step {run.step}: "
+    lower = f"train.learning_rate={run.config.train.learning_rate / 4:g}"
+    if run.saved_step == run.step > 0:
+        return f"{problem}train again with {lower} and another output="
+    return (
+        f"{problem}continue from the weights of step {run.saved_step} "
+        f"with `lssvwm resume {run.folder} {lower}`"
+    )
 
 
 def draw_batch(run: Run) -> tuple[int, TrainingBatch]:

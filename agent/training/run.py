@@ -20,7 +20,7 @@ import math
 import os
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from lssvwm.agent.build import action_count, build_agent, build_env
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import Validation, build_validation
+from lssvwm.agent.progress import Progress
 from lssvwm.agent.replay import KEPT_FRAMES, Replay
 from lssvwm.agent.shards import describe_environment
 from lssvwm.agent.training.augmentation import Lengths
@@ -50,7 +51,8 @@ from lssvwm.agent.training.distributed import (
     only_first,
 )
 from lssvwm.agent.training.optimization import Learner
-from lssvwm.agent.training.sources import MakeAgent, agent_factory
+from lssvwm.agent.training.reward_scale import fit_scales
+from lssvwm.agent.training.sources import OWN, MakeAgent, agent_factory
 from lssvwm.agent.training.state_file import (
     STATE,
     has_state,
@@ -86,6 +88,10 @@ class Run:
     pool: CollectorPool | None = None
     """Processes that collect; None: this one collects, or all frames are given."""
     step: int = 0
+    unlogged: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Metrics of the steps since the last row of the log."""
+    saved_step: int = 0
+    """Step of the last checkpoint."""
     best: float = -math.inf
     """Highest validation success; minus infinity before the first evaluation."""
 
@@ -142,6 +148,7 @@ class Run:
         """
         metrics = first(self._collect) or {}
         self.share_frames()
+        self.fit_scales()
         return metrics
 
     def _collect(self) -> dict[str, Tensor]:
@@ -189,6 +196,11 @@ class Run:
         if not leads():
             self.replay.follow(names)
 
+    def fit_scales(self) -> None:
+        """Fit the units of reward and value to the frames of the replay."""
+        models = self.model, self.ema
+        fit_scales(models, self.replay.shards, self.config.model.discount)
+
     def validate(self) -> float:
         """Return the success rate of the averaged weights on the validation tasks."""
         success = agree(first(self._validate))
@@ -223,29 +235,50 @@ def build(config: Config, folder: Path) -> Run:
     collection = None
     if not all_given and leads():
         collection = build_collection(config.env, config.train.collect)
-    data = Path(config.data) if config.data else folder / "data"
     pool = None
     if collection is not None and config.train.collect.workers:
-        pool = CollectorPool(config, data)
+        pool = CollectorPool(config, folder / "data")
     env = build_env(config.env, 1)
+    _check_memory(config, env)
     model = build_model(config, env).to(device).train().use_backend(config.backend)
     generator = torch.Generator(device).manual_seed(config.seed)
     walker = None
     if config.train.actor_critic.walks:
         walker = build_agent(config, model, env, generator)
+    if config.train.evaluate_every or OWN.keys() & config.train.collect.mix.keys():
+        build_agent(config, model, env)  # mistakes end the run here, not after hours
     ema = copy.deepcopy(model).eval()
     learner = Learner(model, ema, config.train, generator, walker)
-    keep = None if all_given else KEPT_FRAMES
+    replay = Replay(
+        folder / "data",
+        None if all_given else KEPT_FRAMES,
+        describe_environment(config.env, env),
+        given=Path(config.data).expanduser() if config.data else None,
+    )
     return Run(
         config=config,
         folder=folder,
         learner=learner,
-        replay=Replay(data, keep, describe_environment(config.env, env)),
+        replay=replay,
         lengths=Lengths(config.train),
         rng=np.random.default_rng([config.seed, 7]),
         collection=collection,
         pool=pool,
     )
+
+
+def _check_memory(config: Config, env: BatchedEnv) -> None:
+    """Raise UserError if the frames of one batch do not fit into the machine's memory."""
+    train = config.train
+    frames = train.batch * (train.length + train.burn_in)
+    needed = frames * math.prod(env.frame_shape)
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise UserError(
+            f"train.batch={train.batch} sequences of train.length={train.length} "
+            f"frames need {needed / 1e9:,.0f} GB, this machine has {there / 1e9:,.0f}: "
+            f"lower one of them"
+        )
 
 
 def build_model(config: Config, env: BatchedEnv) -> WorldModel:
@@ -265,10 +298,28 @@ def build_model(config: Config, env: BatchedEnv) -> WorldModel:
             config.train.activation_checkpointing,
         )
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"model: {str(error).splitlines()[0]}") from None
+        hint = _patch_hint(config, env)
+        raise UserError(f"model: {str(error).splitlines()[0]}{hint}") from None
     if config.train.init:
         model.load_state_dict(_initial_weights(config.train.init, model.state_dict()))
     return model
+
+
+def _patch_hint(config: Config, env: BatchedEnv) -> str:
+    """Return the remedy for tiles that do not fit the frames; empty if they fit."""
+    tiles = getattr(config.model.mixer, "tiles", (1,))
+    height, width = env.frame_shape[1:]
+
+    def fits(patch: int) -> bool:
+        sides = math.ceil(height / patch), math.ceil(width / patch)
+        return all(side % tile == 0 for side in sides for tile in tiles)
+
+    patch = config.model.patch
+    fitting = [other for other in range(1, max(height, width) + 1) if fits(other)]
+    if not fitting or fits(patch):
+        return ""
+    best = min(fitting, key=lambda other: abs(other - patch))
+    return f"; frames of {height} x {width} pixels need e.g. model.patch={best}"
 
 
 def _initial_weights(init: str, own: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -318,6 +369,7 @@ def begin(run: Run) -> None:
     run.check_frames()
     if not run.config.train.init:
         _calibrate(run)
+    run.fit_scales()
     save(run)
 
 
@@ -331,7 +383,8 @@ def _calibrate(run: Run) -> None:
     batch = run.replay.sample(CALIBRATION_SEQUENCES, frames, 0.5, rng)
     batch = batch.to(run.learner.device)
     run.model.patches.fit(batch.pixels)
-    motions = calibrate(run.model, batch)
+    progress = Progress("calibrate", 1, "batch")
+    motions = calibrate(run.model, batch, progress.refresh)
     moves = [
         f"{action} turns by {motion[0]:g}, steps by ({motion[1]:g}, {motion[2]:g})"
         for action, motion in motions.items()
@@ -341,10 +394,17 @@ def _calibrate(run: Run) -> None:
     run.ema.load_state_dict(run.model.state_dict())
 
 
-@only_first
 def save(run: Run) -> None:
     """Write the checkpoint; a killed process or a full disk leaves the last one whole."""
-    state = {
+    if leads():
+        write_state(run.folder, _state(run))
+        run.replay.delete_retired()
+    run.saved_step = run.step
+
+
+def _state(run: Run) -> dict[str, Any]:
+    """Return all that a run needs to go on."""
+    return {
         "model": run.model.state_dict(),
         "ema": run.ema.state_dict(),
         "optimizer": run.learner.optimizer.state_dict(),
@@ -354,32 +414,55 @@ def save(run: Run) -> None:
         "rng": run.rng.bit_generator.state,
         "generator": run.learner.generator.get_state(),
         "lengths": run.lengths.error,
+        "unlogged": {k: [float(x) for x in v] for k, v in run.unlogged.items()},
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
     }
-    write_state(run.folder, state)
 
 
 def restore(run: Run) -> None:
-    """Return to the last checkpoint; frames that this process collected after it are dropped.
+    """Return to the last checkpoint; frames that this process collected after it are not used.
 
     Raises UserError if the file is damaged or has weights of another model.
     """
     state = read_state(run.folder, run.model.state_dict())
     _load_weights(run, state)
-    run.step = state["step"]
+    run.step = run.saved_step = state["step"]
     run.best = state["best"]
-    if not run.config.data and leads():
-        if run.pool is None:
-            run.replay.keep_only(state["shards"])
-        if gone := sorted({*state["shards"]} - {*run.replay.names}):
-            print(f"frames are gone, the run goes on without them: {', '.join(gone)}")
+    _select_shards(run, state["shards"])
     run.rng.bit_generator.state = state["rng"]
-    run.learner.generator.set_state(state["generator"])
+    _restore_generator(run, state["generator"])
     run.lengths.error = state.get("lengths", run.lengths.error)
+    for name, values in state.get("unlogged", {}).items():
+        run.unlogged[name] = [torch.tensor(value) for value in values]
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     _rename_unselected(run)
+
+
+def _restore_generator(run: Run, state: Tensor) -> None:
+    """Return to a state of the generator; seed it if that is of another device."""
+    generator = run.learner.generator
+    try:
+        generator.set_state(state)
+    except RuntimeError:
+        generator.manual_seed(run.config.seed + run.step)
+        print(
+            f"the run was saved on another kind of device than {generator.device}: "
+            f"from here on its numbers are not those of the uninterrupted run"
+        )
+
+
+def _select_shards(run: Run, names: list[str]) -> None:
+    """Use the frames that the checkpoint names, and say what differs from that."""
+    if not leads():
+        return  # rank 0 shares the names of its shards
+    later = sorted({*run.replay.names} - {*names})
+    if later and run.pool is None:
+        run.replay.use_only(names)
+        print(f"not used, as they came after the checkpoint: {', '.join(later)}")
+    if gone := sorted({*names} - {*run.replay.names}):
+        print(f"frames are gone, the run goes on without them: {', '.join(gone)}")
 
 
 def _load_weights(run: Run, state: dict[str, Any]) -> None:

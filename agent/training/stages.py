@@ -7,6 +7,8 @@ frames are deleted. The weights of the last stage are copied to the run's folder
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from lssvwm.agent import checkpoint
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import Config, SavedRunConfig
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.files import remove
+from lssvwm.agent.files import locked, remove
 from lssvwm.agent.run_folder import (
     STAGES,
     refuse_existing_run,
@@ -43,17 +45,17 @@ class Stage:
 
 def train(config: Config, output: Path) -> Path:
     """Run `lssvwm train`: train a new run in the folder `output`, which is returned."""
-    if not config.stages:
-        return loop.train(config, output)
+    stages = plan(config, output)
 
     def start() -> None:
         refuse_existing_run(output, config)
-        output.mkdir(parents=True, exist_ok=True)
         composition.save(config, output / checkpoint.CONFIG)
 
-    stages = plan(config, output)
-    first(start)
-    return follow(config, stages, output)
+    with _locked(output):
+        if not config.stages:
+            return loop.train(config, output)
+        first(start)
+        return follow(config, stages, output)
 
 
 def resume(folder: Path, overrides: list[str]) -> Path:
@@ -69,11 +71,20 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     refuse_exported_weights(folder)
     saved = composition.read(folder / checkpoint.CONFIG)
     config = composition.from_checkpoint(saved, overrides, SavedRunConfig)
-    if not config.stages:
-        return loop.restart(config, folder)
     stages = plan(config, folder)
-    first(lambda: composition.save(config, folder / checkpoint.CONFIG))
-    return follow(config, stages, folder)
+    with _locked(folder):
+        if not config.stages:
+            return loop.restart(config, folder)
+        first(lambda: composition.save(config, folder / checkpoint.CONFIG))
+        return follow(config, stages, folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a run's folder, in the process that writes."""
+    with ExitStack() as stack:
+        first(lambda: stack.enter_context(locked(folder)))
+        yield
 
 
 def plan(config: Config, output: Path) -> list[Stage]:

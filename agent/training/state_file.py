@@ -2,6 +2,7 @@
 
 It holds weights, averaged weights, moments of the optimizer and states of generators as tensors, the rest as JSON,
 and a checksum. Formats 1 and 2 were pickles named `last.pt`. Of these only tensors and plain values are read.
+Format 4 adds the metrics since the last row of the log.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lssvwm.worldmodel.tensor_file import (
 )
 from torch import Tensor
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Format that this version writes. Format 1 has no `format_version`."""
 STATE, OLD_STATE = Path("checkpoints/last.safetensors"), Path("checkpoints/last.pt")
 """Files in a run's folder: of this format, and of formats 1 and 2."""
@@ -27,7 +28,7 @@ WEIGHTS = ("model", "ema")
 """Entries of the state that hold weights by name."""
 GENERATORS = ("generator", "torch")
 """Entries of the state that hold the state of a generator as a tensor."""
-PLAIN = ("step", "best", "shards", "rng", "lengths", "python")
+PLAIN = ("step", "best", "shards", "rng", "lengths", "unlogged", "python")
 """Entries of the state that are plain data."""
 
 State = dict[str, Any]
@@ -50,7 +51,7 @@ def write_state(folder: Path, state: State) -> None:
     tensors = {name: state[name] for name in GENERATORS}
     for group, values in groups.items():
         tensors |= {f"{group}.{name}": value for name, value in values.items()}
-    about = {key: state[key] for key in PLAIN}
+    about = {key: state[key] for key in PLAIN if key in state}
     about |= {"format_version": FORMAT_VERSION}
     about |= {"param_groups": optimizer["param_groups"]}
     write_tensors(folder / STATE, tensors, about)
@@ -67,7 +68,7 @@ def read_state(folder: Path, own: dict[str, Tensor]) -> State:
         if not (folder / STATE).is_file():
             return migrate(read_torch_file(folder / OLD_STATE), own)
         about, tensors = read_tensors(folder / STATE, FORMAT_VERSION)
-        return _assembled(about, tensors)
+        return migrate(_assembled(about, tensors), own)
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{error}; to begin a run from the exported weights: "
@@ -77,7 +78,7 @@ def read_state(folder: Path, own: dict[str, Tensor]) -> State:
 
 def _assembled(about: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     """Return the state whose parts a file holds."""
-    state = {key: about[key] for key in PLAIN}
+    state = {key: about[key] for key in (*PLAIN, "format_version") if key in about}
     state |= {name: tensors[name] for name in GENERATORS}
     state |= {name: _below(tensors, f"{name}.") for name in WEIGHTS}
     moments: dict[int, dict[str, Tensor]] = {}
@@ -100,12 +101,12 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def migrate(state: State, own: dict[str, Tensor]) -> State:
-    """Return the contents of `last.pt` in the present format.
+    """Return a state of any format in the present one.
 
     own: state dict of the run's model
     Raises ValueError for a newer format.
     """
     version = state.get("format_version", 1)
-    check_version(version, str(OLD_STATE), FORMAT_VERSION)
+    check_version(version, "the state", FORMAT_VERSION)
     weights = {name: migrate_weights(state[name], own, version) for name in WEIGHTS}
     return state | weights

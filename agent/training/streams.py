@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from lssvwm.agent.errors import UserError
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.training.episodes import Episodes
 from lssvwm.envs.base import BatchedEnv
@@ -18,6 +19,8 @@ SHARD_FRAMES = 20_000
 """Frames written to disk at once."""
 COLLECTOR_STEPS = 64
 """Steps of every environment between two looks at the finished episodes."""
+UNENDED_FRAMES = 4_000
+"""Frames in memory of an episode without an end, on average over the environments and beyond those wanted."""
 Rows = Mapping[str, np.ndarray]
 Write = Callable[[Rows], object]
 """Writes the rows of whole episodes as a shard."""
@@ -64,6 +67,7 @@ class Stream:
         written = 0
         while written < wanted:
             self.episodes.add(next(self.steps))
+            _check_ends(self.episodes, wanted)
             if progress:
                 progress.update(before + written + self.episodes.frames)
             if self.episodes.frames >= min(SHARD_FRAMES, wanted - written):
@@ -76,3 +80,15 @@ class Stream:
     def close(self) -> None:
         """End the collector; unfinished episodes are dropped."""
         self.collector.shutdown()
+
+
+def _check_ends(episodes: Episodes, wanted: int) -> None:
+    """Raise UserError if far more frames than wanted are in episodes that do not end."""
+    count = len(episodes.open)
+    unfinished = sum(len(rows) for rows in episodes.open)
+    if unfinished > wanted + UNENDED_FRAMES * count:
+        raise UserError(
+            f"{unfinished:,} frames were played in {count} environments "
+            f"without an end of their episodes: set env.max_steps, which ends them "
+            f"(or lower train.collect.envs, if they are that long)"
+        )

@@ -9,7 +9,6 @@ Shapes: N plans, k of them shown, H steps.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,7 +85,7 @@ class Counterfactual:
         pairs = zip(self.moments, self.imagined)
         route = None if self.route is None else self.route.cpu().numpy().round(3)
         return {
-            "score": round(self.score, 5),
+            "score": float(f"{self.score:.6g}"),
             "actions": self.actions.tolist(),
             "action_names": [episode.name(action) for action in self.actions],
             "predicted_reward": rounded(self.predicted),
@@ -248,13 +247,13 @@ def farthest(points: Tensor, k: int) -> list[int]:
 
 def _execute(episode: Episode, actions: np.ndarray) -> tuple[list[Moment], str]:
     """Execute actions [H, ...] in a copy of the episode; return its moments and outcome."""
-    copy = deepcopy(episode)
     moments = []
-    for action in actions:
-        moments.append(copy.act(action[None]))
-        if copy.ended:
-            break
-    return moments, copy.outcome()
+    with episode.copied() as copy:
+        for action in actions:
+            moments.append(copy.act(action[None]))
+            if copy.ended:
+                break
+        return moments, copy.outcome()
 
 
 def draw_memory_map(

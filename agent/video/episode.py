@@ -5,6 +5,10 @@ Shapes: C x H x W a frame (uint8), n imagined frames.
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +56,12 @@ class Episode:
 
     def __init__(self, env: BatchedEnv, seed: int, walk_seed: int):
         self.env = env
+        self.seed = seed
+        self.walk_seed = walk_seed
+        self.actions: list[np.ndarray] = []
+        """Actions [1, ...] of the steps so far."""
+        self.digests: list[int] = []
+        """Checksums of what these steps brought."""
         self.step = 0
         self.reward = 0.0
         self.ended = False
@@ -88,7 +98,39 @@ class Episode:
         self.step += 1
         self.reward = float(reward[0])
         self.ended = bool(terminated[0] | truncated[0])
+        self.actions.append(action)
+        self.digests.append(self._digest())
         return self.now()
+
+    def _digest(self) -> int:
+        """Return a checksum of the present frame, the last reward and the end."""
+        numbers = np.array([self.reward, self.ended])
+        return zlib.crc32(numbers.tobytes(), zlib.crc32(self.env.frames().tobytes()))
+
+    @contextmanager
+    def copied(self) -> Iterator[Episode]:
+        """Yield an episode that goes on like this one, and leaves this one unchanged.
+
+        If the environment cannot be copied, a new one repeats the actions.
+        Raises UserError if it does not bring the same frames and rewards.
+        """
+        if self.env.copyable:
+            yield deepcopy(self)
+            return
+        env = self.env.renewed()
+        try:
+            copy = Episode(env, self.seed, self.walk_seed)
+            for action in self.actions:
+                copy.act(action)
+            if copy.digests != self.digests:
+                raise UserError(
+                    "the environment brings other frames or rewards when the same "
+                    "actions are repeated from the same seed, so that plans cannot be "
+                    "compared: make it depend on its seed only, or use mode=plan"
+                )
+            yield copy
+        finally:
+            env.close()
 
     def name(self, action: Any) -> str:
         """Return an action in words or numbers."""
@@ -313,5 +355,5 @@ def _note_plan(recorder: EpisodeRecorder, step: int) -> Prediction:
 
 
 def rounded(values: np.ndarray) -> list[float]:
-    """Return values with 5 decimals as plain data."""
-    return [round(float(value), 5) for value in values]
+    """Return values with 6 significant digits as plain data, at any scale."""
+    return [float(f"{value:.6g}") for value in values.tolist()]

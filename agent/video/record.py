@@ -22,7 +22,7 @@ from lssvwm.agent.config.settings import RecordRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.agent.evaluation.origin import Origin, used_settings
-from lssvwm.agent.files import replacing
+from lssvwm.agent.files import finite, locked, replacing
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.video import encoding
@@ -99,12 +99,14 @@ def record(config: RecordRunConfig, output: Path) -> list[Path]:
     _make_folder(output)
     progress = Progress("record", len(seeds), "videos")
     paths = []
-    for index, seed in enumerate(seeds.tolist()):
-        agent = build_agent(config, model, env)
-        recording = record_episode(config, agent, Episode(env, seed, walk_seed))
-        data = describe(config, recording, index, seed)
-        paths += save(config, recording, data, output / f"{config.record.mode}-{index}")
-        progress.update(index + 1)
+    with locked(output):
+        for index, seed in enumerate(seeds.tolist()):
+            agent = build_agent(config, model, env)
+            recording = record_episode(config, agent, Episode(env, seed, walk_seed))
+            data = describe(config, recording, index, seed)
+            base = output / f"{config.record.mode}-{index}"
+            paths += save(config, recording, data, base)
+            progress.update(index + 1)
     progress.close()
     return paths
 
@@ -131,7 +133,9 @@ def save(
     encoding.write_png(still, painter.draw(painter.still))
     text = base.with_name(f"{base.name}.json")
     with replacing(text) as part:
-        part.write_text(json.dumps(data, indent=1, default=str, allow_nan=False))
+        part.write_text(
+            json.dumps(finite(data), indent=1, default=str, allow_nan=False)
+        )
     written = [video, text, still]
     if shown.gif:
         gif = base.with_name(f"{base.name}.gif")
@@ -186,7 +190,7 @@ def _row(scene: Scene) -> dict[str, Any]:
         "action": scene.taken,
         "action_name": scene.action,
         "reward": scene.reward,
-        "predicted_reward": _rounded(scene.predicted, 5),
+        "predicted_reward": _significant(scene.predicted),
         "predicted_continue": _rounded(scene.goes_on, 5),
         "psnr": _rounded(scene.psnr, 3),
         "predicted_from_step": scene.known_to,
@@ -195,3 +199,8 @@ def _row(scene: Scene) -> dict[str, Any]:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
+
+
+def _significant(value: float | None) -> float | None:
+    """Return a reward with 6 significant digits, because it may have any scale."""
+    return None if value is None else float(f"{value:.6g}")

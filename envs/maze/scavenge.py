@@ -18,11 +18,11 @@ class ScavengeConfig:
 
     kind: Literal["scavenge"] = "scavenge"
     """Name of this kind of environment."""
-    n: int = Field(default=11, ge=5)
+    n: int = Field(default=11, ge=5, le=1025)
     """Side of the maze, in tiles; odd."""
     objects: int = Field(default=3, ge=2, le=MAX_OBJECTS)
     """Balls, each of another colour."""
-    steps: int = Field(default=500, ge=1)
+    steps: int = Field(default=500, ge=1, le=10**6)
     """Steps of an episode."""
     loops: float = Field(default=0.12, ge=0, le=1, allow_inf_nan=False)
     """Probability with which an inner wall is removed; 0: exactly one path."""

@@ -25,13 +25,13 @@ class TMazeConfig:
 
     kind: Literal["tmaze"] = "tmaze"
     """Name of this kind of environment."""
-    length: int = Field(default=16, ge=4)
+    length: int = Field(default=16, ge=4, le=10**5)
     """Tiles of the corridor; at least 7 if `autonomous`."""
-    delay: int = Field(default=0, ge=0)
+    delay: int = Field(default=0, ge=0, le=10**6)
     """Dark frames after the last frame that shows the cue; 0: none."""
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=10**7)
     """Steps after which an episode is truncated; null: 4 * length + 32 + delay."""
-    budget: int = Field(default=12, ge=1)
+    budget: int = Field(default=12, ge=1, le=10**6)
     """Steps for the decision, counted from one tile below the junction."""
     autonomous: bool = False
     """Without a guide: the agent starts in the corridor and must find the cue."""

@@ -103,13 +103,13 @@ class ReturnConfig:
 
     kind: Literal["return"] = "return"
     """Name of this kind of environment."""
-    n: int = Field(default=9, ge=5)
+    n: int = Field(default=9, ge=5, le=1025)
     """Side of the maze, in tiles; odd."""
     objects: int = Field(default=3, ge=2, le=MAX_OBJECTS)
     """Balls, each of another colour."""
-    tour: int = Field(default=64, ge=1)
+    tour: int = Field(default=64, ge=1, le=10**6)
     """Frames of the tour."""
-    slack: float = Field(default=1.5, ge=1, allow_inf_nan=False)
+    slack: float = Field(default=1.5, ge=1, le=1e6, allow_inf_nan=False)
     """Step budget at the query, in shortest paths to the cued ball."""
     coloured_query: bool = True
     """Show the colours of the balls at the query; false: all are grey."""
@@ -174,15 +174,15 @@ class RecallConfig:
 
     kind: Literal["recall"] = "recall"
     """Name of this kind of environment."""
-    n: int = Field(default=11, ge=5)
+    n: int = Field(default=11, ge=5, le=1025)
     """Side of the maze, in tiles; odd."""
     objects: int = Field(default=4, ge=2, le=MAX_OBJECTS)
     """Balls, each of another colour."""
-    tour: int = Field(default=128, ge=1)
+    tour: int = Field(default=128, ge=1, le=10**6)
     """Frames of the tour."""
-    delay: int = Field(default=64, ge=0)
+    delay: int = Field(default=64, ge=0, le=10**6)
     """Dark frames after the tour; 0: none."""
-    budget: int = Field(default=96, ge=1)
+    budget: int = Field(default=96, ge=1, le=10**6)
     """Steps after the query."""
     coloured_query: bool = False
     """Show the colours of the balls at the query: the control without memory."""

@@ -50,17 +50,17 @@ class MiniGridConfig:
     """Name of this kind of environment."""
     id: str = "MiniGrid-MemoryS7-v0"
     """Registered MiniGrid or BabyAI id."""
-    size: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1, le=1025)
     """Side of the map, in tiles; null: the id's own. Odd and at least 7 for Memory."""
-    tile: int = Field(default=9, ge=1)
+    tile: int = Field(default=9, ge=1, le=64)
     """Side of a tile, in pixels."""
     view: Literal[3, 5, 7, 9] = 7
     """Side of the view, in tiles."""
-    frame: int = Field(default=64, ge=3)
+    frame: int = Field(default=64, ge=3, le=1024)
     """Side of a frame, in pixels: the view, and black to the right and below."""
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, le=10**7)
     """Steps after which an episode is truncated; null: the id's own limit."""
-    budget: int | None = Field(default=None, ge=1)
+    budget: int | None = Field(default=None, ge=1, le=10**7)
     """Steps for Memory's decision; null: up to 12, too few to look back at the cue."""
     actions: int = Field(default=3, ge=1, le=len(NAMES))
     """Number of actions: left, right, forward, pickup, drop, toggle, done."""

@@ -48,13 +48,13 @@ class PointMazeConfig:
 
     kind: Literal["pointmaze"] = "pointmaze"
     """Name of this kind of environment."""
-    rows: int = Field(default=1, ge=1)
+    rows: int = Field(default=1, ge=1, le=1024)
     """Rows of rooms."""
-    cols: int = Field(default=2, ge=1)
+    cols: int = Field(default=2, ge=1, le=1024)
     """Columns of rooms."""
-    size: int = Field(default=64, ge=1)
+    size: int = Field(default=64, ge=1, le=1024)
     """Side of the maze, in pixels."""
-    door: float = Field(default=5.0, gt=RADIUS, allow_inf_nan=False)
+    door: float = Field(default=5.0, gt=RADIUS, le=1e6, allow_inf_nan=False)
     """Half width of a door, in pixels."""
     random: bool = False
     """Draw other walls and doors in every episode; half of the spare doors are shut."""
@@ -64,15 +64,15 @@ class PointMazeConfig:
     """image: the end of a noisy walk; spot: a coloured spot; none: walk about."""
     view: Literal["above", "around"] = "above"
     """above: all of the maze; around: the part around the agent."""
-    offset: int = Field(default=50, ge=1)
+    offset: int = Field(default=50, ge=1, le=10**6)
     """Steps of the walk to a goal image; twice as many may be taken."""
     objects: int = Field(default=3, ge=2, le=len(SPOTS))
     """Spots, each of another colour (goal=spot)."""
-    tour: int = Field(default=128, ge=1)
+    tour: int = Field(default=128, ge=1, le=10**6)
     """Frames of the tour back to the start (goal=spot)."""
-    slack: float = Field(default=1.5, ge=0, allow_inf_nan=False)
+    slack: float = Field(default=1.5, ge=0, le=1e6, allow_inf_nan=False)
     """Step budget after the tour, in shortest ways to the spot (goal=spot)."""
-    steps: int = Field(default=100, ge=1)
+    steps: int = Field(default=100, ge=1, le=10**7)
     """Steps of an episode (goal=none)."""
 
     def __post_init__(self) -> None:

@@ -1,8 +1,11 @@
 """Files are replaced as a whole or not at all, and changes are noticed."""
 
+import subprocess
+import sys
+
 import pytest
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.files import read_json, remove, replacing, write_json
+from lssvwm.agent.files import locked, read_json, remove, replacing, write_json
 
 
 def test_replacing_writes_a_new_file(tmp_path):
@@ -30,6 +33,35 @@ def test_replacing_and_remove_accept_folders(tmp_path):
     remove(tmp_path / "folder")
     remove(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from lssvwm.agent.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_locked_folder_has_one_writer_until_it_is_killed(tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process"), locked(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+    with locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_json_has_null_for_numbers_that_it_lacks(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [float("nan"), 1.5], "b": -float("inf")})
+    assert read_json(tmp_path / "a.json", "") == {"a": [None, 1.5], "b": None}
 
 
 def test_json_survives_with_a_checksum(tmp_path):

@@ -64,22 +64,58 @@ def test_replay_refuses_a_shard_without_space(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_replay_reopens_and_deletes_the_oldest(tmp_path):
+def test_replay_reopens_and_retires_the_oldest(tmp_path):
     replay = counted(tmp_path, 300)
     again = Replay(tmp_path, keep=900)
     assert len(again) == len(replay)
     gather(counting(), again, 300, seed=1)
     assert len(again.shards) == 2 and len(again) > 900
     gather(counting(), again, 300, seed=2)
-    assert list(map(shard_number, shard_paths(tmp_path))) == [1, 2]
-    assert again.names == [path.name for path in shard_paths(tmp_path)]
+    assert list(map(shard_number, shard_paths(tmp_path))) == [0, 1, 2]
+    assert again.names == [path.name for path in shard_paths(tmp_path)[1:]]
+    again.refresh()
+    assert len(again.names) == 2  # a checkpoint may need the oldest
+    again.delete_retired()
+    assert Replay(tmp_path).names == again.names
 
 
-def test_replay_keeps_only_named_shards(tmp_path):
+def test_replay_uses_only_named_shards_and_keeps_others(tmp_path):
     replay = counted(tmp_path, 100, rounds=3)
     kept = [replay.names[0], replay.names[2]]
-    replay.keep_only(kept)
-    assert replay.names == Replay(tmp_path).names == kept
+    replay.use_only(kept)
+    replay.refresh()
+    assert replay.names == kept
+    assert len(Replay(tmp_path).names) == 3
+
+
+def test_replay_never_writes_into_a_given_folder(tmp_path):
+    counted(tmp_path / "given", 300)
+    before = sorted((tmp_path / "given").rglob("*"))
+    replay = Replay(tmp_path / "own", keep=500, given=tmp_path / "given")
+    assert [name.startswith("data:shard-000000-") for name in replay.names] == [True]
+    for seed in (1, 2, 3):
+        gather(counting(), replay, 300, seed=seed)
+    replay.refresh()
+    replay.delete_retired()
+    assert sorted((tmp_path / "given").rglob("*")) == before
+    assert replay.names == Replay(tmp_path / "own").names
+    assert len(replay) >= 500
+    replay = Replay(tmp_path / "own", given=tmp_path / "given")
+    some = [replay.names[0], replay.names[-1]]
+    replay.use_only(some)
+    assert replay.names == some
+    other = Replay(tmp_path / "own", given=tmp_path / "given")
+    other.follow(some)
+    assert other.names == some
+
+
+def test_replay_finds_new_frames_in_a_given_folder(tmp_path):
+    counted(tmp_path / "given", 300)
+    replay = Replay(tmp_path / "own", given=tmp_path / "given")
+    counted(tmp_path / "given", 300)
+    replay.refresh()
+    assert len(replay.names) == 2
+    assert len(replay) == len(Replay(tmp_path / "given"))
 
 
 def test_check_refuses_missing_frames(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 SHAPES = {"hwc": (32, 32, 3), "chw": (3, 32, 32), "grey": (32, 32), "dict": (32, 32, 1)}
+SHAPES |= {"stack": (4, 32, 32), "stack_last": (32, 32, 4)}
 
 
 class PictureEnv(gymnasium.Env):

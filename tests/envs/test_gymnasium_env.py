@@ -120,11 +120,11 @@ def test_gym_renders_when_there_is_no_image(start):
             {"id": "CartPool-v1"},
             "unknown environment 'CartPool-v1'; nearest: CartPole-v1",
         ),
-        ({"id": "CartPole-v1"}, "CartPole-v1 observes Box.*no image.*render=True"),
+        ({"id": "CartPole-v1"}, "CartPole-v1 observes Box.*no image.*env.render=true"),
         ({"id": "MiniGrid-Empty-5x5-v0"}, "no image"),
         (
             {"id": "Pendulum-v1", "kwargs": {"colour": 1}},
-            "cannot make Pendulum-v1 with colour",
+            "Pendulum-v1: making it with colour failed: TypeError",
         ),
         ({}, "set either env.factory=FILE"),
         ({"id": "CartPole-v1", "factory": PICTURES}, "set either env.factory=FILE"),

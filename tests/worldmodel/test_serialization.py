@@ -31,9 +31,9 @@ def test_load_reports_damage_and_missing_files(tmp_path, tiny):
 
 def test_load_refuses_a_newer_format(tmp_path, tiny):
     file = worldmodel.save(tiny(torch.float32), tmp_path)
-    header = {"format_version": 4, "config": {}}
+    header = {"format_version": 5, "config": {}}
     save_file(load_file(file), file, {tensor_file.HEADER: json.dumps(header)})
-    with pytest.raises(ValueError, match=r"has format 4, this version reads .* to 3"):
+    with pytest.raises(ValueError, match=r"has format 5, this version reads .* to 4"):
         worldmodel.load(tmp_path)
 
 

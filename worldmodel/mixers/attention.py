@@ -55,13 +55,13 @@ class AttentionConfig:
     kind: Literal["attention"] = "attention"
     """Name of this mixer."""
 
-    layers: int = Field(default=3, ge=1)
+    layers: int = Field(default=3, ge=1, le=1024)
     """Number of blocks."""
 
-    window: int = Field(default=512, ge=1)
+    window: int = Field(default=512, ge=1, le=10**6)
     """Frames that attention sees, the present one included."""
 
-    heads: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1, le=1024)
     """Number of heads. It must divide model.width."""
 
     path_integration: bool = False

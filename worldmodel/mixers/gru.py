@@ -31,10 +31,10 @@ class GRUConfig:
     kind: Literal["gru"] = "gru"
     """Name of this mixer."""
 
-    layers: int = Field(default=2, ge=1)
+    layers: int = Field(default=2, ge=1, le=1024)
     """Number of blocks."""
 
-    state: int = Field(default=90, ge=1)
+    state: int = Field(default=90, ge=1, le=65_536)
     """Size of the vector of each block. It must be at least the number of tokens."""
 
     @property

@@ -61,13 +61,15 @@ class TiledDeltaConfig:
     kind: Literal["tiled_delta"] = "tiled_delta"
     """Name of this mixer."""
 
-    tiles: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 3), min_length=1)
+    tiles: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        default=(1, 3), min_length=1
+    )
     """Side of the tiles of each block, in tokens. There is one block per entry. Each must divide the token grid."""
 
-    state: int = Field(default=128, ge=1)
+    state: int = Field(default=128, ge=1, le=65_536)
     """Size of the keys of places. A tile keeps 2 x model.width x `state` numbers of them."""
 
-    content: int = Field(default=32, ge=0)
+    content: int = Field(default=32, ge=0, le=65_536)
     """Size of the keys and of the values of contents. 0: memory holds places only."""
 
     @property

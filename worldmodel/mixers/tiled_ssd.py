@@ -56,13 +56,15 @@ class TiledSSDConfig:
     kind: Literal["tiled_ssd"] = "tiled_ssd"
     """Name of this mixer."""
 
-    tiles: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 3), min_length=1)
+    tiles: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        default=(1, 3), min_length=1
+    )
     """Side of the tiles of each block, in tokens. There is one block per entry. Each must divide the token grid."""
 
-    state: int = Field(default=128, ge=1)
+    state: int = Field(default=128, ge=1, le=65_536)
     """Size of keys and queries: each head of a tile keeps `head_dim` x `state` numbers."""
 
-    head_dim: int = Field(default=32, ge=1)
+    head_dim: int = Field(default=32, ge=1, le=65_536)
     """Width of a head. It must divide 2 x model.width."""
 
     rope_fraction: float = Field(default=0.75, ge=0, le=1, allow_inf_nan=False)

@@ -317,7 +317,7 @@ def broken(monkeypatch, error: BaseException):
     """Make training fail with `error` after it has begun."""
 
     def work(config: Config, output: Path) -> Path:
-        output.mkdir(parents=True)
+        output.mkdir(parents=True, exist_ok=True)
         configuration.save(config, output / "config.yaml")
         raise error
 
@@ -357,10 +357,19 @@ def test_full_disk_is_found_behind_torch_errors(hint, monkeypatch, capsys) -> No
     assert "is full" in fails(capsys, "train", code=FAILED)
 
 
-def test_internal_error_is_not_hidden(monkeypatch) -> None:
+def test_unexpected_error_names_a_log_file(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     broken(monkeypatch, RuntimeError("shape mismatch while writing to memory"))
-    with pytest.raises(RuntimeError, match="shape mismatch"):
-        cli.main(["train"])
+    line = fails(capsys, "train", "train.steps=3", code=FAILED)
+    (log,) = tmp_path.glob("lssvwm-*.log")
+    assert "RuntimeError: shape mismatch" in line and str(log) in line
+    text = log.read_text()
+    assert "Traceback" in text and "lssvwm train train.steps=3" in text
+
+
+def test_too_little_memory_names_the_remedy(monkeypatch, capsys) -> None:
+    broken(monkeypatch, RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert "lower train.batch" in fails(capsys, "train", code=FAILED)
 
 
 def test_denied_folder_is_named(capsys) -> None:

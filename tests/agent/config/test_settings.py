@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -128,14 +129,13 @@ def test_compose_replaces_mappings_and_sets_entries() -> None:
 
 
 def test_compose_takes_paths_as_typed() -> None:
-    config = compose(
-        ["output=~/a,b=c", "checkpoint=runs/x{1}", "name="], CheckpointConfig
-    )
-    assert (config.output, config.checkpoint, config.name) == (
-        "~/a,b=c",
-        "runs/x{1}",
-        "tmaze",
-    )
+    typed = ["output=~/a,b=c", "checkpoint=runs/x{1}", "data=v(1)", "name="]
+    config = compose([*typed, "train.init=~/größe = 2"], CheckpointConfig)
+    assert config.output == str(Path("~/a,b=c").expanduser())
+    assert config.checkpoint == "runs/x{1}"
+    assert config.data == "v(1)"
+    assert config.train.init == str(Path("~/größe = 2").expanduser())
+    assert config.name == "tmaze"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_compose_takes_paths_as_typed() -> None:
         ("zzz=1", "unknown setting zzz=1; see `lssvwm train --help`"),
         (
             "train.steps=abc",
-            "train.steps=abc is wrong: it must be a whole number of at least 0 (default 400)",
+            "train.steps=abc is wrong: it must be a whole number from 0 to 1,000,000,000 (default 400)",
         ),
         ("train.steps=1.5", "train.steps=1.5 is wrong: it must be a whole number"),
         ("train.steps=true", "train.steps=true is wrong: it must be a whole number"),
@@ -196,19 +196,25 @@ def test_compose_takes_paths_as_typed() -> None:
             "tmaze",
             "cannot read 'tmaze': settings are given as key=value; did you mean experiment=tmaze, or checkpoint=tmaze?",
         ),
-        ("seed=-1", "seed=-1 is wrong: it must be a whole number from 0 to 2147483647"),
-        ("threads=-1", "threads=-1 is wrong: it must be a whole number from 0 to 1024"),
+        (
+            "seed=-1",
+            "seed=-1 is wrong: it must be a whole number from 0 to 2,147,483,647",
+        ),
+        (
+            "threads=-1",
+            "threads=-1 is wrong: it must be a whole number from 0 to 1,024",
+        ),
         (
             "tasks.count=0",
-            "tasks.count=0 is wrong: it must be a whole number of at least 1",
+            "tasks.count=0 is wrong: it must be a whole number from 1 to 1,000,000",
         ),
         (
             "tasks.window=0",
-            "tasks.window=0 is wrong: it must be a whole number of at least 1",
+            "tasks.window=0 is wrong: it must be a whole number from 1 to 1,000,000",
         ),
         (
             "tasks.seed=-1",
-            "tasks.seed=-1 is wrong: it must be a whole number from 0 to 2147483647",
+            "tasks.seed=-1 is wrong: it must be a whole number from 0 to 2,147,483,647",
         ),
         (
             "train.state_reset_prob=2",
@@ -226,7 +232,7 @@ def test_compose_takes_paths_as_typed() -> None:
         ("~env", "cannot read '~env': a setting can be changed, not deleted or moved"),
         (
             "planner.horizon=0",
-            "planner.horizon=0 is wrong: it must be a whole number of at least 1",
+            "planner.horizon=0 is wrong: it must be a whole number from 1 to 100,000",
         ),
     ],
 )
@@ -259,6 +265,17 @@ def test_read_names_missing_and_damaged_files(tmp_path) -> None:
     (tmp_path / "config.yaml").write_text("seed: [3")
     with pytest.raises(UserError, match=r"config\.yaml is damaged"):
         configuration.read(tmp_path / "config.yaml")
+
+
+def test_read_notices_changed_values(tmp_path, saved: dict) -> None:
+    path = tmp_path / "config.yaml"
+    configuration.save(configuration.from_checkpoint(saved, []), path)
+    changed = path.read_text().replace("threads: 0", "threads: 1")
+    path.write_text(changed)
+    with pytest.raises(UserError, match="has changed since it was written"):
+        configuration.read(path)
+    path.write_text(changed.partition("\n")[2])
+    assert configuration.read(path)["threads"] == 1
 
 
 def test_from_checkpoint_keeps_saved_settings(saved: dict) -> None:
@@ -357,13 +374,13 @@ def test_describe_documents_every_setting(cls: type) -> None:
 
 def test_describe_states_type_and_range() -> None:
     found = {setting.name: setting for setting in describe(RecordRunConfig)}
-    assert found["train.steps"].takes == "a whole number of at least 0"
+    assert found["train.steps"].takes == "a whole number from 0 to 1,000,000,000"
     assert found["train.episode_start_prob"].takes == "a number from 0 to 1"
     assert found["record.mode"].takes.startswith("open_loop or plan or")
     assert found["train.init"].takes == "a text or null"
     assert (
         found["train.collect.mix"].takes
-        == "{name: value, ...}, each value a number of at least 0"
+        == "{name: value, ...}, each value a number from 0 to 1e+06"
     )
     assert found["train.collect.mix"].default == {"random": 1.0}
     assert found["planner.kind"].default == "cem"

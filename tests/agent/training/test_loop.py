@@ -1,15 +1,23 @@
 """Training from collection to export; a stopped run continues as if it had not stopped."""
 
+import itertools
+import os
+import re
+import signal
+
 import pytest
 import torch
 from lssvwm.agent import checkpoint
+from lssvwm.agent.cli.failures import Stop, saved
 from lssvwm.agent.config import composition
-from lssvwm.agent.config.settings import ActorCriticConfig
+from lssvwm.agent.config.settings import ActorCriticConfig, Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import measure, summary
-from lssvwm.agent.training import loop, stages
-from lssvwm.agent.training.run import build
-from lssvwm.agent.training.state_file import read_state
+from lssvwm.agent.replay import Replay
+from lssvwm.agent.training import loop, optimization, stages
+from lssvwm.agent.training import run as run_module
+from lssvwm.agent.training.run import Run, build
+from lssvwm.agent.training.state_file import read_state, write_state
 from lssvwm.envs import GymConfig, TMazeConfig, make
 
 from tests.agent.training.conftest import collecting, metrics, short_run, training
@@ -35,6 +43,73 @@ def test_resume_equals_the_uninterrupted_run(tmp_path, monkeypatch, walks):
     assert metrics(whole) == metrics(cut)
     a, b = (read_state(folder, {})["ema"] for folder in (whole, cut))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+INTERRUPTIONS = {
+    "in a step": (optimization.Learner, "step", 2, signal.SIGINT),
+    "terminated": (optimization.Learner, "gradient", 4, signal.SIGTERM),
+    "hung up": (Replay, "sample", 3, signal.SIGHUP),
+    "while collecting": (Run, "collect_more", 1, signal.SIGTERM),
+    "while validating": (Run, "validate", 1, signal.SIGINT),
+    "while saving": (run_module, "write_state", 2, signal.SIGINT),
+    "at the first frames": (run_module, "fill", 1, signal.SIGTERM),
+}
+"""Owner and name of a function, and the signal that arrives at the end of a call of it."""
+
+
+def eventful_run() -> Config:
+    """Return settings of a run that collects and validates between its steps."""
+    config = short_run(TMazeConfig(length=5), seed=3)
+    config = training(config, steps=6, save_every=3, evaluate_every=4)
+    return collecting(config, every=2, more=100)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return the folder of `eventful_run`, trained without a stop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOG_EVERY", 2)
+        return loop.train(eventful_run(), tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize("where", INTERRUPTIONS)
+def test_resume_after_signals_equals_the_uninterrupted_run(
+    tmp_path, monkeypatch, where, uninterrupted
+):
+    owner, name, call, number = INTERRUPTIONS[where]
+    whole = uninterrupted
+    function = getattr(owner, name)
+    calls = itertools.count(1)
+
+    def signalled(*arguments, **settings):
+        result = function(*arguments, **settings)
+        if next(calls) == call:
+            os.kill(os.getpid(), number)
+        return result
+
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, signalled)
+        with pytest.raises(Stop, match="stopped"), saved(cut, resumable=True):
+            loop.train(eventful_run(), cut)
+    stages.resume(cut, [])
+    assert metrics(whole) == metrics(cut)
+    a, b = (read_state(folder, {}) for folder in (whole, cut))
+    assert all(torch.equal(a["ema"][key], b["ema"][key]) for key in a["ema"])
+    assert a["rng"] == b["rng"]
+
+
+def test_second_interrupt_ends_a_step_at_once(tmp_path, monkeypatch):
+    config = short_run(TMazeConfig(length=5), seed=3)
+
+    def endless(run):
+        while True:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop, "step", endless)
+    with pytest.raises(KeyboardInterrupt, match="at step 0, saved"):
+        loop.train(config, tmp_path / "run")
+    assert read_state(tmp_path / "run", {})["step"] == 0
 
 
 def test_resume_starts_a_run_without_checkpoint(tmp_path):
@@ -108,7 +183,7 @@ def test_train_names_the_remedy_for_divergence(tmp_path, monkeypatch):
 
     config = short_run(TMazeConfig(length=5))
     monkeypatch.setattr("lssvwm.agent.training.optimization.Learner.step", diverge)
-    with pytest.raises(UserError, match=r"at step 0: lower train\.learning_rate"):
+    with pytest.raises(UserError, match=r"at step 0: .* resume .* train\.learning_rate=0.0005"):
         loop.train(config, tmp_path / "run")
 
 
@@ -145,3 +220,45 @@ def test_train_and_measure_accept_custom_environments(tmp_path):
     evaluation = summary(config, results)
     assert set(evaluation.arms) == set(arms)
     assert evaluation.arms["retained"].n == 6
+
+
+def test_resume_goes_on_on_another_kind_of_device(tmp_path, capsys):
+    folder = loop.train(short_run(TMazeConfig(length=5)), tmp_path / "run")
+    state = read_state(folder, {})
+    state["generator"] = torch.zeros(16, dtype=torch.uint8)  # as of a GPU
+    write_state(folder, state)
+    stages.resume(folder, ["train.steps=6"])
+    assert "another kind of device" in capsys.readouterr().out
+    assert read_state(folder, {})["step"] == 6
+
+
+def test_loss_that_is_not_finite_names_a_command_that_works(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    step = optimization.Learner.step
+
+    def explodes(learner, batch, at):
+        if at == 3 and learner.config.learning_rate == 0.5:
+            raise FloatingPointError
+        return step(learner, batch, at)
+
+    monkeypatch.setattr(optimization.Learner, "step", explodes)
+    config = training(short_run(TMazeConfig(length=5)), learning_rate=0.5)
+    with pytest.raises(UserError, match=r"not finite at step 3: .* step 2") as caught:
+        loop.train(config, folder)
+    command = re.search("`lssvwm resume (.*)`", str(caught.value))
+    assert command is not None
+    run, *settings = command[1].split()
+    assert run == str(folder) and settings == ["train.learning_rate=0.125"]
+    stages.resume(folder, settings)
+    assert read_state(folder, {})["step"] == 4
+
+
+def test_rewards_that_are_not_finite_are_named(tmp_path):
+    folder = loop.train(short_run(TMazeConfig(length=5)), tmp_path / "run")
+    rows = Replay(folder / "data").shards[0].rows
+    arrays = {key: value.numpy().copy() for key, value in rows.items()}
+    arrays["reward"][20] = float("nan")
+    Replay(tmp_path / "bad").extend(arrays)
+    config = short_run(TMazeConfig(length=5), data=str(tmp_path / "bad"))
+    with pytest.raises(UserError, match=r"shard-000000\S*, episode \d+: the reward"):
+        loop.train(config, tmp_path / "other")

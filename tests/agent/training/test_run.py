@@ -6,6 +6,7 @@ import pytest
 import torch
 from lssvwm.agent.config import composition
 from lssvwm.agent.errors import UserError
+from lssvwm.agent.replay import Replay
 from lssvwm.agent.training import loop, stages
 from lssvwm.agent.training.run import build, build_model, restore
 from lssvwm.agent.training.state_file import read_state, write_state
@@ -79,7 +80,7 @@ def test_restore_refuses_another_version(trained):
         stages.resume(trained, ["train.steps=9"])
 
 
-def test_restore_drops_frames_collected_later(trained):
+def test_restore_keeps_but_ignores_frames_collected_later(trained):
     config = composition.from_checkpoint(composition.read(trained / "config.yaml"), [])
     run = build(config, trained)
     before = run.replay.names
@@ -87,6 +88,7 @@ def test_restore_drops_frames_collected_later(trained):
     run.replay.extend({key: value.numpy() for key, value in rows.items()})
     restore(run)
     assert run.replay.names == before and run.step == 4
+    assert len(Replay(trained / "data").names) == 2
 
 
 def test_restore_keeps_frames_of_workers(trained):

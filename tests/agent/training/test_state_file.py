@@ -96,6 +96,6 @@ def test_read_state_notices_cut_files(tmp_path, size):
 
 
 def test_read_state_refuses_newer_formats(tmp_path):
-    torch.save({"format_version": 4}, old_file(tmp_path))
-    with pytest.raises(UserError, match=r"has format 4, .* up to 3"):
+    torch.save({"format_version": 5}, old_file(tmp_path))
+    with pytest.raises(UserError, match=r"has format 5, .* up to 4"):
         read_state(tmp_path, {})

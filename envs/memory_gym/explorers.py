@@ -1,0 +1,61 @@
+"""Script explorers of Memory Gym: each episode has a strategy that names cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from lssvwm.envs.base import Explorer, SlotRandom, counts, slots_where
+from lssvwm.envs.memory_gym.games import NOOP, Strategy
+
+NOISE = {"noisy": 0.15, "stumble": 0.15}
+"""Odds of a random action of the explorers that err."""
+ACTIONS = 4
+"""Actions of the grid variants."""
+
+
+class PlayedGames(Protocol):
+    """List everything that an explorer reads of a live environment."""
+
+    batch: int
+    episode: np.ndarray
+    seeds: np.ndarray
+    games: Sequence[Any]
+    """A `GridGame` for each slot."""
+
+
+class StrategyExplorer(Explorer):
+    """Walk to the cells that a strategy names; explorers in `NOISE` also err.
+
+    A walk depends on its seed and the episode's seed only.
+    """
+
+    def __init__(self, env: PlayedGames, name: str, seed: int):
+        self.env = env
+        self.name = name
+        self.random = SlotRandom(env, seed)
+        self.strategies: dict[int, Strategy] = {}
+
+    def act(self) -> np.ndarray:
+        """Return int64 [B]."""
+        for slot in slots_where(self.random.renew()):
+            game = self.env.games[slot]
+            rng = self.random.rngs[slot]
+            self.strategies[slot] = game.strategy(self.name, rng)
+        action = counts(self.env.batch)
+        slots = range(self.env.batch)
+        for slot in slots if self.active is None else slots_where(self.active):
+            action[slot] = self._choose(slot)
+        return action
+
+    def _choose(self, slot: int) -> int:
+        game = self.env.games[slot]
+        strategy = self.strategies[slot]
+        target = strategy.target()
+        if target is None or game.in_context():
+            return NOOP
+        rng = self.random.rngs[slot]
+        if self.name in NOISE and rng.random() < NOISE[self.name]:
+            return int(rng.integers(ACTIONS))
+        return game.towards(strategy.floor, target)

@@ -15,7 +15,7 @@ from lssvwm.envs.gymnasium_env import GymConfig
 from lssvwm.envs.maze.scavenge import ScavengeConfig
 from lssvwm.envs.maze.tmaze import TMazeConfig
 from lssvwm.envs.maze.tour_mazes import RecallConfig, ReturnConfig
-from lssvwm.envs.memory_gym.env import MemoryGymConfig
+from lssvwm.envs.memorygym.env import MemoryGymConfig
 from lssvwm.envs.minigrid.env import MiniGridConfig
 from lssvwm.envs.point_maze.env import PointMazeConfig
 

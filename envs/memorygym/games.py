@@ -94,7 +94,7 @@ class GridGame(Game):
 
     def contains(self, cell: Cell) -> bool:
         """Return whether `cell` is on the grid."""
-        return 0 <= min(cell) and max(cell) < self.side
+        return min(cell) >= 0 and max(cell) < self.side
 
     def steps(self, floor: np.ndarray, target: Cell) -> int:
         """Return the least actions to `target` on the cells `floor`; -1: no way.

@@ -27,10 +27,10 @@ from lssvwm.envs.base import (
     unknown_explorer,
 )
 from lssvwm.envs.gymnasium_spaces import from_action, to_actions
-from lssvwm.envs.memory_gym.explorers import StrategyExplorer
-from lssvwm.envs.memory_gym.games import Game
-from lssvwm.envs.memory_gym.mortar_mayhem import MortarMayhemGame
-from lssvwm.envs.memory_gym.mystery_path import MysteryPathGame
+from lssvwm.envs.memorygym.explorers import StrategyExplorer
+from lssvwm.envs.memorygym.games import Game
+from lssvwm.envs.memorygym.mortar_mayhem import MortarMayhemGame
+from lssvwm.envs.memorygym.mystery_path import MysteryPathGame
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 

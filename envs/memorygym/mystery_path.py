@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from lssvwm.envs.maze.layout import Cell
-from lssvwm.envs.memory_gym.games import GridGame, Strategy, to_cell
+from lssvwm.envs.memorygym.games import GridGame, Strategy, to_cell
 
 
 class MysteryPathGame(GridGame):
@@ -16,7 +16,7 @@ class MysteryPathGame(GridGame):
     next action, the agent is back at the start.
     """
 
-    explorers = ("oracle", "noisy", "seek", "stumble")
+    explorers = ("oracle", "noisy", "seek", "stumble", "guess")
 
     def __init__(self, env: Any):
         super().__init__(env)
@@ -39,7 +39,7 @@ class MysteryPathGame(GridGame):
 
     @property
     def fell(self) -> bool:
-        """Whether the agent is off the path."""
+        """True while the agent is off the path."""
         return self.env.is_off_path
 
     @property
@@ -71,8 +71,9 @@ class MysteryPathGame(GridGame):
 
     def strategy(self, name: str, rng: np.random.Generator) -> Strategy:
         """Return how the explorer `name` plays the episode that began."""
-        knows_path = name in ("oracle", "noisy")
-        return FollowPath(self) if knows_path else SeekPath(self, rng)
+        if name in ("oracle", "noisy"):
+            return FollowPath(self)
+        return SeekPath(self, rng, forgets=name == "guess")
 
 
 class FollowPath(Strategy):
@@ -88,24 +89,34 @@ class FollowPath(Strategy):
 
 
 class SeekPath(Strategy):
-    """Find the path cell by cell, and remember where it led on and where the agent fell.
+    """Find the path cell by cell, and remember its cells and the falls.
 
     It knows what frames show, and the rules: the path is a chain from the start to the
     opposite side. At its last known cell it first tries the cells nearest to that side.
+    With `forgets`, every attempt begins from nothing.
     """
 
-    def __init__(self, game: MysteryPathGame, rng: np.random.Generator):
+    def __init__(
+        self, game: MysteryPathGame, rng: np.random.Generator, forgets: bool = False
+    ):
         self.game = game
         self.rng = rng
-        self.chain = [game.start]
+        self.forgets = forgets
+        self._forget()
+
+    def _forget(self) -> None:
+        start = self.game.start
+        self.chain = [start]
         """Cells of the path in the order of their discovery."""
-        self.floor = np.zeros_like(game.path)
-        self.floor[game.start] = True
-        self.known = {game.start}
+        self.floor = np.zeros_like(self.game.path)
+        self.floor[start] = True
+        self.known = {start}
         self.tried: Cell | None = None
 
     def target(self) -> Cell | None:
         """Return the next cell to try; None after a fall."""
+        if self.forgets and self.game.retries():
+            self._forget()
         self._learn()
         if self.game.fell:
             return None
@@ -127,7 +138,9 @@ class SeekPath(Strategy):
     def _choose(self) -> Cell:
         """Return an unknown cell next to the latest cell of the path that has any."""
         for cell in reversed(self.chain):
-            unknown = [near for near in self.game.around(cell) if near not in self.known]
+            unknown = [
+                near for near in self.game.around(cell) if near not in self.known
+            ]
             if unknown:
                 return min(unknown, key=self._cost)
         return self.game.start

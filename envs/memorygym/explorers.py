@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from lssvwm.envs.base import Explorer, SlotRandom, counts, slots_where
-from lssvwm.envs.memory_gym.games import NOOP, Strategy
+from lssvwm.envs.memorygym.games import NOOP, Strategy
 
 NOISE = {"noisy": 0.15, "stumble": 0.15}
 """Odds of a random action of the explorers that err."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from lssvwm.envs.maze.layout import Cell
-from lssvwm.envs.memory_gym.games import GridGame, Strategy, to_cell
+from lssvwm.envs.memorygym.games import GridGame, Strategy, to_cell
 
 MOVES = {
     "right": (0, 1),

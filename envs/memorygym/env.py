@@ -29,16 +29,16 @@ from lssvwm.envs.base import (
 from lssvwm.envs.gymnasium_spaces import from_action, to_actions
 from lssvwm.envs.memorygym.explorers import StrategyExplorer
 from lssvwm.envs.memorygym.games import Game
-from lssvwm.envs.memorygym.mortar_mayhem import MortarMayhemGame
-from lssvwm.envs.memorygym.mystery_path import MysteryPathGame
+from lssvwm.envs.memorygym.mortar_mayhem import FreeMortarMayhemGame, MortarMayhemGame
+from lssvwm.envs.memorygym.mystery_path import FreeMysteryPathGame, MysteryPathGame
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 GAMES: dict[str, type[Game]] = {
     "MysteryPath-Grid-v0": MysteryPathGame,
     "MortarMayhem-Grid-v0": MortarMayhemGame,
-    "MysteryPath-v0": Game,
-    "MortarMayhem-v0": Game,
+    "MysteryPath-v0": FreeMysteryPathGame,
+    "MortarMayhem-v0": FreeMortarMayhemGame,
     "SearingSpotlights-v0": Game,
     "Endless-MysteryPath-v0": Game,
     "Endless-MortarMayhem-v0": Game,
@@ -150,11 +150,11 @@ class MemoryGymEnv(BatchedEnv):
         env = self.envs[slot]
         game = self.games[slot]
         self._action[slot] = 0 if game.in_context() else action
-        native = from_action(np.int64(action), self.actions, env.action_space)
+        native = from_action(np.array(action), self.actions, env.action_space)
         picture, reward, done, _, info = env.step(native)
         game.update()
         self._frames[slot] = _upright(picture)
-        success = bool(done and info.get("success", False))
+        success = done and game.succeeded(info)
         out_of_time = game.out_of_time() and not success
         self._success[slot] = success
         self._truncated[slot] = done and out_of_time

@@ -6,23 +6,25 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from lssvwm.envs.base import Explorer, SlotRandom, counts, slots_where
+from lssvwm.envs.base import Discrete, Explorer, SlotRandom, counts, slots_where
 from lssvwm.envs.memorygym.games import NOOP, Strategy
 
 NOISE = {"noisy": 0.15, "stumble": 0.15}
 """Odds of a random action of the explorers that err."""
-ACTIONS = 4
-"""Actions of the grid variants."""
 
 
 class PlayedGames(Protocol):
     """List everything that an explorer reads of a live environment."""
 
     batch: int
+    actions: Discrete
     episode: np.ndarray
     seeds: np.ndarray
-    games: Sequence[Any]
-    """A `GridGame` for each slot."""
+
+    @property
+    def games(self) -> Sequence[Any]:
+        """A `GridGame` for each slot."""
+        ...
 
 
 class StrategyExplorer(Explorer):
@@ -57,5 +59,5 @@ class StrategyExplorer(Explorer):
             return NOOP
         rng = self.random.rngs[slot]
         if self.name in NOISE and rng.random() < NOISE[self.name]:
-            return int(rng.integers(ACTIONS))
+            return int(rng.integers(self.env.actions.n))
         return game.towards(strategy.floor, target)

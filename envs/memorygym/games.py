@@ -13,7 +13,7 @@ import numpy as np
 from lssvwm.envs.maze.layout import FAR, STEPS, Cell, distance_field
 
 NOOP, LEFT, RIGHT, FORWARD = range(4)
-"""Actions of the grid variants."""
+"""Actions of the grid variants. In the others, 3 * horizontal + vertical move."""
 
 
 class Game:
@@ -42,6 +42,10 @@ class Game:
         """Return whether the limit of the environment is reached."""
         limit = self.env.max_episode_steps
         return getattr(self.env, "t", -1) == limit
+
+    def succeeded(self, info: dict[str, Any]) -> bool:
+        """Return whether the episode that ended with `info` is a success."""
+        return bool(info.get("success", False))
 
     def in_context(self) -> bool:
         """Return whether the next action has no effect because the task is shown."""
@@ -74,7 +78,12 @@ class GridGame(Game):
     @property
     def side(self) -> int:
         """Cells in a row of the grid."""
-        return len(self.env.agent.grid)
+        raise NotImplementedError
+
+    @property
+    def corner(self) -> tuple[float, float, float]:
+        """Pixels (x, y) of the grid's upper left corner, and the side of a cell."""
+        raise NotImplementedError
 
     @property
     def cell(self) -> Cell:
@@ -120,6 +129,40 @@ class GridGame(Game):
             RIGHT: here[(heading + 1) % 4],
         }
         return min(options, key=lambda action: options[action])
+
+
+class FreeMoves(GridGame):
+    """Read a variant whose agent moves a few pixels in any of eight directions."""
+
+    def steps(self, floor: np.ndarray, target: Cell) -> int:
+        """Return -1: shortest ways may cut corners."""
+        return -1
+
+    def towards(self, floor: np.ndarray, target: Cell) -> int:
+        """Return the action towards the next cell of a way, or its middle.
+
+        It moves along one axis, so that it cuts no corner.
+        """
+        cell = target if target == self.cell else self._following(floor, target)
+        left, upper, width = self.corner
+        x, y = self.env.agent.rect.center
+        right = left + (cell[1] + 0.5) * width - x
+        down = upper + (cell[0] + 0.5) * width - y
+        if max(abs(right), abs(down)) < self.env.agent.speed:
+            return NOOP
+        if abs(right) > abs(down):
+            return 6 if right > 0 else 3
+        return 2 if down > 0 else 1
+
+    def _following(self, floor: np.ndarray, target: Cell) -> Cell:
+        """Return the next cell of a way to `target`."""
+        table = _field(floor, target)
+        row, col = self.cell
+        steps = {
+            (row + down, col + right): table[heading, row + 1 + down, col + 1 + right]
+            for heading, (down, right) in enumerate(STEPS)
+        }
+        return min(steps, key=lambda cell: steps[cell])
 
 
 class Strategy:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from lssvwm.envs.maze.layout import Cell
-from lssvwm.envs.memorygym.games import GridGame, Strategy, to_cell
+from lssvwm.envs.memorygym.games import FreeMoves, GridGame, Strategy, to_cell
 
 MOVES = {
     "right": (0, 1),
@@ -32,6 +34,24 @@ class MortarMayhemGame(GridGame):
     def in_context(self) -> bool:
         """Return whether a command, or the pause after one, is shown next."""
         return bool(self.env._command_visualization)
+
+    def succeeded(self, info: dict[str, Any]) -> bool:
+        """Return whether every command was obeyed.
+
+        The package also counts an episode in which only the last one was not.
+        """
+        return super().succeeded(info) and self.cell == self.target
+
+    @property
+    def side(self) -> int:
+        """Tiles in a row of the arena."""
+        return self.env.arena.arena_size
+
+    @property
+    def corner(self) -> tuple[float, float, float]:
+        """Pixels (x, y) of the arena's upper left corner, and the side of a tile."""
+        left, upper = self.env.arena.rect.topleft
+        return left, upper, self.env.arena.tile_dim
 
     @property
     def command(self) -> int:
@@ -88,6 +108,10 @@ class MortarMayhemGame(GridGame):
     def strategy(self, name: str, rng: np.random.Generator) -> Strategy:
         """Return how the explorer `name` plays the episode that began."""
         return Guess(self, rng) if name == "guess" else Obey(self)
+
+
+class FreeMortarMayhemGame(FreeMoves, MortarMayhemGame):
+    """Read Mortar Mayhem with free moves."""
 
 
 class Obey(Strategy):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from lssvwm.envs.maze.layout import Cell
-from lssvwm.envs.memorygym.games import GridGame, Strategy, to_cell
+from lssvwm.envs.memorygym.games import FreeMoves, GridGame, Strategy, to_cell
 
 
 class MysteryPathGame(GridGame):
@@ -36,6 +36,16 @@ class MysteryPathGame(GridGame):
         super().update()
         if self.fell:
             self.fell_at = self.frame
+
+    @property
+    def side(self) -> int:
+        """Cells in a row of the grid."""
+        return self.env.grid_dim
+
+    @property
+    def corner(self) -> tuple[float, float, float]:
+        """Pixels (x, y) of the grid's upper left corner, and the side of a cell."""
+        return 0, 0, self.env.tile_dim
 
     @property
     def fell(self) -> bool:
@@ -74,6 +84,10 @@ class MysteryPathGame(GridGame):
         if name in ("oracle", "noisy"):
             return FollowPath(self)
         return SeekPath(self, rng, forgets=name == "guess")
+
+
+class FreeMysteryPathGame(FreeMoves, MysteryPathGame):
+    """Read Mystery Path with free moves."""
 
 
 class FollowPath(Strategy):

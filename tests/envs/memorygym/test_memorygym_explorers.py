@@ -8,6 +8,8 @@ pytest.importorskip("memory_gym")
 
 COUNT = 60
 MYSTERY = MemoryGymConfig()
+FREE_MYSTERY = MemoryGymConfig(id="MysteryPath-v0")
+FREE_MORTAR = MemoryGymConfig(id="MortarMayhem-v0", options={"command_count": [3]})
 MORTAR = MemoryGymConfig(id="MortarMayhem-Grid-v0", options={"command_count": [5]})
 
 
@@ -29,6 +31,22 @@ def test_mystery_path_needs_memory_of_falls(name, play):
 def test_mortar_mayhem_needs_memory_of_commands(play):
     assert success(play, MORTAR, "oracle") == 1
     assert success(play, MORTAR, "guess") < 0.1
+
+
+def test_single_command_is_guessed_by_chance(play):
+    """The package counts every episode with one command as a success."""
+    options = {"command_count": [1], "arena_size": 6}
+    config = MemoryGymConfig(id="MortarMayhem-Grid-v0", options=options)
+    assert success(play, config, "oracle") == 1
+    assert 0.05 < success(play, config, "guess") < 0.5
+
+
+@pytest.mark.parametrize(
+    "config", [FREE_MYSTERY, FREE_MORTAR], ids=["mystery", "mortar"]
+)
+def test_oracle_moves_freely(config, play):
+    outcome, _ = play(config, "oracle", 20)
+    assert (outcome == 1).all()
 
 
 def test_noisy_explorers_fall_and_go_on(start, run):

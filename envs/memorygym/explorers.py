@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from lssvwm.envs.base import Discrete, Explorer, SlotRandom, counts, slots_where
-from lssvwm.envs.memorygym.games import NOOP, Strategy
+from lssvwm.envs.memorygym.games import Strategy
 
 NOISE = {"noisy": 0.15, "stumble": 0.15}
 """Odds of a random action of the explorers that err."""
@@ -52,12 +52,10 @@ class StrategyExplorer(Explorer):
         return action
 
     def _choose(self, slot: int) -> int:
-        game = self.env.games[slot]
         strategy = self.strategies[slot]
         target = strategy.target()
-        if target is None or game.in_context():
-            return NOOP
         rng = self.random.rngs[slot]
-        if self.name in NOISE and rng.random() < NOISE[self.name]:
+        errs = rng.random() < NOISE.get(self.name, 0)
+        if target is None or errs:
             return int(rng.integers(self.env.actions.n))
-        return game.towards(strategy.floor, target)
+        return self.env.games[slot].towards(strategy.floor, target)

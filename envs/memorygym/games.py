@@ -172,7 +172,10 @@ class Strategy:
     """Cells to walk on, bool [side, side]."""
 
     def target(self) -> Cell | None:
-        """Return the cell to go to; None: stay. Called once for each frame."""
+        """Return the cell to go to; None: the next action has no effect, so any will do.
+
+        The explorer calls this once for each frame.
+        """
         raise NotImplementedError
 
 

@@ -172,7 +172,7 @@ class Strategy:
     """Cells to walk on, bool [side, side]."""
 
     def target(self) -> Cell | None:
-        """Return the cell to go to; None: the next action has no effect, so any will do.
+        """Return the cell to go to; None: no action has an effect.
 
         The explorer calls this once for each frame.
         """

@@ -2,6 +2,7 @@
 # make test    install, run the tests            make lint, make types: check style and types
 # make lowest  run the tests with the lowest versions that pyproject.toml allows, in build/lowest
 # make docs    install, build the site into build/docs; warnings are errors
+# make memory-gym  install, add Memory Gym for env=memorygym and its tests
 #
 # PYTHON       a Python of 3.11 or newer:        make install PYTHON=python3.12
 # TORCH_INDEX  index of torch, in addition to PyPI. The default has builds for CPUs.
@@ -20,7 +21,7 @@ STAMP := .venv/installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 15)
 
-.PHONY: install test lowest demo docs lint types
+.PHONY: install memory-gym test lowest demo docs lint types
 
 install: $(STAMP)
 
@@ -31,6 +32,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) torch $(TORCH)
 	$(PIP) -e '.[$(EXTRA)]'
 	@touch $@
+
+memory-gym: install
+	$(PIP) -e '.[memory-gym]'
+	$(PIP) --no-deps memory-gym==1.0.2  # it demands old versions of gymnasium and pygame
 
 test: install
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""Environments: batched mazes that need memory, point mazes, MiniGrid and Gymnasium.
+"""Environments: mazes that need memory, point mazes, MiniGrid, Memory Gym, Gymnasium.
 
 `make(config, batch)` builds one. `envs.torchrl_env.TorchRLEnv` puts it into a TorchRL
 loop.
@@ -15,6 +15,7 @@ from lssvwm.envs.gymnasium_env import GymConfig
 from lssvwm.envs.maze.scavenge import ScavengeConfig
 from lssvwm.envs.maze.tmaze import TMazeConfig
 from lssvwm.envs.maze.tour_mazes import RecallConfig, ReturnConfig
+from lssvwm.envs.memorygym.env import MemoryGymConfig
 from lssvwm.envs.minigrid.env import MiniGridConfig
 from lssvwm.envs.point_maze.env import PointMazeConfig
 
@@ -25,6 +26,7 @@ ENV_CONFIGS: dict[str, type] = {
     "scavenge": ScavengeConfig,
     "pointmaze": PointMazeConfig,
     "minigrid": MiniGridConfig,
+    "memorygym": MemoryGymConfig,
     "gym": GymConfig,
     "counting": CountingConfig,
 }

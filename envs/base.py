@@ -151,6 +151,10 @@ class BatchedEnv(HasExperts, ABC):
         An evaluated agent only observes while it is true.
         """
 
+    def retries(self) -> np.ndarray:
+        """Return bool [B], true on a frame that begins another attempt after a failure."""
+        return flags(self.batch)
+
     def answer(self) -> np.ndarray:
         """Return the number of each episode's right answer, int64 [B], below `answers`."""
         return counts(self.batch)

@@ -145,7 +145,8 @@ class Player(Protocol):
     def observe(self, env: BatchedEnv, starts: np.ndarray, acting: np.ndarray) -> None:
         """Receive the present frames.
 
-        `starts` bool [N] marks tasks whose planning starts, `acting` those after it.
+        `starts` bool [N] marks tasks whose planning starts, or starts again after a failure.
+        `acting` bool [N] marks tasks whose planning has started.
         """
         ...
 
@@ -234,7 +235,8 @@ class AgentPlayer:
         if self.arm.keeps_memories and starts.any():
             self.memory_bytes = memory.nbytes()
             for task in moment.starting.tolist():
-                self.saved[task] = memory[task : task + 1].clone()
+                if task not in self.saved:  # later attempts are no planning start
+                    self.saved[task] = memory[task : task + 1].clone()
         return self.arm.intervene(moment)
 
     def act(self, chosen: np.ndarray) -> np.ndarray:
@@ -282,7 +284,8 @@ class Play:
             starts = self.running & ~self.acting & ~self.env.in_context()
             self._note_start(starts)
             self.acting |= starts
-            self.player.observe(self.env, starts, self.acting)
+            again = self.running & self.acting & self.env.retries()
+            self.player.observe(self.env, starts | again, self.acting)
             self._step(self._actions())
         self.result.memories = self.player.memories
         self.result.memory_bytes = self.player.memory_bytes

@@ -1,6 +1,7 @@
 """Arms of an evaluation: interventions on the agent's memory, and plain labels.
 
-Each class of `ARMS` decides what the agent remembers when it starts to plan.
+Each class of `ARMS` decides what the agent remembers when it starts to plan. Another
+attempt after a failure within a task counts as a start, too.
 Every other arm is a scripted explorer of the environment.
 Shapes: N tasks, k of them selected.
 """
@@ -26,9 +27,10 @@ LABELS = {
     "policy": "policy head, no planning",
     "random": "random actions",
     "noop": "no movement",
-    "seek": "visits objects in random order",
+    "seek": "searches without knowing the answer",
     "wall": "follows the wall",
     "forage": "follows the wall until the goal is in view",
+    "guess": "knows the rules, forgets what it was shown",
     "look": "goes to the cue, then to the goal",
     "oracle": "shortest path",
 }
@@ -73,7 +75,7 @@ class RecentFrames:
 class Moment:
     """Describe N tasks just before the agent observes a frame.
 
-    `starts` bool [N] marks the tasks whose planning starts with this frame.
+    `starts` bool [N] marks the tasks whose planning, or whose next attempt, starts with this frame.
     `others` [N] are memories of other tasks, for the arm that needs them.
     """
 

@@ -72,6 +72,8 @@ def test_episode_depends_on_its_seed_alone(config, start):
 @pytest.mark.parametrize("kind", envs.ENV_CONFIGS)
 def test_walks_depend_on_the_episode_alone(kind, start):
     """Give two explorers the same seed; one sees the episode between two others."""
+    if kind == "memorygym":
+        pytest.importorskip("memory_gym")
     pictures = {"gym": GymConfig(factory=PICTURES, size=32)}
     config = pictures.get(kind) or envs.ENV_CONFIGS[kind]()
     for name in start(config, 1).explorers:

@@ -72,6 +72,8 @@ def test_preset_composes_and_has_a_headline(group: str, option: str) -> None:
 @pytest.mark.parametrize("option", sorted(set(options("experiment")) - {"custom"}))
 def test_experiment_names_existing_explorers(option: str) -> None:
     config = compose([f"experiment={option}"])
+    if config.env.kind == "memorygym":
+        pytest.importorskip("memory_gym")
     assert set(config.train.collect.mix) <= set(envs.make(config.env, 1).explorers) | {
         "plan",
         "policy",

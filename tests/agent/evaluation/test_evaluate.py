@@ -23,7 +23,7 @@ from lssvwm.agent.evaluation.evaluate import (
 from lssvwm.agent.evaluation.origin import weights_hash
 from lssvwm.agent.evaluation.results import Outcome
 from lssvwm.agent.mpc import MPCConfig
-from lssvwm.envs import TMazeConfig, make
+from lssvwm.envs import CountingConfig, TMazeConfig, make
 from lssvwm.planners import CEMConfig
 from lssvwm.worldmodel import ModelConfig, WorldModel, save
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
@@ -58,6 +58,20 @@ def config(length: int, **tasks) -> CheckpointConfig:
 def tiny_model(env) -> WorldModel:
     torch.manual_seed(0)
     return WorldModel(TINY, env.frame_shape, 4).eval()
+
+
+def note_frames(agent) -> list[list[int]]:
+    """Return a list to which the agent adds the frames in its memories, at every step."""
+    observe = agent.observe
+    held = []
+
+    def note(*args, **more):
+        state = observe(*args, **more)
+        held.append(state.memory.frames.tolist())
+        return state
+
+    agent.observe = note
+    return held
 
 
 def test_measure_pairs_arms_on_the_same_tasks(monkeypatch):
@@ -103,17 +117,29 @@ def test_arm_limits_memory_at_planning_start(arm, frames):
     setting = config(8, count=2)
     env = make(setting.env, 2)
     agent = build_agent(setting, tiny_model(env), env)
-    observe = agent.observe
-    held = []
-
-    def note(*args, **more):
-        state = observe(*args, **more)
-        held.append(state.memory.frames.tolist())
-        return state
-
-    agent.observe = note
+    held = note_frames(agent)
     Play(env, task_seeds(0, 2), arm, agent, window=3).run()
     assert held[0] == [frames, frames]
+
+
+@pytest.mark.parametrize(("arm", "frames"), [("erased", 1), ("retained", 6)])
+def test_arm_intervenes_at_another_attempt(arm, frames, monkeypatch):
+    env = make(CountingConfig(episode_length=8), 2)
+
+    def retries():
+        return np.array([True, False]) & (env.truth()["evidence_age"] == 5)
+
+    monkeypatch.setattr(env, "retries", retries)
+    setting = dataclasses.replace(config(8, count=2), env=env.config)
+    torch.manual_seed(0)
+    model = WorldModel(TINY, env.frame_shape, env.actions.n).eval()
+    agent = build_agent(setting, model, env)
+    held = note_frames(agent)
+    outcome = Play(env, task_seeds(0, 2), arm, agent).run()
+    assert held[5] == [frames, 6]
+    if arm == "retained":
+        assert [len(memory) for memory in outcome.memories] == [1, 1]
+        assert all(int(memory.frames) == 0 for memory in outcome.memories)
 
 
 def test_evaluate_keeps_finished_arms_when_stopped(tmp_path, monkeypatch):

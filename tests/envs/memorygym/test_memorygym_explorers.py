@@ -1,0 +1,66 @@
+"""Memory decides: explorers that remember succeed, those that forget fail."""
+
+import numpy as np
+import pytest
+from lssvwm.envs import MemoryGymConfig
+
+pytest.importorskip("memory_gym")
+
+COUNT = 60
+MYSTERY = MemoryGymConfig()
+FREE_MYSTERY = MemoryGymConfig(id="MysteryPath-v0")
+FREE_MORTAR = MemoryGymConfig(id="MortarMayhem-v0", options={"command_count": [3]})
+MORTAR = MemoryGymConfig(id="MortarMayhem-Grid-v0", options={"command_count": [5]})
+
+
+def success(play, config, name):
+    outcome, _ = play(config, name, COUNT)
+    return (outcome == 1).mean()
+
+
+@pytest.mark.parametrize("name", ["oracle", "seek"])
+def test_mystery_path_is_solved_from_remembered_falls(name, play):
+    assert success(play, MYSTERY, name) > 0.95
+
+
+@pytest.mark.parametrize("name", ["random", "noop", "guess"])
+def test_mystery_path_needs_memory_of_falls(name, play):
+    assert success(play, MYSTERY, name) < 0.2
+
+
+def test_mortar_mayhem_needs_memory_of_commands(play):
+    assert success(play, MORTAR, "oracle") == 1
+    assert success(play, MORTAR, "guess") < 0.1
+
+
+def test_single_command_is_guessed_by_chance(play):
+    """The package counts every episode with one command as a success."""
+    options = {"command_count": [1], "arena_size": 6}
+    config = MemoryGymConfig(id="MortarMayhem-Grid-v0", options=options)
+    assert success(play, config, "oracle") == 1
+    assert 0.05 < success(play, config, "guess") < 0.5
+
+
+@pytest.mark.parametrize(
+    "config", [FREE_MYSTERY, FREE_MORTAR], ids=["mystery", "mortar"]
+)
+def test_oracle_moves_freely(config, play):
+    outcome, _ = play(config, "oracle", 20)
+    assert (outcome == 1).all()
+
+
+def test_noisy_explorers_fall_and_go_on(start, run):
+    env = start(MYSTERY, COUNT)
+    for name in ("noisy", "stumble"):
+        env.reset(np.arange(COUNT), np.arange(COUNT))
+        rows = run(env, name)
+        fell = sum(row["retries"] for row in rows) > 0
+        assert (fell & rows[-1]["success"]).sum() > 5
+
+
+def test_noisy_explorer_makes_late_mistakes(play):
+    """Let it obey some commands before an episode ends with a mistake."""
+    outcome, reward = play(MORTAR, "noisy", COUNT)
+    assert 0.2 < (outcome == 1).mean() < 0.9
+    obeyed = np.round(reward[outcome != 1] / 0.1)
+    assert len(np.unique(obeyed)) > 2

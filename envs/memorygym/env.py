@@ -224,7 +224,7 @@ def _maker(name: str) -> Callable[[], Any]:
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
     try:
-        import memory_gym  # noqa: F401  registers its ids
+        import memory_gym  # noqa: F401  registers its ids  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(MISSING) from error
     import gymnasium

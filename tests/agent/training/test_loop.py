@@ -183,7 +183,9 @@ def test_train_names_the_remedy_for_divergence(tmp_path, monkeypatch):
 
     config = short_run(TMazeConfig(length=5))
     monkeypatch.setattr("lssvwm.agent.training.optimization.Learner.step", diverge)
-    with pytest.raises(UserError, match=r"at step 0: .* resume .* train\.learning_rate=0.0005"):
+    with pytest.raises(
+        UserError, match=r"at step 0: .* resume .* train\.learning_rate=0.0005"
+    ):
         loop.train(config, tmp_path / "run")
 
 

@@ -7,6 +7,7 @@ labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,14 @@ def environment_grid(found: dict[str, Any]) -> Grid:
     return Grid("Frames per second", rows)
 
 
+def fault_grid(found: dict[str, Any]) -> Grid:
+    """Return the cases of every kind of fault, and how many ended badly."""
+    rows = [["kind", "cases", "faults"]]
+    for kind, count in found["kinds"].items():
+        rows.append([kind, str(count["cases"]), str(count["faults"])])
+    return Grid(f"Every {found['every']}th case", rows)
+
+
 BUILDERS: dict[str, Callable[[dict[str, Any]], list[Grid]]] = {
     "demo": tables.evaluation_grids,
     "evaluation": tables.evaluation_grids,
@@ -91,6 +100,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], list[Grid]]] = {
     "decide": lambda found: [tables.decision_grid(found)],
     "memory": tables.memory_grids,
     "speed": speed_grids,
+    "faults": lambda found: [fault_grid(found)],
     "fork": lambda found: [rollout_grid(found)],
     "environments": lambda found: [environment_grid(found)],
 }
@@ -106,6 +116,32 @@ def grids(name: str) -> list[Grid]:
     """Build all tables of a result file."""
     build = BUILDERS.get(Path(name).stem, tables.sweep_grids)
     return build(read(name))
+
+
+READS = 8
+"""Times that a learner reads each collected frame."""
+LEARNERS = 10_000, 100_000, 1_000_000
+"""Frames per second of faster learners, for comparison."""
+COLLECTORS = 10_000, 1_000, 50
+"""Frames per second of one collector."""
+
+
+def collectors_grid(found: dict[str, Any]) -> Grid:
+    """Return how many collectors keep a learner busy, from its measured speed."""
+    header = [f"one collector makes {speed:,} frames/s" for speed in COLLECTORS]
+    grid = Grid("Collectors for one learner", [["learner", *header]])
+    for row in found["rows"]:
+        if row["section"] == "training" and row["precision"] == "bf16":
+            name = f"`{row['model']}` here, {row['frames_per_second']:,.0f} frames/s"
+            grid.rows.append([name, *_collectors(row["frames_per_second"])])
+    for speed in LEARNERS:
+        grid.rows.append([f"{speed:,} frames/s", *_collectors(speed)])
+    return grid
+
+
+def _collectors(learner: float) -> list[str]:
+    needed = [math.ceil(learner / READS / speed) for speed in COLLECTORS]
+    return [f"{count:,}" for count in needed]
 
 
 SUMMARY = {
@@ -146,6 +182,18 @@ def _summary_cells(arms: dict[str, Any]) -> list[str]:
     return [str(retained["n"]), first, *means]
 
 
+class CollectorsTable(SphinxDirective):
+    """Insert the table of collectors, computed from a result of `benchmark device`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the parsed table."""
+        name = self.arguments[0]
+        self.env.note_dependency(str(RESULTS / name))
+        return self.parse_text_to_nodes(collectors_grid(read(name)).markdown())
+
+
 class ResultTable(SphinxDirective):
     """Insert the tables of one result file."""
 
@@ -178,6 +226,7 @@ class ResultTable(SphinxDirective):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("result-table", ResultTable)
+    app.add_directive("collectors-table", CollectorsTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

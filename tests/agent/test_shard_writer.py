@@ -121,7 +121,8 @@ def test_refresh_takes_in_shards_of_other_writers(tmp_path):
         assert reader.names == [path.name for path in shard_paths(tmp_path)]
     reader.refresh()
     assert len(reader) == 9
-    owner.refresh()  # it deletes the oldest shard
+    owner.refresh()  # it no longer uses the oldest shard
+    owner.delete_retired()
     reader.refresh()
     names = [path.name for path in shard_paths(tmp_path)]
     assert len(names) == 2 and owner.names == reader.names == names

@@ -17,7 +17,7 @@ FILE = Path(__file__).parents[2] / "envs" / "faulty_env.py"
 
 
 def test_environment_without_an_end_stops_the_collection(tmp_path, monkeypatch):
-    monkeypatch.setattr("lssvwm.agent.training.collection.UNENDED_FRAMES", 200)
+    monkeypatch.setattr("lssvwm.agent.training.streams.UNENDED_FRAMES", 200)
     config = short_run(GymConfig(factory=f"{FILE}:Endless", size=66))
     with pytest.raises(UserError, match=r"without an end.*env\.max_steps"):
         loop.train(config, tmp_path / "run")

@@ -38,7 +38,7 @@ memory-gym: install
 	$(PIP) --no-deps memory-gym==1.0.2  # it demands old versions of gymnasium and pygame
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lowest:
 	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest

@@ -15,9 +15,9 @@ from lssvwm.agent.shard_writer import ShardWriter
 from lssvwm.agent.shards import (
     KEYS,
     POSE,
-    Format,
     Shard,
     check_environment,
+    check_folder,
     open_shards,
     shard_paths,
 )
@@ -58,20 +58,15 @@ class Replay:
         """Shards that are no longer used, until they are deleted."""
         self.unused: set[str] = set()
         """Names of shards that are in a folder but not used."""
-        self.shards = [] if given is None else self._open(given)
-        if given is not None and not self.shards:
-            raise UserError(
-                f"no data in {given}: collect some with `lssvwm collect output={given}`"
-            )
-        self.shards += self._open(self.folder)
-
-    def _open(self, folder: Path) -> list[Shard]:
-        """Open the shards of a folder; raises UserError if they are of another environment."""
-        shards = open_shards(folder)
-        if self.environment is not None and shards:
-            recorded = Format.read(folder).environment or shards[0].environment()
-            check_environment(folder, recorded, self.environment)
-        return shards
+        self.shards = [] if given is None else open_shards(given)
+        if given is not None:
+            if not self.shards:
+                raise UserError(
+                    f"no data in {given}: "
+                    f"collect some with `lssvwm collect output={given}`"
+                )
+            check_folder(given, environment)
+        self.shards += open_shards(self.folder)
 
     def __len__(self) -> int:
         """Return the number of frames."""

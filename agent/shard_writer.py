@@ -26,8 +26,7 @@ from lssvwm.agent.shards import (
     KEYS,
     POSE,
     Format,
-    Shard,
-    check_environment,
+    check_folder,
     shard_number,
     shard_paths,
     write_shard,
@@ -51,7 +50,7 @@ class ShardWriter:
     def __init__(self, folder: str | Path, environment: dict[str, Any] | None = None):
         self.folder = Path(folder)
         self.environment = environment
-        self._check(shard_paths(self.folder), Format.read(self.folder))
+        check_folder(self.folder, environment)
 
     def write(
         self, rows: Mapping[str, np.ndarray], provenance: Mapping[str, Any]
@@ -80,20 +79,12 @@ class ShardWriter:
 
     def _prepare(self, others: list[Path]) -> None:
         """Prepare the folder for a shard of the present format and of this environment."""
-        found = Format.read(self.folder)
-        if others and found.version == FORMAT_VERSION:
-            self._check(others, found)
+        if others and Format.read(self.folder).version == FORMAT_VERSION:
+            check_folder(self.folder, self.environment)
             return
         for path in others:
             write_checksums(path)
         Format(environment=self.environment).write(self.folder, writer_id())
-
-    def _check(self, others: list[Path], found: Format) -> None:
-        """Raise UserError if the folder holds frames of another environment."""
-        if self.environment is None or not others:
-            return
-        recorded = found.environment or Shard.open(others[0], verify=False).described()
-        check_environment(self.folder, recorded, self.environment)
 
     def claim(self) -> int:
         """Return a number that no other writer of the folder gets, to draw seeds from."""

@@ -239,3 +239,14 @@ def check_environment(
                 f"{key} is {text(there)}, here {text(here.get(key))}; "
                 f"choose another folder by data= or output="
             )
+
+
+def check_folder(folder: Path, environment: Mapping[str, Any] | None) -> None:
+    """Raise UserError if a data folder holds frames of another environment; None: any."""
+    paths = shard_paths(folder)
+    if environment is None or not paths:
+        return
+    recorded = Format.read(folder).environment
+    if recorded is None:
+        recorded = Shard.open(paths[0], verify=False).environment()
+    check_environment(folder, recorded, environment)

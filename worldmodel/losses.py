@@ -28,6 +28,8 @@ ADVANTAGE_TEMPERATURE = 0.1
 """Advantage, in units of the value head, that weighs an imitated action e times as much."""
 MAX_ADVANTAGE_WEIGHT = 5.0
 """Largest weight of an imitated action."""
+DARK_WRITE_COST = 5.0
+"""Price of writing a black frame, relative to other frames."""
 COARSE = 4
 """Fields along each side of a patch, for the coarse frame loss."""
 FIXED_WEIGHTS = {"cont": 1.0, "value": 0.1, "action_limits": 1.0}
@@ -63,6 +65,9 @@ class Outputs:
 
     gates: Tensor | None = None
     """Write strengths of the tokens of each frame, [B, T, k]; None: there is no write gate"""
+
+    dark: Tensor | None = None
+    """bool [B, T]: the written copy is a black frame; None: no frame is"""
 
 
 def total(
@@ -102,11 +107,21 @@ def terms(
     if model.action_limits is not None:
         found["action_limits"] = action_limits.loss(model, out.clean, batch, generator)
     if out.gates is not None:
-        found["write"] = out.gates.mean() * fraction()
+        found["write"] = write_cost(out.gates, out.dark) * fraction()
         metrics["written"] = (out.gates.detach() > 0).float().mean() * fraction()
     if predicted.log_error is not None:
         found["surprise"] = surprise_loss(predicted.log_error, error, follows)
     return found, metrics
+
+
+def write_cost(gates: Tensor, dark: Tensor | None) -> Tensor:
+    """Return the mean write strength [B, T, k]; it counts several times where frames are `dark` [B, T].
+
+    A gate that is not quite closed for black frames writes a little in every one, and a long darkness adds up.
+    """
+    if dark is None:
+        return gates.mean()
+    return (gates * (1 + (DARK_WRITE_COST - 1) * dark[..., None])).mean()
 
 
 def head_losses(

@@ -149,6 +149,7 @@ class WorldModel(Backbone):
             in_head_loss=copies.in_head_loss,
             is_observed=writes & (copies.written_level == 1),
             gates=gates,
+            dark=masks.dark,
         )
         return *losses.total(self, batch, outputs, generator), memory
 

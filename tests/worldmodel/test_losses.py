@@ -5,7 +5,12 @@ import dataclasses
 import pytest
 import torch
 from lssvwm.worldmodel import LossWeights, ModelConfig, WorldModel, losses
-from lssvwm.worldmodel.losses import FIXED_WEIGHTS, lambda_returns
+from lssvwm.worldmodel.losses import (
+    DARK_WRITE_COST,
+    FIXED_WEIGHTS,
+    lambda_returns,
+    write_cost,
+)
 
 
 @pytest.mark.parametrize("length", [1, 2, 9])
@@ -49,3 +54,11 @@ def test_policy_loss_takes_discrete_and_continuous_actions():
     continuous = torch.randn(2, 3, 4)
     error = (logits - continuous).square().sum(-1)
     torch.testing.assert_close(losses.policy_loss(logits, continuous), error)
+
+
+def test_write_cost_counts_dark_frames_more():
+    gates = torch.tensor([[[1.0], [0.5], [0.0], [0.5]]])
+    dark = torch.tensor([[False, True, True, False]])
+    assert write_cost(gates, None) == pytest.approx(0.5)
+    expected = (1 + DARK_WRITE_COST * 0.5 + 0 + 0.5) / 4
+    assert write_cost(gates, dark) == pytest.approx(expected)

@@ -10,28 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.envs.faulty_env import RAISING, RESETS, STEPS
-from tests.faults import harness, wrong_lines
-from tests.faults.harness import SMALL, Ending, Hook, arms, operations, rows, run
+from tests.faults import wrong_lines
+from tests.faults.harness import SMALL, Case, arms, described, run
+from tests.faults.stops import SUBJECTS, disks, kills, pairs, stops
 
 FAULTY = Path(__file__).parents[1] / "envs" / "faulty_env.py"
-RUN_STEPS = ["train.steps=4", "train.collect.every=2", "train.collect.more=40"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Hold one fault: its name, and what injects it and returns what is wrong, or None."""
-
-    name: str
-    inject: Callable[[Path], str | None]
 
 
 Cases = Sequence[Case]
@@ -43,7 +33,7 @@ def lines() -> Cases:
     def case(arguments: list[str]) -> Case:
         def inject(folder: Path) -> str | None:
             os.chdir(folder)
-            return _described(run(arguments, patience=60))
+            return described(run(arguments, patience=60))
 
         return Case(" ".join(arguments), inject)
 
@@ -61,7 +51,7 @@ def environments() -> Cases:
             small = [text for text in SMALL if not text.startswith("env")]
             if command in ("train", "collect"):
                 made = [*env, f"env.kwargs.fault={fault}", *small, "train.steps=1"]
-                return _described(run([command, *made, f"output={folder}/run"]))
+                return described(run([command, *made, f"output={folder}/run"]))
             made = [*env, *small, "train.steps=1", f"output={folder}/run"]
             if run(["train", *made]).code != 0:
                 return "the right environment fails"
@@ -72,7 +62,7 @@ def environments() -> Cases:
             ]
             mode = [] if command == "evaluate" else ["record.episodes=1"]
             output = f"output={folder}/out"
-            return _described(run([command, *given, *mode, "threads=1", output]))
+            return described(run([command, *given, *mode, "threads=1", output]))
 
         return Case(f"{command} {fault}", inject)
 
@@ -83,85 +73,10 @@ def environments() -> Cases:
 COMMANDS = ("train", "collect", "evaluate", "record")
 
 
-def _described(ending: Ending, refused: bool = True) -> str | None:
-    fault = ending.fault(refused)
-    return None if fault is None else f"{fault}: {ending.line[:200]}"
-
-
-def stops() -> Cases:
-    """List kills and signals at every operation on files of a training run."""
-    with tempfile.TemporaryDirectory() as top:
-        folder = Path(top) / "run"
-        count = operations(_training(folder), folder)
-    actions = {
-        "kill": harness.kill,
-        "SIGTERM": harness.sends(signal.SIGTERM),
-        "SIGHUP": harness.sends(signal.SIGHUP),
-        "SIGINT": harness.sends(signal.SIGINT),
-    }
-    return [
-        _stop(name, action, at)
-        for name, action in actions.items()
-        for at in range(1, count + 1, 1 if name == "kill" else 4)
-    ]
-
-
-def _training(folder: Path) -> list[str]:
-    return ["train", *SMALL, *RUN_STEPS, f"output={folder}"]
-
-
-def _stop(name: str, action: Callable[[], None], at: int) -> Case:
-    def inject(folder: Path) -> str | None:
-        stopped, whole = folder / "run", reference()
-        ending = run(_training(stopped), Hook(stopped, at, action))
-        if ending.code != -signal.SIGKILL and (fault := _described(ending, False)):
-            return fault
-        return _resumed(stopped, whole)
-
-    return Case(f"{name} at operation {at}", inject)
-
-
-def _resumed(stopped: Path, whole: Path) -> str | None:
-    """Resume a stopped run; return how it differs from the uninterrupted one, or None."""
-    again = run(["resume", str(stopped)])
-    if again.code != 0:  # killed before there was a run
-        again = run(_training(stopped))
-    if again.code != 0:
-        return f"cannot resume: {again.line[:200]}"
-    return None if rows(stopped) == rows(whole) else "another run"
-
-
-_REFERENCE: list[Path] = []
-
-
 def reference() -> Path:
-    """Return the folder of the uninterrupted run, trained on first use."""
-    if not _REFERENCE:
-        folder = Path(tempfile.mkdtemp()) / "whole"
-        ending = run(_training(folder))
-        assert ending.code == 0, ending.text
-        _REFERENCE.append(folder)
-    return _REFERENCE[0]
-
-
-def disks() -> Cases:
-    """List disks that are full or read-only from every operation on."""
-    with tempfile.TemporaryDirectory() as top:
-        folder = Path(top) / "run"
-        count = operations(_training(folder), folder)
-    actions = {"full": harness.FULL, "read-only": harness.READ_ONLY}
-
-    def case(name: str, at: int) -> Case:
-        def inject(folder: Path) -> str | None:
-            stopped, whole = folder / "run", reference()
-            hook = Hook(stopped, at, actions[name], lasting=True)
-            if fault := _described(run(_training(stopped), hook), False):
-                return fault
-            return _resumed(stopped, whole)
-
-        return Case(f"disk {name} at operation {at}", inject)
-
-    return [case(name, at) for name in actions for at in range(1, count + 1, 2)]
+    """Return the folder of the undisturbed run, trained on first use."""
+    assert SUBJECTS["train"].undisturbed
+    return SUBJECTS["train"].folder
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
@@ -189,10 +104,10 @@ def damages() -> Cases:
             shutil.copytree(reference(), copy)
             DAMAGES[damage](copy / name)
             resumed = run(["resume", str(copy), "train.steps=5"])
-            if fault := _described(resumed, False):
+            if fault := described(resumed, False):
                 return f"resume {fault}"
             evaluated = run(_evaluation(copy, folder / "results"))
-            if fault := _described(evaluated, False):
+            if fault := described(evaluated, False):
                 return f"evaluate {fault}"
             return None
 
@@ -216,7 +131,7 @@ def weights() -> Cases:
                 return f"cannot evaluate: {right.line}"
             DAMAGES[damage](copy / name)
             ending = run(_evaluation(copy, folder / "results"))
-            if fault := _described(ending, False):
+            if fault := described(ending, False):
                 return fault
             same = ending.code or arms(folder / "results") == arms(folder / "right")
             return None if same else "silent wrong result"
@@ -236,6 +151,8 @@ KINDS: dict[str, Callable[[], Cases]] = {
     "wrong command lines": lines,
     "faulty environments": environments,
     "kills and signals": stops,
+    "kills at random times": kills,
+    "the same command twice": pairs,
     "full and read-only disks": disks,
     "damaged files of a run": damages,
     "damaged weights": weights,

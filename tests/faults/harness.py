@@ -10,16 +10,19 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 FORK = multiprocessing.get_context("fork")
 PATIENCE = 300.0
 """Seconds after which a command hangs."""
+GRACE = 10.0
+"""Seconds in which helpers of a command end after it."""
 OPERATIONS = ("replace", "mkdir", "unlink", "rmdir")
 """Functions of `os` that change a folder."""
 RUN = """
@@ -39,10 +42,12 @@ class Ending:
     """Hold how a command ended.
 
     code: exit code, negative for a signal, None if it had to be ended
+    left: processes that the command started and did not end
     """
 
     code: int | None
     text: str
+    left: int = 0
 
     @property
     def line(self) -> str:
@@ -57,6 +62,10 @@ class Ending:
         """
         if self.code is None:
             return "hang"
+        if self.left:
+            return f"{self.left} processes left"
+        if self.code == -signal.SIGKILL:
+            return None
         if PAGES in self.text or "unexpected error" in self.text:
             return "traceback"
         if self.code == 0:
@@ -64,49 +73,79 @@ class Ending:
         return None if self.line.startswith("lssvwm: ") else "no line"
 
 
+@dataclass(frozen=True)
+class Case:
+    """Hold one fault: its name, and what injects it and returns what is wrong, or None."""
+
+    name: str
+    inject: Callable[[Path], str | None]
+
+
+def described(ending: Ending, refused: bool = True) -> str | None:
+    """Return what is wrong with an ending, with its last line; None if nothing is."""
+    fault = ending.fault(refused)
+    return None if fault is None else f"{fault}: {ending.line[:200]}"
+
+
 def run(
     arguments: list[str], hook: Hook | None = None, patience: float = PATIENCE
 ) -> Ending:
     """Run `lssvwm` with arguments in a forked child."""
-    reader, writer = os.pipe()
-    child = FORK.Process(target=_main, args=(arguments, hook, writer))
-    child.start()
-    os.close(writer)
-    text = []
-    with os.fdopen(reader, errors="replace") as pipe:
-        ender = _Ender(child, patience)
-        for chunk in iter(lambda: pipe.read(4096), ""):
-            text.append(chunk)
-        ender.stop()
-    child.join()
-    code = None if ender.ended else child.exitcode
-    return Ending(code, "".join(text))
+    return Command(arguments, hook).ending(patience)
 
 
-class _Ender:
-    """Kill a child that takes too long."""
+class Command:
+    """Run `lssvwm` with arguments in a forked child, which leads a session of its own."""
 
-    def __init__(self, child: Any, patience: float):
-        import threading
+    def __init__(self, arguments: list[str], hook: Hook | None = None):
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115
+        self.child = FORK.Process(target=_main, args=(arguments, hook, self.output))
+        self.child.start()
 
-        self.ended = False
-        self.child = child
-        self.timer = threading.Timer(patience, self._end)
-        self.timer.start()
-
-    def _end(self) -> None:
-        self.ended = True
+    def kill(self) -> None:
+        """End the command as the system does when memory runs out; its helpers go on."""
         self.child.kill()
 
-    def stop(self) -> None:
-        self.timer.cancel()
+    def ending(self, patience: float = PATIENCE) -> Ending:
+        """Wait until it ends, and end all that is left of it after some seconds more."""
+        self.child.join(patience)
+        hangs = self.child.exitcode is None
+        if hangs:
+            self.child.kill()
+            self.child.join()
+        left = _left(self.child.pid)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.output.seek(0)
+        text = self.output.read().decode(errors="replace")
+        return Ending(None if hangs else self.child.exitcode, text, len(left))
 
 
-def _main(arguments: list[str], hook: Hook | None, writer: int) -> None:
+def _left(session: int | None) -> list[int]:
+    """Return the processes of a session that go on for longer than `GRACE`."""
+    end = time.monotonic() + GRACE
+    while (pids := _members(session)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return pids
+
+
+def _members(session: int | None) -> list[int]:
+    pids = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            state, _, _, member_of = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(member_of) == session and state != "Z":
+                pids.append(int(stat.parent.name))
+    return pids
+
+
+def _main(arguments: list[str], hook: Hook | None, output: IO[bytes]) -> None:
     from lssvwm.agent.cli.main import main
 
-    os.dup2(writer, 1)
-    os.dup2(writer, 2)
+    os.setsid()
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     if hook is not None:
@@ -172,15 +211,15 @@ def fails(number: int) -> Callable[[], None]:
 FULL, READ_ONLY = fails(errno.ENOSPC), fails(errno.EROFS)
 
 
-def operations(arguments: list[str], folder: Path) -> int:
-    """Return how many operations on files a command does."""
+def counted(arguments: list[str], folder: Path) -> tuple[Ending, int]:
+    """Run a command; return how it ends and its number of operations on files of `folder`."""
     counter = FORK.Value("i", 0)
 
     def tick() -> None:
         counter.value += 1
 
-    run(arguments, Hook(folder, 0, tick, lasting=True))
-    return counter.value
+    ending = run(arguments, Hook(folder, 0, tick, lasting=True))
+    return ending, counter.value
 
 
 def rows(run_folder: Path) -> list[dict[str, Any]]:
@@ -197,12 +236,3 @@ def arms(folder: Path) -> dict[str, Any]:
         arm: {k: v for k, v in row.items() if k != "seconds_per_decision"}
         for arm, row in found.items()
     }
-
-
-@contextmanager
-def clock() -> Iterator[list[float]]:
-    """Yield a list that holds the seconds of the block afterwards."""
-    seconds: list[float] = []
-    began = time.monotonic()
-    yield seconds
-    seconds.append(time.monotonic() - began)

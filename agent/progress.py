@@ -15,9 +15,12 @@ class Progress:
     """Show the progress of `label` towards `total` units, with rate and time left.
 
     done: units at the start, which do not count in the rate
+    patience: seconds without a line; work that is done by then shows none
     """
 
-    def __init__(self, label: str, total: int, unit: str, done: int = 0):
+    def __init__(
+        self, label: str, total: int, unit: str, done: int = 0, patience: float = 0.0
+    ):
         self.label = label
         self.total = total
         self.unit = unit
@@ -30,7 +33,10 @@ class Progress:
         self.interval = 0.2 if self.terminal else 8.0
         """Seconds between two lines."""
         self.started = time.monotonic()
-        self.shown = self.started - (self.interval if self.terminal else 0)
+        first = patience or (0.0 if self.terminal else self.interval)
+        self.quiet = patience > 0
+        """Whether to show nothing as long as no line was shown."""
+        self.shown = self.started + first - self.interval
 
     def update(self, done: int, note: str = "") -> None:
         """Set units done and note; show them if the last line is old enough."""
@@ -47,6 +53,8 @@ class Progress:
 
     def close(self) -> None:
         """Show the last state, unless it was shown already, and end the line."""
+        if self.quiet and self.written < 0:
+            return
         if self.terminal or self.written != self.done:
             self._show(end="\n")
 

@@ -46,6 +46,7 @@ from lssvwm.agent.files import (
     write_checksums,
     write_json,
 )
+from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import BatchedEnv
 from tensordict import TensorDict
 from torch import Tensor
@@ -54,6 +55,8 @@ FORMAT_VERSION = 3
 """Format of data folders that this version writes."""
 CHECKED = 3
 """First format with checksums."""
+PATIENCE = 2.0
+"""Seconds of checking shards after which progress is shown."""
 FORMAT_FILE = "format.json"
 META = "meta.json"
 PROVENANCE = "provenance.json"
@@ -223,9 +226,19 @@ class Format:
 
 
 def open_shards(folder: str | Path) -> list[Shard]:
-    """Open the shards of a data folder, oldest first, without changing anything."""
+    """Open the shards of a data folder, oldest first, without changing anything.
+
+    All files are read once to compare their checksums, which takes minutes for millions of frames.
+    """
     verify = Format.read(Path(folder)).version >= CHECKED
-    return [Shard.open(path, verify) for path in shard_paths(Path(folder))]
+    paths = shard_paths(Path(folder))
+    progress = Progress("check", len(paths), "shards", patience=PATIENCE)
+    shards: list[Shard] = []
+    for path in paths:
+        shards.append(Shard.open(path, verify))
+        progress.update(len(shards), str(folder))
+    progress.close()
+    return shards
 
 
 def check_environment(

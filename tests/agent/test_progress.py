@@ -18,3 +18,19 @@ def test_progress_counts_up_to_its_total(capsys):
     progress.update(12)
     progress.close()
     assert capsys.readouterr().err.startswith("collect 10/10 frames, ")
+
+
+def test_progress_with_patience_hides_short_work(capsys):
+    progress = Progress("check", 2, "shards", patience=60.0)
+    progress.update(2)
+    progress.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_with_patience_shows_long_work(capsys):
+    progress = Progress("check", 2, "shards", patience=1e-9)
+    progress.update(1)
+    assert capsys.readouterr().err.startswith("check 1/2 shards, ")
+    progress.update(2)
+    progress.close()
+    assert capsys.readouterr().err.startswith("check 2/2 shards, ")

@@ -220,7 +220,7 @@ class BlockOutput(NamedTuple):
     """Memory after the last frame"""
 
     gates: Tensor | None
-    """Write strengths of the tokens of each frame, [B, T, k]; None: the mixer has no write gate"""
+    """Openings of the write gates for the tokens of each frame, [B, T, k]; None: the mixer has no write gate"""
 
 
 Layer = Callable[[Tensor], Tensor]

@@ -16,6 +16,7 @@ from lssvwm.worldmodel.data import Batch
 from lssvwm.worldmodel.fused_ops import squared_errors
 from lssvwm.worldmodel.goal_distance import GoalDistance, Trajectories
 from lssvwm.worldmodel.heads import HeadOutputs, two_hot
+from lssvwm.worldmodel.mixers.tiled import write_strength
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,6 +31,8 @@ MAX_ADVANTAGE_WEIGHT = 5.0
 """Largest weight of an imitated action."""
 DARK_WRITE_COST = 5.0
 """Price of writing a black frame, relative to other frames."""
+DARK_MARGIN = 0.3
+"""Opening below 0 at which the gate of a black frame costs nothing."""
 COARSE = 4
 """Fields along each side of a patch, for the coarse frame loss."""
 FIXED_WEIGHTS = {"cont": 1.0, "value": 0.1, "action_limits": 1.0}
@@ -64,7 +67,7 @@ class Outputs:
     """bool [B, T]: train the heads on `observed`; the written copy is clean and not masked"""
 
     gates: Tensor | None = None
-    """Write strengths of the tokens of each frame, [B, T, k]; None: there is no write gate"""
+    """Openings of the write gates for the tokens of each frame, [B, T, k]; None: there is no write gate"""
 
     dark: Tensor | None = None
     """bool [B, T]: the written copy is a black frame; None: no frame is"""
@@ -114,14 +117,17 @@ def terms(
     return found, metrics
 
 
-def write_cost(gates: Tensor, dark: Tensor | None) -> Tensor:
-    """Return the mean write strength [B, T, k]; it counts several times where frames are `dark` [B, T].
+def write_cost(openings: Tensor, dark: Tensor | None) -> Tensor:
+    """Return the mean write strength by openings [B, T, k]; black frames, `dark` [B, T], cost more.
 
-    A gate that is not quite closed for black frames writes a little in every one, and a long darkness adds up.
+    A gate that opens for some black frames writes a little in each of these, and a long darkness adds up. So black
+    frames pay until their gates are closed by a margin.
     """
+    strength = write_strength(openings)
     if dark is None:
-        return gates.mean()
-    return (gates * (1 + (DARK_WRITE_COST - 1) * dark[..., None])).mean()
+        return strength.mean()
+    darkness = DARK_WRITE_COST * F.relu(openings + DARK_MARGIN)
+    return torch.where(dark[..., None], darkness, strength).mean()
 
 
 def head_losses(

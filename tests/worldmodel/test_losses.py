@@ -6,6 +6,7 @@ import pytest
 import torch
 from lssvwm.worldmodel import LossWeights, ModelConfig, WorldModel, losses
 from lssvwm.worldmodel.losses import (
+    DARK_MARGIN,
     DARK_WRITE_COST,
     FIXED_WEIGHTS,
     lambda_returns,
@@ -56,9 +57,9 @@ def test_policy_loss_takes_discrete_and_continuous_actions():
     torch.testing.assert_close(losses.policy_loss(logits, continuous), error)
 
 
-def test_write_cost_counts_dark_frames_more():
-    gates = torch.tensor([[[1.0], [0.5], [0.0], [0.5]]])
+def test_write_cost_closes_gates_of_dark_frames_by_a_margin():
+    openings = torch.tensor([[[1.5], [0.5], [-2 * DARK_MARGIN], [-0.1]]])
     dark = torch.tensor([[False, True, True, False]])
-    assert write_cost(gates, None) == pytest.approx(0.5)
-    expected = (1 + DARK_WRITE_COST * 0.5 + 0 + 0.5) / 4
-    assert write_cost(gates, dark) == pytest.approx(expected)
+    assert write_cost(openings, None) == pytest.approx(1.5 / 4)
+    expected = (1 + DARK_WRITE_COST * (0.5 + DARK_MARGIN)) / 4
+    assert write_cost(openings, dark) == pytest.approx(expected)

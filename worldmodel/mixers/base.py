@@ -124,7 +124,8 @@ class MixerOutput(NamedTuple):
     """Memory after the last frame"""
 
     gates: Tensor | None = None
-    """Write strengths of the tokens of each frame, [B, T, k], 0 ... 1; None: the mixer writes every token"""
+    """Openings of the write gate for the tokens of each frame, [B, T, k], which are clipped to write strengths 0 ... 1.
+    None: the mixer writes every token"""
 
 
 class RolloutCache(Protocol):

@@ -8,7 +8,6 @@ Shapes, in addition to those of `base`
 
 from __future__ import annotations
 
-import torch
 from einops import rearrange
 from lssvwm.worldmodel.fused_ops import at_least_float32, host_may_read
 from lssvwm.worldmodel.mixers.base import Mixer, MixerContext
@@ -35,11 +34,14 @@ class WriteGate(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Return write strengths [..., parts] of tokens u [..., D], from 0 to 1."""
+        """Return openings [..., parts] for tokens u [..., D]: write strengths before they are clipped."""
         u = F.layer_norm(u, u.shape[-1:])
-        opening = at_least_float32(super().forward(u))
-        strength = GATE_START + GATE_SLOPE * opening
-        return torch.clamp(strength, 0, 1)
+        return GATE_START + GATE_SLOPE * at_least_float32(super().forward(u))
+
+
+def write_strength(opening: Tensor) -> Tensor:
+    """Clip openings to write strengths from 0 to 1."""
+    return opening.clamp(0, 1)
 
 
 class TiledMixer(Mixer):

@@ -44,6 +44,7 @@ from lssvwm.worldmodel.mixers.tiled import (
     by_frame,
     by_row,
     by_tile,
+    write_strength,
 )
 from lssvwm.worldmodel.scan import backends
 from lssvwm.worldmodel.scan.backends import DeltaScan
@@ -91,7 +92,13 @@ class Write(Read):
 
     X: Tensor
     K: Tensor
-    beta: Tensor
+    opening: Tensor
+    """Openings of the write gate"""
+
+    @property
+    def beta(self) -> Tensor:
+        """Return the write strengths."""
+        return write_strength(self.opening)
 
 
 @plain_dataclass
@@ -300,9 +307,9 @@ class TiledDelta(TiledMixer):
         X = F.silu(X)
         keys = self._normalised(self.key_norm, K)
         queries = self._normalised(self.query_norm, Q)
-        strengths = self.write_gate(self.tile(seen)).unbind(-1)
+        openings = self.write_gate(self.tile(seen)).unbind(-1)
         values = X.split(self.widths, -1)
-        parts = zip(queries, values, keys, strengths)
+        parts = zip(queries, values, keys, openings)
         return Tokens(gate, X, [Write(*fields) for fields in parts])
 
     def _read(self, u: Tensor) -> Tokens:
@@ -342,7 +349,7 @@ class TiledDelta(TiledMixer):
         *noisy, clean = u.unbind(2)  # a slice would cost whole tensors going backward
         written = self._written(clean, frames.seen)
         kept = frames.writes.to(u.dtype)[..., None, None]
-        strengths = [own.beta * kept for own in written.parts if isinstance(own, Write)]
+        writes = [part for part in written.parts if isinstance(part, Write)]
         copies = [*(self._read(copy) for copy in noisy), written]
         # sums over thousands of frames: bf16 would ruin poses
         with torch.autocast(u.device.type, enabled=False):
@@ -354,15 +361,15 @@ class TiledDelta(TiledMixer):
         by_part = []
         for i, part in enumerate(self.parts):
             tokens = [copy.parts[i] for copy in copies]
-            at = _Position(phases, strengths[i], frames.reset)
+            at = _Position(phases, writes[i].beta * kept, frames.reset)
             outputs, carried[part.name] = self._scan(
                 part, tokens, at, memory[part.name]
             )
             by_part.append(outputs)
         read = zip(*by_part)
         out = [self._output(Y, tokens) for Y, tokens in zip(read, copies)]
-        gates = torch.stack(strengths, -1).flatten(2)
-        return MixerOutput(torch.stack(out, 2), carried, gates)
+        openings = torch.stack([own.opening for own in writes], -1) * kept[..., None]
+        return MixerOutput(torch.stack(out, 2), carried, openings.flatten(2))
 
     def _scan(
         self, part: Part, tokens: list[Read | Write], at: _Position, state: Tensor

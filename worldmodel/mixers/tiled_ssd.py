@@ -39,6 +39,7 @@ from lssvwm.worldmodel.mixers.tiled import (
     by_frame,
     by_row,
     by_tile,
+    write_strength,
 )
 from lssvwm.worldmodel.scan import backends
 from lssvwm.worldmodel.scan.backends import Scan
@@ -204,12 +205,12 @@ class Token(Query):
 
     dt: Tensor
     B: Tensor
-    written: Tensor | None = None
+    opening: Tensor | None = None
     """Write strength [..., G, s, 1]; None: there is no write gate."""
 
     def gated(self, dt: Tensor) -> Tensor:
         """Multiply step sizes dt [..., G, s, h] by the write strength."""
-        return dt if self.written is None else dt * self.written
+        return dt if self.opening is None else dt * write_strength(self.opening)
 
 
 @register(TiledSSDConfig)
@@ -285,10 +286,10 @@ class TiledSSD(TiledMixer):
         X, B, C, dt = self.tile(rest).split([inner, size, size, self.heads], -1)
         B = F.layer_norm(B, (size,), self.scale_B, self.shift_B)
         dt = F.softplus(dt + self.dt_bias)
-        written = None
+        opening = None
         if self.write_gate is not None:
-            written = self.write_gate(self.tile(seen))
-        return Token(gate, self.values(X), self._queries(C), dt, B, written)
+            opening = self.write_gate(self.tile(seen))
+        return Token(gate, self.values(X), self._queries(C), dt, B, opening)
 
     def _query(self, u: Tensor) -> Query:
         """Project tokens u [..., S, D] to what they read by. It saves the projections that only writing needs."""
@@ -349,8 +350,8 @@ class TiledSSD(TiledMixer):
         outputs = [self._output(y, query) for y, query in zip(copies, queries)]
         state = state.view_as(memory["state"])
         gates = None
-        if token.written is not None:
-            gates = token.written.flatten(2) * kept
+        if token.opening is not None:
+            gates = token.opening.flatten(2) * kept
         memory = {"state": state, "pose": pose}
         return MixerOutput(torch.stack(outputs, 2), memory, gates)
 

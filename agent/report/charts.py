@@ -5,10 +5,8 @@ A chart has lines over a horizontal quantity, or rows of means with intervals.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from lssvwm.agent.evaluation.plots import (
@@ -109,11 +107,7 @@ def _joined(logs: Sequence[Sequence[Row]]) -> list[Row]:
     rows: list[Row] = []
     for log in logs:
         before = rows[-1]["step"] if rows else 0
-        rows += [
-            row | {"step": row["step"] + before}
-            for row in log
-            if _is_number(row.get("step"))
-        ]
+        rows += [row | {"step": row["step"] + before} for row in log]
     return rows
 
 
@@ -136,7 +130,7 @@ def _curves(
 
 def _lines(rows: Sequence[Row], key: str, name: str, colour: str) -> list[Series]:
     """Return a metric and its moving average; few points have no average."""
-    shown = [row for row in rows if _is_number(row.get(key))]
+    shown = [row for row in rows if key in row]
     steps = _thinned([row["step"] for row in shown])
     values = _thinned([row[key] for row in shown])
     if len(steps) == 0:
@@ -154,11 +148,6 @@ def _thinned(values: list[float]) -> np.ndarray:
     """Average neighbouring values so that at most POINTS remain."""
     parts = np.array_split(np.array(values, float), min(len(values), POINTS) or 1)
     return np.array([part.mean() for part in parts if len(part)])
-
-
-def _is_number(value: Any) -> bool:
-    is_plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_plain and math.isfinite(value)
 
 
 # ---- evaluation

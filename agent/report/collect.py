@@ -5,6 +5,7 @@ Everything in these folders is data from elsewhere. A file that cannot be read b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,8 +123,23 @@ def collect(folder: Path) -> RunData:
 def _logs(run: RunData) -> list[list[Row]]:
     """Read the log of the run, or those of its stages in order."""
     files = [run.folder / METRICS, *sorted(run.folder.glob(f"{STAGES}/*/{METRICS}"))]
-    logs = [run.attempt(read_json_lines, file) for file in files if file.is_file()]
+    logs = [run.attempt(_numbers, file) for file in files if file.is_file()]
     return [rows for rows in logs if rows]
+
+
+def _numbers(file: Path) -> list[Row]:
+    """Read the numbers in the rows of a log that have a step."""
+    rows = [
+        {key: value for key, value in row.items() if is_number(value)}
+        for row in read_json_lines(file)
+    ]
+    return [row for row in rows if "step" in row]
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value from JSON is a finite number."""
+    is_plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_plain and math.isfinite(value)
 
 
 def _results(

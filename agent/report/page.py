@@ -28,7 +28,13 @@ from lssvwm.agent.report.charts import (
     curve_charts,
     rate_charts,
 )
-from lssvwm.agent.report.collect import RunData, Video, collect, first_line
+from lssvwm.agent.report.collect import (
+    RunData,
+    Video,
+    collect,
+    first_line,
+    is_number,
+)
 from lssvwm.agent.report.settings_table import setting_rows
 from lssvwm.agent.run_folder import STAGES
 from markupsafe import Markup
@@ -50,6 +56,18 @@ class Clip:
     run: str
     video: Video
     source: str | None
+
+    @property
+    def caption(self) -> str:
+        """Return the file of the video, and how its episode ended."""
+        about = self.video.about
+        parts = [self.video.path.name]
+        if "mode" in about:
+            parts += [about["mode"], "solved" if about.get("success") else "not solved"]
+        psnr = about.get("mean_psnr")
+        if isinstance(psnr, dict) and is_number(psnr.get("imagined")):
+            parts.append(f"imagined frames {psnr['imagined']:.2f} dB")
+        return ", ".join(map(str, parts))
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lssvwm.agent.checkpoint import BEST, EXPORT, read_config, resolve
 from lssvwm.agent.cli import show_settings
@@ -27,6 +27,9 @@ from lssvwm.agent.config.settings import (
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.origin import free_folder, same_checkpoint, same_machine
 from lssvwm.agent.run_folder import refuse_existing_run
+
+if TYPE_CHECKING:
+    from lssvwm.agent.evaluation.tables import Grid
 
 TRAINED = {
     "memory": "memory_benchmark",
@@ -93,10 +96,11 @@ def evaluate(settings: list[str], show: bool) -> None:
     print(f"with planner {_summary(config.planner)}; results go to {output}")
     with saved(output):
         from lssvwm.agent.evaluation import evaluate as evaluation
+        from lssvwm.agent.evaluation.tables import evaluation_grids
 
-        evaluation.evaluate(config, output)
+        found = evaluation.evaluate(config, output)
         _print_written(sorted(path for path in output.iterdir() if path.is_file()))
-        _print_report(report_folder(config, output))
+        _publish(config, output, evaluation_grids(found))
         print(f"next: lssvwm record {_same_checkpoint(config)} mode=plan")
 
 
@@ -113,8 +117,9 @@ def record(settings: list[str], show: bool) -> None:
     with saved(output):
         from lssvwm.agent.video import record as video
 
-        _print_written(video.record(config, output))
-        _print_report(report_folder(config, output))
+        files = video.record(config, output)
+        _print_written(files)
+        _publish(config, output, videos=[f for f in files if f.suffix == ".mp4"])
         other = "plan" if config.record.mode == "open_loop" else "open_loop"
         command = f"lssvwm record {_same_checkpoint(config)} mode={other}"
         print(f"next: watch them, or {command}")
@@ -345,6 +350,21 @@ def _print_trained(folder: Path) -> None:
     trust = trust_setting(folder)
     print(f"next: lssvwm evaluate checkpoint={folder}{trust}")
     print(f"      lssvwm record checkpoint={folder} mode=plan{trust}")
+
+
+def _publish(
+    config: CheckpointConfig,
+    output: Path,
+    grids: Sequence[Grid] = (),
+    videos: Sequence[Path] = (),
+) -> None:
+    """Send results in `output` to the tracker of their run, and write its report."""
+    from lssvwm.agent.training.trackers import share
+
+    folder = report_folder(config, output)
+    if failure := share(config, folder, grids, videos):
+        print(failure)
+    _print_report(folder)
 
 
 def _print_report(folder: Path) -> None:

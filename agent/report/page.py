@@ -1,6 +1,6 @@
 """Write a report: one HTML file with everything in it.
 
-Names, settings and results come from files and are data. Jinja2 escapes them, and JSON for the charts is escaped as well.
+Names, settings and results come from files and are data: Jinja2 escapes them, also in the JSON of the charts.
 A content security policy allows only the scripts of this package, by their hash, and no network request at all.
 """
 
@@ -12,11 +12,12 @@ import hashlib
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import replacing
 from lssvwm.agent.report import static_charts, tables
@@ -213,6 +214,12 @@ def _address(file: Path) -> str:
 
 
 def _render(content: dict[str, Any], clips: Sequence[Clip]) -> str:
+    style = Markup((HERE / "page.css").read_text(encoding="utf-8"))
+    return _template().render(content, clips=clips, style=style)
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -220,7 +227,4 @@ def _render(content: dict[str, Any], clips: Sequence[Clip]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = Markup((HERE / "page.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html").render(
-        content, clips=clips, style=style
-    )
+    return environment.get_template("page.html")

@@ -20,11 +20,10 @@ from lssvwm.agent.evaluation.tables import (
 )
 from lssvwm.agent.report.collect import Result, RunData
 from lssvwm.agent.report.reproduce import differences, result_command, train_command
+from lssvwm.agent.run_folder import training_seconds
 
 PACKAGES = ("lssvwm", "torch", "torchrl", "tensordict", "gymnasium", "numpy")
 """Packages whose versions a report shows."""
-PAUSE = 120.0
-"""Seconds between two rows of a log beyond which training was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _training_cells(run: RunData) -> list[str]:
         rows = [row for row in rows if "time" in row]
         times = np.diff([row["time"] for row in rows])
         counts = np.diff([row["step"] for row in rows])
-        total += float(times[times < PAUSE].sum())
+        total += training_seconds(rows)
         pace += (times[counts > 0] / counts[counts > 0]).tolist()
     if not pace:
         return [f"{steps:,}" if steps else NONE, NONE, NONE]

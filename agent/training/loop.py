@@ -20,6 +20,7 @@ from lssvwm.agent.training.distributed import first, leads, only_first
 from lssvwm.agent.training.logger import Logger
 from lssvwm.agent.training.optimization import TrainingBatch
 from lssvwm.agent.training.run import Run, begin, build, restore, save
+from lssvwm.agent.training.trackers import open_tracker
 from lssvwm.worldmodel import Masks
 from lssvwm.worldmodel.batch_part import divided, own_rows
 from torch import Tensor
@@ -141,7 +142,8 @@ class Report:
         self.run = run
         if leads():
             steps = run.config.train.steps
-            self.logger = Logger(run.folder, run.step, run.unlogged)
+            tracker = open_tracker(run.config, run.folder, run.step)
+            self.logger = Logger(run.folder, run.step, run.unlogged, tracker)
             self.progress = Progress("train", steps, "steps", run.step)
             self.published = time.monotonic()
 

@@ -66,16 +66,19 @@ class Tracker:
         """Send what is left and end the connection."""
         self.logger.shutdown()
 
-    def identity(self) -> tuple[str, bool]:
-        """Return the identity of the run at this tracker, and whether it is new."""
-        file = self.folder / IDENTITY
-        known = read_json(file, "delete it") if file.is_file() else {}
-        name = str(self.package)
-        is_new = name not in known
-        if is_new:
-            known[name] = secrets.token_hex(4)
-            write_json(file, known)
-        return known[name], is_new
+    def known(self) -> str | None:
+        """Return the identity of the run at this tracker; None for a new run."""
+        return _identities(self.folder).get(str(self.package))
+
+    def keep(self, identity: str) -> None:
+        """Save the identity of the run, so that a resumed run continues it."""
+        found = _identities(self.folder) | {str(self.package): identity}
+        write_json(self.folder / IDENTITY, found)
+
+
+def _identities(folder: Path) -> dict[str, str]:
+    file = folder / IDENTITY
+    return read_json(file, "delete it") if file.is_file() else {}
 
 
 class _TensorBoard(TensorboardLogger):
@@ -143,7 +146,8 @@ class WandbTracker(Tracker):
         """Return the logger that continues the run."""
         from torchrl.record.loggers.wandb import WandbLogger
 
-        identity, _ = self.identity()
+        identity = self.known() or secrets.token_hex(4)
+        self.keep(identity)
         logger = WandbLogger(
             config.name,
             save_dir=str(self.folder),
@@ -169,7 +173,7 @@ class WandbTracker(Tracker):
 
 
 class MLflowTracker(Tracker):
-    """Send everything to MLFLOW_TRACKING_URI, or into `mlflow.db` and `mlflow/`."""
+    """Send everything to MLFLOW_TRACKING_URI, or into `mlflow.db` and `mlflow/` of the run."""
 
     package = "mlflow"
 
@@ -180,9 +184,168 @@ class MLflowTracker(Tracker):
 
         server = os.environ.get("MLFLOW_TRACKING_URI")
         here = self.folder.absolute()
+        known = self.known()
+        if known:
+            os.environ["MLFLOW_RUN_ID"] = known  # the logger starts this run again
         logger = MLFlowLogger(
             PROJECT,
             server or f"sqlite:///{here}/mlflow.db",
             artifact_location=None if server else (here / "mlflow").as_uri(),
         )
+        os.environ.pop("MLFLOW_RUN_ID", None)
+        if not known:
+            self.keep(logger.experiment.info.run_id)
+            mlflow.set_tag("mlflow.runName", config.name)
+            mlflow.log_params(_flat(to_dict(config)))
         return logger
+
+    def table(self, name: str, grid: Grid, step: int) -> None:
+        """Send a table."""
+        import mlflow
+
+        header, *rows = grid.rows
+        columns = {key: list(cells) for key, cells in zip(header, zip(*rows))}
+        mlflow.log_table(columns, f"{name}-{step}.json")
+
+    def video(self, name: str, file: Path, step: int) -> None:
+        """Send a video. MLFlowLogger.log_video needs torchcodec."""
+        import mlflow
+
+        mlflow.log_artifact(str(file), "videos")
+
+    def close(self) -> None:
+        """End the run at the tracker."""
+        import mlflow
+
+        mlflow.end_run()
+
+
+class TrackioTracker(Tracker):
+    """Write everything into TRACKIO_DIR, which `trackio show` reads."""
+
+    package = "trackio"
+
+    def open(self, config: Config, step: int) -> TorchRLLogger:
+        """Return the logger that continues the run."""
+        from torchrl.record.loggers.trackio import TrackioLogger
+
+        identity = self.known() or f"{config.name}-{secrets.token_hex(4)}"
+        self.keep(identity)
+        return TrackioLogger(identity, PROJECT, config=_flat(to_dict(config)))
+
+    def table(self, name: str, grid: Grid, step: int) -> None:
+        """Send a table."""
+        import pandas
+        import trackio
+
+        header, *rows = grid.rows
+        table = trackio.Table(dataframe=pandas.DataFrame(rows, columns=header))
+        self.logger.experiment.log({name: table}, step=step)
+
+    def video(self, name: str, file: Path, step: int) -> None:
+        """Send a video."""
+        import trackio
+
+        self.logger.experiment.log({name: trackio.Video(str(file))}, step=step)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self.logger.experiment.finish()
+
+
+TRACKERS: dict[str, type[Tracker]] = {
+    "tensorboard": TensorBoardTracker,
+    "csv": CSVTracker,
+    "wandb": WandbTracker,
+    "mlflow": MLflowTracker,
+    "trackio": TrackioTracker,
+}
+"""Trackers by the value of `train.logger`."""
+
+
+def check(name: str) -> None:
+    """Raise UserError if the package of a tracker is missing."""
+    package = TRACKERS[name].package
+    if package is not None and find_spec(package) is None:
+        raise UserError(
+            f"train.logger={name} needs a package: pip install 'lssvwm[{package}]'"
+        )
+
+
+def open_tracker(config: Config, folder: Path, step: int) -> Tracker:
+    """Return the tracker of a run; raises UserError if it does not accept the run."""
+    name = config.train.logger
+    check(name)
+    try:
+        return TRACKERS[name](config, folder, step)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"train.logger={name}: {reason[0]}; or choose train.logger=csv"
+        ) from error
+
+
+def share(
+    config: Config, folder: Path, grids: Sequence[Grid], videos: Sequence[Path] = ()
+) -> str | None:
+    """Send results to the tracker of a run that has one; returns one line if that fails.
+
+    folder: that of the run, whose last step the results belong to
+    """
+    log = folder / "metrics.jsonl"
+    if not log.is_file():
+        return None
+    step = max((row.get("step", 0) for row in read_json_lines(log)), default=0)
+
+    def send() -> None:
+        tracker = open_tracker(config, folder, step)
+        for number, grid in enumerate(grids):
+            tracker.table(f"evaluation{number or ''}", grid, step)
+        for file in videos:
+            tracker.video(f"{file.parent.name}/{file.stem}", file, step)
+        tracker.close()
+
+    return guarded(config.train.logger, send)
+
+
+def guarded(name: str, action: Callable[[], None]) -> str | None:
+    """Do something at a tracker; returns one line if it fails in any way."""
+    try:
+        action()
+    except Exception as error:  # a server that is gone, a full disk, another version
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return f"not sent to {name}: {reason[0]}"
+    return None
+
+
+def _flat(plain: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        name = f"{above}{key}"
+        inner = _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        found |= inner
+    return found
+
+
+def _gif(file: Path) -> bytes:
+    """Return a video as GIF, at most PREVIEW pixels wide."""
+    reader = imageio_ffmpeg.read_frames(str(file))
+    about: dict[str, Any] = next(reader)  # type: ignore[assignment]
+    width, height = about["size"]
+    images = []
+    for frame in reader:
+        pixels = np.frombuffer(frame, np.uint8).reshape(height, width, 3)  # type: ignore[arg-type]
+        image = Image.fromarray(pixels)
+        image.thumbnail((PREVIEW, PREVIEW))
+        images.append(image.quantize(64))
+    written = io.BytesIO()
+    images[0].save(
+        written,
+        "GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=round(1000 / about["fps"]),
+        loop=0,
+    )
+    return written.getvalue()

@@ -5,6 +5,7 @@ A chart has lines over a horizontal quantity, or rows of means with intervals.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import numpy as np
 from lssvwm.agent.evaluation.plots import (
     COLOURS,
     CURVES,
+    DODGE,
     GREY,
     GROUPINGS,
     Curve,
@@ -192,12 +194,13 @@ def rate_charts(columns: Sequence[Column]) -> list[Chart]:
     """Return success by evidence age and by goal distance, for the arms of the agent."""
     charts = []
     for by, quantity in reversed(GROUPINGS.items()):
-        series = []
+        series: list[Series] = []
         for column in columns:
             for arm in GROUPED:
                 groups = column.found["arms"].get(arm, {}).get(by, [])
                 if len(groups) > 1:
-                    series.append(_rates(column, arm, groups, len(columns) > 1))
+                    line = _rates(column, arm, groups, len(columns) > 1)
+                    series.append(_moved(line, len(series)))
         if series:
             words = quantity.split(" (")[0]
             title = f"Success by {words}, 95 % interval"
@@ -218,3 +221,9 @@ def _rates(column: Column, arm: str, groups: Sequence[Row], compared: bool) -> S
         high=[rate["high"] for rate in rates],
         dash=DASHES[arm],
     )
+
+
+def _moved(line: Series, number: int) -> Series:
+    """Move a line sideways by a small share of its length, so that intervals do not overlap."""
+    shift = number * DODGE * (line.x[-1] - line.x[0])
+    return dataclasses.replace(line, x=[x + shift for x in line.x])

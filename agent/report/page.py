@@ -106,9 +106,9 @@ def home(folder: Path) -> Path:
 def _default_file(folders: Sequence[Path]) -> Path:
     if len(folders) == 1:
         return folders[0] / NAME
-    above = os.path.commonpath([folder.absolute() for folder in folders])
-    shared = Path(above) if Path(above) not in folders else Path(above).parent
-    return Path(os.path.relpath(shared)) / NAME
+    parents = [folder.absolute().parent for folder in folders]
+    shared, here = Path(os.path.commonpath(parents)), Path.cwd()
+    return (shared.relative_to(here) if shared.is_relative_to(here) else shared) / NAME
 
 
 def _distinguish(runs: Sequence[RunData]) -> None:
@@ -141,6 +141,7 @@ def _content(runs: Sequence[RunData]) -> dict[str, Any]:
         "arms": arms,
         "rates": rates,
         "memory": tables.memory_grid(measured),
+        "trained": [tables.trained(run) for run in runs],
         "timing": tables.timing_grid(runs),
         "origins": tables.origin_grid(runs),
         "versions": tables.version_grid(),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lssvwm.agent.config.composition import compose, from_checkpoint, to_dict
+from lssvwm.agent.config.consent import named_code
 from lssvwm.agent.config.presets import options
 from lssvwm.agent.config.reference import text
 from lssvwm.agent.config.settings import CheckpointConfig, Config, RecordRunConfig
@@ -71,7 +72,8 @@ def result_command(name: str, config: Config, found: Mapping[str, Any]) -> str |
     wanted = dict(stored) | {"checkpoint": checkpoint}
     if composed | {"checkpoint": checkpoint} != wanted:
         return None
-    return command(name, start[0], *changes)
+    consent = ["trust=true"] if named_code(saved) else []
+    return command(name, start[0], *changes, *consent)
 
 
 def differences(config: Config, stored: Mapping[str, Any]) -> list[str]:

@@ -28,11 +28,23 @@ PACKAGES = ("lssvwm", "torch", "torchrl", "tensordict", "gymnasium", "numpy")
 
 @dataclass(frozen=True)
 class Measured:
-    """Hold an evaluation, its run, and the name under which it is compared."""
+    """Hold an evaluation and its run."""
 
     run: RunData
     result: Result
-    name: str
+
+    @property
+    def place(self) -> str:
+        """Return the folder of the evaluation in that of its run, or its file."""
+        file = self.result.path.relative_to(self.run.folder)
+        in_folder = file.stem == "evaluation" and len(file.parts) > 1
+        return str(file.parent if in_folder else file.with_suffix(""))
+
+    @property
+    def name(self) -> str:
+        """Return the name of the run, and the place if the run has several evaluations."""
+        several = len(self.run.evaluations) > 1
+        return f"{self.run.label}, {self.place}" if several else self.run.label
 
     @property
     def arms(self) -> dict[str, Row]:
@@ -61,15 +73,8 @@ class Measured:
 
 
 def measured(runs: Sequence[RunData]) -> list[Measured]:
-    """Return the evaluations of all runs; the folder joins the name where a run has several."""
-    found = []
-    for run in runs:
-        for result in run.evaluations:
-            place = result.path.relative_to(run.folder).with_suffix("")
-            several = len(run.evaluations) > 1
-            name = f"{run.label}, {place}" if several else run.label
-            found.append(Measured(run, result, name))
-    return found
+    """Return the evaluations of all runs."""
+    return [Measured(run, result) for run in runs for result in run.evaluations]
 
 
 def memory_grid(evaluations: Sequence[Measured]) -> Grid | None:
@@ -105,6 +110,12 @@ def timing_grid(runs: Sequence[RunData]) -> Grid:
             size = f"{row['memory_bytes'] / 1024:,.0f} KiB"
         grid.rows.append([run.label, *_training_cells(run), pace, size])
     return grid
+
+
+def trained(run: RunData) -> str:
+    """Return steps and time of the training in words."""
+    steps, time, _ = _training_cells(run)
+    return f"{steps} steps" if time == NONE else f"{steps} steps in {time}"
 
 
 def _training_cells(run: RunData) -> list[str]:

@@ -164,7 +164,7 @@ def test_runs_are_compared(make_run: MakeRun) -> None:
     runs = [make_run("a"), make_run("b", "env.length=8")]
     write_evaluation(runs[1] / "evaluation-2", runs[1], "env.length=32")
     file = write_report(runs)
-    assert file.resolve() == runs[0].parent / "report.html"
+    assert file == runs[0].parent / "report.html"
     found = parsed(file)
     differing = [a for tag, a in found.tags if tag == "tr" and "class" in a]
     assert len(differing) == 1
@@ -172,7 +172,7 @@ def test_runs_are_compared(make_run: MakeRun) -> None:
     drawn = charts(file)
     assert {line["name"] for line in drawn["curve-psnr"]["series"]} == {"a", "b"}
     names = [line["name"] for line in drawn["arms"]["series"]]
-    assert names == ["a", "b, evaluation/evaluation", "b, evaluation-2/evaluation"]
+    assert names == ["a", "b, evaluation", "b, evaluation-2"]
     assert drawn["by_evidence_age"]["series"][0]["low"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from lssvwm.agent.checkpoint import BEST, EXPORT, read_config, resolve
 from lssvwm.agent.cli import show_settings
@@ -27,9 +27,6 @@ from lssvwm.agent.config.settings import (
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.origin import free_folder, same_checkpoint, same_machine
 from lssvwm.agent.run_folder import refuse_existing_run
-
-if TYPE_CHECKING:
-    from lssvwm.agent.evaluation.tables import Grid
 
 TRAINED = {
     "memory": "memory_benchmark",
@@ -96,11 +93,10 @@ def evaluate(settings: list[str], show: bool) -> None:
     print(f"with planner {_summary(config.planner)}; results go to {output}")
     with saved(output):
         from lssvwm.agent.evaluation import evaluate as evaluation
-        from lssvwm.agent.evaluation.tables import evaluation_grids
 
         found = evaluation.evaluate(config, output)
         _print_written(sorted(path for path in output.iterdir() if path.is_file()))
-        _publish(config, output, evaluation_grids(found))
+        _publish(config, output, found)
         print(f"next: lssvwm record {_same_checkpoint(config)} mode=plan")
 
 
@@ -355,14 +351,14 @@ def _print_trained(folder: Path) -> None:
 def _publish(
     config: CheckpointConfig,
     output: Path,
-    grids: Sequence[Grid] = (),
+    found: dict[str, Any] | None = None,
     videos: Sequence[Path] = (),
 ) -> None:
     """Send results in `output` to the tracker of their run, and write its report."""
     from lssvwm.agent.training.trackers import share
 
     folder = report_folder(config, output)
-    if failure := share(config, folder, grids, videos):
+    if failure := share(config, folder, found, videos):
         print(failure)
     _print_report(folder)
 

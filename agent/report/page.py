@@ -82,6 +82,8 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     runs = [collect(folder) for folder in folders]
     _distinguish(runs)
     file = output or _default_file(folders)
+    if not file.parent.is_dir():
+        raise UserError(f"cannot write {file}: there is no folder {file.parent}")
     content = _content(runs)
     empty = len(_render(content, [])) if any(run.videos for run in runs) else 0
     page = _render(content, _clips(runs, MAX_BYTES - empty))

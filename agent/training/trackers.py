@@ -18,7 +18,7 @@ import numpy as np
 from lssvwm.agent.config.composition import to_dict
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.evaluation.tables import Grid
+from lssvwm.agent.evaluation.tables import Grid, Row, evaluation_grids
 from lssvwm.agent.files import read_json, read_json_lines, replacing, write_json
 from PIL import Image
 from torchrl.record.loggers.common import Logger as TorchRLLogger
@@ -286,11 +286,15 @@ def open_tracker(config: Config, folder: Path, step: int) -> Tracker:
 
 
 def share(
-    config: Config, folder: Path, grids: Sequence[Grid], videos: Sequence[Path] = ()
+    config: Config,
+    folder: Path,
+    found: Row | None = None,
+    videos: Sequence[Path] = (),
 ) -> str | None:
     """Send results to the tracker of a run that has one; returns one line if that fails.
 
     folder: that of the run, whose last step the results belong to
+    found: content of evaluation.json; None without an evaluation
     """
     log = folder / "metrics.jsonl"
     if not log.is_file():
@@ -299,7 +303,7 @@ def share(
 
     def send() -> None:
         tracker = open_tracker(config, folder, step)
-        for number, grid in enumerate(grids):
+        for number, grid in enumerate(evaluation_grids(found) if found else []):
             tracker.table(f"evaluation{number or ''}", grid, step)
         for file in videos:
             tracker.video(f"{file.parent.name}/{file.stem}", file, step)

@@ -13,7 +13,7 @@ import torch
 from lssvwm.agent.config.composition import compose
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.evaluation.tables import Grid
+from lssvwm.agent.evaluation.results import Outcome, summarise
 from lssvwm.agent.training import trackers
 from lssvwm.agent.training.logger import Logger
 from lssvwm.agent.training.trackers import check, open_tracker, share
@@ -21,7 +21,13 @@ from lssvwm.agent.video.encoding import write_mp4
 
 from tests.agent.training.conftest import metrics
 
-GRID = Grid("Success", [["arm", "success"], ["retained", "0.90"]])
+FOUND = {
+    "tasks": {"seed": 0, "count": 4, "hash": "abc"},
+    "arms": {
+        arm: row.to_dict()
+        for arm, row in summarise({"retained": Outcome.empty(np.arange(4))}).items()
+    },
+}
 
 
 def config(name: str) -> Config:
@@ -45,7 +51,7 @@ def results(name: str, folder: Path) -> str | None:
     if not video.exists():
         video.parent.mkdir()
         write_mp4(video, np.zeros((4, 32, 64, 3), np.uint8), (64, 32), 6)
-    return share(config(name), folder, [GRID], [video])
+    return share(config(name), folder, FOUND, [video])
 
 
 def test_tensorboard_continues_and_shows_results(tmp_path: Path) -> None:
@@ -83,7 +89,7 @@ def test_run_is_not_built_without_its_tracker(tmp_path: Path, monkeypatch) -> No
     from lssvwm.agent.training.run import build
 
     monkeypatch.setattr(trackers, "find_spec", lambda package: None)
-    with pytest.raises(UserError, match="train.logger=wandb needs"):
+    with pytest.raises(UserError, match=r"train\.logger=wandb needs"):
         build(config("wandb"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -115,16 +121,16 @@ def test_refused_run_gives_one_line(tmp_path: Path, monkeypatch) -> None:
             raise PermissionError("log in first\nTraceback")
 
     monkeypatch.setitem(trackers.TRACKERS, "csv", Refusing)
-    with pytest.raises(UserError, match="^train.logger=csv: log in first; or choose"):
+    with pytest.raises(UserError, match=r"^train\.logger=csv: log in first; or choose"):
         open_tracker(config("csv"), tmp_path, 0)
     log("tensorboard", tmp_path, 0, [2])
-    assert share(config("csv"), tmp_path, [GRID]) == (
+    assert share(config("csv"), tmp_path, FOUND) == (
         "not sent to csv: train.logger=csv: log in first; or choose train.logger=csv"
     )
 
 
 def test_folder_without_log_is_not_tracked(tmp_path: Path) -> None:
-    assert share(config("tensorboard"), tmp_path, [GRID]) is None
+    assert share(config("tensorboard"), tmp_path, FOUND) is None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -316,7 +316,7 @@ def video_folder(config: RecordRunConfig) -> Path:
 
 
 def report_folder(config: CheckpointConfig, output: Path) -> Path:
-    """Return the folder whose report shows results in `output`: that of their run, if they lie in it."""
+    """Return the folder of the run that results lie in; otherwise their own folder."""
     run = Path(str(config.checkpoint)).expanduser().resolve()
     if run.name in (BEST, EXPORT):
         run = run.parent

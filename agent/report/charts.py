@@ -95,7 +95,7 @@ class Column:
 
 
 def curve_charts(runs: Sequence[RunData]) -> tuple[list[Chart], list[Chart]]:
-    """Return the charts of the main metrics, and those of all others, each with the lines of all runs."""
+    """Return the charts of the main metrics, and those of all others."""
     logs = [_joined(run.logs) for run in runs]
     keys = dict.fromkeys(key for rows in logs for row in rows for key in row)
     main = [curve for curve in CURVES if curve.key in keys]
@@ -177,7 +177,7 @@ def arms_chart(columns: Sequence[Column]) -> Chart:
 
 
 def _shift(number: int, count: int) -> float:
-    """Return the distance of a mean from the middle of its row, so that intervals do not overlap."""
+    """Return the distance of a mean from the middle of its row."""
     return 0.6 * ((number + 0.5) / count - 0.5)
 
 
@@ -210,7 +210,10 @@ def rate_charts(columns: Sequence[Column]) -> list[Chart]:
 
 
 def _rates(column: Column, arm: str, groups: Sequence[Row], compared: bool) -> Series:
-    """Return success in ranges of a quantity; colours stand for evaluations, or for arms if there is only one."""
+    """Return success in ranges of a quantity.
+
+    Colours stand for evaluations, or for arms if there is only one.
+   """
     rates = [group["success"] for group in groups]
     return Series(
         name=f"{column.name}, {arm}" if compared else arm,
@@ -224,6 +227,6 @@ def _rates(column: Column, arm: str, groups: Sequence[Row], compared: bool) -> S
 
 
 def _moved(line: Series, number: int) -> Series:
-    """Move a line sideways by a small share of its length, so that intervals do not overlap."""
+    """Move a line sideways a little, so that intervals do not overlap."""
     shift = number * DODGE * (line.x[-1] - line.x[0])
     return dataclasses.replace(line, x=[x + shift for x in line.x])

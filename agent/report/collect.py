@@ -40,7 +40,7 @@ BENCHMARKS: dict[str, Callable[[Row], list[Grid]]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """Hold a result file, its tables, and the settings in which it differs from its run."""
+    """Hold a result file and its tables."""
 
     path: Path
     found: Row
@@ -95,8 +95,9 @@ def first_line(error: BaseException) -> str:
 
 
 def collect(folder: Path) -> RunData:
-    """Collect the results in a folder of a run, or of an evaluation, of videos or of benchmarks.
+    """Collect the results in a folder.
 
+    It may be that of a run, of an evaluation, of videos or of benchmarks.
     Raises UserError if it holds none.
     """
     run = RunData(folder, folder.resolve().name)
@@ -145,7 +146,7 @@ def is_number(value: Any) -> bool:
 def _results(
     run: RunData, pattern: str, build_grids: Callable[[Row], list[Grid]]
 ) -> list[Result]:
-    """Read the result files of one kind in the folder and in those directly below it."""
+    """Read the result files of one kind in the folder and directly below it."""
 
     def read(path: Path) -> Result:
         found = results.read(path)

@@ -52,7 +52,7 @@ EXTRA = "pip install 'lssvwm[report]'"
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Hold a video as the page shows it; `source` is None if it does not fit."""
+    """Hold a video of the page; `source` is None if it does not fit."""
 
     run: str
     video: Video
@@ -74,7 +74,7 @@ class Clip:
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     """Write the report of one or several runs; returns its file.
 
-    output: defaults to report.html in the folder of the run, or in the folder above all runs
+    `output` defaults to report.html in the folder of the run, or in the folder above all runs.
     Raises UserError if a folder has no results, or if there are too many.
     """
     if len(folders) > len(PALETTE):
@@ -93,7 +93,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
 
 
 def update(folder: Path) -> str:
-    """Write the report of a run's folder; returns one line: its path, or why there is none."""
+    """Write the report of a run; returns one line: its path, or the failure."""
     try:
         return f"report: {write_report([folder])}"
     except Exception as error:  # results are complete, whatever is wrong with the page
@@ -192,13 +192,13 @@ def _scripts() -> list[str]:
 
 
 def _inline(script: str) -> str:
-    """Return a script that no text in it can end, without the address of its source map."""
+    """Return a script that no text in it can end."""
     lines = [line for line in script.splitlines() if "sourceMappingURL" not in line]
     return "\n".join(lines).replace("</script", "<\\/script")
 
 
 def _clips(runs: Sequence[RunData], room: int) -> list[Clip]:
-    """Return the videos, in turns from each run, of which as many hold data as there is room for."""
+    """Return the videos of all runs in turns, with data as long as there is room."""
     longest = max((len(run.videos) for run in runs), default=0)
     turns = [(i, run) for i in range(longest) for run in runs if i < len(run.videos)]
     clips = []

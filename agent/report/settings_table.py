@@ -41,7 +41,7 @@ class SettingRow:
 
 
 def setting_rows(configs: Sequence[Config | None]) -> list[SettingRow]:
-    """Return all settings of the runs: different ones first, then those that are not at their default."""
+    """Return all settings: different ones first, then those not at their default."""
     found: dict[str, SettingRow] = {}
     for place, config in enumerate(configs):
         if config is None:

@@ -45,7 +45,7 @@ def draw(chart: Chart) -> str:
 
 
 def _errors(chart: Chart, series: Series) -> dict[str, np.ndarray]:
-    """Return the lengths of the intervals on both sides of the means, as matplotlib takes them."""
+    """Return the lengths of the intervals on both sides of the means."""
     if not series.low:
         return {}
     means = np.array(series.x if chart.rows else series.y)

@@ -78,7 +78,7 @@ def measured(runs: Sequence[RunData]) -> list[Measured]:
 
 
 def memory_grid(evaluations: Sequence[Measured]) -> Grid | None:
-    """Build the table of success with the memory and without; None if no memory was changed."""
+    """Build the table of success with memory and without; None without such arms."""
     arms = [arm for arm in ARMS if any(arm in one.arms for one in evaluations)]
     arms = [arm for arm in arms if arm not in ("retained", "policy")]
     shown = [one for one in evaluations if "retained" in one.arms]
@@ -167,7 +167,7 @@ def origin_grid(runs: Sequence[RunData]) -> Grid:
 
 
 def commands(run: RunData) -> list[str]:
-    """Return the commands that reproduce a run and its results, as far as its settings say."""
+    """Return the commands that reproduce a run and its results."""
     if run.config is None:
         return []
     config = run.config

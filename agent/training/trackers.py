@@ -1,4 +1,4 @@
-"""Send metrics, tables and videos of a run to TensorBoard, CSV files, W&B, MLflow or Trackio, by TorchRL's loggers.
+"""Send metrics, tables and videos of a run to a tracker, by TorchRL's loggers.
 
 A tracker never decides about a run: if it fails while a run trains, one line says so and training goes on without it.
 """
@@ -291,7 +291,7 @@ def share(
     found: Row | None = None,
     videos: Sequence[Path] = (),
 ) -> str | None:
-    """Send results to the tracker of a run that has one; returns one line if that fails.
+    """Send results to the tracker of their run; returns one line if that fails.
 
     folder: that of the run, whose last step the results belong to
     found: content of evaluation.json; None without an evaluation

@@ -296,7 +296,7 @@ def test_completion_offers_names_and_values(words, incomplete, expected) -> None
     ("arguments", "message"),
     [
         (["trian"], "unknown command trian; did you mean train?"),
-        (["dance"], "there are: train, resume, evaluate, record, collect"),
+        (["dance"], "there are: train, resume, evaluate, record, report"),
         (
             ["train", "train.stepz=5"],
             "unknown setting train.stepz=5; did you mean train.steps?",

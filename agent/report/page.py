@@ -198,7 +198,7 @@ def _inline(script: str) -> str:
 
 
 def _clips(runs: Sequence[RunData], room: int) -> list[Clip]:
-    """Return the videos of all runs in turns, with data as long as there is room."""
+    """Return the videos of all runs in turns, as many as fit with their data."""
     longest = max((len(run.videos) for run in runs), default=0)
     turns = [(i, run) for i in range(longest) for run in runs if i < len(run.videos)]
     clips = []

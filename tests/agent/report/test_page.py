@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lssvwm.agent.report.page import update, write_report
 from tests.agent.report.conftest import MakeRun, write_evaluation
 
 HOSTILE = "</script><img src=x onerror=alert(1)>{{ 7 * 7 }}$$x$$"
+RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
 VOID = {"meta", "link", "img", "br", "input"}
 
 
@@ -197,3 +199,12 @@ def test_failed_update_is_one_line(make_run: MakeRun, tmp_path: Path) -> None:
 def test_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no results in"):
         write_report([tmp_path])
+
+
+def test_benchmarks_have_their_tables(make_run: MakeRun) -> None:
+    run = make_run("maze")
+    for name in ("memory.json", "planners.json"):
+        shutil.copy(RESULTS / name, run / name)
+    text = parsed(write_report([run])).text
+    assert "Tiles last in view more than 48 frames ago" in text
+    assert "Return in closed loop" in text

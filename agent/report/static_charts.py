@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 from lssvwm.agent.report.charts import Chart, Series
@@ -44,7 +45,7 @@ def draw(chart: Chart) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _errors(chart: Chart, series: Series) -> dict[str, np.ndarray]:
+def _errors(chart: Chart, series: Series) -> dict[str, Any]:
     """Return the lengths of the intervals on both sides of the means."""
     if not series.low:
         return {}

@@ -9,6 +9,7 @@ import io
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Tracker:
 
     def __init__(self, config: Config, folder: Path, step: int):
         self.folder = folder
+        self.module: Any = import_module(self.package) if self.package else None
         self.logger = self.open(config, step)
 
     def open(self, config: Config, step: int) -> TorchRLLogger:
@@ -108,7 +110,9 @@ class TensorBoardTracker(Tracker):
 
     def video(self, name: str, file: Path, step: int) -> None:
         """Write a video as GIF. TensorboardLogger.log_video writes nothing with moviepy 2."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import (
+            Summary,  # pyright: ignore[reportAttributeAccessIssue]
+        )
 
         picture = Summary.Image(encoded_image_string=_gif(file), colorspace=3)
         summary = Summary(value=[Summary.Value(tag=name, image=picture)])
@@ -160,16 +164,12 @@ class WandbTracker(Tracker):
 
     def table(self, name: str, grid: Grid, step: int) -> None:
         """Send a table."""
-        import wandb
-
         header, *rows = grid.rows
-        self.logger.experiment.log({name: wandb.Table(header, rows)})
+        self.logger.experiment.log({name: self.module.Table(header, rows)})
 
     def video(self, name: str, file: Path, step: int) -> None:
         """Send a video."""
-        import wandb
-
-        self.logger.experiment.log({name: wandb.Video(str(file), format="mp4")})
+        self.logger.experiment.log({name: self.module.Video(str(file), format="mp4")})
 
 
 class MLflowTracker(Tracker):
@@ -179,7 +179,6 @@ class MLflowTracker(Tracker):
 
     def open(self, config: Config, step: int) -> TorchRLLogger:
         """Return the logger that continues the run."""
-        import mlflow
         from torchrl.record.loggers.mlflow import MLFlowLogger
 
         server = os.environ.get("MLFLOW_TRACKING_URI")
@@ -195,29 +194,23 @@ class MLflowTracker(Tracker):
         os.environ.pop("MLFLOW_RUN_ID", None)
         if not known:
             self.keep(logger.experiment.info.run_id)
-            mlflow.set_tag("mlflow.runName", config.name)
-            mlflow.log_params(_flat(to_dict(config)))
+            self.module.set_tag("mlflow.runName", config.name)
+            self.module.log_params(_flat(to_dict(config)))
         return logger
 
     def table(self, name: str, grid: Grid, step: int) -> None:
         """Send a table."""
-        import mlflow
-
         header, *rows = grid.rows
         columns = {key: list(cells) for key, cells in zip(header, zip(*rows))}
-        mlflow.log_table(columns, f"{name}-{step}.json")
+        self.module.log_table(columns, f"{name}-{step}.json")
 
     def video(self, name: str, file: Path, step: int) -> None:
         """Send a video. MLFlowLogger.log_video needs torchcodec."""
-        import mlflow
-
-        mlflow.log_artifact(str(file), "videos")
+        self.module.log_artifact(str(file), "videos")
 
     def close(self) -> None:
         """End the run at the tracker."""
-        import mlflow
-
-        mlflow.end_run()
+        self.module.end_run()
 
 
 class TrackioTracker(Tracker):
@@ -236,17 +229,13 @@ class TrackioTracker(Tracker):
     def table(self, name: str, grid: Grid, step: int) -> None:
         """Send a table."""
         import pandas
-        import trackio
-
         header, *rows = grid.rows
-        table = trackio.Table(dataframe=pandas.DataFrame(rows, columns=header))
+        table = self.module.Table(dataframe=pandas.DataFrame(rows, columns=header))
         self.logger.experiment.log({name: table}, step=step)
 
     def video(self, name: str, file: Path, step: int) -> None:
         """Send a video."""
-        import trackio
-
-        self.logger.experiment.log({name: trackio.Video(str(file))}, step=step)
+        self.logger.experiment.log({name: self.module.Video(str(file))}, step=step)
 
     def close(self) -> None:
         """Send what is left."""

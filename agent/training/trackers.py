@@ -228,7 +228,7 @@ class TrackioTracker(Tracker):
 
     def table(self, name: str, grid: Grid, step: int) -> None:
         """Send a table."""
-        import pandas
+        pandas: Any = import_module("pandas")  # which trackio demands
         header, *rows = grid.rows
         table = self.module.Table(dataframe=pandas.DataFrame(rows, columns=header))
         self.logger.experiment.log({name: table}, step=step)

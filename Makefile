@@ -1,4 +1,4 @@
-# make demo    install, train, evaluate, record
+# make demo    install, train, evaluate, record, report
 # make test    install, run the tests            make lint, make types: check style and types
 # make lowest  run the tests with the lowest versions that pyproject.toml allows, in build/lowest
 # make docs    install, build the site into build/docs; warnings are errors
@@ -52,7 +52,8 @@ demo: install
 	$(BIN)/lssvwm evaluate checkpoint=$(DEMO) output=$(DEMO)/evaluation
 	$(BIN)/lssvwm record checkpoint=$(DEMO) mode=plan output=$(DEMO)/video
 	$(BIN)/lssvwm record checkpoint=$(DEMO) mode=open_loop output=$(DEMO)/video
-	@echo "the table and a plot: $(DEMO)/evaluation; the videos: $(DEMO)/video; curves: tensorboard --logdir $(DEMO)"
+	$(BIN)/lssvwm report $(DEMO)
+	@echo "open $(DEMO)/report.html in a browser: settings, curves, tables and videos on one page"
 
 docs: install
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from lssvwm.agent.checkpoint import BEST, CONFIG, EXPORT
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import Config, SavedRunConfig
@@ -13,6 +16,8 @@ from lssvwm.worldmodel.serialization import WEIGHTS
 
 STAGES = "stages"
 """Folder of the stages in a run's folder; each stage is a run of its own."""
+PAUSE = 120.0
+"""Seconds between two rows of a log beyond which training was interrupted."""
 
 
 def saved_config(folder: Path) -> SavedRunConfig:
@@ -73,3 +78,9 @@ def refuse_exported_weights(folder: Path) -> None:
     else:
         remedy = f"begin a run from them with `lssvwm train train.init={folder}`"
     raise UserError(f"{folder} holds exported weights, no run: {remedy}")
+
+
+def training_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return the seconds between the rows of a log, without interruptions."""
+    times = np.diff([row["time"] for row in rows if "time" in row])
+    return float(times[times < PAUSE].sum())

@@ -16,6 +16,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "command_reference",
     "docstrings",
+    "notebooks",
     "result_tables",
     "settings_reference",
 ]

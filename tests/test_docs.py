@@ -126,7 +126,7 @@ def workplace(tmp_path_factory) -> Path:
 def test_commands_parse(command, workplace: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(workplace)
     arguments = list(command[1:])
-    if arguments[0] == "doctor":
+    if arguments[0] in ("doctor", "report"):
         arguments.append("--help")
     elif not {"--help", "--show"} & set(arguments):
         arguments.append("--show")

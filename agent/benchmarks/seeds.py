@@ -23,7 +23,7 @@ from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import measure, summary
 from lssvwm.agent.evaluation.origin import Origin, used_settings, weights_hash
 from lssvwm.agent.files import read_json, read_json_lines
-from lssvwm.agent.run_folder import saved_config
+from lssvwm.agent.run_folder import saved_config, training_seconds
 from lssvwm.worldmodel import WorldModel
 
 RESULT = "seeds.json"
@@ -31,8 +31,6 @@ PACKAGE = "package"
 CARD = "card.md"
 SAME = "as trained"
 """Name of the only condition, if the experiment defines none."""
-PAUSE = 120.0
-"""Seconds between two rows of a log beyond which training was interrupted."""
 
 Row = dict[str, Any]
 
@@ -97,12 +95,8 @@ def _test(config: BenchmarkRunConfig, folder: Path) -> None:
 
 def training_hours(folder: Path) -> float:
     """Return the hours of training of a run, by its logs."""
-    total = 0.0
-    for log in sorted(folder.rglob("metrics.jsonl")):
-        times = [row["time"] for row in read_json_lines(log)]
-        steps = np.diff(times)
-        total += float(steps[steps < PAUSE].sum())
-    return total / 3600
+    logs = folder.rglob("metrics.jsonl")
+    return sum(training_seconds(read_json_lines(log)) for log in logs) / 3600
 
 
 def _read(output: Path, base: BenchmarkRunConfig) -> list[Row]:

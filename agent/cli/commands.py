@@ -94,8 +94,9 @@ def evaluate(settings: list[str], show: bool) -> None:
     with saved(output):
         from lssvwm.agent.evaluation import evaluate as evaluation
 
-        evaluation.evaluate(config, output)
+        found = evaluation.evaluate(config, output)
         _print_written(sorted(path for path in output.iterdir() if path.is_file()))
+        _publish(config, output, found)
         print(f"next: lssvwm record {_same_checkpoint(config)} mode=plan")
 
 
@@ -112,10 +113,28 @@ def record(settings: list[str], show: bool) -> None:
     with saved(output):
         from lssvwm.agent.video import record as video
 
-        _print_written(video.record(config, output))
+        files = video.record(config, output)
+        _print_written(files)
+        _publish(config, output, videos=[f for f in files if f.suffix == ".mp4"])
         other = "plan" if config.record.mode == "open_loop" else "open_loop"
         command = f"lssvwm record {_same_checkpoint(config)} mode={other}"
         print(f"next: watch them, or {command}")
+
+
+def report(arguments: list[str]) -> None:
+    """Write the report of the folders of runs."""
+    folders = [Path(text).expanduser() for text in arguments if "=" not in text]
+    settings = [text for text in arguments if "=" in text]
+    if not folders:
+        raise UserError("which runs? e.g. lssvwm report runs/tmaze")
+    for text in settings:
+        if not text.startswith("output="):
+            raise UserError(f"{text}: the only setting of a report is output=FILE.html")
+    output = given(settings, "output")
+    from lssvwm.agent.report.page import write_report
+
+    with saved(Path(output or folders[0]).parent, again="run it again"):
+        print(f"report: {write_report(folders, Path(output) if output else None)}")
 
 
 def collect(settings: list[str], show: bool) -> None:
@@ -296,6 +315,15 @@ def video_folder(config: RecordRunConfig) -> Path:
     return free_folder(folder, file, is_ours, bool(config.output))
 
 
+def report_folder(config: CheckpointConfig, output: Path) -> Path:
+    """Return the folder of the run that results lie in; otherwise their own folder."""
+    run = Path(str(config.checkpoint)).expanduser().resolve()
+    if run.name in (BEST, EXPORT):
+        run = run.parent
+    in_run = output.resolve().parent == run
+    return output.parent if in_run or not config.output else output
+
+
 def _summary(section: Any) -> str:
     """Return the kind of a section and the settings that differ from its defaults."""
     defaults = dataclasses.asdict(type(section)())
@@ -311,10 +339,34 @@ def _same_checkpoint(config: CheckpointConfig) -> str:
 
 
 def _print_trained(folder: Path) -> None:
+    from lssvwm.agent.training import distributed
+
     _print_written([folder])
+    distributed.only_first(_print_report)(folder)
     trust = trust_setting(folder)
     print(f"next: lssvwm evaluate checkpoint={folder}{trust}")
     print(f"      lssvwm record checkpoint={folder} mode=plan{trust}")
+
+
+def _publish(
+    config: CheckpointConfig,
+    output: Path,
+    found: dict[str, Any] | None = None,
+    videos: Sequence[Path] = (),
+) -> None:
+    """Send results in `output` to the tracker of their run, and write its report."""
+    from lssvwm.agent.training.trackers import share
+
+    folder = report_folder(config, output)
+    if failure := share(config, folder, found, videos):
+        print(failure)
+    _print_report(folder)
+
+
+def _print_report(folder: Path) -> None:
+    from lssvwm.agent.report.page import update
+
+    print(update(folder))
 
 
 def _print_written(paths: Sequence[Path]) -> None:

@@ -188,8 +188,8 @@ def train(settings: tuple[str, ...], show: bool) -> None:
     """Collect frames and train a world model on them.
 
     Scripted explorers collect the frames. The folder of the run receives config.yaml, metrics.jsonl, tensorboard/,
-    data/, checkpoints/ (to resume) and the exported weights. Ctrl-C saves; `lssvwm resume FOLDER` continues. A folder
-    that holds a run is never overwritten.
+    report.html, data/, checkpoints/ (to resume) and the exported weights. Ctrl-C saves; `lssvwm resume FOLDER`
+    continues. A folder that holds a run is never overwritten.
 
     \b
     lssvwm train experiment=tmaze
@@ -256,6 +256,24 @@ def record(settings: tuple[str, ...], show: bool) -> None:
     from lssvwm.agent.cli import commands
 
     commands.record(list(settings), show)
+
+
+@lssvwm.command()
+@click.argument("runs", nargs=-1, metavar="RUN... [output=FILE]")
+def report(runs: tuple[str, ...]) -> None:
+    """Write one HTML page about runs.
+
+    It holds settings, training curves, evaluations, videos, versions and commands, and needs no network. Several runs
+    are compared. `train`, `evaluate` and `record` write the report of their run, too. The default of output is
+    report.html in the folder of the run, or in the folder above all runs.
+
+    \b
+    lssvwm report runs/tmaze
+    lssvwm report runs/tmaze runs/smoke output=comparison.html
+    """
+    from lssvwm.agent.cli import commands
+
+    commands.report(list(runs))
 
 
 @lssvwm.command(cls=SettingsCommand)

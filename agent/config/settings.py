@@ -114,6 +114,8 @@ class TrainConfig:
     """Steps between checkpoints, at least 1."""
     evaluate_every: int = Field(default=0, ge=0, le=10**9)
     """Steps between evaluations on validation tasks; the best weights are kept in best/. 0: none."""
+    logger: Literal["tensorboard", "csv", "wandb", "mlflow", "trackio"] = "tensorboard"
+    """Tracker that receives metrics, tables and videos, besides metrics.jsonl; the last three are extras to install."""
     actor_critic: ActorCriticConfig = Field(default_factory=ActorCriticConfig)
     """Learning from imagined walks."""
     precision: Literal["auto", "float32", "bf16"] = "auto"

@@ -119,7 +119,7 @@ def _plot_arms(axis: Axes, found: Row, several: bool) -> None:
     """Plot success, or reward, of every arm as a bar with its interval."""
     arms = found["arms"]
     values = [
-        _reward_interval(row) if several else row["success"] for row in arms.values()
+        reward_interval(row) if several else row["success"] for row in arms.values()
     ]
     mean = np.array([value["mean"] for value in values])
     low = np.array([value["low"] for value in values])
@@ -146,7 +146,8 @@ def _plot_arms(axis: Axes, found: Row, several: bool) -> None:
     axis.grid(visible=False, axis="y")
 
 
-def _reward_interval(row: Row) -> dict[str, float]:
+def reward_interval(row: Row) -> dict[str, float]:
+    """Return the mean reward of an arm with its 95 % interval."""
     mean = row["reward"]
     half = Z95 * row["reward_error"]
     return {"mean": mean, "low": mean - half, "high": mean + half}
@@ -346,17 +347,29 @@ def _plot_curve(axis: Axes, rows: list[Row], curve: Curve) -> None:
     found = [row for row in rows if curve.key in row]
     steps = np.array([row["step"] for row in found])
     values = np.array([row[curve.key] for row in found])
-    width = len(values) // SMOOTHING
-    if width < 2:
+    smooth = moving_average(steps, values)
+    if smooth is None:
         axis.plot(steps, values, color=curve.colour, marker="o", ms=4)
     else:
         axis.plot(steps, values, color=curve.colour, alpha=0.3, lw=1)
-        average = np.convolve(values, np.full(width, 1 / width), "valid")
-        centers = np.convolve(steps, np.full(width, 1 / width), "valid")
-        axis.plot(centers, average, color=curve.colour, lw=2)
+        axis.plot(*smooth, color=curve.colour, lw=2)
     _finish(axis, ylabel=curve.label, title=curve.title)
     if curve.limits:
         axis.set_ylim(*curve.limits)
+
+
+def moving_average(
+    steps: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Average a curve over one in SMOOTHING of its points; None for few points.
+
+    Returns the centers of the averaged steps, and the averages.
+    """
+    width = len(values) // SMOOTHING
+    if width < 2:
+        return None
+    window = np.full(width, 1 / width)
+    return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
 
 
 def _plot_odds(axis: Axes, rows: list[Row], odds: list[str]) -> None:

@@ -123,17 +123,17 @@ def _tasks(tasks: Row) -> str:
 def _reward_cells(row: Row) -> list[str]:
     """Return reward and difference of an arm."""
     gain = _gain(row.get("retained_minus_this_reward"), row["n"])
-    return [_reward(row), gain]
+    return [reward_cell(row), gain]
 
 
 def _success_cells(row: Row) -> list[str]:
     """Return success, shares of wrong ends and time-outs, steps and difference of an arm."""
     return [
-        _interval(row["success"], 3),
+        interval_cell(row["success"], 3),
         f"{row['wrong']:.3f}",
         f"{row['timeout']:.3f}",
         f"{row['steps']:.1f}",
-        _difference(row.get("retained_minus_this")),
+        difference_cell(row.get("retained_minus_this")),
     ]
 
 
@@ -146,7 +146,7 @@ def _ranges_grid(found: Row, by: str, label: str) -> Grid:
     for cells in zip(*columns):
         first = cells[0]
         span = f"{first['from']} - {first['to']}"
-        rates = [_interval(cell["success"], 2) for cell in cells]
+        rates = [interval_cell(cell["success"], 2) for cell in cells]
         grid.rows.append([span, str(first["n"]), *rates])
     return grid
 
@@ -191,7 +191,7 @@ def _reward_sweep_grid(found: Row) -> Grid:
     for row in found["cases"]:
         values = [str(value) for value in row["values"].values()]
         played = row["arms"]
-        cells = [_reward(played[arm]) if arm in played else NONE for arm in arms]
+        cells = [reward_cell(played[arm]) if arm in played else NONE for arm in arms]
         grid.rows.append([*values, *cells])
     return grid
 
@@ -214,10 +214,10 @@ def _success_sweep_grid(found: Row) -> Grid:
         played = row["arms"]
         rates = [_rate(arm, played.get(arm)) for arm in arms]
         gaps = [
-            _difference(played.get(arm, {}).get("retained_minus_this")) for arm in minus
+            difference_cell(played.get(arm, {}).get("retained_minus_this")) for arm in minus
         ]
         if shared_tasks:
-            gaps.append(_difference(row.get("retained_minus_first")))
+            gaps.append(difference_cell(row.get("retained_minus_first")))
         grid.rows.append([*values, *rates, *gaps])
     return grid
 
@@ -227,7 +227,7 @@ def _rate(arm: str, row: Row | None) -> str:
     if row is None:
         return NONE
     if arm == "retained":
-        return _interval(row["success"], 2)
+        return interval_cell(row["success"], 2)
     return f"{row['success']['mean']:.2f}"
 
 
@@ -268,7 +268,7 @@ def _crossed_cell(retained: Row | None, erased: Row | None) -> str:
     if retained is None:
         return NONE
     without = "" if erased is None else f" [{erased['success']['mean']:.2f}]"
-    return f"{_interval(retained['success'], 2)}{without}, {retained['n']}"
+    return f"{interval_cell(retained['success'], 2)}{without}, {retained['n']}"
 
 
 def name_values(values: Row) -> str:
@@ -313,7 +313,7 @@ def _recall_cell(mine: dict[tuple, Row], case: tuple[str, int]) -> str:
         return NONE
     right = retained["tiles_right"]["mean"]
     erased = mine[(*case, "erased")]["psnr"]["mean"]
-    return f"{_interval(retained['psnr'])}, {right:.3f} [{erased:.1f}]"
+    return f"{interval_cell(retained['psnr'])}, {right:.3f} [{erased:.1f}]"
 
 
 def _probe_grid(found: Row) -> Grid:
@@ -373,10 +373,10 @@ def success_grid(found: Row) -> Grid:
         first = next(iter(mine.values()))
         means = [f"{mine[case]['success']['mean']:.2f}" for case in cases[:-1]]
         last = mine[cases[-1]]
-        whole = _interval(_within_unit(last["success"]), 2)
+        whole = interval_cell(_within_unit(last["success"]), 2)
         ahead = NONE
         if "more" in last and name != rows[0]["name"]:
-            ahead = _interval(last["more"], 2)
+            ahead = interval_cell(last["more"], 2)
         seeds = str(len(first["success"]["seeds"]))
         grid.rows.append([name, seeds, *means, whole, ahead])
     return grid
@@ -405,7 +405,7 @@ def seeds_grid(found: Row) -> Grid:
     for condition in dict.fromkeys(row["condition"] for row in rows):
         mine = {row["arm"]: row for row in rows if row["condition"] == condition}
         cells = [
-            _interval(_bounded(mine[arm][quantity], several), 2)
+            interval_cell(_bounded(mine[arm][quantity], several), 2)
             if arm in mine
             else NONE
             for arm in arms
@@ -433,7 +433,7 @@ def planner_grid(found: Row) -> Grid:
     for name in dict.fromkeys(row["planner"] for row in rows):
         mine = {row["problem"]: row for row in rows if row["planner"] == name}
         seconds = sum(row["seconds_per_decision"] for row in mine.values()) / len(mine)
-        returns = [_interval(mine[problem]["return"]) for problem in problems]
+        returns = [interval_cell(mine[problem]["return"]) for problem in problems]
         grid.rows.append([name, *returns, f"{1e3 * seconds:.1f}"])
     return grid
 
@@ -511,7 +511,7 @@ def _device_cell(value: Any) -> str:
 # ---- cells
 
 
-def _interval(value: Row, digits: int = 1) -> str:
+def interval_cell(value: Row, digits: int = 1) -> str:
     """Return a mean with its bounds, if it has any."""
     mean = f"{value['mean']:.{digits}f}"
     if "low" not in value:
@@ -519,7 +519,7 @@ def _interval(value: Row, digits: int = 1) -> str:
     return f"{mean} ({value['low']:.{digits}f} - {value['high']:.{digits}f})"
 
 
-def _difference(gap: Row | None) -> str:
+def difference_cell(gap: Row | None) -> str:
     """Return a paired difference with its bounds and p-value."""
     if gap is None:
         return NONE
@@ -535,8 +535,8 @@ def _gain(gain: Row | None, n: int) -> str:
     return f"{gain['mean']:+.1f} ({gain['low']:+.1f} - {gain['high']:+.1f}), {more}"
 
 
-def _reward(row: Row) -> str:
+def reward_cell(row: Row) -> str:
     """Return the mean reward with its bounds."""
     mean = row["reward"]
     half = Z95 * row["reward_error"]
-    return _interval({"mean": mean, "low": mean - half, "high": mean + half})
+    return interval_cell({"mean": mean, "low": mean - half, "high": mean + half})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.plots import plot_curves
 from lssvwm.agent.progress import Progress
+from lssvwm.agent.report import page
 from lssvwm.agent.run_folder import refuse_existing_run
 from lssvwm.agent.training import distributed
 from lssvwm.agent.training.augmentation import draw_hidden, draw_resets
@@ -18,12 +20,15 @@ from lssvwm.agent.training.distributed import first, leads, only_first
 from lssvwm.agent.training.logger import Logger
 from lssvwm.agent.training.optimization import TrainingBatch
 from lssvwm.agent.training.run import Run, begin, build, restore, save
+from lssvwm.agent.training.trackers import open_tracker
 from lssvwm.worldmodel import Masks
 from lssvwm.worldmodel.batch_part import divided, own_rows
 from torch import Tensor
 
 LOG_EVERY = 10
 """Steps whose mean makes one row of the log."""
+REPORT_EVERY = 300.0
+"""Seconds between two reports of a run that trains, which take a second each."""
 
 
 def train(config: Config, output: Path, until: float | None = None) -> Path:
@@ -90,6 +95,7 @@ def learn(run: Run, until: float | None = None) -> None:
                     save(run)
                     if not config.evaluate_every:
                         run.export_latest()
+                    report.publish()
         except KeyboardInterrupt:
             if interrupts.complete:
                 save(run)
@@ -136,8 +142,10 @@ class Report:
         self.run = run
         if leads():
             steps = run.config.train.steps
-            self.logger = Logger(run.folder, run.step, run.unlogged)
+            tracker = open_tracker(run.config, run.folder, run.step)
+            self.logger = Logger(run.folder, run.step, run.unlogged, tracker)
             self.progress = Progress("train", steps, "steps", run.step)
+            self.published = time.monotonic()
 
     @only_first
     def add(self, metrics: dict[str, Tensor]) -> None:
@@ -154,6 +162,13 @@ class Report:
         """Log the means of the latest steps and show them."""
         note = self.logger.flush(self.run.step) if self.logger.values else ""
         self.progress.update(self.run.step, note)
+
+    @only_first
+    def publish(self) -> None:
+        """Write the report of the run, unless the last one is recent."""
+        if time.monotonic() - self.published >= REPORT_EVERY:
+            page.update(page.home(self.run.folder))
+            self.published = time.monotonic()
 
     @only_first
     def stop(self) -> None:

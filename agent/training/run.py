@@ -35,6 +35,7 @@ from lssvwm.agent.evaluation.evaluate import Validation, build_validation
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.replay import KEPT_FRAMES, Replay
 from lssvwm.agent.shards import describe_environment
+from lssvwm.agent.training import trackers
 from lssvwm.agent.training.augmentation import Lengths
 from lssvwm.agent.training.collection import (
     Collection,
@@ -225,7 +226,11 @@ class Run:
 
 
 def build(config: Config, folder: Path) -> Run:
-    """Build a run at step 0; its replay may already hold frames."""
+    """Build a run at step 0; its replay may already hold frames.
+
+    Raises UserError for a mistake in the settings.
+    """
+    trackers.check(config.train.logger)
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()

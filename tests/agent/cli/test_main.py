@@ -209,6 +209,22 @@ def test_record_mode_has_a_short_form(called, run_folder, capsys) -> None:
     assert "wrote runs/mine/video/plan-0.mp4" in capsys.readouterr().out
 
 
+def test_results_of_a_run_join_its_report(called, run_folder, capsys) -> None:
+    checkpoint = "checkpoint=runs/mine"
+    for arguments in (
+        ["evaluate", checkpoint],
+        ["record", checkpoint, "output=runs/mine/clips"],
+        ["record", f"{checkpoint}/best", "output=runs/mine/other"],
+        ["report", "runs/mine"],
+    ):
+        assert cli.main(arguments) == 0
+        assert "report: runs/mine/report.html\n" in capsys.readouterr().out
+    assert cli.main(["record", checkpoint, "output=elsewhere"]) == 0
+    assert "no report: no results in elsewhere" in capsys.readouterr().out
+    assert cli.main(["report", "runs/mine", "output=mine.html"]) == 0
+    assert Path("mine.html").is_file()
+
+
 def test_show_prints_settings_and_stops(called, capsys, tmp_path) -> None:
     configuration.save(compose([]), tmp_path / "config.yaml")
     run = str(tmp_path)
@@ -280,7 +296,7 @@ def test_completion_offers_names_and_values(words, incomplete, expected) -> None
     ("arguments", "message"),
     [
         (["trian"], "unknown command trian; did you mean train?"),
-        (["dance"], "there are: train, resume, evaluate, record, collect"),
+        (["dance"], "there are: train, resume, evaluate, record, report"),
         (
             ["train", "train.stepz=5"],
             "unknown setting train.stepz=5; did you mean train.steps?",
@@ -288,6 +304,10 @@ def test_completion_offers_names_and_values(words, incomplete, expected) -> None
         (["train", "env=labyrinth"], "unknown env=labyrinth; there are:"),
         (["evaluate"], "which checkpoint? e.g. lssvwm evaluate checkpoint=runs/tmaze"),
         (["record", "checkpoint=nowhere"], "no checkpoint at nowhere"),
+        (["report"], "which runs? e.g. lssvwm report runs/tmaze"),
+        (["report", "nowhere"], "no results in nowhere: give folders of runs"),
+        (["report", "runs/mine", "x=1"], "the only setting of a report is output="),
+        (["report", "runs/mine", "output=no/x.html"], "no/x.html: there is no folder"),
         (["resume"], "which run? e.g. lssvwm resume runs/tmaze"),
         (["resume", "train.steps=3"], "which run?"),
         (["resume", "nowhere"], "no run in nowhere"),
@@ -379,10 +399,10 @@ def test_denied_folder_is_named(capsys) -> None:
     )
 
 
-def test_tmaze_run_shows_at_most_94_settings(capsys) -> None:
+def test_tmaze_run_shows_at_most_95_settings(capsys) -> None:
     assert cli.main(["train", "experiment=tmaze", "--show"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert leaves(shown) <= 94
+    assert leaves(shown) <= 95
 
 
 def leaves(shown: dict) -> int:

@@ -14,6 +14,7 @@ from lssvwm.agent.config.settings import ActorCriticConfig, Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.evaluate import measure, summary
 from lssvwm.agent.replay import Replay
+from lssvwm.agent.report import page
 from lssvwm.agent.training import loop, optimization, stages
 from lssvwm.agent.training import run as run_module
 from lssvwm.agent.training.run import Run, build
@@ -264,3 +265,21 @@ def test_rewards_that_are_not_finite_are_named(tmp_path):
     config = short_run(TMazeConfig(length=5), data=str(tmp_path / "bad"))
     with pytest.raises(UserError, match=r"shard-000000\S*, episode \d+: the reward"):
         loop.train(config, tmp_path / "other")
+
+
+def test_run_keeps_its_report_up_to_date(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "REPORT_EVERY", 0.0)
+    config = short_run(TMazeConfig(length=5))
+    loop.train(config, tmp_path / "run")
+    assert "training step" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_failing_report_ends_no_run(tmp_path, monkeypatch):
+    def broken(folders):
+        raise RuntimeError("no template")
+
+    monkeypatch.setattr(loop, "REPORT_EVERY", 0.0)
+    monkeypatch.setattr(page, "write_report", broken)
+    run = loop.train(short_run(TMazeConfig(length=5)), tmp_path / "run")
+    assert (run / "export" / "weights.safetensors").is_file()
+    assert not (run / "report.html").exists()

@@ -44,15 +44,21 @@ def predicted_routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tens
     Walls that the model predicts block the way.
     """
     n, horizon = actions.shape[1:3]
-    last_block = _last_block(model)
     state = imagination.start(model, memory, n, horizon)
-    poses = []
-    for h in range(horizon):
-        imagination.step(model, state, actions[:, :, h])
-        imagination.write(model, state)
-        cache = _pose_cache(state, last_block)
-        poses.append(cache.pose.mean(2))
+    poses = [advance_pose(model, state, actions[:, :, h]) for h in range(horizon)]
     return torch.stack(poses, 2)
+
+
+@torch.no_grad()
+def advance_pose(model: WorldModel, state: RolloutState, action: Tensor) -> Tensor:
+    """Imagine and remember one step of a rollout; return the poses [B, n, 3] after it.
+
+    Raises ValueError for a model without poses.
+    """
+    last_block = _last_block(model)
+    imagination.step(model, state, action)
+    imagination.write(model, state)
+    return _pose_cache(state, last_block).pose.mean(2)
 
 
 @torch.no_grad()

@@ -104,12 +104,16 @@ class MemoryMap:
     seen: bool [R, S], places that were in view
     past: remembered path of the agent [T, 2], rows and columns of the picture
     routes: imagined path of each plan [H, 2]
+    corner: place (ahead, right) of the first pixel, in tokens, in the axes of the picture
+    token: rows and columns of a token
     """
 
     picture: np.ndarray
     seen: np.ndarray
     past: np.ndarray
     routes: list[np.ndarray]
+    corner: tuple[float, float]
+    token: tuple[int, int]
 
     def cropped(self) -> MemoryMap:
         """Cut off margins that were never in view and that no route enters."""
@@ -118,12 +122,22 @@ class MemoryMap:
         top, left = np.clip(spots.min(0), 0, limit - 1).astype(int)
         bottom, right = np.clip(spots.max(0) + 1, 1, limit).astype(int)
         corner = np.array([top, left])
+        rows, columns = self.token
+        ahead, first_right = self.corner
         return MemoryMap(
             picture=self.picture[:, top:bottom, left:right],
             seen=self.seen[top:bottom, left:right],
             past=self.past - corner,
             routes=[route - corner for route in self.routes],
+            corner=(ahead - top / rows, first_right + left / columns),
+            token=self.token,
         )
+
+    def place(self, row: float, column: float) -> tuple[float, float]:
+        """Return the place (ahead, right) of a pixel, in the axes of the picture."""
+        rows, columns = self.token
+        ahead, right = self.corner
+        return ahead - row / rows, right + column / columns
 
     def brightened(self) -> np.ndarray:
         """Return a light picture, uint8 [3, R, S]; unseen places have their own colour."""
@@ -284,7 +298,14 @@ def draw_memory_map(
         columns = (path[:, 1] - low[1] + 0.5) * size[1]
         pixels.append(torch.stack((rows, columns), -1).cpu().numpy())
     seen = _seen(picture, size)
-    return MemoryMap(picture, seen, past=pixels[0], routes=pixels[1:])
+    return MemoryMap(
+        picture=picture,
+        seen=seen,
+        past=pixels[0],
+        routes=pixels[1:],
+        corner=(float(high[0]) + 0.5, float(low[1]) - 0.5),
+        token=size,
+    )
 
 
 def _seen(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

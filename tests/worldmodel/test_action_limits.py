@@ -188,7 +188,7 @@ def test_limits_agree_in_observation_and_imagination(walled, tmp_path):
     future = torch.rand(2, 1, 5, 2, dtype=torch.float64) * 2 - 1
     imagined = walled.imagine(memory, future)
     for h in range(5):
-        readout, memory = imagination.imagine_one(walled, memory, future[:, 0, h])
+        readout, memory, _ = imagination.imagine_one(walled, memory, future[:, 0, h])
         assert torch.allclose(readout.reward, imagined.reward[:, 0, h], atol=1e-9)
     assert torch.allclose(
         memory_map.predicted_routes(walled, whole, future)[:, 0, -1],

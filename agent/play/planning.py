@@ -1,0 +1,242 @@
+"""Plan for the goal that a visitor chose, and show the best candidates.
+
+The task's own goal is scored by the agent's objective. A place or an image is scored by the step of the imagined
+route that comes nearest to it. Every planner of the package can search for either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from lssvwm.agent.build import build_agent
+from lssvwm.agent.config.settings import Config
+from lssvwm.agent.errors import UserError
+from lssvwm.agent.mpc import Agent
+from lssvwm.agent.objective import Objective
+from lssvwm.agent.play.mind import Mind
+from lssvwm.agent.video.counterfactuals import farthest
+from lssvwm.envs.base import BatchedEnv
+from lssvwm.planners import PLANNER_CONFIGS, Proposals, SearchConfig, Simulation
+from lssvwm.planners.base import pick
+from lssvwm.planners.noise import Generators
+from lssvwm.worldmodel import Memory, RolloutState, WorldModel, imagination, memory_map
+from lssvwm.worldmodel.imagination import StepOptions
+from torch import Tensor
+
+SHOWN = 4
+"""Candidates shown, at most."""
+STEP_COST = 0.01
+"""Share of the scale of a goal by which a later arrival scores lower, per step."""
+ARRIVED = 0.5
+"""Probability of an end, or distance in tokens, from which on a plan has arrived."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Set how a planner searches; see `planners.SearchConfig`."""
+
+    planner: str
+    candidates: int
+    iterations: int
+    horizon: int
+
+    @classmethod
+    def of(cls, config: SearchConfig) -> Budget:
+        """Return the budget of a planner's settings."""
+        return cls(config.kind, config.candidates, config.iterations, config.horizon)
+
+
+def agent_with(
+    config: Config, model: WorldModel, env: BatchedEnv, budget: Budget
+) -> Agent:
+    """Build the agent of a checkpoint with another budget.
+
+    Raises UserError if the planner cannot search the environment's actions.
+    """
+    old = dataclasses.asdict(config.planner)
+    kind = PLANNER_CONFIGS[budget.planner]
+    names = {field.name for field in dataclasses.fields(kind)} - {"kind"}
+    settings: dict[str, Any] = {k: v for k, v in old.items() if k in names}
+    settings |= {
+        "candidates": budget.candidates,
+        "iterations": budget.iterations,
+        "horizon": budget.horizon,
+        "elites": min(config.planner.elites, budget.candidates),
+    }
+    settings["keep_elites"] = min(config.planner.keep_elites, settings["elites"])
+    if "width" in names:
+        settings["width"] = max(1, budget.candidates // 2)
+    mpc = replace(
+        config.mpc,
+        replan=min(config.mpc.replan, budget.horizon),
+        proposals=min(config.mpc.proposals, budget.candidates),
+    )
+    try:
+        searched = replace(config, planner=kind(**settings), mpc=mpc)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return build_agent(searched, model, env)
+
+
+class NearestStep(Objective):
+    """Score each candidate by its step that comes nearest to a goal.
+
+    A subclass measures how far a step is from the goal.
+    """
+
+    def __init__(self, base: Objective):
+        super().__init__(base.config, base.model, base.policy_head, base.action_repeat)
+
+    def gap(self, state: RolloutState, action: Tensor) -> Tensor:
+        """Imagine actions [B, n] or [B, n, A]; return the distances to the goal, [B, n]."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def score(
+        self,
+        memory: Memory,
+        actions: Tensor,
+        goal: Tensor | None = None,
+        generators: Generators | None = None,
+    ) -> Tensor:
+        """Score candidates [B, N, H(, A)]; return [B, N]."""
+        executed = self.repeat_actions(actions)
+        n, horizon = executed.shape[1:3]
+        state = imagination.start(self.model, memory, n, horizon)
+        gaps = [
+            self.gap(state, executed[:, :, h]) + STEP_COST * h for h in range(horizon)
+        ]
+        return -torch.stack(gaps).amin(0)
+
+    def propose(self, *args: Any, **settings: Any) -> Proposals:
+        """Return rollouts of the policy head, which the planner scores."""
+        return Proposals(super().propose(*args, **settings).actions)
+
+    def simulation(
+        self, memory: Memory, horizon: int, branches: int, goal: Tensor | None = None
+    ) -> Simulation:
+        """Return functions by which a tree search extends sequences step by step."""
+        steps = horizon * self.action_repeat
+        state = imagination.start(self.model, memory, 1, steps)
+        nearest = torch.full((len(memory), 1), torch.inf, device=memory.frames.device)
+        return Simulation((state, nearest, 0), self._extend, self._keep)
+
+    @torch.no_grad()
+    def _extend(self, root: Any, action: Tensor) -> tuple[Tensor, Any]:
+        state, nearest, step = root
+        for _ in range(self.action_repeat):
+            gap = self.gap(state, action) + STEP_COST * step
+            nearest = torch.minimum(nearest, gap)
+            step += 1
+        return -nearest, (state, nearest, step)
+
+    def _keep(self, root: Any, index: Tensor) -> Any:
+        state, nearest, step = root
+        imagination.select(state, index)
+        return state, pick(nearest, index), step
+
+
+class ReachPlace(NearestStep):
+    """Score routes by their distance in tokens from a place (ahead, right) of memory."""
+
+    def __init__(self, base: Objective, place: tuple[float, float]):
+        super().__init__(base)
+        self.place = torch.tensor(place, device=base.model.device)
+
+    def gap(self, state: RolloutState, action: Tensor) -> Tensor:
+        """Return the distance of the next poses from the place, [B, n]."""
+        pose = memory_map.advance_pose(self.model, state, action)
+        return (pose[..., 1:] - self.place).norm(dim=-1)
+
+
+class ReachImage(NearestStep):
+    """Score rollouts by the error of their frames against a goal image, in per cent."""
+
+    def __init__(self, base: Objective, image: np.ndarray):
+        super().__init__(base)
+        self.image = torch.from_numpy(image).to(base.model.device).float()
+
+    def gap(self, state: RolloutState, action: Tensor) -> Tensor:
+        """Return the mean absolute error of the next frames, [B, n]."""
+        decoded = StepOptions(decode=True)
+        _, frames = imagination.step(self.model, state, action, decoded)
+        assert frames is not None
+        return (frames.float() - self.image).abs().mean((2, 3, 4)) / 2.55
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Hold one plan as the page shows it.
+
+    actions: [H, ...] as executed
+    frames: imagined, uint8 [H, C, H', W']
+    reward: expected, summed over the steps
+    route: poses [H, 3]; None for a model without poses
+    steps: actions until the plan arrives
+    """
+
+    actions: np.ndarray
+    score: float
+    reward: float
+    frames: np.ndarray
+    route: Tensor | None
+    steps: int
+
+
+@torch.no_grad()
+def candidates(agent: Agent, mind: Mind) -> list[Candidate]:
+    """Imagine the best candidates of the plan of a mind; the best one comes first.
+
+    The others are those whose imagined ends differ most.
+    """
+    plan = mind.state.plan
+    assert plan is not None
+    elites = plan.elites[:, : 2 * SHOWN]
+    actions = agent.objective.repeat_actions(elites)
+    rollout = agent.model.imagine(mind.memory, actions, decode=True)
+    assert rollout.frames is not None
+    ends = rollout.frames[0, :, -1].flatten(1).float()
+    chosen = sorted(set(farthest(ends, SHOWN)))
+    routes: list[Tensor | None] = [None] * len(chosen)
+    if memory_map.has_map(agent.model):
+        found = memory_map.predicted_routes(
+            agent.model, mind.memory, actions[:, chosen]
+        )
+        routes = [*found[0].cpu()]
+    running = torch.ones_like(rollout.cont[0])
+    running[:, 1:] = rollout.cont[0, :, :-1].cumprod(-1)
+    shown = []
+    for index, route in zip(chosen, routes):
+        frames = rollout.frames[0, index].cpu().numpy()
+        steps = _steps(agent.objective, route, frames, rollout.cont[0, index])
+        shown.append(
+            Candidate(
+                actions=actions[0, index].cpu().numpy(),
+                score=float(plan.elite_scores[0, index]),
+                reward=float((rollout.reward[0, index] * running[index]).sum()),
+                frames=frames,
+                route=route,
+                steps=steps,
+            )
+        )
+    return shown
+
+
+def _steps(
+    objective: Objective, route: Tensor | None, frames: np.ndarray, cont: Tensor
+) -> int:
+    """Return the actions until a candidate arrives at its goal, or all of them."""
+    late = STEP_COST * torch.arange(len(frames))
+    if isinstance(objective, ReachPlace):
+        assert route is not None
+        away = (route[:, 1:] - objective.place.cpu()).norm(dim=-1)
+        return int((away + late).argmin()) + 1
+    if isinstance(objective, ReachImage):
+        gaps = torch.from_numpy(frames).float() - objective.image.cpu()
+        return int((gaps.abs().mean((1, 2, 3)) / 2.55 + late).argmin()) + 1
+    ends = (cont.cpu() < ARRIVED).nonzero()
+    return int(ends[0]) + 1 if len(ends) else len(frames)

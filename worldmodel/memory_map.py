@@ -17,6 +17,7 @@ from lssvwm.worldmodel.imagination import RolloutState, StepOptions
 from lssvwm.worldmodel.mixers.base import PoseCache
 from lssvwm.worldmodel.mixers.path_integrator import rotate2d, split_pose
 from torch import Tensor
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from lssvwm.worldmodel.memory import Memory
@@ -93,12 +94,13 @@ def draw_map(
     low: tuple[int, int],
     high: tuple[int, int],
     up: float = 0.0,
+    lit: Tensor | None = None,
 ) -> Tensor:
     """Draw the map of the first memory, uint8 [C, rows, columns].
 
     It shows one token for every place (ahead, right) from `low` to `high`, both included, in the axes of an agent with
     heading `up` (radians). Places that were never in view from the poses `trail` [T, 3] stay black, because memory can
-    only guess there.
+    only guess there. So do places in view that were dark in `lit`, see `lit_tokens`; None: none were.
     """
     like = model.embedding.pos_embed
     ahead = torch.arange(low[0], high[0] + 1).to(like)
@@ -106,7 +108,7 @@ def draw_map(
     grid = torch.meshgrid(ahead.flip(0), right, indexing="ij")
     places = torch.stack(grid, -1)
     heading = torch.tensor([up]).to(like)
-    known = _in_view(model, rotate2d(places, heading), trail.to(like))
+    known = _in_view(model, rotate2d(places, heading), trail.to(like), lit)
     row, column = _shown_token(model)
     rows, columns = model.patches.grid
     offset_ahead = float(rows - 1 - row)
@@ -125,18 +127,38 @@ def draw_map(
     return by_channel.flatten(3, 4).flatten(1, 2)
 
 
-def _in_view(model: WorldModel, places: Tensor, trail: Tensor) -> Tensor:
-    """Return which places [rows, columns, 2] were in view from any pose of `trail` [T, 3]."""
+def lit_tokens(model: WorldModel, frames: Tensor) -> Tensor:
+    """Return which tokens of frames uint8 [T, C, H, W] show something, bool [T, rows, columns].
+
+    Most of a dark token is black: walls hide it.
+    """
     rows, columns = model.patches.grid
+    size = model.patches.patch
+    left, right, top, bottom = model.patches.pad
+    padded = F.pad(frames.amax(1) > 0, (left, right, top, bottom))
+    tokens = padded.unflatten(2, (columns, size)).unflatten(1, (rows, size))
+    return tokens.float().mean((2, 4)) > 0.5
+
+
+def _in_view(
+    model: WorldModel, places: Tensor, trail: Tensor, lit: Tensor | None
+) -> Tensor:
+    """Return which places [rows, columns, 2] were in view, and lit, from any pose of `trail` [T, 3]."""
+    rows, columns = model.patches.grid
+    if lit is None:
+        lit = torch.ones(len(trail), rows, columns, dtype=torch.bool)
     known = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
-    for poses in trail.split(CHUNK):
+    for poses, shown in zip(trail.split(CHUNK), lit.to(trail.device).split(CHUNK)):
         heading, position = split_pose(poses)
         offset = places[:, :, None] - position
         seen_from_agent = rotate2d(offset, -heading)
         ahead, right = seen_from_agent.unbind(-1)
         in_front = (ahead > -0.5) & (ahead < rows - 0.5)
         in_width = right.abs() < columns / 2
-        known |= (in_front & in_width).any(-1)
+        row = (rows - 1 - ahead.round()).long().clamp(0, rows - 1)
+        column = (right + (columns - 1) / 2).round().long().clamp(0, columns - 1)
+        number = torch.arange(len(poses), device=places.device)
+        known |= (in_front & in_width & shown[number, row, column]).any(-1)
     return known
 
 

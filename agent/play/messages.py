@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 TEXT_BYTES = 4096
 """Longest text of a message."""
-SEARCHED = 60_000
+SEARCHED = 10_000
 """Most imagined steps of a plan: candidates x iterations x horizon."""
 LARGEST_PICTURE = 480
 """Longest side of a map that is sent, in pixels."""

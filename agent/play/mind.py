@@ -24,6 +24,7 @@ class Mind:
     reward, cont: predicted with it
     ahead: steps imagined since the last observed frame
     places: poses [T, 3] at which frames were observed; None for a model without poses
+    lit: tokens that these frames showed, bool [T, rows, columns]
     path: poses [T, 3] that were imagined since the last observed frame
     up: heading of memory minus heading on the real map, in radians; None: unknown
     """
@@ -34,6 +35,7 @@ class Mind:
     cont: float = 1.0
     ahead: int = 0
     places: Tensor | None = None
+    lit: Tensor | None = None
     path: Tensor | None = None
     up: float | None = None
 
@@ -45,8 +47,12 @@ class Mind:
 
 def empty(agent: Agent) -> Mind:
     """Return a mind that has seen nothing."""
-    none = torch.zeros(0, 3) if memory_map.has_map(agent.model) else None
-    return Mind(agent.initial(1), places=none, path=none)
+    mind = Mind(agent.initial(1))
+    if not memory_map.has_map(agent.model):
+        return mind
+    none = torch.zeros(0, 3)
+    lit = torch.zeros(0, *agent.model.patches.grid, dtype=torch.bool)
+    return replace(mind, places=none, lit=lit, path=none)
 
 
 def observe(
@@ -67,7 +73,7 @@ def observe(
         torch.tensor([first]),
         None if goal is None else torch.from_numpy(goal[None]),
     )
-    return located(agent, replace(mind, state=state, ahead=0), moment.bearing)
+    return _located(agent, replace(mind, state=state, ahead=0), moment)
 
 
 @torch.no_grad()
@@ -106,30 +112,32 @@ def imagine(agent: Agent, mind: Mind, action: Tensor) -> Mind:
     )
 
 
-def located(agent: Agent, mind: Mind, bearing: float | None) -> Mind:
-    """Add the present pose to the places of a mind that observed a frame.
-
-    bearing: heading on the real map, in radians
-    """
-    if mind.places is None:
+def _located(agent: Agent, mind: Mind, moment: Moment) -> Mind:
+    """Add the present pose to the places of a mind that observed a frame."""
+    if mind.places is None or mind.lit is None:
         return mind
     pose = memory_map.agent_pose(agent.model, mind.memory).cpu()
-    up = None if bearing is None else float(pose[0, 0]) - bearing
-    places = torch.cat((mind.places, pose))[-PLACES:]
-    return replace(mind, places=places, path=pose[:0], up=up)
+    frame = torch.from_numpy(moment.pixels[None])
+    lit = memory_map.lit_tokens(agent.model, frame)
+    up = None if moment.bearing is None else float(pose[0, 0]) - moment.bearing
+    return replace(
+        mind,
+        places=torch.cat((mind.places, pose))[-PLACES:],
+        lit=torch.cat((mind.lit, lit))[-PLACES:],
+        path=pose[:0],
+        up=up,
+    )
 
 
 def with_memory(agent: Agent, mind: Mind, memory: Memory) -> Mind:
     """Return a mind with another memory, whose places are unknown."""
     state = replace(agent.initial(1), memory=memory, goal=mind.state.goal)
-    up = mind.up
-    places = mind.places
-    if places is not None:
-        poses = memory_map.agent_pose(agent.model, torch.cat((mind.memory, memory)))
-        heading, new_heading = poses[:, 0].tolist()
-        up = None if up is None else new_heading - (heading - up)
-        places = places[:0]
-    return replace(mind, state=state, places=places, path=places, up=up)
+    new = replace(empty(agent), state=state, frame=mind.frame)
+    if mind.up is None or mind.places is None:
+        return new
+    poses = memory_map.agent_pose(agent.model, torch.cat((mind.memory, memory)))
+    heading, new_heading = poses[:, 0].tolist()
+    return replace(new, up=new_heading - (heading - mind.up))
 
 
 def without_plan(agent: Agent, mind: Mind) -> Mind:

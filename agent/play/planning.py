@@ -20,17 +20,20 @@ from lssvwm.agent.objective import Objective
 from lssvwm.agent.play.mind import Mind
 from lssvwm.agent.video.counterfactuals import farthest
 from lssvwm.envs.base import BatchedEnv
-from lssvwm.planners import PLANNER_CONFIGS, Proposals, SearchConfig, Simulation
+from lssvwm.planners import PLANNER_CONFIGS, SearchConfig, Simulation
 from lssvwm.planners.base import pick
 from lssvwm.planners.noise import Generators
 from lssvwm.worldmodel import Memory, RolloutState, WorldModel, imagination, memory_map
 from lssvwm.worldmodel.imagination import StepOptions
 from torch import Tensor
 
+ELITES = 8
+"""Best candidates among which those shown are chosen."""
 SHOWN = 4
 """Candidates shown, at most."""
 STEP_COST = 0.01
 """Share of the scale of a goal by which a later arrival scores lower, per step."""
+QUARTER = torch.pi / 2
 ARRIVED = 0.5
 """Probability of an end, or distance in tokens, from which on a plan has arrived."""
 
@@ -51,10 +54,15 @@ class Budget:
 
 
 def agent_with(
-    config: Config, model: WorldModel, env: BatchedEnv, budget: Budget
+    config: Config,
+    model: WorldModel,
+    env: BatchedEnv,
+    budget: Budget,
+    from_policy: bool = True,
 ) -> Agent:
     """Build the agent of a checkpoint with another budget.
 
+    from_policy: the policy head proposes candidates, which suits the goal of the task
     Raises UserError if the planner cannot search the environment's actions.
     """
     old = dataclasses.asdict(config.planner)
@@ -67,14 +75,17 @@ def agent_with(
         "horizon": budget.horizon,
         "elites": min(config.planner.elites, budget.candidates),
     }
-    settings["keep_elites"] = min(config.planner.keep_elites, settings["elites"])
     if "width" in names:
         settings["width"] = max(1, budget.candidates // 2)
+        settings["elites"] = min(ELITES, budget.candidates)  # only reported
+    settings["keep_elites"] = min(config.planner.keep_elites, settings["elites"])
     mpc = replace(
         config.mpc,
         replan=min(config.mpc.replan, budget.horizon),
         proposals=min(config.mpc.proposals, budget.candidates),
     )
+    if not from_policy:
+        mpc = replace(mpc, proposals=0)
     try:
         searched = replace(config, planner=kind(**settings), mpc=mpc)
     except ValueError as error:
@@ -112,10 +123,6 @@ class NearestStep(Objective):
         ]
         return -torch.stack(gaps).amin(0)
 
-    def propose(self, *args: Any, **settings: Any) -> Proposals:
-        """Return rollouts of the policy head, which the planner scores."""
-        return Proposals(super().propose(*args, **settings).actions)
-
     def simulation(
         self, memory: Memory, horizon: int, branches: int, goal: Tensor | None = None
     ) -> Simulation:
@@ -141,16 +148,45 @@ class NearestStep(Objective):
 
 
 class ReachPlace(NearestStep):
-    """Score routes by their distance in tokens from a place (ahead, right) of memory."""
+    """Score routes by their distance in tokens from a place (ahead, right) of memory.
+
+    A tree search extends only one route to each pose, so that it looks behind corners.
+    """
 
     def __init__(self, base: Objective, place: tuple[float, float]):
         super().__init__(base)
         self.place = torch.tensor(place, device=base.model.device)
+        self.visited: set[tuple[int, ...]] = set()
 
     def gap(self, state: RolloutState, action: Tensor) -> Tensor:
         """Return the distance of the next poses from the place, [B, n]."""
-        pose = memory_map.advance_pose(self.model, state, action)
-        return (pose[..., 1:] - self.place).norm(dim=-1)
+        self.pose = memory_map.advance_pose(self.model, state, action)
+        return (self.pose[..., 1:] - self.place).norm(dim=-1)
+
+    def steps(self, route: Tensor) -> int:
+        """Return the actions until a route, poses [H, 3], is nearest to the place."""
+        return _nearest((route[:, 1:] - self.place.cpu()).norm(dim=-1))
+
+    def simulation(
+        self, memory: Memory, horizon: int, branches: int, goal: Tensor | None = None
+    ) -> Simulation:
+        """Return functions of a tree search that has visited no pose."""
+        self.visited = set()
+        return super().simulation(memory, horizon, branches, goal)
+
+    @torch.no_grad()
+    def _extend(self, root: Any, action: Tensor) -> tuple[Tensor, Any]:
+        if root[1].min() < ARRIVED and root[2]:  # the rest of the horizon is not needed
+            return -root[1], root
+        scores, root = super()._extend(root, action)
+        heading = (self.pose[0, :, :1] / QUARTER).round() % 4
+        poses = torch.cat((heading, self.pose[0, :, 1:].round()), -1)
+        for i, pose in enumerate(poses.long().tolist()):
+            known = tuple(pose) in self.visited
+            if known and scores[0, i] < -ARRIVED:
+                scores[0, i] = -torch.inf
+            self.visited.add(tuple(pose))
+        return scores, root
 
 
 class ReachImage(NearestStep):
@@ -166,6 +202,11 @@ class ReachImage(NearestStep):
         _, frames = imagination.step(self.model, state, action, decoded)
         assert frames is not None
         return (frames.float() - self.image).abs().mean((2, 3, 4)) / 2.55
+
+    def steps(self, frames: Tensor) -> int:
+        """Return the actions until a frame, uint8 [H, C, H', W'], is nearest to the image."""
+        gaps = (frames.float() - self.image.cpu()).abs().mean((1, 2, 3))
+        return _nearest(gaps / 2.55)
 
 
 @dataclass(frozen=True)
@@ -195,48 +236,61 @@ def candidates(agent: Agent, mind: Mind) -> list[Candidate]:
     """
     plan = mind.state.plan
     assert plan is not None
-    elites = plan.elites[:, : 2 * SHOWN]
-    actions = agent.objective.repeat_actions(elites)
+    actions = agent.objective.repeat_actions(plan.elites[:, :ELITES])
+    routes = None
+    if memory_map.has_map(agent.model):
+        found = memory_map.predicted_routes(agent.model, mind.memory, actions)
+        routes = found[0].cpu()
+    if routes is not None and isinstance(agent.objective, ReachPlace):
+        arrivals = [agent.objective.steps(route) for route in routes]
+        actions = actions[:, :, : max(arrivals)]  # later frames are not shown
+        routes = routes[:, : max(arrivals)]
     rollout = agent.model.imagine(mind.memory, actions, decode=True)
     assert rollout.frames is not None
-    ends = rollout.frames[0, :, -1].flatten(1).float()
-    chosen = sorted(set(farthest(ends, SHOWN)))
-    routes: list[Tensor | None] = [None] * len(chosen)
-    if memory_map.has_map(agent.model):
-        found = memory_map.predicted_routes(
-            agent.model, mind.memory, actions[:, chosen]
-        )
-        routes = [*found[0].cpu()]
-    running = torch.ones_like(rollout.cont[0])
-    running[:, 1:] = rollout.cont[0, :, :-1].cumprod(-1)
-    shown = []
-    for index, route in zip(chosen, routes):
+    shown: list[Candidate] = []
+    for index, score in enumerate(plan.elite_scores[0, :ELITES].tolist()):
+        route = None if routes is None else routes[index]
         frames = rollout.frames[0, index].cpu().numpy()
-        steps = _steps(agent.objective, route, frames, rollout.cont[0, index])
+        cont = rollout.cont[0, index].cpu()
+        steps = _steps(agent.objective, route, frames, cont)
+        running = torch.cat((torch.ones(1), cont[:-1].cumprod(0)))
+        reward = rollout.reward[0, index].cpu() * running
         shown.append(
             Candidate(
                 actions=actions[0, index].cpu().numpy(),
-                score=float(plan.elite_scores[0, index]),
-                reward=float((rollout.reward[0, index] * running[index]).sum()),
+                score=score,
+                reward=float(reward[:steps].sum()),
                 frames=frames,
                 route=route,
                 steps=steps,
             )
         )
-    return shown
+    return _different(shown)
+
+
+def _different(found: list[Candidate]) -> list[Candidate]:
+    """Return the first candidate and others that do something else before they arrive."""
+    own = {c.actions[: c.steps].tobytes(): c for c in reversed(found)}
+    distinct = [c for c in found if own[c.actions[: c.steps].tobytes()] is c]
+    ends = [torch.from_numpy(c.frames[c.steps - 1]).flatten() for c in distinct]
+    chosen = farthest(torch.stack(ends).float(), SHOWN)
+    return [distinct[i] for i in sorted(set(chosen))]
 
 
 def _steps(
     objective: Objective, route: Tensor | None, frames: np.ndarray, cont: Tensor
 ) -> int:
     """Return the actions until a candidate arrives at its goal, or all of them."""
-    late = STEP_COST * torch.arange(len(frames))
     if isinstance(objective, ReachPlace):
         assert route is not None
-        away = (route[:, 1:] - objective.place.cpu()).norm(dim=-1)
-        return int((away + late).argmin()) + 1
+        return objective.steps(route)
     if isinstance(objective, ReachImage):
-        gaps = torch.from_numpy(frames).float() - objective.image.cpu()
-        return int((gaps.abs().mean((1, 2, 3)) / 2.55 + late).argmin()) + 1
-    ends = (cont.cpu() < ARRIVED).nonzero()
+        return objective.steps(torch.from_numpy(frames))
+    ends = (cont < ARRIVED).nonzero()
     return int(ends[0]) + 1 if len(ends) else len(frames)
+
+
+def _nearest(gaps: Tensor) -> int:
+    """Return the actions until the step with the least distance [H]."""
+    late = STEP_COST * torch.arange(len(gaps))
+    return int((gaps + late).argmin()) + 1

@@ -358,7 +358,7 @@ class Session:
         """Build the agent with the present budget and goal."""
         entry = self.entry
         self.agent = planning.agent_with(
-            entry.config, entry.model, self.world.env, self.budget
+            entry.config, entry.model, self.world.env, self.budget, self.goal is None
         )
         if self.goal is not None:
             kind, value = self.goal

@@ -68,14 +68,18 @@ def decoded_map(
     There is no map if the model has no poses, the real map no headings, or memory no frames.
     """
     places, path = mind.places, mind.path
-    if places is None or path is None or mind.up is None or not len(places):
+    if places is None or mind.lit is None or path is None or mind.up is None:
+        return None, 0.0
+    if not len(places):
         return None, 0.0
     now = memory_map.agent_pose(agent.model, mind.memory).cpu()
     routes = [plan.route[: plan.steps] for plan in plans if plan.route is not None]
     trail = torch.cat((places, now))
+    unseen = torch.zeros_like(mind.lit[:1])
+    lit = torch.cat((mind.lit, unseen))  # the present pose may be imagined
     bearing = float(now[0, 0]) - mind.up
     drawn = draw_memory_map(
-        agent.model, mind.memory, trail, [path, *routes], bearing
+        agent.model, mind.memory, trail, [path, *routes], bearing, lit
     )
     return drawn.cropped(), bearing
 

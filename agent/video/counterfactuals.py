@@ -276,10 +276,12 @@ def draw_memory_map(
     poses: Tensor,
     routes: list[Tensor],
     bearing: float,
+    lit: Tensor | None = None,
 ) -> MemoryMap:
     """Draw what memory expects to see around the path `poses` [T, 3] and the routes.
 
-    `bearing` is the direction in which the agent faces on the real map.
+    bearing: direction in which the agent faces on the real map
+    lit: tokens that each observed frame showed, bool [T, rows, columns]; None: all of them
     """
     up = poses[-1, :1] - bearing
     paths = [rotate2d(path[:, 1:], -up) for path in (poses, *routes)]
@@ -288,7 +290,7 @@ def draw_memory_map(
     low = torch.maximum(points.amin(0) - MARGIN, now - LARGEST_SIDE // 2).floor()
     high = torch.minimum(points.amax(0) + MARGIN, now + LARGEST_SIDE // 2).ceil()
     first, last = ((int(ahead), int(right)) for ahead, right in (low, high))
-    view = memory_map.draw_map(model, memory, poses, first, last, float(up))
+    view = memory_map.draw_map(model, memory, poses, first, last, float(up), lit)
     picture = view.cpu().numpy()
     tokens = (last[0] - first[0] + 1, last[1] - first[1] + 1)
     size = picture.shape[1] // tokens[0], picture.shape[2] // tokens[1]

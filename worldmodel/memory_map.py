@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from lssvwm.worldmodel.memory import Memory
     from lssvwm.worldmodel.model import WorldModel
 
+QUARTER = torch.pi / 2
+RIM = 3
+"""Pixels at the rim of a token that a map does not show."""
 CHUNK = 256
 """Poses that are rendered, or compared, at once."""
 
@@ -94,13 +97,12 @@ def draw_map(
     low: tuple[int, int],
     high: tuple[int, int],
     up: float = 0.0,
-    lit: Tensor | None = None,
 ) -> Tensor:
     """Draw the map of the first memory, uint8 [C, rows, columns].
 
     It shows one token for every place (ahead, right) from `low` to `high`, both included, in the axes of an agent with
     heading `up` (radians). Places that were never in view from the poses `trail` [T, 3] stay black, because memory can
-    only guess there. So do places in view that were dark in `lit`, see `lit_tokens`; None: none were.
+    only guess there.
     """
     like = model.embedding.pos_embed
     ahead = torch.arange(low[0], high[0] + 1).to(like)
@@ -108,7 +110,7 @@ def draw_map(
     grid = torch.meshgrid(ahead.flip(0), right, indexing="ij")
     places = torch.stack(grid, -1)
     heading = torch.tensor([up]).to(like)
-    known = _in_view(model, rotate2d(places, heading), trail.to(like), lit)
+    known = _in_view(model, rotate2d(places, heading), trail.to(like))
     row, column = _shown_token(model)
     rows, columns = model.patches.grid
     offset_ahead = float(rows - 1 - row)
@@ -132,33 +134,107 @@ def lit_tokens(model: WorldModel, frames: Tensor) -> Tensor:
 
     Most of a dark token is black: walls hide it.
     """
+    shown = (frames.amax(1, keepdim=True) > 0).float()
+    return _tokens(model, shown).mean((3, 4, 5)) > 0.5
+
+
+def turns_by_quarters(trail: Tensor, up: float = 0.0) -> bool:
+    """Return whether all headings of poses [T, 3] differ from `up` by quarter turns."""
+    turns = (trail[:, 0] - up) / QUARTER
+    return bool((turns - turns.round()).abs().lt(0.1).all())
+
+
+def draw_views(
+    model: WorldModel,
+    memory: Memory,
+    trail: Tensor,
+    lit: Tensor,
+    low: tuple[int, int],
+    high: tuple[int, int],
+    up: float = 0.0,
+) -> Tensor:
+    """Draw the map as `draw_map` does, from the views that memory predicts at visited poses.
+
+    trail: poses [T, 3] that turn by quarters
+    lit: tokens that showed something at these poses, bool [T, rows, columns]; the others stay black
+    Of several views of a place, the nearest to the middle of its frame counts, then the latest.
+    """
+    heading = torch.tensor([up])
+    turned = ((trail[:, :1] - heading) / QUARTER).round().long() % 4
+    position = rotate2d(trail[:, 1:], -heading).round().long()
+    visits = {
+        tuple(pose): i
+        for i, pose in enumerate(torch.cat((turned, position), 1).tolist())
+    }
+    latest = torch.tensor([*visits.values()])
+    views = [
+        render_views(model, memory[:1], part[None].to(model.device))[0].cpu()
+        for part in trail[latest].split(CHUNK)
+    ]
+    tokens = _without_rim(_tokens(model, torch.cat(views)))
+    size = model.patches.patch
+    rows, columns = (last - first + 1 for first, last in zip(low, high))
+    shown = tokens.new_zeros(rows, columns, *tokens.shape[3:])
+    for row, column in _from_rim_to_middle(*model.patches.grid):
+        for view, visit in enumerate(latest.tolist()):
+            if not lit[visit, row, column]:
+                continue
+            turns = int(turned[visit])
+            place = position[visit] + _offset(model, row, column, turns)
+            at = high[0] - int(place[0]), int(place[1]) - low[1]
+            if 0 <= at[0] < rows and 0 <= at[1] < columns:
+                shown[at] = tokens[view, row, column]
+    by_channel = shown.permute(2, 0, 3, 1, 4)
+    return by_channel.reshape(-1, rows * size, columns * size)
+
+
+def _from_rim_to_middle(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Return the tokens of a view without that of the agent, the one before it last."""
+    middle = max(0, rows - 2), (columns - 1) // 2
+    own = rows - 1, middle[1]
+    places = [(r, c) for r in range(rows) for c in range(columns) if (r, c) != own]
+    return sorted(
+        places, key=lambda at: -abs(at[0] - middle[0]) - abs(at[1] - middle[1])
+    )
+
+
+def _offset(model: WorldModel, row: int, column: int, turns: int) -> Tensor:
+    """Return the place (ahead, right) of a token, from an agent turned by quarters."""
+    rows, columns = model.patches.grid
+    seen = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2])
+    return rotate2d(seen, torch.tensor([turns * QUARTER])).round().long()
+
+
+def _tokens(model: WorldModel, frames: Tensor) -> Tensor:
+    """Cut frames [T, C, H, W] into tokens [T, rows, columns, C, side, side]."""
     rows, columns = model.patches.grid
     size = model.patches.patch
-    left, right, top, bottom = model.patches.pad
-    padded = F.pad(frames.amax(1) > 0, (left, right, top, bottom))
-    tokens = padded.unflatten(2, (columns, size)).unflatten(1, (rows, size))
-    return tokens.float().mean((2, 4)) > 0.5
+    padded = F.pad(frames.float(), model.patches.pad, mode="replicate")
+    cut = padded.unflatten(3, (columns, size)).unflatten(2, (rows, size))
+    return cut.permute(0, 2, 4, 1, 3, 5).to(frames.dtype)
 
 
-def _in_view(
-    model: WorldModel, places: Tensor, trail: Tensor, lit: Tensor | None
-) -> Tensor:
-    """Return which places [rows, columns, 2] were in view, and lit, from any pose of `trail` [T, 3]."""
+def _without_rim(tokens: Tensor) -> Tensor:
+    """Replace the outermost pixels of tokens [..., C, side, side], where a frame may have a border."""
+    side = tokens.shape[-1]
+    inner = torch.arange(side).clamp(
+        min(RIM, side // 2), max(side - 1 - RIM, side // 2)
+    )
+    return tokens[..., inner, :][..., inner]
+
+
+def _in_view(model: WorldModel, places: Tensor, trail: Tensor) -> Tensor:
+    """Return which places [rows, columns, 2] were in view from any pose of `trail` [T, 3]."""
     rows, columns = model.patches.grid
-    if lit is None:
-        lit = torch.ones(len(trail), rows, columns, dtype=torch.bool)
     known = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
-    for poses, shown in zip(trail.split(CHUNK), lit.to(trail.device).split(CHUNK)):
+    for poses in trail.split(CHUNK):
         heading, position = split_pose(poses)
         offset = places[:, :, None] - position
         seen_from_agent = rotate2d(offset, -heading)
         ahead, right = seen_from_agent.unbind(-1)
         in_front = (ahead > -0.5) & (ahead < rows - 0.5)
         in_width = right.abs() < columns / 2
-        row = (rows - 1 - ahead.round()).long().clamp(0, rows - 1)
-        column = (right + (columns - 1) / 2).round().long().clamp(0, columns - 1)
-        number = torch.arange(len(poses), device=places.device)
-        known |= (in_front & in_width & shown[number, row, column]).any(-1)
+        known |= (in_front & in_width).any(-1)
     return known
 
 

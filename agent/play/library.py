@@ -55,9 +55,7 @@ class Library:
         if name not in self.configs:
             own = self.configs[self.own]
             saved = checkpoint.read_config(checkpoint.resolve(name))
-            config = from_checkpoint(
-                saved, [f"checkpoint={name}"], CheckpointConfig
-            )
+            config = from_checkpoint(saved, [f"checkpoint={name}"], CheckpointConfig)
             self.configs[name] = dataclasses.replace(
                 config, device=own.device, backend=own.backend
             )

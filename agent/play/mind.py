@@ -56,15 +56,20 @@ def empty(agent: Agent) -> Mind:
 
 
 def observe(
-    agent: Agent, mind: Mind, moment: Moment, goal: np.ndarray | None = None
+    agent: Agent,
+    mind: Mind,
+    moment: Moment,
+    goal: np.ndarray | None = None,
+    predicts: bool = True,
 ) -> Mind:
     """Predict a frame, then write the real one into memory.
 
     goal: goal image, uint8 [C, H, W]
+    predicts: false leaves out the prediction
     """
     action = torch.from_numpy(np.asarray(moment.action)[None])
     first = moment.step == 0
-    if not first:
+    if predicts and not first:
         mind = predict(agent, mind, action)
     state = agent.observe(
         mind.state,

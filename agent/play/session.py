@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from lssvwm.agent.errors import UserError
-from lssvwm.agent.mpc import Agent
 from lssvwm.agent.play import memory_file, messages, mind, planning, views
 from lssvwm.agent.play.history import BRANCHES, Excursion, History, Present
 from lssvwm.agent.play.library import Library, first_seed
@@ -23,7 +22,6 @@ from lssvwm.agent.play.world import World, controls
 from lssvwm.agent.video.counterfactuals import MemoryMap
 from lssvwm.agent.video.episode import Moment
 from lssvwm.planners import PLANNER_CONFIGS
-from lssvwm.worldmodel import memory_map
 from lssvwm.worldmodel.mixers.path_integrator import rotate2d
 
 OPEN, CLOSED, IMAGINE = "open", "closed", "imagine"
@@ -100,7 +98,6 @@ class Session:
         self.away: Excursion | None = None
         self.recent: tuple[Moment, ...] = ()
         self.goal: Any = None
-        self.target: tuple[float, float] | None = None
         self.reward = 0.0
         self._forget_plans()
         self._copy: World | None = None
@@ -119,8 +116,10 @@ class Session:
             "controls": [control.name for control in self.controls],
             "guide": bool(set(env.explorers) - {"random", "noop"}),
             "objects": list(self.world.objects()),
-            "map": memory_map.has_map(self.agent.model),
-            "goal_image": messages.frame(None if env.goals() is None else env.goals()[0]),
+            "map": self.mind.up is not None,
+            "goal_image": messages.frame(
+                None if env.goals() is None else env.goals()[0]
+            ),
             "planners": self._planners(),
             "planner": dataclasses.asdict(Budget.of(planner)),
             "replan": self.agent.config.replan,
@@ -149,7 +148,9 @@ class Session:
     def guide(self, message: messages.Guide) -> list[Reply]:
         """Take the next step of a scripted walk, which needs the real world."""
         if self.mode == IMAGINE:
-            raise UserError("the guide walks in the real world: leave imagination first")
+            raise UserError(
+                "the guide walks in the real world: leave imagination first"
+            )
         self._forget_plans()
         action = self.world.scripted_action()
         return self._advance(action, "guide")
@@ -280,9 +281,7 @@ class Session:
         return [self._state(message.how)]
 
     def _erased(self) -> Mind:
-        return mind.with_memory(
-            self.agent, self.mind, self.agent.model.initial(1)
-        )
+        return mind.with_memory(self.agent, self.mind, self.agent.model.initial(1))
 
     def _swapped(self) -> Mind:
         """Return the mind of an agent that walked through another episode."""
@@ -290,7 +289,7 @@ class Session:
         other = mind.empty(self.agent)
         moment = world.now()
         for _ in range(OTHER_STEPS):
-            other = mind.observe(self.agent, other, moment)
+            other = mind.observe(self.agent, other, moment, predicts=False)
             if moment.ended or self.stopped():
                 break
             moment = world.act(world.scripted_action())
@@ -301,7 +300,7 @@ class Session:
         """Return the mind of an agent that saw only the last frames."""
         recent = mind.empty(self.agent)
         for moment in self.recent:
-            recent = mind.observe(self.agent, recent, moment)
+            recent = mind.observe(self.agent, recent, moment, predicts=False)
         return recent
 
     def save(self, message: messages.Save) -> list[Reply]:
@@ -325,23 +324,22 @@ class Session:
 
     def set_goal(self, message: messages.SetGoal) -> list[Reply]:
         """Choose the goal of the next plans."""
+        goal: Any = None
         if message.goal == "place":
-            self.target = self._place(message.x, message.y)
-            self.goal = ("place", self.target)
+            goal = ("place", self._place(message.x, message.y))
         elif message.goal == "image":
-            pixels = self._shown_frame()
-            self.goal, self.target = ("image", pixels), None
-        else:
-            self.goal = self.target = None
+            goal = ("image", self._shown_frame())
+        self._aim(goal, self.budget)
         self._forget_plans()
-        self._aim()
         image = self._shown_frame() if message.goal == "image" else None
         return [{"type": "goal", "goal": message.goal, "image": messages.frame(image)}]
 
     def _shown_frame(self) -> np.ndarray:
         """Return the imagined frame in imagination, else the real one."""
         frame = self.mind.frame
-        return self.world.now().pixels if self.mode != IMAGINE or frame is None else frame
+        return (
+            self.world.now().pixels if self.mode != IMAGINE or frame is None else frame
+        )
 
     def _place(self, x: float, y: float) -> tuple[float, float]:
         """Return the place of memory at shares of the map that was sent last."""
@@ -354,16 +352,17 @@ class Session:
         ahead, right = rotate2d(place, torch.tensor([seen.up])).tolist()
         return ahead, right
 
-    def _aim(self) -> None:
-        """Build the agent with the present budget and goal."""
+    def _aim(self, goal: Any, budget: Budget) -> None:
+        """Build the agent for a goal and a budget. Raises UserError if it cannot plan so."""
         entry = self.entry
-        self.agent = planning.agent_with(
-            entry.config, entry.model, self.world.env, self.budget, self.goal is None
+        agent = planning.agent_with(
+            entry.config, entry.model, self.world.env, budget, goal is None
         )
-        if self.goal is not None:
-            kind, value = self.goal
+        if goal is not None:
+            kind, value = goal
             objective = ReachPlace if kind == "place" else ReachImage
-            self.agent.objective = objective(self.agent.objective, value)
+            agent.objective = objective(agent.objective, value)
+        self.agent, self.goal, self.budget = agent, goal, budget
 
     def plan(self, message: messages.MakePlan) -> list[Reply]:
         """Plan for the goal. A plan that was just followed is continued."""
@@ -371,9 +370,8 @@ class Session:
             message.planner, message.candidates, message.iterations, message.horizon
         )
         if budget != self.budget:
-            self.budget = budget
+            self._aim(self.goal, budget)
             self._forget_plans()
-            self._aim()
         started = time.perf_counter()
         state = self.mind.state
         follows = self.following == 0 and self.position >= self.agent.config.replan
@@ -405,9 +403,8 @@ class Session:
             self.history.add(before)
             return [self._state("move")]
         self.world.ask(message.object)
-        self.goal = self.target = None
+        self._aim(None, self.budget)
         self._forget_plans()
-        self._aim()
         still = [c for c in self.controls if c.name == "stay"]
         return self._advance(still[0].action, "ask")
 

@@ -237,7 +237,7 @@ function scheduleMap(delay) {
 function showMap(reply) {
   byId("real-map-view").hidden = !reply.real;
   if (reply.real) byId("real-map").src = reply.real;
-  byId("map-view").hidden = !about.map && !reply.memory;
+  byId("map-view").hidden = !about.map;
   byId("map-empty").hidden = Boolean(reply.memory);
   byId("map-empty").textContent = "Nothing is known: memory has seen no place yet.";
   map = reply.memory;

@@ -19,6 +19,8 @@ from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("agent", "envs", "planners", "worldmodel")
+PAGE = (".html", ".js", ".css", ".svg")
+"""Files of the page of `lssvwm play`."""
 MEBIBYTE = 2**20
 
 
@@ -89,14 +91,18 @@ def test_wheel_holds_packages_presets_and_models(wheel: dict[str, Path]) -> None
     assert inside == {*PACKAGES, "configs"}
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert folders == set(PACKAGES)
-    for pattern in ("configs/*/*.yaml", "configs/pretrained/*/weights.safetensors"):
+    for pattern in (
+        "configs/*/*.yaml",
+        "configs/pretrained/*/weights.safetensors",
+        "agent/play/page/*",
+    ):
         files = {f"lssvwm/{path.relative_to(ROOT)}" for path in ROOT.glob(pattern)}
         assert files <= set(wheel)
 
 
 def test_wheel_holds_no_benchmark_data(wheel: dict[str, Path]) -> None:
     endings = {Path(path).suffix for path in wheel}
-    assert endings <= {".py", ".yaml", ".safetensors", ".md"}
+    assert endings <= {".py", ".yaml", ".safetensors", ".md", *PAGE}
     assert not [path for path in wheel if "docs/" in path or "results/" in path]
     size = sum(path.stat().st_size for path in wheel.values())
     assert size < 25 * MEBIBYTE
@@ -150,9 +156,9 @@ def test_every_dependency_is_pinned(project: dict) -> None:
         if "==" in line
     ]
     extras = project["project"]["optional-dependencies"]
-    own, *dev = extras["dev"]
-    assert own == "lssvwm[docs]"
-    wanted = [*project["project"]["dependencies"], *extras["docs"], *dev]
+    assert extras["dev"][:2] == ["lssvwm[docs]", "lssvwm[play]"]
+    dev = [*extras["docs"], *extras["play"], *extras["dev"][2:]]
+    wanted = [*project["project"]["dependencies"], *dev]
     names = {text.split(">")[0].split("=")[0].strip().lower() for text in wanted}
     assert names <= set(pins), f"not in constraints.txt: {names - set(pins)}"
     assert (

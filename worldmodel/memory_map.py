@@ -156,7 +156,9 @@ def draw_views(
     """Draw the map as `draw_map` does, from the views that memory predicts at visited poses.
 
     trail: poses [T, 3] that turn by quarters
-    lit: tokens that showed something at these poses, bool [T, rows, columns]; the others stay black
+    lit: tokens that showed something at these poses, bool [T, rows, columns]
+
+    Tokens that were not lit stay black.
     Of several views of a place, the nearest to the middle of its frame counts, then the latest.
     """
     heading = torch.tensor([up])
@@ -189,7 +191,7 @@ def draw_views(
 
 
 def _from_rim_to_middle(rows: int, columns: int) -> list[tuple[int, int]]:
-    """Return the tokens of a view without that of the agent, the one before it last."""
+    """Return the tokens of a view without the agent's; the one before it comes last."""
     middle = max(0, rows - 2), (columns - 1) // 2
     own = rows - 1, middle[1]
     places = [(r, c) for r in range(rows) for c in range(columns) if (r, c) != own]

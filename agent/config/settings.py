@@ -189,8 +189,8 @@ class PlayConfig:
     """Set where `lssvwm play` serves its page."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. 127.0.0.1: only this machine can open the page. 0.0.0.0: so can all that reach this machine and
-    know the token in the address of the page."""
+    """Address to listen on. 127.0.0.1: only this machine can open the page. 0.0.0.0: other machines can, if they know
+    the token in the address of the page."""
     port: int = Field(default=8765, ge=0, le=65535)
     """Port to listen on; 0: a free one."""
 

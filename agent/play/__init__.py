@@ -4,8 +4,10 @@ Data flow, from the page inwards:
 
     server      token, limits, websocket; one `Session` for each open page
     messages    text of the page -> checked message; reply -> text
-    session     one visitor: mode, history, branches; one method for each message
+    session     one visitor; one method for each message
+    walk        mode, history and memory of the visitor's walk
     planning    candidate plans for a goal
+    views       replies that show all this
     mind        what one agent remembers and expects; nothing in it changes
     world       one real episode that can be copied and changed
     library     models that the page offers, loaded once

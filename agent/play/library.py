@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.config.composition import from_checkpoint
 from lssvwm.agent.config.presets import config_dir, pretrained
@@ -82,11 +81,6 @@ class Library:
             },
             "text": text[:CARD_LENGTH],
         }
-
-
-def first_seed() -> int:
-    """Return a new episode seed, which training never draws."""
-    return int(torch.randint(2**31, 2**32, ()))
 
 
 def _words(section: Any) -> str:

@@ -119,7 +119,7 @@ class ReadMap:
 
 @dataclass(frozen=True, config=STRICT)
 class SetGoal:
-    """Choose the goal: that of the task, a place on the memory map, or the present frame."""
+    """Choose as goal that of the task, a place on the map, or the present frame."""
 
     type: Literal["goal"]
     goal: Literal["task", "place", "image"]

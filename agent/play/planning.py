@@ -17,7 +17,7 @@ from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.objective import Objective
-from lssvwm.agent.play.mind import Mind
+from lssvwm.agent.play.mind import Mind, without_plan
 from lssvwm.agent.video.counterfactuals import farthest
 from lssvwm.envs.base import BatchedEnv
 from lssvwm.planners import PLANNER_CONFIGS, SearchConfig, Simulation
@@ -91,6 +91,74 @@ def agent_with(
     except ValueError as error:
         raise UserError(str(error)) from None
     return build_agent(searched, model, env)
+
+
+class Pursuit:
+    """Plan for a goal, and say what to do next.
+
+    goal: None for that of the task, ("place", (ahead, right)), or ("image", uint8 [C, H, W])
+    plans: candidates of the last plan, the best one first
+    """
+
+    def __init__(self, config: Config, model: WorldModel, env: BatchedEnv):
+        self.config = config
+        self.model = model
+        self.env = env
+        self.clear()
+        self.aim(None, Budget.of(config.planner))
+
+    def aim(self, goal: Any, budget: Budget) -> None:
+        """Change goal and budget, which ends the plan.
+
+        Raises UserError if the planner cannot plan so; then nothing changes.
+        """
+        agent = agent_with(self.config, self.model, self.env, budget, goal is None)
+        if goal is not None:
+            kind, value = goal
+            objective = ReachPlace if kind == "place" else ReachImage
+            agent.objective = objective(agent.objective, value)
+        self.agent, self.goal, self.budget = agent, goal, budget
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the plan."""
+        self.plans: list[Candidate] = []
+        self.followed = 0
+        """Number of the candidate that is followed."""
+        self.executed = 0
+        """Actions of it that were executed."""
+
+    def plan(self, mind: Mind) -> Mind:
+        """Plan from a mind; return the mind with the plan.
+
+        A plan that was followed until it is due for the next one is continued.
+        """
+        continues = self.followed == 0 and self.executed >= self.agent.config.replan
+        state = mind.state
+        if not continues:
+            state = without_plan(self.agent, mind).state
+        used = torch.full_like(state.used, self.executed or self.agent.plan_steps)
+        _, state = self.agent.act(replace(state, used=used))
+        mind = replace(mind, state=state)
+        self.clear()
+        self.plans = candidates(self.agent, mind)
+        return mind
+
+    def next_action(self, number: int) -> np.ndarray:
+        """Return the next action of a candidate. Raises UserError if there is none."""
+        if number >= len(self.plans):
+            raise UserError("there is no such plan: plan first")
+        if number != self.followed:
+            self.followed, self.executed = number, 0
+        plan = self.plans[number]
+        if self.executed >= plan.steps:
+            raise UserError("this plan ends here: plan again")
+        return plan.actions[self.executed]
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the candidate that is followed has no further action."""
+        return self.executed >= self.plans[self.followed].steps
 
 
 class NearestStep(Objective):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from lssvwm.agent.mpc import Agent
 from lssvwm.agent.play import messages
 from lssvwm.agent.play.history import History, Present
+from lssvwm.agent.play.memory_file import to_bytes
 from lssvwm.agent.play.mind import Mind
 from lssvwm.agent.play.planning import Candidate
+from lssvwm.agent.play.walk import Walk
 from lssvwm.agent.video.counterfactuals import MemoryMap, draw_memory_map
 from lssvwm.agent.video.episode import Moment
 from lssvwm.agent.video.rendering import psnr
@@ -18,6 +21,9 @@ from lssvwm.worldmodel import memory_map
 
 TRAIL = 100
 """Points of a path that are drawn."""
+WITHOUT_STEP = ("start", "mode", "erase", "swap", "window", "load", "move")
+"""Changes after which the last prediction says nothing about the real frame."""
+Reply = dict[str, Any]
 
 
 def error(real: np.ndarray, imagined: np.ndarray | None) -> dict[str, float] | None:
@@ -31,9 +37,47 @@ def error(real: np.ndarray, imagined: np.ndarray | None) -> dict[str, float] | N
     }
 
 
-def branches(history: History) -> list[dict[str, Any]]:
+def state(walk: Walk, cause: str) -> Reply:
+    """Return what the page shows after every change.
+
+    cause: what changed
+    """
+    world, mind = walk.world, walk.mind
+    moment = world.now()
+    stale = cause in WITHOUT_STEP
+    shown = mind.frame
+    unknown = stale or walk.imagines
+    age = world.evidence_age()
+    since = mind.ahead if walk.imagines else 0
+    return {
+        "type": "state",
+        "cause": cause,
+        "mode": walk.mode,
+        "step": world.step,
+        "ahead": mind.ahead,
+        "real": messages.frame(moment.pixels),
+        "imagined": messages.frame(shown),
+        "error": None if unknown else error(moment.pixels, shown),
+        "predicted": None if stale else mind.reward,
+        "reward": None if unknown else moment.reward,
+        "age": None if age is None else age + since,
+        "bytes": mind.memory.nbytes(),
+        "history": len(walk.history.past),
+        "ended": world.ended,
+        "outcome": world.outcome() if world.ended else None,
+    }
+
+
+def memory_file(walk: Walk) -> Reply:
+    """Return the file of the memory, with a name."""
+    name = f"{walk.world.config.kind}-step{walk.world.step}.memory.safetensors"
+    return {"type": "file", "name": name, "bytes": to_bytes(walk.mind.memory)}
+
+
+def branches(history: History) -> Reply:
     """Return thumbnail and words of each branch."""
-    return [_thumbnail(present) for present in history.branches]
+    shown = [_thumbnail(present) for present in history.branches]
+    return {"type": "branches", "branches": shown}
 
 
 def _thumbnail(present: Present) -> dict[str, Any]:
@@ -45,46 +89,58 @@ def _thumbnail(present: Present) -> dict[str, Any]:
     return {"frame": messages.frame(pixels), "label": words, "imagined": not seen}
 
 
-def comparison(
-    imagined: list[np.ndarray], real: list[Moment], ended: bool
-) -> dict[str, Any]:
+def comparison(imagined: list[np.ndarray], real: list[Moment]) -> Reply:
     """Return imagined and real frames of the same actions, and their errors."""
     frames = np.stack([moment.pixels for moment in real])
     errors = [error(m.pixels, f) for m, f in zip(real, imagined)]
     return {
         "type": "comparison",
-        "imagined": messages.strip(np.stack(imagined[: len(real)])),
+        "imagined": messages.strip(np.stack(imagined)),
         "real": messages.strip(frames),
         "errors": [found["percent"] for found in errors if found],
-        "ended": ended,
+        "ended": real[-1].ended,
     }
 
 
-def decoded_map(
-    agent: Agent, mind: Mind, plans: list[Candidate]
-) -> tuple[MemoryMap | None, float]:
-    """Draw the map in memory, and return its rotation in radians.
+@dataclass(frozen=True)
+class Decoded:
+    """Hold the map in memory, and the direction in which the agent faces on it (radians)."""
+
+    picture: MemoryMap
+    bearing: float
+
+
+def decoded_map(agent: Agent, mind: Mind, plans: list[Candidate]) -> Decoded | None:
+    """Draw the map in memory, with the imagined path and the routes of plans.
 
     There is no map if the model has no poses, the real map no headings, or memory no frames.
     """
-    places, path = mind.places, mind.path
-    if places is None or mind.lit is None or path is None or mind.up is None:
-        return None, 0.0
+    places, path, lit = mind.places, mind.path, mind.lit
+    if places is None or path is None or lit is None or mind.up is None:
+        return None
     if not len(places):
-        return None, 0.0
+        return None
     now = memory_map.agent_pose(agent.model, mind.memory).cpu()
     routes = [plan.route[: plan.steps] for plan in plans if plan.route is not None]
     trail = torch.cat((places, now))
-    unseen = torch.zeros_like(mind.lit[:1])
-    lit = torch.cat((mind.lit, unseen))  # the present pose may be imagined
+    lit = torch.cat((lit, torch.zeros_like(lit[:1])))  # nothing is seen in imagination
     bearing = float(now[0, 0]) - mind.up
     drawn = draw_memory_map(
         agent.model, mind.memory, trail, [path, *routes], bearing, lit
     )
-    return drawn.cropped(), bearing
+    return Decoded(drawn.cropped(), bearing)
 
 
-def map_reply(drawn: MemoryMap, bearing: float) -> dict[str, Any]:
+def maps(real: np.ndarray | None, found: Decoded | None) -> Reply:
+    """Return the real map, and the one in memory, as far as there are any."""
+    return {
+        "type": "map",
+        "real": None if real is None else messages.picture(real),
+        "memory": None if found is None else _map(found.picture, found.bearing),
+    }
+
+
+def _map(drawn: MemoryMap, bearing: float) -> dict[str, Any]:
     """Return a map with its paths, as shares of its width and height."""
     height, width = drawn.picture.shape[1:]
 
@@ -103,7 +159,7 @@ def map_reply(drawn: MemoryMap, bearing: float) -> dict[str, Any]:
     }
 
 
-def plan_reply(plans: list[Candidate], seconds: float) -> dict[str, Any]:
+def plans(found: list[Candidate], seconds: float) -> Reply:
     """Return candidates with scores and clips."""
     shown = [
         {
@@ -112,6 +168,6 @@ def plan_reply(plans: list[Candidate], seconds: float) -> dict[str, Any]:
             "steps": plan.steps,
             "clip": messages.strip(plan.frames[: plan.steps]),
         }
-        for plan in plans
+        for plan in found
     ]
     return {"type": "plans", "plans": shown, "seconds": seconds}

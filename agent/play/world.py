@@ -51,6 +51,11 @@ def controls(env: BatchedEnv) -> list[Control]:
     return found
 
 
+def new_seed() -> int:
+    """Return an episode seed, which training never draws."""
+    return int(np.random.default_rng().integers(2**31, 2**32))
+
+
 class World:
     """Play episode `seed` of one environment.
 
@@ -64,6 +69,10 @@ class World:
         self.env = build_env(config, 1)
         self.seed = seed
         self._begin()
+
+    def another(self) -> World:
+        """Return the beginning of another episode of the same kind."""
+        return World(self.config, new_seed(), unlimited=False)
 
     def _begin(self) -> None:
         self.step = 0
@@ -128,6 +137,10 @@ class World:
     def outcome(self) -> str:
         """Return running, success, wrong or timeout."""
         return OUTCOMES[int(self.env.truth()["outcome"][0])]
+
+    def waiting(self) -> Any:
+        """Return the action that changes least."""
+        return self.env.explorer("noop", 0).act()[0]
 
     def objects(self) -> tuple[str, ...]:
         """Return the colours of objects that can be moved or made the goal."""

@@ -52,7 +52,7 @@ class TourMaze(ObjectMaze):
         self.home_field[slot] = distance_field(floor, (row, col), heading)
 
     def set_goal(self, slot: int, k: int) -> None:
-        """Make ball k the goal of `slot`, and let the query begin with the next frame."""
+        """Make ball k the goal of `slot`; the query begins with the next frame."""
         self.home[slot] = self.row[slot], self.col[slot], self.heading[slot]
         super().set_goal(slot, k)
         skipped = self.tour + self.delay - 1 - self.clock[slot]

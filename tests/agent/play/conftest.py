@@ -38,7 +38,7 @@ SEED = 2**31 + 5
 
 
 def export_small(folder: Path, *settings: str) -> Path:
-    """Write an untrained checkpoint with weights that tell frames and actions apart."""
+    """Write an untrained checkpoint with weights whose outputs depend on frames and actions."""
     config = compose([*SMALL, *settings])
     torch.manual_seed(0)
     env = config.env.build(1)
@@ -85,7 +85,7 @@ class Visitor:
 
     @property
     def memory(self):
-        return self.session.mind.memory
+        return self.session.walk.mind.memory
 
 
 @pytest.fixture

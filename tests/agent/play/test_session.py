@@ -7,7 +7,7 @@ import base64
 import numpy as np
 import pytest
 import torch
-from lssvwm.agent.play import memory_file, session
+from lssvwm.agent.play import memory_file, views, walk
 from lssvwm.agent.play.history import BRANCHES, HISTORY_STEPS
 from lssvwm.agent.play.session import Session
 
@@ -31,7 +31,7 @@ def same(memory, other) -> bool:
 
 
 def test_open_eyes_write_the_real_frames_into_memory(visitor) -> None:
-    agent, world = visitor.session.agent, visitor.session.world
+    agent, world = visitor.session.pursuit.agent, visitor.session.walk.world
     state = agent.initial(1)
     shown = [(world.now().pixels, 0)]
     for control in (AHEAD, LEFT, LEFT):
@@ -53,7 +53,7 @@ def test_open_eyes_write_the_real_frames_into_memory(visitor) -> None:
 def test_closed_eyes_imagine_while_the_world_steps(visitor) -> None:
     visitor.send(type="mode", mode="closed")
     before = visitor.memory
-    rollout = visitor.session.agent.model.imagine(
+    rollout = visitor.session.pursuit.agent.model.imagine(
         before, torch.tensor([[[LEFT, AHEAD]]]), decode=True
     )
     visitor.step(LEFT)
@@ -66,13 +66,13 @@ def test_closed_eyes_imagine_while_the_world_steps(visitor) -> None:
 
 def test_imagining_leaves_the_world_and_returns_to_its_memory(visitor) -> None:
     visitor.step(LEFT)
-    memory, frame = visitor.memory, visitor.session.world.now().pixels
+    memory, frame = visitor.memory, visitor.session.walk.world.now().pixels
     visitor.send(type="mode", mode="imagine")
     for control in (LEFT, AHEAD, RIGHT):
         reply = visitor.step(control)
     assert reply["step"] == 1 and reply["ahead"] == 3 and reply["error"] is None
     assert not same(visitor.memory, memory)
-    assert (visitor.session.world.now().pixels == frame).all()
+    assert (visitor.session.walk.world.now().pixels == frame).all()
     reply = visitor.send(type="mode", mode="open")["state"]
     assert same(visitor.memory, memory) and reply["ahead"] == 0
 
@@ -84,7 +84,7 @@ def test_comparison_carries_out_the_imagined_actions(visitor) -> None:
         visitor.step(control)
     found = visitor.send(type="compare")["comparison"]
     assert found["real"]["count"] == found["imagined"]["count"] == 2
-    assert visitor.session.world.step == 0
+    assert visitor.session.walk.world.step == 0
     visitor.send(type="mode", mode="open")
     visitor.step(LEFT)
     error = visitor.step(LEFT)["error"]["percent"]
@@ -94,14 +94,14 @@ def test_comparison_carries_out_the_imagined_actions(visitor) -> None:
 def test_rewind_restores_world_memory_and_mode(visitor) -> None:
     for control in (AHEAD, LEFT):
         visitor.step(control)
-    memory, frame = visitor.memory, visitor.session.world.now().pixels
+    memory, frame = visitor.memory, visitor.session.walk.world.now().pixels
     visitor.step(AHEAD)
     visitor.send(type="forget", how="erase")
     visitor.send(type="mode", mode="imagine")
     visitor.step(LEFT)
     reply = visitor.send(type="rewind", steps=3)["state"]
     assert same(visitor.memory, memory)
-    assert (visitor.session.world.now().pixels == frame).all()
+    assert (visitor.session.walk.world.now().pixels == frame).all()
     assert reply["mode"] == "open" and reply["step"] == 2
     visitor.send(type="rewind", steps=10_000)
     assert "nothing to rewind" in visitor.fails(type="rewind", steps=1)
@@ -109,17 +109,17 @@ def test_rewind_restores_world_memory_and_mode(visitor) -> None:
 
 def test_branches_lead_back_and_are_limited(visitor) -> None:
     visitor.step(LEFT)
-    memory, frame = visitor.memory, visitor.session.world.now().pixels
+    memory, frame = visitor.memory, visitor.session.walk.world.now().pixels
     found = visitor.send(type="fork")["branches"]["branches"]
     assert len(found) == 1 and not found[0]["imagined"]
     for control in (RIGHT, AHEAD):
         visitor.step(control)
     visitor.send(type="branch", index=0)
     assert same(visitor.memory, memory)
-    assert (visitor.session.world.now().pixels == frame).all()
+    assert (visitor.session.walk.world.now().pixels == frame).all()
     visitor.step(AHEAD)
     visitor.send(type="branch", index=0)  # a branch can be used again
-    assert (visitor.session.world.now().pixels == frame).all()
+    assert (visitor.session.walk.world.now().pixels == frame).all()
     for _ in range(BRANCHES - 1):
         visitor.send(type="fork")
     assert "8 branches already" in visitor.fails(type="fork")
@@ -129,18 +129,18 @@ def test_branches_lead_back_and_are_limited(visitor) -> None:
 
 def test_history_is_bounded(visitor) -> None:
     for _ in range(HISTORY_STEPS + 5):
-        reply = visitor.session._state("step")
-        visitor.session.history.add(visitor.session._present())
-    assert len(visitor.session.history.past) == HISTORY_STEPS
+        reply = views.state(visitor.session.walk, "step")
+        visitor.session.walk.history.add(visitor.session.walk.present())
+    assert len(visitor.session.walk.history.past) == HISTORY_STEPS
     assert reply["bytes"] == visitor.memory.nbytes()
 
 
 def test_memory_is_erased_swapped_and_cut_to_a_window(visitor, monkeypatch) -> None:
-    monkeypatch.setattr(session, "OTHER_STEPS", 9)
+    monkeypatch.setattr(walk, "OTHER_STEPS", 9)
     for control in (LEFT, AHEAD) * 6:
         visitor.step(control)
     own = visitor.memory
-    empty = visitor.session.agent.model.initial(1)
+    empty = visitor.session.pursuit.agent.model.initial(1)
     visitor.send(type="forget", how="window")
     assert not same(visitor.memory, own) and not same(visitor.memory, empty)
     assert int(visitor.memory.frames) == 8
@@ -179,7 +179,7 @@ def test_damaged_memory_files_change_nothing(visitor, spoil, words) -> None:
 
 
 def test_memory_of_another_model_is_refused(visitor) -> None:
-    model = visitor.session.agent.model
+    model = visitor.session.pursuit.agent.model
     two = memory_file.to_bytes(model.initial(2))
     (reply,) = visitor.session.handle(two)
     assert "another model" in reply["text"]
@@ -195,10 +195,10 @@ def test_plans_are_followed_and_end(visitor) -> None:
     assert 1 <= len(plans) <= 4
     assert plans[0]["score"] == max(plan["score"] for plan in plans)
     assert plans[0]["clip"]["count"] == plans[0]["steps"] <= 4
-    actions = visitor.session.plans[0].actions
+    actions = visitor.session.pursuit.plans[0].actions
     for i in range(plans[0]["steps"]):
         reply = visitor.send(type="follow", plan=0)["state"]
-        assert int(visitor.session.world.env.last_action()[0]) == actions[i]
+        assert int(visitor.session.walk.world.env.last_action()[0]) == actions[i]
     assert reply["arrived"]
     assert "plan again" in visitor.fails(type="follow", plan=0)
     visitor.step(LEFT)
@@ -210,7 +210,7 @@ def test_a_followed_plan_is_continued(visitor) -> None:
     for _ in range(2):
         visitor.send(type="follow", plan=0)
     warm = []
-    search = visitor.session.agent.planner
+    search = visitor.session.pursuit.agent.planner
     plan = search.plan
     search.plan = lambda *a, **k: warm.append(k["warm"]) or plan(*a, **k)
     visitor.send(**PLAN)
@@ -225,13 +225,16 @@ def test_every_planner_seeks_a_goal_image(visitor, planner) -> None:
     frames = []
     for control in (LEFT, AHEAD):
         visitor.step(control)
-        frames.append(visitor.session.mind.frame)
+        frames.append(visitor.session.walk.mind.frame)
     visitor.send(type="goal", goal="image")
     visitor.send(type="rewind", steps=2)
     message = PLAN | {"planner": planner, "candidates": 64, "horizon": 2}
     best = visitor.send(**message)["plans"]["plans"][0]
     assert best["score"] > -0.5  # per cent of error: the goal frame itself is found
-    assert visitor.session.plans[0].actions[: best["steps"]].tolist() == [LEFT, AHEAD]
+    assert visitor.session.pursuit.plans[0].actions[: best["steps"]].tolist() == [
+        LEFT,
+        AHEAD,
+    ]
 
 
 def test_place_on_the_map_becomes_the_goal(visitor) -> None:
@@ -240,8 +243,8 @@ def test_place_on_the_map_becomes_the_goal(visitor) -> None:
     drawn = visitor.send(type="map")["map"]["memory"]
     x, y, _ = drawn["agent"]
     visitor.send(type="goal", goal="place", x=x, y=y)
-    kind, place = visitor.session.goal
-    pose = visitor.session.mind.places[-1, 1:]
+    kind, place = visitor.session.pursuit.goal
+    pose = visitor.session.walk.mind.places[-1, 1:]
     assert kind == "place"
     assert torch.tensor(place).sub(pose).norm() < 0.1
     plans = visitor.send(**PLAN | {"planner": "beam"})["plans"]["plans"]
@@ -258,7 +261,7 @@ def test_map_is_empty_without_memory(visitor) -> None:
 
 
 def test_asking_for_a_ball_shows_its_colour(visitor) -> None:
-    env = visitor.session.world.env
+    env = visitor.session.walk.world.env
     for k in (1, 0):
         reply = visitor.send(type="ask", object=k)["state"]
         corner = pixels(reply["real"])[0, 0].tolist()
@@ -271,14 +274,14 @@ def test_asking_for_a_ball_shows_its_colour(visitor) -> None:
 
 
 def test_moved_ball_is_undone_by_rewinding(visitor) -> None:
-    env = visitor.session.world.env
+    env = visitor.session.walk.world.env
     before = env.objects.copy()
     visitor.send(type="move", object=1)
-    env = visitor.session.world.env
+    env = visitor.session.walk.world.env
     assert (env.objects[0, 0] == before[0, 0]).all()
     assert (env.objects[0, 1] != before[0, 1]).any()
     visitor.send(type="rewind", steps=1)
-    assert (visitor.session.world.env.objects == before).all()
+    assert (visitor.session.walk.world.env.objects == before).all()
 
 
 def test_guide_walks_only_in_the_real_world(visitor) -> None:
@@ -289,7 +292,7 @@ def test_guide_walks_only_in_the_real_world(visitor) -> None:
 
 def test_ended_episode_can_be_imagined_on(small, visitor) -> None:
     visitor.send(type="start", model=str(small), seed=2**31 + 5, unlimited=False)
-    while not visitor.session.world.ended:
+    while not visitor.session.walk.world.ended:
         state = visitor.send(type="guide")["state"]
     assert state["ended"] and state["outcome"] in ("success", "timeout")
     assert "has ended" in visitor.fails(type="step", control=0)

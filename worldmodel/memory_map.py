@@ -138,10 +138,15 @@ def lit_tokens(model: WorldModel, frames: Tensor) -> Tensor:
     return _tokens(model, shown).mean((3, 4, 5)) > 0.5
 
 
-def turns_by_quarters(trail: Tensor, up: float = 0.0) -> bool:
-    """Return whether all headings of poses [T, 3] differ from `up` by quarter turns."""
+def has_views(model: WorldModel, trail: Tensor, up: float = 0.0) -> bool:
+    """Return whether views from poses [T, 3] fit a map with heading `up`.
+
+    They differ from it by quarter turns, and a token lies straight ahead of the agent.
+    """
     turns = (trail[:, 0] - up) / QUARTER
-    return bool((turns - turns.round()).abs().lt(0.1).all())
+    gaps = (turns - turns.round()).abs()
+    is_odd = model.patches.grid[1] % 2 == 1
+    return is_odd and bool((gaps < 0.1).all())
 
 
 def draw_views(
@@ -155,56 +160,70 @@ def draw_views(
 ) -> Tensor:
     """Draw the map as `draw_map` does, from the views that memory predicts at visited poses.
 
-    trail: poses [T, 3] that turn by quarters
+    trail: poses [T, 3] for which `has_views` holds
     lit: tokens that showed something at these poses, bool [T, rows, columns]
 
     Tokens that were not lit stay black.
     Of several views of a place, the nearest to the middle of its frame counts, then the latest.
     """
-    heading = torch.tensor([up])
-    turned = ((trail[:, :1] - heading) / QUARTER).round().long() % 4
-    position = rotate2d(trail[:, 1:], -heading).round().long()
-    visits = {
-        tuple(pose): i
-        for i, pose in enumerate(torch.cat((turned, position), 1).tolist())
-    }
-    latest = torch.tensor([*visits.values()])
-    views = [
-        render_views(model, memory[:1], part[None].to(model.device))[0].cpu()
-        for part in trail[latest].split(CHUNK)
-    ]
+    poses = _poses_on_map(trail, up)
+    visits = {tuple(pose): number for number, pose in enumerate(poses.tolist())}
+    latest = list(visits.values())
+    views = []
+    for part in trail[latest].split(CHUNK):
+        part = part[None].to(model.device)
+        rendered = render_views(model, memory[:1], part)
+        views.append(rendered[0].cpu())
     tokens = _without_rim(_tokens(model, torch.cat(views)))
-    size = model.patches.patch
     rows, columns = (last - first + 1 for first, last in zip(low, high))
-    shown = tokens.new_zeros(rows, columns, *tokens.shape[3:])
+    token_shape = tokens.shape[3:]
+    shown = tokens.new_zeros(rows, columns, *token_shape)
+    quarters, position = split_pose(poses[latest])
+    headings = quarters * QUARTER
     for row, column in _from_rim_to_middle(*model.patches.grid):
-        for view, visit in enumerate(latest.tolist()):
-            if not lit[visit, row, column]:
-                continue
-            turns = int(turned[visit])
-            place = position[visit] + _offset(model, row, column, turns)
-            at = high[0] - int(place[0]), int(place[1]) - low[1]
-            if 0 <= at[0] < rows and 0 <= at[1] < columns:
-                shown[at] = tokens[view, row, column]
+        offset = _offset(model, row, column, headings)
+        places = (position + offset).round().long()
+        for view, (ahead, right) in enumerate(places.tolist()):
+            inside_rows = low[0] <= ahead <= high[0]
+            inside_columns = low[1] <= right <= high[1]
+            is_lit = lit[latest[view], row, column]
+            if inside_rows and inside_columns and is_lit:
+                shown_row = high[0] - ahead
+                shown_column = right - low[1]
+                shown[shown_row, shown_column] = tokens[view, row, column]
     by_channel = shown.permute(2, 0, 3, 1, 4)
-    return by_channel.reshape(-1, rows * size, columns * size)
+    return by_channel.flatten(3, 4).flatten(1, 2)
+
+
+def _poses_on_map(trail: Tensor, up: float) -> Tensor:
+    """Return poses [T, 3] in the axes of a map, in quarter turns and whole tokens."""
+    heading, position = split_pose(trail)
+    up_heading = torch.tensor([up])
+    quarters = (heading - up_heading) / QUARTER
+    turned = quarters.round() % 4
+    on_map = rotate2d(position, -up_heading)
+    return torch.cat((turned, on_map.round()), 1)
 
 
 def _from_rim_to_middle(rows: int, columns: int) -> list[tuple[int, int]]:
     """Return the tokens of a view without the agent's; the one before it comes last."""
-    middle = max(0, rows - 2), (columns - 1) // 2
-    own = rows - 1, middle[1]
-    places = [(r, c) for r in range(rows) for c in range(columns) if (r, c) != own]
-    return sorted(
-        places, key=lambda at: -abs(at[0] - middle[0]) - abs(at[1] - middle[1])
-    )
+    middle_row = max(0, rows - 2)
+    middle_column = (columns - 1) // 2
+    places = [(row, column) for row in range(rows) for column in range(columns)]
+    places.remove((rows - 1, middle_column))
+
+    def nearness(place: tuple[int, int]) -> int:
+        row, column = place
+        return -abs(row - middle_row) - abs(column - middle_column)
+
+    return sorted(places, key=nearness)
 
 
-def _offset(model: WorldModel, row: int, column: int, turns: int) -> Tensor:
-    """Return the place (ahead, right) of a token, from an agent turned by quarters."""
+def _offset(model: WorldModel, row: int, column: int, heading: Tensor) -> Tensor:
+    """Return the places (ahead, right) [T, 2] of a token from agents with headings [T, 1]."""
     rows, columns = model.patches.grid
     seen = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2])
-    return rotate2d(seen, torch.tensor([turns * QUARTER])).round().long()
+    return rotate2d(seen.expand(len(heading), 2), heading)
 
 
 def _tokens(model: WorldModel, frames: Tensor) -> Tensor:

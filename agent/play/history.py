@@ -45,6 +45,7 @@ class Present:
     """Hold everything that a step changes; `world` is a copy for `World.resume`."""
 
     world: World
+    moment: Moment
     mind: Mind
     mode: str
     away: Excursion | None

@@ -119,7 +119,7 @@ class ReadMap:
 
 @dataclass(frozen=True, config=STRICT)
 class SetGoal:
-    """Choose as goal that of the task, a place on the map, or the present frame."""
+    """Choose as goal the task, a place on the map, or a frame."""
 
     type: Literal["goal"]
     goal: Literal["task", "place", "image"]

@@ -25,6 +25,7 @@ from lssvwm.planners.base import pick
 from lssvwm.planners.noise import Generators
 from lssvwm.worldmodel import Memory, RolloutState, WorldModel, imagination, memory_map
 from lssvwm.worldmodel.imagination import StepOptions
+from lssvwm.worldmodel.memory_map import QUARTER
 from torch import Tensor
 
 ELITES = 8
@@ -33,7 +34,6 @@ SHOWN = 4
 """Candidates shown, at most."""
 STEP_COST = 0.01
 """Share of the scale of a goal by which a later arrival scores lower, per step."""
-QUARTER = torch.pi / 2
 ARRIVED = 0.5
 """Probability of an end, or distance in tokens, from which on a plan has arrived."""
 
@@ -120,6 +120,11 @@ class Pursuit:
         self.agent, self.goal, self.budget = agent, goal, budget
         self.clear()
 
+    @property
+    def due(self) -> int:
+        """Actions after which an agent replans."""
+        return self.agent.config.replan * self.agent.config.action_repeat
+
     def clear(self) -> None:
         """Forget the plan."""
         self.plans: list[Candidate] = []
@@ -133,12 +138,12 @@ class Pursuit:
 
         A plan that was followed until it is due for the next one is continued.
         """
-        continues = self.followed == 0 and self.executed >= self.agent.config.replan
-        state = mind.state
-        if not continues:
+        if self.followed == 0 and self.executed >= self.due:
+            used = torch.full_like(mind.state.used, self.executed)
+            state = replace(mind.state, used=used)
+        else:
             state = without_plan(self.agent, mind).state
-        used = torch.full_like(state.used, self.executed or self.agent.plan_steps)
-        _, state = self.agent.act(replace(state, used=used))
+        _, state = self.agent.act(state)
         mind = replace(mind, state=state)
         self.clear()
         self.plans = candidates(self.agent, mind)
@@ -157,7 +162,7 @@ class Pursuit:
 
     @property
     def arrived(self) -> bool:
-        """Whether the candidate that is followed has no further action."""
+        """Return true if the candidate that is followed has no further action."""
         return self.executed >= self.plans[self.followed].steps
 
 

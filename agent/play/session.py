@@ -109,7 +109,7 @@ class Session:
             "goal_image": messages.frame(None if goals is None else goals[0]),
             "planners": [k for k in PLANNER_CONFIGS if discrete or k != "beam"],
             "planner": dataclasses.asdict(self.pursuit.budget),
-            "replan": self.pursuit.agent.config.replan,
+            "replan": self.pursuit.due,
             "window": self.walk.window,
             "branches": BRANCHES,
             "unlimited": message.unlimited,

@@ -83,8 +83,8 @@ def branches(history: History) -> Reply:
 def _thumbnail(present: Present) -> dict[str, Any]:
     mind = present.mind
     seen = mind.ahead == 0 or mind.frame is None
-    pixels = present.world.now().pixels if seen else mind.frame
-    step = present.world.step
+    pixels = present.moment.pixels if seen else mind.frame
+    step = present.moment.step
     words = f"step {step}" if seen else f"step {step} + {mind.ahead}"
     return {"frame": messages.frame(pixels), "label": words, "imagined": not seen}
 
@@ -104,7 +104,7 @@ def comparison(imagined: list[np.ndarray], real: list[Moment]) -> Reply:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Hold the map in memory, and the direction in which the agent faces on it (radians)."""
+    """Hold the map in memory, and the agent's heading on it in radians."""
 
     picture: MemoryMap
     bearing: float

@@ -1,4 +1,4 @@
-"""Hold what steps change: the real world, the mind, the mode, and earlier moments of all three."""
+"""Hold what steps change: real world, mind, mode, and earlier moments of all three."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Walk:
 
     @property
     def imagines(self) -> bool:
-        """Whether the real world stands still."""
+        """Return true if the real world stands still."""
         return self.mode == IMAGINE
 
     def advance(self, action: Any) -> None:
@@ -100,6 +100,7 @@ class Walk:
             if world.ended or stopped():
                 break
             real.append(world.act(action))
+        world.close()
         if not real:
             raise UserError("the episode has ended: there is nothing to compare with")
         return self.away.frames[: len(real)], real
@@ -111,11 +112,24 @@ class Walk:
         if self._copy is None:
             self._copy = self.world.copy()
         away = None if self.away is None else self.away.copy()
-        return Present(self._copy, self.mind, self.mode, away, self.recent)
+        return Present(
+            world=self._copy,
+            moment=self.world.now(),
+            mind=self.mind,
+            mode=self.mode,
+            away=away,
+            recent=self.recent,
+        )
 
     def restore(self, present: Present) -> None:
-        """Return to a moment."""
+        """Return to a moment. Raises UserError if the environment cannot repeat its actions."""
+        self.world.close()
         self.world = present.world.resume()
+        if not np.array_equal(self.world.now().pixels, present.moment.pixels):
+            raise UserError(
+                "the environment brings other frames when the same actions are repeated: "
+                "start a new episode"
+            )
         self._copy = present.world
         self.mind, self.mode, self.recent = present.mind, present.mode, present.recent
         self.away = None if present.away is None else present.away.copy()

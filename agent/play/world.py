@@ -166,29 +166,29 @@ class World:
         return self.env
 
     def copy(self) -> World:
-        """Return a world that goes on like this one, and leaves this one unchanged.
-
-        An environment that cannot be copied repeats its actions when the copy is used.
-        """
+        """Return a world for `resume`, which later steps of this one do not change."""
         if self.env.copyable:
             return deepcopy(self)
-        copy = object.__new__(World)
-        copy.__dict__ = self.__dict__ | {"actions": list(self.actions)}
-        return copy
+        return self._with(self.env, list(self.actions))
 
     def resume(self) -> World:
-        """Return a copy in which the environment stands where this copy was made.
+        """Return a world that goes on from here; this one can be resumed again.
 
-        Raises UserError if the environment brings another frame when its actions are repeated.
+        An environment that cannot be copied is built again and repeats its actions.
         """
         if self.env.copyable:
             return deepcopy(self)
-        resumed = object.__new__(World)
-        resumed.__dict__ = dict(self.__dict__)
+        resumed = self._with(self.env.renewed(), [])
         resumed._begin()
         for action in self.actions:
             resumed.act(action[0])
         return resumed
+
+    def _with(self, env: BatchedEnv, actions: list[np.ndarray]) -> World:
+        """Return a shallow copy with another environment."""
+        copy = object.__new__(World)
+        copy.__dict__ = self.__dict__ | {"env": env, "actions": actions}
+        return copy
 
     def close(self) -> None:
         """Free what the environment holds."""

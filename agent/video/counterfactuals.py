@@ -291,7 +291,7 @@ def draw_memory_map(
     low = torch.maximum(points.amin(0) - MARGIN, now - LARGEST_SIDE // 2).floor()
     high = torch.minimum(points.amax(0) + MARGIN, now + LARGEST_SIDE // 2).ceil()
     first, last = ((int(ahead), int(right)) for ahead, right in (low, high))
-    if lit is not None and memory_map.turns_by_quarters(poses, float(up)):
+    if lit is not None and memory_map.has_views(model, poses, float(up)):
         view = memory_map.draw_views(model, memory, poses, lit, first, last, float(up))
     else:
         view = memory_map.draw_map(model, memory, poses, first, last, float(up))

@@ -129,14 +129,14 @@ def test_views_from_visited_poses_make_a_map(up):
     trail = torch.tensor([[up, 0.0, 0.0], [turned, 0.0, 0.0]])
     lit = torch.ones(2, 3, 3, dtype=torch.bool)
     lit[0, 0, 2] = False  # 2 ahead, 1 to the right
-    assert memory_map.turns_by_quarters(trail, up)
-    assert not memory_map.turns_by_quarters(trail, up + 0.3)
+    assert memory_map.has_views(model, trail, up)
+    assert not memory_map.has_views(model, trail, up + 0.3)
     drawn = memory_map.draw_views(model, memory, trail, lit, (-2, -2), (2, 2), up)
     tiles = drawn.view(3, 5, 8, 5, 8)
     seen = (tiles.amax((0, 2, 4)) > 0).nonzero().tolist()
     ahead = [[0, 1], [0, 2], [1, 1], [1, 2], [1, 3], [2, 1], [2, 3]]
-    beside = [[1, 4], [2, 4], [3, 2], [3, 3], [3, 4]]
-    assert seen == sorted(ahead + beside)
+    right = [[1, 4], [2, 4], [3, 2], [3, 3], [3, 4]]
+    assert seen == sorted(ahead + right)
     views = memory_map.render_views(model, memory, trail[None])[0]
     inner = slice(3, 5)  # the rim of a token is replaced
     for view, (row, column), at in [

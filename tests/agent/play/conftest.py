@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,8 @@ from lssvwm.agent.play.library import Library
 from lssvwm.agent.play.session import Session
 from lssvwm.worldmodel import WorldModel
 
+RETURN = ["env=return", "env.n=7", "env.objects=2", "env.tour=12"]
 SMALL = [
-    "env=return",
-    "env.n=7",
-    "env.objects=2",
-    "env.tour=12",
     "model.width=16",
     "model.mixer.state=16",
     "model.mixer.head_dim=16",
@@ -54,17 +52,17 @@ def export_small(folder: Path, *settings: str) -> Path:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory) -> Path:
-    return export_small(tmp_path_factory.mktemp("small"))
+    return export_small(tmp_path_factory.mktemp("small"), *RETURN)
 
 
 class Visitor:
     """Send messages to a session as a page does."""
 
-    def __init__(self, folder: Path, **start: Any):
-        config = of_checkpoint("play", [f"checkpoint={folder}"], PlayRunConfig)
+    def __init__(self, folder: Path, *settings: str):
+        chosen = [f"checkpoint={folder}", *settings]
+        config = of_checkpoint("play", chosen, PlayRunConfig)
         self.session = Session(Library(config))
-        self.folder = folder
-        self.send(type="start", model=str(folder), seed=SEED, **start)
+        self.send(type="start", model=str(folder), seed=SEED)
 
     def send(self, **message: Any) -> dict[str, Any]:
         """Return the replies by type; an error fails."""
@@ -91,3 +89,13 @@ class Visitor:
 @pytest.fixture
 def visitor(small: Path) -> Visitor:
     return Visitor(small)
+
+
+@pytest.fixture
+def visit(tmp_path: Path) -> Callable[..., Visitor]:
+    """Return a function that visits an untrained checkpoint of an environment."""
+
+    def begin(env: Sequence[str], *settings: str) -> Visitor:
+        return Visitor(export_small(tmp_path, *env), *settings)
+
+    return begin

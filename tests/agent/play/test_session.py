@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from lssvwm.agent.play import memory_file, views, walk
 from lssvwm.agent.play.history import BRANCHES, HISTORY_STEPS
 from lssvwm.agent.play.session import Session
 
+FAULTY = Path(__file__).parents[2] / "envs" / "faulty_env.py"
 LEFT, RIGHT, AHEAD, STAY = range(4)
 PLAN = {
     "type": "plan",
@@ -307,3 +309,43 @@ def test_messages_before_the_start_are_refused(visitor) -> None:
     assert "in the list" in visitor.fails(type="start", model="/etc/passwd")
     (reply,) = fresh.handle(b"bytes")
     assert "start an episode" in reply["text"]
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_environments_that_cannot_be_copied_repeat_their_actions(visit, steady) -> None:
+    factory = f"env.factory={FAULTY}:Walk"
+    kwargs = f"env.kwargs={{steady: {str(steady).lower()}}}"
+    visitor = visit(["env=gym", factory, "env.size=64", kwargs], "trust=true")
+    for control in (0, 1, 2):
+        visitor.step(control)
+    frame = visitor.session.walk.world.now().pixels
+    (branch,) = visitor.send(type="fork")["branches"]["branches"]
+    assert (pixels(branch["frame"]) == frame.transpose(1, 2, 0)).all()
+    visitor.send(type="mode", mode="imagine")
+    visitor.step(0)
+    visitor.send(type="compare")
+    assert (visitor.session.walk.world.now().pixels == frame).all()
+    visitor.send(type="mode", mode="open")
+    visitor.step(1)
+    if steady:
+        visitor.send(type="branch", index=0)
+        assert (visitor.session.walk.world.now().pixels == frame).all()
+    else:
+        assert "other frames" in visitor.fails(type="branch", index=0)
+
+
+def test_continuous_actions_have_two_controls_each(visit) -> None:
+    visitor = visit(["env=pointmaze", "env.goal=none"])
+    names = [control.name for control in visitor.session.controls]
+    assert names == ["left", "right", "up", "down"]
+    visitor.send(type="mode", mode="imagine")
+    assert visitor.step(1)["ahead"] == 1
+    visitor.send(type="compare")
+    visitor.send(type="mode", mode="open")
+    before = visitor.session.walk.world.env.position.copy()
+    visitor.step(1)
+    assert visitor.session.walk.world.env.position[0, 0] >= before[0, 0]
+    assert visitor.send(**PLAN)["plans"]["plans"]
+    assert visitor.send(type="map")["map"]["memory"] is None
+    assert "discrete actions" in visitor.fails(**PLAN | {"planner": "beam"})
+    visitor.send(type="goal", goal="image")  # the refused planner was not kept

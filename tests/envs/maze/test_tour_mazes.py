@@ -119,8 +119,8 @@ def test_guide_shows_almost_every_ball(config, start):
 )
 def test_goal_set_by_a_person_begins_the_query(config, start):
     env = start(config, 2)
-    for _ in range(5):
-        env.step(np.full(2, 2))
+    for _ in range(3):
+        env.step(np.full(2, 0))  # turns: the agent stands on no ball
     before, ages = pose(env)[0], env.clock[0] - env.seen_at[0]
     known = env.seen_at[0] >= 0
     env.set_goal(0, 2)

@@ -102,7 +102,7 @@ class ImaginedEnv(ModelBasedEnvBase):
         memory = _memory(tensordict)
         action = tensordict["action"]
         action = action.reshape(len(memory), *action.shape[len(lead) :])
-        heads, memory = imagination.imagine_one(self.model, memory, action)
+        heads, memory, _ = imagination.imagine_one(self.model, memory, action)
         out = self._observation(memory, heads.value[:, None], heads.policy)
         out["reward"] = heads.reward[:, None]
         out["terminated"] = heads.cont[:, None] < 0.5

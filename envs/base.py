@@ -86,6 +86,26 @@ class HasMap(Protocol):
         ...
 
 
+@runtime_checkable
+class HasObjects(Protocol):
+    """Let a person change a running episode, never a training run."""
+
+    def object_names(self) -> tuple[str, ...]:
+        """Return the colours of the objects."""
+        ...
+
+    def set_goal(self, slot: int, k: int) -> None:
+        """Make object k the goal of `slot`; the next frame shows it."""
+        ...
+
+    def move_object(self, slot: int, k: int, rng: np.random.Generator) -> None:
+        """Move object k to a random place that the agent does not see.
+
+        Raises ValueError if the agent sees it now, or if there is no such place.
+        """
+        ...
+
+
 class BatchedEnv(HasExperts, ABC):
     """Step B independent environments together.
 

@@ -19,6 +19,8 @@ from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("agent", "envs", "planners", "worldmodel")
+PAGE = (".html", ".js", ".css", ".svg")
+"""Files of the page of `lssvwm play`."""
 MEBIBYTE = 2**20
 
 
@@ -89,14 +91,18 @@ def test_wheel_holds_packages_presets_and_models(wheel: dict[str, Path]) -> None
     assert inside == {*PACKAGES, "configs"}
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert folders == set(PACKAGES)
-    for pattern in ("configs/*/*.yaml", "configs/pretrained/*/weights.safetensors"):
+    for pattern in (
+        "configs/*/*.yaml",
+        "configs/pretrained/*/weights.safetensors",
+        "agent/play/page/*",
+    ):
         files = {f"lssvwm/{path.relative_to(ROOT)}" for path in ROOT.glob(pattern)}
         assert files <= set(wheel)
 
 
 def test_wheel_holds_no_benchmark_data(wheel: dict[str, Path]) -> None:
     endings = {Path(path).suffix for path in wheel}
-    assert endings <= {".py", ".yaml", ".safetensors", ".md", ".html", ".css", ".js"}
+    assert endings <= {".py", ".yaml", ".safetensors", ".md", *PAGE}
     assert not [path for path in wheel if "docs/" in path or "results/" in path]
     size = sum(path.stat().st_size for path in wheel.values())
     assert size < 25 * MEBIBYTE
@@ -151,8 +157,8 @@ def test_every_dependency_is_pinned(project: dict) -> None:
     ]
     extras = project["project"]["optional-dependencies"]
     own, *dev = extras["dev"]
-    assert own == "lssvwm[docs,report]"
-    included = [*extras["docs"], *extras["report"], *dev]
+    assert own == "lssvwm[docs,play,report]"
+    included = [*extras["docs"], *extras["play"], *extras["report"], *dev]
     wanted = [*project["project"]["dependencies"], *included]
     names = {text.split(">")[0].split("=")[0].strip().lower() for text in wanted}
     assert names <= set(pins), f"not in constraints.txt: {names - set(pins)}"

@@ -450,10 +450,11 @@ def _read(
 
 
 def imagine_one(
-    model: WorldModel, memory: Memory, action: Tensor
-) -> tuple[HeadOutputs, Memory]:
-    """Imagine the frame that actions [B] or [B, A] lead to. Returns the heads [B] and a memory of the frame.
+    model: WorldModel, memory: Memory, action: Tensor, decode: bool = False
+) -> tuple[HeadOutputs, Memory, Tensor | None]:
+    """Imagine the frame that actions [B] or [B, A] lead to.
 
+    Returns the heads [B], a memory of the frame and, if `decode`, the frame uint8 [B, C, H, W].
     The numbers are those of `imagine`. Every call copies the memory.
     """
     action = action[:, None]
@@ -463,7 +464,10 @@ def imagine_one(
     unknown = torch.zeros_like(blank[..., 0, 0])
     x = model.run(blank, unknown, trajectory, memory).tokens
     heads = model.heads(x[:, 0, 0])
+    frames = None
+    if decode:
+        frames = model.patches.unpatchify(model.unembed(x[:, 0, 0]))
     trajectory.writes = ~none
     level = torch.full_like(unknown, written_level(model))
     written = model.run(model.reembed(x), level, trajectory, memory)
-    return heads, written.memory
+    return heads, written.memory, frames

@@ -17,11 +17,15 @@ from lssvwm.worldmodel.imagination import RolloutState, StepOptions
 from lssvwm.worldmodel.mixers.base import PoseCache
 from lssvwm.worldmodel.mixers.path_integrator import rotate2d, split_pose
 from torch import Tensor
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from lssvwm.worldmodel.memory import Memory
     from lssvwm.worldmodel.model import WorldModel
 
+QUARTER = torch.pi / 2
+RIM = 3
+"""Pixels at the rim of a token that a map does not show."""
 CHUNK = 256
 """Poses that are rendered, or compared, at once."""
 
@@ -44,15 +48,21 @@ def predicted_routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tens
     Walls that the model predicts block the way.
     """
     n, horizon = actions.shape[1:3]
-    last_block = _last_block(model)
     state = imagination.start(model, memory, n, horizon)
-    poses = []
-    for h in range(horizon):
-        imagination.step(model, state, actions[:, :, h])
-        imagination.write(model, state)
-        cache = _pose_cache(state, last_block)
-        poses.append(cache.pose.mean(2))
+    poses = [advance_pose(model, state, actions[:, :, h]) for h in range(horizon)]
     return torch.stack(poses, 2)
+
+
+@torch.no_grad()
+def advance_pose(model: WorldModel, state: RolloutState, action: Tensor) -> Tensor:
+    """Imagine and remember one step of a rollout; return the poses [B, n, 3] after it.
+
+    Raises ValueError for a model without poses.
+    """
+    last_block = _last_block(model)
+    imagination.step(model, state, action)
+    imagination.write(model, state)
+    return _pose_cache(state, last_block).pose.mean(2)
 
 
 @torch.no_grad()
@@ -117,6 +127,121 @@ def draw_map(
     shown[known] = tokens
     by_channel = shown.permute(2, 0, 3, 1, 4)
     return by_channel.flatten(3, 4).flatten(1, 2)
+
+
+def lit_tokens(model: WorldModel, frames: Tensor) -> Tensor:
+    """Return which tokens of frames uint8 [T, C, H, W] show something, bool [T, rows, columns].
+
+    Most of a dark token is black: walls hide it.
+    """
+    shown = (frames.amax(1, keepdim=True) > 0).float()
+    return _tokens(model, shown).mean((3, 4, 5)) > 0.5
+
+
+def has_views(model: WorldModel, trail: Tensor, up: float = 0.0) -> bool:
+    """Return whether views from poses [T, 3] fit a map with heading `up`.
+
+    They differ from it by quarter turns, and a token lies straight ahead of the agent.
+    """
+    turns = (trail[:, 0] - up) / QUARTER
+    gaps = (turns - turns.round()).abs()
+    is_odd = model.patches.grid[1] % 2 == 1
+    return is_odd and bool((gaps < 0.1).all())
+
+
+def draw_views(
+    model: WorldModel,
+    memory: Memory,
+    trail: Tensor,
+    lit: Tensor,
+    low: tuple[int, int],
+    high: tuple[int, int],
+    up: float = 0.0,
+) -> Tensor:
+    """Draw the map as `draw_map` does, from the views that memory predicts at visited poses.
+
+    trail: poses [T, 3] for which `has_views` holds
+    lit: tokens that showed something at these poses, bool [T, rows, columns]
+
+    Tokens that were not lit stay black.
+    Of several views of a place, the nearest to the middle of its frame counts, then the latest.
+    """
+    poses = _poses_on_map(trail, up)
+    visits = {tuple(pose): number for number, pose in enumerate(poses.tolist())}
+    latest = list(visits.values())
+    views = []
+    for part in trail[latest].split(CHUNK):
+        part = part[None].to(model.device)
+        rendered = render_views(model, memory[:1], part)
+        views.append(rendered[0].cpu())
+    tokens = _without_rim(_tokens(model, torch.cat(views)))
+    rows, columns = (last - first + 1 for first, last in zip(low, high))
+    token_shape = tokens.shape[3:]
+    shown = tokens.new_zeros(rows, columns, *token_shape)
+    quarters, position = split_pose(poses[latest])
+    headings = quarters * QUARTER
+    for row, column in _from_rim_to_middle(*model.patches.grid):
+        offset = _offset(model, row, column, headings)
+        places = (position + offset).round().long()
+        for view, (ahead, right) in enumerate(places.tolist()):
+            inside_rows = low[0] <= ahead <= high[0]
+            inside_columns = low[1] <= right <= high[1]
+            is_lit = lit[latest[view], row, column]
+            if inside_rows and inside_columns and is_lit:
+                shown_row = high[0] - ahead
+                shown_column = right - low[1]
+                shown[shown_row, shown_column] = tokens[view, row, column]
+    by_channel = shown.permute(2, 0, 3, 1, 4)
+    return by_channel.flatten(3, 4).flatten(1, 2)
+
+
+def _poses_on_map(trail: Tensor, up: float) -> Tensor:
+    """Return poses [T, 3] in the axes of a map, in quarter turns and whole tokens."""
+    heading, position = split_pose(trail)
+    up_heading = torch.tensor([up])
+    quarters = (heading - up_heading) / QUARTER
+    turned = quarters.round() % 4
+    on_map = rotate2d(position, -up_heading)
+    return torch.cat((turned, on_map.round()), 1)
+
+
+def _from_rim_to_middle(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Return the tokens of a view without the agent's; the one before it comes last."""
+    middle_row = max(0, rows - 2)
+    middle_column = (columns - 1) // 2
+    places = [(row, column) for row in range(rows) for column in range(columns)]
+    places.remove((rows - 1, middle_column))
+
+    def nearness(place: tuple[int, int]) -> int:
+        row, column = place
+        return -abs(row - middle_row) - abs(column - middle_column)
+
+    return sorted(places, key=nearness)
+
+
+def _offset(model: WorldModel, row: int, column: int, heading: Tensor) -> Tensor:
+    """Return the places (ahead, right) [T, 2] of a token from agents with headings [T, 1]."""
+    rows, columns = model.patches.grid
+    seen = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2])
+    return rotate2d(seen.expand(len(heading), 2), heading)
+
+
+def _tokens(model: WorldModel, frames: Tensor) -> Tensor:
+    """Cut frames [T, C, H, W] into tokens [T, rows, columns, C, side, side]."""
+    rows, columns = model.patches.grid
+    size = model.patches.patch
+    padded = F.pad(frames.float(), model.patches.pad, mode="replicate")
+    cut = padded.unflatten(3, (columns, size)).unflatten(2, (rows, size))
+    return cut.permute(0, 2, 4, 1, 3, 5).to(frames.dtype)
+
+
+def _without_rim(tokens: Tensor) -> Tensor:
+    """Replace the outermost pixels of tokens [..., C, side, side], where a frame may have a border."""
+    side = tokens.shape[-1]
+    inner = torch.arange(side).clamp(
+        min(RIM, side // 2), max(side - 1 - RIM, side // 2)
+    )
+    return tokens[..., inner, :][..., inner]
 
 
 def _in_view(model: WorldModel, places: Tensor, trail: Tensor) -> Tensor:

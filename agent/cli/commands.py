@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from lssvwm.agent.config.settings import (
     BenchmarkRunConfig,
     CheckpointConfig,
     Config,
+    PlayRunConfig,
     RecordRunConfig,
     SavedRunConfig,
 )
@@ -34,6 +36,9 @@ TRAINED = {
     "strategies": "strategies",
 }
 """Benchmarks that train models, and the experiment of each."""
+NEEDED_TO_PLAY = ("starlette", "uvicorn", "websockets")
+PLAYED = "return9"
+"""Packaged model that `play` starts with."""
 AnyConfig = TypeVar("AnyConfig", bound=CheckpointConfig)
 
 
@@ -135,6 +140,29 @@ def report(arguments: list[str]) -> None:
 
     with saved(Path(output or folders[0]).parent, again="run it again"):
         print(f"report: {write_report(folders, Path(output) if output else None)}")
+
+
+def play(settings: list[str], show: bool) -> None:
+    """Serve the page for walking in imagination."""
+    if given(settings, "checkpoint") is None:
+        settings = [f"checkpoint={PLAYED}", *settings]
+    config = of_checkpoint("play", settings, PlayRunConfig)
+    if show:
+        return show_settings.of_checkpoint(config, settings)
+    missing = [name for name in NEEDED_TO_PLAY if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"play needs {', '.join(missing)}: pip install 'lssvwm[play]' "
+            f"(in a checkout: pip install '.[play]')"
+        )
+    if config.threads:
+        import torch
+
+        torch.set_num_threads(config.threads)
+    from lssvwm.agent.play.server import serve
+
+    print(f"play {config.checkpoint} on {_summary(config.env)}")
+    serve(config)
 
 
 def collect(settings: list[str], show: bool) -> None:

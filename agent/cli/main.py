@@ -278,6 +278,24 @@ def report(runs: tuple[str, ...]) -> None:
 
 @lssvwm.command(cls=SettingsCommand)
 @takes_settings
+def play(settings: tuple[str, ...], show: bool) -> None:
+    """Walk in imagination, in a local web page.
+
+    Prints an address with a token, to open in a browser. The page shows the real environment, the imagined frame and
+    the map in memory. Walk, close the eyes, imagine, plan; fork, rewind, erase and swap the memory. It needs the extra
+    `play`: pip install 'lssvwm[play]'. Settings that are not given are those of the checkpoint.
+
+    \b
+    lssvwm play
+    lssvwm play checkpoint=tmaze play.port=9000
+    """
+    from lssvwm.agent.cli import commands
+
+    commands.play(list(settings), show)
+
+
+@lssvwm.command(cls=SettingsCommand)
+@takes_settings
 def collect(settings: tuple[str, ...], show: bool) -> None:
     """Collect frames only.
 

@@ -13,6 +13,7 @@ from lssvwm.agent.config.settings import (
     BenchmarkRunConfig,
     CheckpointConfig,
     Config,
+    PlayRunConfig,
     RecordRunConfig,
     SavedRunConfig,
 )
@@ -43,6 +44,7 @@ PAGES = {
     "collect": Page(
         CheckpointConfig, ("", "train.collect", "env"), ("env", "experiment")
     ),
+    "play": Page(PlayRunConfig, ("", "play", "env")),
     "benchmark": Page(BenchmarkRunConfig, ("", "benchmark")),
     "doctor": Page(Config, ("",)),
 }

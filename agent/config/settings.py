@@ -187,6 +187,17 @@ class RecordConfig:
 
 
 @documented(frozen=True, config=SETTINGS)
+class PlayConfig:
+    """Set where `lssvwm play` serves its page."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. 127.0.0.1: only this machine can open the page. 0.0.0.0: other machines can, if they know
+    the token in the address of the page."""
+    port: int = Field(default=8765, ge=0, le=65535)
+    """Port to listen on; 0: a free one."""
+
+
+@documented(frozen=True, config=SETTINGS)
 class BenchmarkConfig:
     """Set what benchmarks train and measure."""
 
@@ -334,6 +345,14 @@ class RecordRunConfig(CheckpointConfig):
 
     record: RecordConfig = Field(default_factory=RecordConfig)
     """Videos."""
+
+
+@documented(frozen=True, config=SETTINGS)
+class PlayRunConfig(CheckpointConfig):
+    """Configure `lssvwm play`."""
+
+    play: PlayConfig = Field(default_factory=PlayConfig)
+    """Page."""
 
 
 @documented(frozen=True, config=SETTINGS)

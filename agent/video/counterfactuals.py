@@ -104,12 +104,16 @@ class MemoryMap:
     seen: bool [R, S], places that were in view
     past: remembered path of the agent [T, 2], rows and columns of the picture
     routes: imagined path of each plan [H, 2]
+    corner: place (ahead, right) of the first pixel, in tokens, in the axes of the picture
+    token: rows and columns of a token
     """
 
     picture: np.ndarray
     seen: np.ndarray
     past: np.ndarray
     routes: list[np.ndarray]
+    corner: tuple[float, float]
+    token: tuple[int, int]
 
     def cropped(self) -> MemoryMap:
         """Cut off margins that were never in view and that no route enters."""
@@ -118,12 +122,22 @@ class MemoryMap:
         top, left = np.clip(spots.min(0), 0, limit - 1).astype(int)
         bottom, right = np.clip(spots.max(0) + 1, 1, limit).astype(int)
         corner = np.array([top, left])
+        rows, columns = self.token
+        ahead, first_right = self.corner
         return MemoryMap(
             picture=self.picture[:, top:bottom, left:right],
             seen=self.seen[top:bottom, left:right],
             past=self.past - corner,
             routes=[route - corner for route in self.routes],
+            corner=(ahead - top / rows, first_right + left / columns),
+            token=self.token,
         )
+
+    def place(self, row: float, column: float) -> tuple[float, float]:
+        """Return the place (ahead, right) of a pixel, in the axes of the picture."""
+        rows, columns = self.token
+        ahead, right = self.corner
+        return ahead - row / rows, right + column / columns
 
     def brightened(self) -> np.ndarray:
         """Return a light picture, uint8 [3, R, S]; unseen places have their own colour."""
@@ -262,10 +276,13 @@ def draw_memory_map(
     poses: Tensor,
     routes: list[Tensor],
     bearing: float,
+    lit: Tensor | None = None,
 ) -> MemoryMap:
     """Draw what memory expects to see around the path `poses` [T, 3] and the routes.
 
-    `bearing` is the direction in which the agent faces on the real map.
+    bearing: direction in which the agent faces on the real map
+    lit: tokens that each observed frame showed, bool [T, rows, columns]; places are then drawn as they look from the
+        path, if it turns by quarters
     """
     up = poses[-1, :1] - bearing
     paths = [rotate2d(path[:, 1:], -up) for path in (poses, *routes)]
@@ -274,7 +291,10 @@ def draw_memory_map(
     low = torch.maximum(points.amin(0) - MARGIN, now - LARGEST_SIDE // 2).floor()
     high = torch.minimum(points.amax(0) + MARGIN, now + LARGEST_SIDE // 2).ceil()
     first, last = ((int(ahead), int(right)) for ahead, right in (low, high))
-    view = memory_map.draw_map(model, memory, poses, first, last, float(up))
+    if lit is not None and memory_map.has_views(model, poses, float(up)):
+        view = memory_map.draw_views(model, memory, poses, lit, first, last, float(up))
+    else:
+        view = memory_map.draw_map(model, memory, poses, first, last, float(up))
     picture = view.cpu().numpy()
     tokens = (last[0] - first[0] + 1, last[1] - first[1] + 1)
     size = picture.shape[1] // tokens[0], picture.shape[2] // tokens[1]
@@ -284,7 +304,14 @@ def draw_memory_map(
         columns = (path[:, 1] - low[1] + 0.5) * size[1]
         pixels.append(torch.stack((rows, columns), -1).cpu().numpy())
     seen = _seen(picture, size)
-    return MemoryMap(picture, seen, past=pixels[0], routes=pixels[1:])
+    return MemoryMap(
+        picture=picture,
+        seen=seen,
+        past=pixels[0],
+        routes=pixels[1:],
+        corner=(float(high[0]) + 0.5, float(low[1]) - 0.5),
+        token=size,
+    )
 
 
 def _seen(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -101,6 +101,46 @@ class ObjectMaze(GridMaze):
         row, col = self.objects[slot, self.cue[slot]]
         return int(row), int(col)
 
+    def object_names(self) -> tuple[str, ...]:
+        """Return the colours of the balls."""
+        return rendering.COLOUR_NAMES[: self.labels]
+
+    def set_goal(self, slot: int, k: int) -> None:
+        """Make ball k the goal of `slot`."""
+        self.cue[slot] = k
+        self._aim(slot)
+        self._drawn = False
+
+    def move_object(self, slot: int, k: int, rng: np.random.Generator) -> None:
+        """Move ball k to a random cell that the agent does not see.
+
+        Raises ValueError if the agent sees it now, or if there is no such cell.
+        """
+        step = self.spacing
+        free = np.zeros_like(self.floor[slot])
+        free[1::step, 1::step] = self.floor[slot][1::step, 1::step]
+        seen = self._cells_in_view(slot)
+        row, col = self.objects[slot, k]
+        if seen[row, col]:
+            raise ValueError("the ball is in view: look away, then move it")
+        rows, cols = self.objects[slot].T
+        free[rows, cols] = False
+        cells = np.argwhere(free & ~seen)
+        if not len(cells):
+            raise ValueError("no free cell is out of view")
+        self.put_tile(slot, (int(row), int(col)), rendering.FLOOR)
+        self.objects[slot, k] = cells[rng.integers(len(cells))]
+        row, col = self.objects[slot, k]
+        self.put_tile(slot, (int(row), int(col)), rendering.OBJECT + k)
+        self._aim(slot)
+
+    def _cells_in_view(self, slot: int) -> np.ndarray:
+        """Return the cells before the agent, hidden ones included, bool [R, C]."""
+        seen = np.zeros(self.tiles.shape, bool)
+        seen.reshape(-1)[self.tiles_in_view()[slot]] = True
+        inside = slice(rendering.PAD, -rendering.PAD)
+        return seen[slot, inside, inside]
+
     def touched(self) -> np.ndarray:
         """Return bool [B, K], true for the object under each agent."""
         return self.at(self.objects)

@@ -28,7 +28,8 @@ COLOURS = np.array(
     ],
     np.uint8,
 )
-"""Red, green, blue, magenta, cyan, orange: RGB of cue k, ball k and panel k."""
+"""RGB of cue k, ball k and panel k."""
+COLOUR_NAMES = ("red", "green", "blue", "magenta", "cyan", "orange")
 STONE = np.array([120, 116, 108])
 MORTAR = np.array([84, 80, 74])
 GREY_BALL = np.array([150, 150, 150], np.uint8)

@@ -69,6 +69,11 @@ class ScavengeEnv(ObjectMaze):
     def _show_cue(self, slot: int) -> None:
         self.border[slot] = rendering.CUE_BORDER + self.cue[slot]
 
+    def set_goal(self, slot: int, k: int) -> None:
+        """Make ball k the goal of `slot`, and show its colour."""
+        super().set_goal(slot, k)
+        self._show_cue(slot)
+
     def _rules(self, running: np.ndarray) -> np.ndarray:
         reached = self.of_cue(self.touched()) & running
         for slot in slots_where(reached):

@@ -51,6 +51,15 @@ class TourMaze(ObjectMaze):
         row, col, heading = self.home[slot].tolist()
         self.home_field[slot] = distance_field(floor, (row, col), heading)
 
+    def set_goal(self, slot: int, k: int) -> None:
+        """Make ball k the goal of `slot`; the query begins with the next frame."""
+        self.home[slot] = self.row[slot], self.col[slot], self.heading[slot]
+        super().set_goal(slot, k)
+        skipped = self.tour + self.delay - 1 - self.clock[slot]
+        self.clock[slot] += skipped
+        was_seen = self.seen_at[slot] >= 0
+        self.seen_at[slot, was_seen] += skipped  # ages of the evidence stay
+
     def _executed(self, action: np.ndarray) -> np.ndarray:
         """Lead agents home that would be late otherwise; in the dark, stay."""
         left = self.tour - self.clock

@@ -186,9 +186,12 @@ def test_limits_agree_in_observation_and_imagination(walled, tmp_path):
     memory = Memory.read(tmp_path / "memory.safetensors")
     assert whole.diff(memory).max() < 1e-9
     future = torch.rand(2, 1, 5, 2, dtype=torch.float64) * 2 - 1
-    imagined = walled.imagine(memory, future)
+    imagined = walled.imagine(memory, future, decode=True)
     for h in range(5):
-        readout, memory = imagination.imagine_one(walled, memory, future[:, 0, h])
+        readout, memory, frames = imagination.imagine_one(
+            walled, memory, future[:, 0, h], decode=True
+        )
+        assert torch.equal(frames, imagined.frames[:, 0, h])
         assert torch.allclose(readout.reward, imagined.reward[:, 0, h], atol=1e-9)
     assert torch.allclose(
         memory_map.predicted_routes(walled, whole, future)[:, 0, -1],

@@ -120,6 +120,44 @@ def test_map_shows_places_in_view(up, at):
     assert seen == [[row, column] for row in (2, 3, 4) for column in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("up", [0.0, math.pi / 2])
+def test_views_from_visited_poses_make_a_map(up):
+    """Compare each place with the token of the view that shows it."""
+    model = known()
+    memory = observed(model, [STAY])
+    turned = up + math.pi / 2
+    trail = torch.tensor([[up, 0.0, 0.0], [turned, 0.0, 0.0]])
+    lit = torch.ones(2, 3, 3, dtype=torch.bool)
+    lit[0, 0, 2] = False  # 2 ahead, 1 to the right
+    assert memory_map.has_views(model, trail, up)
+    assert not memory_map.has_views(model, trail, up + 0.3)
+    drawn = memory_map.draw_views(model, memory, trail, lit, (-2, -2), (2, 2), up)
+    tiles = drawn.view(3, 5, 8, 5, 8)
+    seen = (tiles.amax((0, 2, 4)) > 0).nonzero().tolist()
+    ahead = [[0, 1], [0, 2], [1, 1], [1, 2], [1, 3], [2, 1], [2, 3]]
+    right = [[1, 4], [2, 4], [3, 2], [3, 3], [3, 4]]
+    assert seen == sorted(ahead + right)
+    views = memory_map.render_views(model, memory, trail[None])[0]
+    inner = slice(3, 5)  # the rim of a token is replaced
+    for view, (row, column), at in [
+        (0, (0, 1), (0, 2)),
+        (0, (1, 0), (1, 1)),
+        (1, (0, 1), (2, 4)),
+        (1, (0, 2), (3, 4)),
+    ]:
+        frame = views[view].view(3, 3, 8, 3, 8)[:, row, :, column]
+        shown = tiles[:, at[0], :, at[1]]
+        assert torch.equal(shown[:, inner, inner], frame[:, inner, inner])
+
+
+def test_lit_tokens_are_those_that_show_something():
+    frames = torch.zeros(1, 3, 24, 24, dtype=torch.uint8)
+    frames[0, 1, :8, 8:16] = 9
+    frames[0, :, 16:18, 16:] = 200  # a stripe, as of a border
+    lit = memory_map.lit_tokens(known(), frames)
+    assert lit.nonzero().tolist() == [[0, 0, 1]]
+
+
 def test_long_walk_is_drawn_around_agent():
     model = known()
     memory = observed(model, [STAY])

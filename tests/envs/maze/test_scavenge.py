@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from lssvwm.envs import ScavengeConfig
 from lssvwm.envs.base import TIMEOUT
+from lssvwm.envs.maze import rendering
 
 
 def test_scavenge_pays_repeatedly_with_changing_cues(start):
@@ -40,3 +41,11 @@ def test_scavenge_pays_repeatedly_with_changing_cues(start):
 def test_scavengers_reach_reference_rewards(config, name, low, high, play):
     _, reward = play(config, name, 256)
     assert low <= reward.mean() <= high
+
+
+def test_goal_set_by_a_person_is_shown_at_once(start):
+    env = start(ScavengeConfig(n=7, objects=3), 1)
+    for k in (2, 0, 1):
+        env.set_goal(0, k)
+        assert (env.frames()[0, :, 0, 0] == rendering.COLOURS[k]).all()
+        assert env.truth()["goal"][0] == k

@@ -112,3 +112,55 @@ def test_guide_shows_almost_every_ball(config, start):
     while env.in_context().all():
         env.step(guide.act())
     assert (env.seen_at >= 0).all(1).mean() > 0.93
+
+
+@pytest.mark.parametrize(
+    "config", [ReturnConfig(tour=10**6), RecallConfig(n=9, tour=40, delay=4)]
+)
+def test_goal_set_by_a_person_begins_the_query(config, start):
+    env = start(config, 2)
+    for _ in range(3):
+        env.step(np.full(2, 0))  # turns: the agent stands on no ball
+    before, ages = pose(env)[0], env.clock[0] - env.seen_at[0]
+    known = env.seen_at[0] >= 0
+    env.set_goal(0, 2)
+    env.step(np.full(2, STAY))
+    assert not env.in_context()[0] and env.in_context()[1]
+    assert np.array_equal(pose(env)[0], before)  # no jump
+    assert np.array_equal(env.frames()[0, :, 0, 0], rendering.COLOURS[2])
+    seen_now = env.seen_at[0] == env.clock[0]
+    aged = env.clock[0] - env.seen_at[0] - 1
+    assert np.array_equal(aged[known & ~seen_now], ages[known & ~seen_now])
+    oracle = env.explorer("oracle", 0)
+    while env.outcome[0] == RUNNING:
+        step = env.step(oracle.act())
+    assert env.outcome[0] == SUCCESS and step.reward[0] == 1
+    assert env.at(env.objects)[0, 2]
+
+
+def test_moved_ball_stands_out_of_view(start):
+    env = start(ReturnConfig(n=9, objects=3), 1)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        before, frame = env.objects.copy(), env.frames().copy()
+        moved = int(rng.integers(3))
+        seen = rendering.OBJECT + moved in env.view()
+        row, col = before[0, moved]
+        if env._cells_in_view(0)[row, col]:
+            with pytest.raises(ValueError, match="in view"):
+                env.move_object(0, moved, rng)
+        else:
+            assert not seen
+            env.move_object(0, moved, rng)
+            env._look()
+            assert np.array_equal(env.frames(), frame)
+            others = np.arange(3) != moved
+            assert np.array_equal(env.objects[0, others], before[0, others])
+            assert (env.objects[0, moved] != before[0, moved]).any()
+            tiles = env.tiles[0, 2:-2, 2:-2]
+            assert (tiles == rendering.OBJECT + moved).sum() == 1
+            row, col = env.objects[0, moved]
+            assert (
+                env.floor[0, row, col] and tiles[row, col] == rendering.OBJECT + moved
+            )
+        env.step(rng.integers(3, size=1))

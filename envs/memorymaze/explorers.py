@@ -13,7 +13,7 @@ NOISE = {"noisy": 0.2, "walk": 0.2}
 """Odds of a random action of the explorers that err."""
 REACH = 0.35
 """Distance at which a place counts as reached, in tiles. A touch needs less than 0.39."""
-CLEARANCE = 0.2
+CLEARANCE = 0.13
 """Free space on both sides of a straight way, in tiles. The ball's radius is 0.1."""
 TURN = 0.297
 """Turn that one action causes until the ball has stopped turning, in radians."""

@@ -230,7 +230,7 @@ def _load(name: str) -> ModuleType:
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     for package in ("mujoco", "dm_control", "labmaze", "memory_maze"):
-        if not _is_installed(package):
+        if find_spec(package) is None:
             raise ImportError(MISSING)
     try:
         import dm_control._render  # noqa: F401  # pyright: ignore[reportMissingImports]
@@ -242,13 +242,6 @@ def _load(name: str) -> ModuleType:
     if name.startswith("memory_maze."):
         return _import_without_init(name)
     return import_module(name)
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ValueError:  # set to None in sys.modules
-        return False
 
 
 def _import_without_init(name: str) -> ModuleType:

@@ -1,5 +1,4 @@
-"""Environments: mazes that need memory, point mazes, MiniGrid, Memory Gym, Memory Maze,
-Gymnasium.
+"""Environments that need memory, and wrappers for MiniGrid, Gymnasium and others.
 
 `make(config, batch)` builds one. `envs.torchrl_env.TorchRLEnv` puts it into a TorchRL
 loop.

@@ -36,8 +36,8 @@ def draw_map(
         if k == cued:
             picture[(away > TARGET) & (away < CUED)] = AGENT
     to_right, to_front = np.moveaxis(from_agent(pose, places), -1, 0)
-    in_length = (to_front > -0.2) & (to_front < 0.3)
-    in_width = np.abs(to_right) < 0.4 * (0.3 - to_front)
+    in_length = (to_front > -0.25) & (to_front < 0.45)
+    in_width = np.abs(to_right) < 0.35 * (0.45 - to_front)
     picture[in_length & in_width] = AGENT
     return picture.transpose(2, 0, 1).copy()
 

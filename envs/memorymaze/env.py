@@ -91,6 +91,7 @@ class MemoryMazeEnv(BatchedEnv):
         self.limit = config.steps or STEPS[config.size]
         self.simulators = [Simulator(config.size) for _ in range(batch)]
         self._finalizer = weakref.finalize(self, _close, self.simulators)
+        self._finalizer.atexit = False  # dm_control frees its contexts at exit
         count = ROOMS[config.size][0]
         size = config.size
         self.floors = [Floor(np.zeros((size, size), bool))] * batch

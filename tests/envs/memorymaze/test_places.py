@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from lssvwm.envs.memorymaze.explorers import steer
+from lssvwm.envs.memorymaze.map import draw_map
 from lssvwm.envs.memorymaze.places import Floor, from_agent
 
 FLOOR = Floor(
@@ -55,3 +56,17 @@ def test_ball_turns_to_its_goal(heading, action):
     """Forward when it is ahead; left and right turns without rolling for large errors."""
     pose = np.array([heading, 0.5, 0.5])
     assert steer(FLOOR, pose, 0.0, np.array((2.5, 0.5))) == action
+
+
+def test_map_shows_walls_targets_and_the_agent():
+    """Draw a target up right and an agent low left that looks up."""
+    pose = np.array([UP, 0.5, 0.5])
+    red = np.array([[1.0, 0.0, 0.0]])
+    picture = draw_map(FLOOR.cells, np.array([(2.5, 2.5)]), red, 0, pose)
+    assert picture.shape == (3, 100, 100)
+    assert picture[:, 30, 70].tolist() == [255, 0, 0]
+    assert (picture[:, 70, 30] == 255).all()
+    assert (picture[:, 63, 30] == 255).all()  # its tip
+    assert not (picture[:, 77, 30] == 255).all()
+    assert (picture[:, 50, 50] == picture[:, 5, 5]).all()  # wall
+    assert (picture[:, 50, 30] != picture[:, 5, 5]).any()  # floor

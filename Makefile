@@ -3,6 +3,7 @@
 # make lowest  run the tests with the lowest versions that pyproject.toml allows, in build/lowest
 # make docs    install, build the site into build/docs; warnings are errors
 # make memory-gym  install, add Memory Gym for env=memorygym and its tests
+# make memory-maze install, add Memory Maze for env=memorymaze and its tests
 #
 # PYTHON       a Python of 3.11 or newer:        make install PYTHON=python3.12
 # TORCH_INDEX  index of torch, in addition to PyPI. The default has builds for CPUs.
@@ -21,7 +22,7 @@ STAMP := .venv/installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 15)
 
-.PHONY: install memory-gym test lowest demo docs lint types
+.PHONY: install memory-gym memory-maze test lowest demo docs lint types
 
 install: $(STAMP)
 
@@ -36,6 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 memory-gym: install
 	$(PIP) -e '.[memory-gym]'
 	$(PIP) --no-deps memory-gym==1.0.2  # it demands old versions of gymnasium and pygame
+
+memory-maze: install
+	$(PIP) -e '.[memory-maze]'
+	$(PIP) --no-deps memory-maze==1.0.3  # it demands the old gym, which breaks with numpy 2
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile

@@ -1,4 +1,4 @@
-"""Environments: mazes that need memory, point mazes, MiniGrid, Memory Gym, Gymnasium.
+"""Environments that need memory, and wrappers for MiniGrid, Gymnasium and others.
 
 `make(config, batch)` builds one. `envs.torchrl_env.TorchRLEnv` puts it into a TorchRL
 loop.
@@ -16,6 +16,7 @@ from lssvwm.envs.maze.scavenge import ScavengeConfig
 from lssvwm.envs.maze.tmaze import TMazeConfig
 from lssvwm.envs.maze.tour_mazes import RecallConfig, ReturnConfig
 from lssvwm.envs.memorygym.env import MemoryGymConfig
+from lssvwm.envs.memorymaze.env import MemoryMazeConfig
 from lssvwm.envs.minigrid.env import MiniGridConfig
 from lssvwm.envs.point_maze.env import PointMazeConfig
 
@@ -27,6 +28,7 @@ ENV_CONFIGS: dict[str, type] = {
     "pointmaze": PointMazeConfig,
     "minigrid": MiniGridConfig,
     "memorygym": MemoryGymConfig,
+    "memorymaze": MemoryMazeConfig,
     "gym": GymConfig,
     "counting": CountingConfig,
 }

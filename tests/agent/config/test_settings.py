@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,8 @@ def test_experiment_names_existing_explorers(option: str) -> None:
     config = compose([f"experiment={option}"])
     if config.env.kind == "memorygym":
         pytest.importorskip("memory_gym")
+    if config.env.kind == "memorymaze" and not find_spec("memory_maze"):
+        pytest.skip("Memory Maze is not installed")
     assert set(config.train.collect.mix) <= set(envs.make(config.env, 1).explorers) | {
         "plan",
         "policy",

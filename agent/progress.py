@@ -35,7 +35,7 @@ class Progress:
         self.started = time.monotonic()
         first = patience or (0.0 if self.terminal else self.interval)
         self.quiet = patience > 0
-        """Whether to show nothing as long as no line was shown."""
+        """Show no last line if there was none before."""
         self.shown = self.started + first - self.interval
 
     def update(self, done: int, note: str = "") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,7 +40,7 @@ class ExploredMazes(Protocol):
     targets: np.ndarray
     target: np.ndarray
     seen_at: np.ndarray
-    floors: Sequence[Floor]
+    floors: list[Floor]
 
 
 class MazeWalker(Explorer):

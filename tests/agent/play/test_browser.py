@@ -29,6 +29,11 @@ PATIENCE = 120
 """Seconds for anything on the page, on a busy machine."""
 
 
+def heed_interrupts() -> None:
+    """Undo that a shell lets its background jobs ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Serving:
     """Run `lssvwm play` in a process."""
 
@@ -41,6 +46,7 @@ class Serving:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_interrupts,
         )
         assert self.process.stdout is not None
         self.process.stdout.readline()

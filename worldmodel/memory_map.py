@@ -236,11 +236,10 @@ def _tokens(model: WorldModel, frames: Tensor) -> Tensor:
 
 
 def _without_rim(tokens: Tensor) -> Tensor:
-    """Replace the outermost pixels of tokens [..., C, side, side], where a frame may have a border."""
+    """Enlarge the inner part of tokens [..., C, side, side]: a frame may have a border."""
     side = tokens.shape[-1]
-    inner = torch.arange(side).clamp(
-        min(RIM, side // 2), max(side - 1 - RIM, side // 2)
-    )
+    rim = min(RIM, side // 4)
+    inner = torch.linspace(rim, side - 1 - rim, side).round().long()
     return tokens[..., inner, :][..., inner]
 
 

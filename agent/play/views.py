@@ -123,7 +123,6 @@ def decoded_map(agent: Agent, mind: Mind, plans: list[Candidate]) -> Decoded | N
     now = memory_map.agent_pose(agent.model, mind.memory).cpu()
     routes = [plan.route[: plan.steps] for plan in plans if plan.route is not None]
     trail = torch.cat((places, now))
-    lit = torch.cat((lit, torch.zeros_like(lit[:1])))  # nothing is seen in imagination
     bearing = float(now[0, 0]) - mind.up
     drawn = draw_memory_map(
         agent.model, mind.memory, trail, [path, *routes], bearing, lit

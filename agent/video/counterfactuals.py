@@ -281,8 +281,8 @@ def draw_memory_map(
     """Draw what memory expects to see around the path `poses` [T, 3] and the routes.
 
     bearing: direction in which the agent faces on the real map
-    lit: tokens that each observed frame showed, bool [T, rows, columns]; places are then drawn as they look from the
-        path, if it turns by quarters
+    lit: tokens that frames observed at the first poses showed, bool [O, rows, columns]; places are then drawn as they
+        look from these poses, if they turn by quarters
     """
     up = poses[-1, :1] - bearing
     paths = [rotate2d(path[:, 1:], -up) for path in (poses, *routes)]
@@ -291,10 +291,13 @@ def draw_memory_map(
     low = torch.maximum(points.amin(0) - MARGIN, now - LARGEST_SIDE // 2).floor()
     high = torch.minimum(points.amax(0) + MARGIN, now + LARGEST_SIDE // 2).ceil()
     first, last = ((int(ahead), int(right)) for ahead, right in (low, high))
-    if lit is not None and memory_map.has_views(model, poses, float(up)):
-        view = memory_map.draw_views(model, memory, poses, lit, first, last, float(up))
+    observed = poses if lit is None else poses[: len(lit)]
+    if lit is not None and memory_map.has_views(model, observed, float(up)):
+        view = memory_map.draw_views(
+            model, memory, observed, lit, first, last, float(up)
+        )
     else:
-        view = memory_map.draw_map(model, memory, poses, first, last, float(up))
+        view = memory_map.draw_map(model, memory, observed, first, last, float(up))
     picture = view.cpu().numpy()
     tokens = (last[0] - first[0] + 1, last[1] - first[1] + 1)
     size = picture.shape[1] // tokens[0], picture.shape[2] // tokens[1]

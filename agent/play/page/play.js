@@ -124,7 +124,7 @@ function showAbout(reply) {
   byId("goal-pictures").hidden = true;
   byId("unlimited").checked = reply.unlimited;
   byId("guide").hidden = !reply.guide;
-  byId("demo").hidden = !(reply.guide && ["left", "right"].every((name) => reply.controls.includes(name)));
+  byId("demo").hidden = !(reply.guide && reply.objects.length);
   byId("change").hidden = !reply.objects.length;
   byId("goal").querySelector("[value=place]").disabled = !reply.map;
   byId("window").textContent = `Keep the last ${reply.window} frames`;

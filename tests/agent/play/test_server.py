@@ -247,6 +247,11 @@ def test_used_port_is_one_line(running: Running, small: Path, capsys) -> None:
     assert error.count("\n") == 1 and "play.port=" in error
 
 
+def heed_interrupts() -> None:
+    """Undo that a shell lets its background jobs ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_the_server_during_a_plan(small: Path, number) -> None:
@@ -258,6 +263,7 @@ def test_signal_ends_the_server_during_a_plan(small: Path, number) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
     printed = [process.stdout.readline() for _ in range(3)]
@@ -273,5 +279,5 @@ def test_signal_ends_the_server_during_a_plan(small: Path, number) -> None:
         process.send_signal(number)
         started = time.perf_counter()
         _, error = process.communicate(timeout=30)
-    assert time.perf_counter() - started < 5  # 1 s on an idle machine
-    assert error == "lssvwm: stopped\n" and process.returncode == 130
+    assert time.perf_counter() - started < 10  # 1 s on an idle machine
+    assert error.strip() == "lssvwm: stopped" and process.returncode == 130

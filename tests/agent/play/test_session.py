@@ -254,6 +254,16 @@ def test_place_on_the_map_becomes_the_goal(visitor) -> None:
     assert len(visitor.send(type="map")["map"]["memory"]["routes"]) == len(plans)
 
 
+def test_map_shows_the_first_view(visitor) -> None:
+    rows, columns = visitor.send(type="map")["map"]["memory"]["tokens"]
+    assert rows >= 2 and columns >= 1
+    visitor.send(type="mode", mode="imagine")
+    for _ in range(4):
+        visitor.step(LEFT)  # back to an observed pose, which is not hidden by it
+    again = visitor.send(type="map")["map"]["memory"]["tokens"]
+    assert again == [rows, columns]
+
+
 def test_map_is_empty_without_memory(visitor) -> None:
     assert visitor.send(type="map")["map"]["memory"] is not None
     visitor.send(type="forget", how="erase")

@@ -14,7 +14,6 @@ from docutils import nodes
 from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
 
-
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """Codes that colour a text on a terminal."""
 

@@ -50,7 +50,7 @@ def test_page_of_a_notebook_holds_all_cells(file: Path) -> None:
 
 def test_outputs_become_text_and_pictures() -> None:
     outputs = [
-        {"output_type": "stream", "text": ["one\n", "two\n"]},
+        {"output_type": "stream", "text": ["\x1b[1mone\x1b[0m\n", "two\n"]},
         {"output_type": "execute_result", "data": {"text/plain": ["42"]}},
         {"data": {"image/png": "aGk=\n", "text/plain": ["<Figure>"]}},
     ]

@@ -6,12 +6,16 @@ Nothing is executed; the tests run the notebooks.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from docutils import nodes
 from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""Codes that colour a text on a terminal."""
 
 
 def markdown(notebook: dict[str, Any]) -> str:
@@ -34,7 +38,8 @@ def _outputs(outputs: list[dict[str, Any]]) -> Iterator[str]:
             picture = "".join(data["image/png"]).replace("\n", "")
             yield f"![output](data:image/png;base64,{picture})"
         else:
-            yield _fenced("text", "".join(output.get("text", data.get("text/plain", ""))))
+            text = "".join(output.get("text", data.get("text/plain", "")))
+            yield _fenced("text", COLOUR.sub("", text))
 
 
 def _fenced(language: str, text: str) -> str:

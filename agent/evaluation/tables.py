@@ -214,7 +214,8 @@ def _success_sweep_grid(found: Row) -> Grid:
         played = row["arms"]
         rates = [_rate(arm, played.get(arm)) for arm in arms]
         gaps = [
-            difference_cell(played.get(arm, {}).get("retained_minus_this")) for arm in minus
+            difference_cell(played.get(arm, {}).get("retained_minus_this"))
+            for arm in minus
         ]
         if shared_tasks:
             gaps.append(difference_cell(row.get("retained_minus_first")))

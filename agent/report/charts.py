@@ -157,7 +157,9 @@ def _thinned(values: list[float]) -> np.ndarray:
 
 def arms_chart(columns: Sequence[Column]) -> Chart:
     """Return success, or reward, of every arm with its interval; one mean for each evaluation."""
-    arms = list(dict.fromkeys(arm for column in columns for arm in column.found["arms"]))
+    arms = list(
+        dict.fromkeys(arm for column in columns for arm in column.found["arms"])
+    )
     several = any(gives_several_rewards(column.found["arms"]) for column in columns)
     series = []
     for number, column in enumerate(columns):
@@ -213,7 +215,7 @@ def _rates(column: Column, arm: str, groups: Sequence[Row], compared: bool) -> S
     """Return success in ranges of a quantity.
 
     Colours stand for evaluations, or for arms if there is only one.
-   """
+    """
     rates = [group["success"] for group in groups]
     return Series(
         name=f"{column.name}, {arm}" if compared else arm,

@@ -169,7 +169,9 @@ def _columns(
 def _drawing(charts: Sequence[Chart]) -> dict[str, Any]:
     """Return the scripts that draw charts, or images of them without Bokeh."""
     scripts = _scripts()
-    images = {} if scripts else {chart.key: static_charts.draw(chart) for chart in charts}
+    images = (
+        {} if scripts else {chart.key: static_charts.draw(chart) for chart in charts}
+    )
     hashes = [hashlib.sha256(script.encode()).digest() for script in scripts]
     allowed = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes]
     return {

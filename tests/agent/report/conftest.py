@@ -49,7 +49,13 @@ def write_evaluation(folder: Path, checkpoint: Path, *settings: str) -> None:
 def write_log(folder: Path, steps: int = 400) -> None:
     """Write the log of a run, one row each 10 steps."""
     rows = [
-        {"step": step, "time": step / 2, "loss/total": 5 / step, "psnr": 20.0, "late": 1.0}
+        {
+            "step": step,
+            "time": step / 2,
+            "loss/total": 5 / step,
+            "psnr": 20.0,
+            "late": 1.0,
+        }
         for step in range(10, steps + 1, 10)
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)

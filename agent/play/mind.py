@@ -140,7 +140,7 @@ def with_memory(agent: Agent, mind: Mind, memory: Memory) -> Mind:
     new = replace(empty(agent), state=state, frame=mind.frame)
     if mind.up is None or mind.places is None:
         return new
-    poses = memory_map.agent_pose(agent.model, torch.cat((mind.memory, memory)))
+    poses = memory_map.agent_pose(agent.model, Memory.cat([mind.memory, memory]))
     heading, new_heading = poses[:, 0].tolist()
     return replace(new, up=new_heading - (heading - mind.up))
 

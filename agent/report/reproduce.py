@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lssvwm.agent.config.composition import compose, from_checkpoint, to_dict
+from lssvwm.agent.config.composition import (
+    compose,
+    from_checkpoint,
+    overridden,
+    parse,
+    to_dict,
+)
 from lssvwm.agent.config.consent import named_code
 from lssvwm.agent.config.presets import options
 from lssvwm.agent.config.reference import text
 from lssvwm.agent.config.settings import CheckpointConfig, Config, RecordRunConfig
+from lssvwm.agent.config.validation import build
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.origin import used_settings
 
@@ -26,17 +34,23 @@ UNCOMPARED = ("trust", "output")
 
 def train_command(config: Config, folder: Path) -> str | None:
     """Return the command that starts a run with these settings; None if there is none."""
-    settings = _start(config)
+    wanted = to_dict(config)
+    start = _start(config)
     try:
-        base = compose(settings)
-        settings += _differences(to_dict(base), to_dict(config))
-        composed = to_dict(compose(settings))
+        base = to_dict(_composed(*start))
+        changes = _differences(base, wanted)
+        overrides = [parse(setting) for setting in changes]
+        composed = to_dict(build(Config, overridden(base, overrides)))
     except UserError:
         return None
-    wanted = to_dict(config)
     if any(composed[k] != wanted[k] for k in composed if k not in UNCOMPARED):
         return None
-    return command("train", *settings, f"output={folder}")
+    return command("train", *start, *changes, f"output={folder}")
+
+
+@cache
+def _composed(*settings: str) -> Config:
+    return compose(settings)
 
 
 def _start(config: Config) -> list[str]:
@@ -47,7 +61,7 @@ def _start(config: Config) -> list[str]:
     wanted = {"env": config.env.kind, "planner": config.planner.kind}
     found = [f"{group}={kind}" for group, kind in wanted.items()]
     mixer = plain["model"]["mixer"]["kind"]
-    default = to_dict(compose([]))["model"]["mixer"]["kind"]
+    default = to_dict(_composed())["model"]["mixer"]["kind"]
     return found if mixer == default else [*found, f"model.mixer.kind={mixer}"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ from lssvwm.envs.base import TIMEOUT
 
 WEIGHTS = "0123456789abcdef"
 MakeRun = Callable[..., Path]
+
+
+composed = functools.cache(lambda *settings: composition.compose(settings))
 
 
 def outcome(rate: float, tasks: int = 40) -> Outcome:
@@ -69,7 +73,7 @@ def make_run(tmp_path: Path) -> MakeRun:
     def make(name: str, *settings: str) -> Path:
         folder = tmp_path / name
         (folder / "evaluation").mkdir(parents=True)
-        config = composition.compose(["experiment=smoke", *settings])
+        config = composed("experiment=smoke", *settings)
         composition.save(config, folder / "config.yaml")
         write_log(folder)
         write_evaluation(folder / "evaluation", folder)

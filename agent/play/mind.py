@@ -11,7 +11,7 @@ from lssvwm.agent.video.episode import Moment
 from lssvwm.worldmodel import Memory, imagination, memory_map
 from torch import Tensor
 
-PLACES = 2048
+PLACES = 512
 """Poses kept of where frames were observed; the oldest leave."""
 
 

@@ -242,7 +242,8 @@ def serve(config: PlayRunConfig) -> None:
 def _bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens on host and port; 0: a free port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    opened = socket.socket(family)
+    # asyncio sends small messages at once only if the socket names its protocol
+    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((host, port))

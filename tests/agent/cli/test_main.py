@@ -55,7 +55,16 @@ def called(monkeypatch) -> list:
     return calls
 
 
-COMMANDS = ("train", "resume", "evaluate", "record", "collect", "benchmark", "doctor")
+COMMANDS = (
+    "train",
+    "resume",
+    "evaluate",
+    "record",
+    "play",
+    "collect",
+    "benchmark",
+    "doctor",
+)
 MODULES = {
     "train": "training.stages",
     "resume": "training.stages",

@@ -74,6 +74,13 @@ def test_command_runs_no_code_of_a_checkpoint(command, named, marker, capsys):
     assert marker.exists()
 
 
+def test_play_runs_no_code_of_a_checkpoint(marker, capsys):
+    checkpoint(ENVIRONMENTS["factory"])
+    assert main(["play", "checkpoint=model"]) == 2
+    assert "add trust=true" in capsys.readouterr().err
+    assert not marker.exists()
+
+
 def test_collect_runs_no_code_of_saved_variants(marker, capsys):
     collect = {"vary": {"id": [None], "factory": ["probe:make"]}}
     checkpoint({"kind": "gym", "id": "CartPole-v1"}, train={"collect": collect})

@@ -28,9 +28,9 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def folders() -> list[str]:
-    """Return the folders of evaluations of the packaged model."""
-    return sorted(path.name for path in Path("runs/tmaze").iterdir())
+def folders(model: str = "tmaze") -> list[str]:
+    """Return the folders of results of a model."""
+    return sorted(path.name for path in Path("runs", model).iterdir() if path.is_dir())
 
 
 def test_evaluation_says_where_it_comes_from():
@@ -74,8 +74,7 @@ def test_evaluation_compares_weights_and_keeps_damaged_results():
     assert main(ours) == 0
     Path("runs/model/evaluation-2/evaluation.json").write_text("{")
     assert main(ours) == 0
-    found = sorted(path.name for path in Path("runs/model").iterdir())
-    assert found == ["evaluation", "evaluation-2", "evaluation-3"]
+    assert folders("model") == ["evaluation", "evaluation-2", "evaluation-3"]
 
 
 def test_free_folder_accepts_the_present_folder():

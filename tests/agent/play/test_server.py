@@ -192,6 +192,18 @@ def test_oversized_message_closes_the_connection(running: Running) -> None:
         assert error.value.rcvd.code == 1009
 
 
+def test_replies_do_not_wait_for_one_another(running: Running) -> None:
+    with running.open() as socket:
+        page = Page(socket)
+        page.start()
+        times = []
+        for _ in range(15):  # two replies each: 40 ms with Nagle's algorithm
+            started = time.perf_counter()
+            page.ask({"type": "mode", "mode": "open"})
+            times.append(time.perf_counter() - started)
+    assert min(times) < 0.03
+
+
 def test_memory_travels_to_the_page_and_back(running: Running) -> None:
     with running.open() as socket:
         page = Page(socket)

@@ -56,7 +56,7 @@ def test_last_weights_are_those_of_the_run(tmp_path):
 
 def test_command_line_holds_for_all_stages():
     found = stage_configs(compose(["experiment=tmaze", "train.steps=7"]))
-    assert [config.train.steps for config in found.values()] == [7, 7]
+    assert [config.train.steps for config in found.values()] == [7, 7, 7]
 
 
 def test_stage_replaces_mappings():

@@ -16,7 +16,7 @@ import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.build import build_agent, build_env
 from lssvwm.agent.config.composition import from_checkpoint
-from lssvwm.agent.evaluation.evaluate import Play, task_seeds
+from lssvwm.agent.evaluation.evaluate import play_arm, task_seeds
 from lssvwm.agent.training import loop, stages
 
 FOLDER = Path(__file__).parent / "golden"
@@ -109,7 +109,7 @@ def decisions(name: str | Path) -> dict[str, np.ndarray]:
         return action, state
 
     agent.act = recorded
-    result = Play(env, task_seeds(0, TASKS), "retained", agent).run()
+    result = play_arm(env, task_seeds(0, TASKS), "retained", agent).run()
     outcome = {
         key: getattr(result, key)
         for key in ("success", "outcome", "steps", "goal_distance", "evidence_age")

@@ -198,7 +198,7 @@ def benchmark(name: str, about: str, settings: list[str], show: bool) -> None:
     if show:
         return show_settings.of_new_run(config, settings)
     output = output_folder(config, "runs", "benchmark")
-    continues = name in TRAINED or name == "seeds"
+    continues = name in TRAINED or name in ("agents", "seeds")
     if not continues:
         file = f"{name}.json"
         output = free_folder(output, file, same_machine(config), bool(config.output))
@@ -221,6 +221,10 @@ def _measure(
             from lssvwm.agent.benchmarks.training_strategies import recall
 
             return recall(settings, output)
+        case "agents":
+            from lssvwm.agent.benchmarks.agents import agents
+
+            return agents(settings, output)
         case "seeds":
             from lssvwm.agent.benchmarks.seeds import seeds
 

@@ -318,8 +318,8 @@ def collect(settings: tuple[str, ...], show: bool) -> None:
 def benchmark(ctx: click.Context) -> None:
     """Measure speed, memory and planning success.
 
-    Benchmarks print tables and write them as JSON. memory, recall, seeds and strategies train models, which takes
-    hours. These four and planning continue where they stopped when they run again.
+    Benchmarks print tables and write them as JSON. agents, memory, recall, seeds and strategies train models,
+    which takes hours. These five and planning continue where they stopped when they run again.
 
     \b
     lssvwm benchmark envs
@@ -339,6 +339,7 @@ BENCHMARKS = {
     "decide": "Time and memory of a decision by planner and implementation.",
     "planners": "Planners of this package and of others on problems with an exact model.",
     "seeds": "Planning success of an experiment over training seeds, each from nothing; packages the median.",
+    "agents": "Success of recurrent PPO (extra `baselines`) in the hours of this package's training.",
     "planning": "Planning success of a checkpoint for every combination in benchmark.sweep.",
     "memory": "Retrieval and reasoning in imagination after long contexts, by model.",
     "recall": "Planning success by dark frames since the evidence, by model.",

@@ -220,7 +220,14 @@ class BenchmarkConfig:
     seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field(
         default=(0, 1, 2), min_length=1
     )
-    """Seeds of the training runs of every model or strategy."""
+    """Seeds of the training runs of every model, strategy or agent."""
+    hours: float | None = Field(default=None, gt=0, le=10**4)
+    """Hours of training of every agent in `benchmark agents`, without its tests; null: the mean of benchmark.runs."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """Time that benchmark.hours counts: wall time, or the processor time of this process. With threads=1, cpu is fair
+    on a machine with other jobs; processes that environments start do not count."""
+    runs: tuple[str, ...] = ()
+    """Folders of runs that `benchmark agents` compares with; one of `benchmark seeds` stands for all its runs."""
     conditions: dict[str, dict[str, Any]] | None = None
     """Tests of `benchmark seeds` by name, each with the settings that differ, e.g. {far: {env.length: 256}}.
     null: one test with the settings of the experiment."""

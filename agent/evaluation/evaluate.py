@@ -247,29 +247,18 @@ class AgentPlayer:
 
 
 class Play:
-    """Play one arm on a batch of tasks.
+    """Play a batch of tasks with one player; all tasks step together until each has ended.
 
-    All tasks step together until each has ended. `agent` is None for scripted arms.
-    See `AgentPlayer` for `window` and `others`.
+    make_player: called after the tasks have started
     """
 
     def __init__(
-        self,
-        env: BatchedEnv,
-        seeds: np.ndarray,
-        arm: str,
-        agent: Agent | None = None,
-        window: int = 1,
-        others: Memory | None = None,
+        self, env: BatchedEnv, seeds: np.ndarray, make_player: Callable[[], Player]
     ):
         self.env = env
         env.reset(np.arange(env.batch), seeds)
         self.guide = env.guide(WALK_SEED)
-        self.player: Player
-        if agent is None:
-            self.player = ScriptedPlayer(env.explorer(arm, WALK_SEED))
-        else:
-            self.player = AgentPlayer(agent, ARMS[arm], seeds, window, others)
+        self.player = make_player()
         self.running = np.ones(env.batch, bool)
         self.acting = np.zeros(env.batch, bool)
         self.result = Outcome.empty(seeds)
@@ -325,6 +314,27 @@ class Play:
         self.running &= ~ended
 
 
+def play_arm(
+    env: BatchedEnv,
+    seeds: np.ndarray,
+    arm: str,
+    agent: Agent | None = None,
+    window: int = 1,
+    others: Memory | None = None,
+) -> Play:
+    """Start one arm on a batch of tasks. `agent` is None for scripted arms.
+
+    See `AgentPlayer` for `window` and `others`.
+    """
+
+    def make_player() -> Player:
+        if agent is None:
+            return ScriptedPlayer(env.explorer(arm, WALK_SEED))
+        return AgentPlayer(agent, ARMS[arm], seeds, window, others)
+
+    return Play(env, seeds, make_player)
+
+
 @dataclass(frozen=True)
 class Block:
     """Hold tasks that are played together in one arm.
@@ -364,7 +374,7 @@ class BlockPlayer:
         if block.arm in ARMS:
             agent = build_agent(self.config, self.model, env)
         window = self.config.tasks.window
-        play = Play(env, block.seeds, block.arm, agent, window, block.others)
+        play = play_arm(env, block.seeds, block.arm, agent, window, block.others)
         return play.run(self.progress)
 
 
@@ -483,7 +493,7 @@ class Validation:
     def success(self, agent: Agent) -> float:
         """Return the success rate of an agent with its memory."""
         progress = Progress("validate", 1, "rounds")
-        outcome = Play(self.env, self.seeds, "retained", agent).run(progress)
+        outcome = play_arm(self.env, self.seeds, "retained", agent).run(progress)
         return float(outcome.success.mean())
 
 

@@ -17,6 +17,7 @@ from lssvwm.agent.evaluation.statistics import Z95
 from lssvwm.agent.evaluation.tables import (
     GROUPED,
     OPEN_END,
+    SINGLE_REWARD,
     Row,
     gives_several_rewards,
     is_far,
@@ -265,6 +266,43 @@ def plot_memory(found: Row, path: Path) -> None:
         axis.set_ylabel("share of tiles recognised", fontsize=TEXT)
     _legend(axes[0, 0], columns=2)
     figure.savefig(path, dpi=DPI)
+
+
+def plot_agents(found: Row, path: Path) -> None:
+    """Plot success of every agent against hours and frames: the mean over seeds, and each seed.
+
+    Where a task gives several rewards, the plot shows rewards.
+    """
+    several = any(row["reward"]["mean"] > SINGLE_REWARD for row in found["rows"])
+    quantity = "reward" if several else "success"
+    figure = _figure(9, 3.8)
+    axes = figure.subplots(1, 2, sharey=True)
+    names = list(dict.fromkeys(row["agent"] for row in found["rows"]))
+    for axis, by in zip(axes, ("hours", "frames")):
+        for place, name in enumerate(names):
+            rows = [row for row in found["rows"] if row["agent"] == name]
+            _plot_agent(axis, rows, (by, quantity), place)
+        limits = {} if several else {"ylim": (-0.03, 1.03)}
+        _finish(axis, xlabel=f"{by} of training", **limits)
+    axes[1].set_xscale("log")
+    unit = "reward per task" if several else "success rate"
+    axes[0].set_ylabel(f"{unit}, {found['rows'][0]['n']} tasks", fontsize=TEXT)
+    _legend(axes[0])
+    figure.savefig(path, dpi=DPI)
+
+
+def _plot_agent(
+    axis: Axes, rows: list[Row], quantities: tuple[str, str], place: int
+) -> None:
+    """Plot one agent; `quantities` are those of the axes, `place` selects its colour."""
+    by, quantity = quantities
+    colour = (BLUE, VERMILION, GREEN)[place % 3]
+    x = [row[by] for row in rows]
+    for seed in zip(*(row[quantity]["seeds"] for row in rows)):
+        axis.plot(x, seed, color=colour, alpha=0.3, lw=1)
+    mean = [row[quantity]["mean"] for row in rows]
+    marker = MARKERS[place % len(MARKERS)]
+    axis.plot(x, mean, color=colour, marker=marker, lw=2, label=rows[0]["agent"])
 
 
 def _is_plotted(row: Row) -> bool:

@@ -422,6 +422,29 @@ def _bounded(value: Row, several: bool) -> Row:
     return value if several else _within_unit(value)
 
 
+def agents_grid(found: Row) -> Grid:
+    """Build the table of success of every agent at the end of its training.
+
+    It shows the reward where tasks give several rewards.
+    """
+    rows = found["rows"]
+    several = any(row["reward"]["mean"] > SINGLE_REWARD for row in rows)
+    quantity = "reward" if several else "success"
+    note = f"on {rows[0]['n']} held-out tasks (95 % interval over training seeds)"
+    header = ["agent", "seeds", "hours", "frames", quantity, "by seed"]
+    grid = Grid(f"{found['name']}: {quantity} {note}", [header])
+    for name in dict.fromkeys(row["agent"] for row in rows):
+        last = [row for row in rows if row["agent"] == name][-1]
+        value = last[quantity]
+        cell = interval_cell(_bounded(value, several), 2)
+        listed = ", ".join(f"{one:.2f}" for one in value["seeds"])
+        hours = f"{last['hours']:.2f}"
+        frames = f"{last['frames']:,}"
+        count = str(len(value["seeds"]))
+        grid.rows.append([name, count, hours, frames, cell, listed])
+    return grid
+
+
 def planner_grid(found: Row) -> Grid:
     """Build the table of each planner's returns and time per decision."""
     rows = found["rows"]

@@ -12,10 +12,10 @@ from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import evaluate as evaluation
 from lssvwm.agent.evaluation import results
 from lssvwm.agent.evaluation.evaluate import (
-    Play,
     balanced_seeds,
     measure,
     offered,
+    play_arm,
     summary,
     swap_partners,
     task_seeds,
@@ -106,7 +106,7 @@ def test_always_window_never_remembers_more_frames(window):
             return state
 
         agent.observe = note
-        Play(env, task_seeds(0, 3), arm, agent, window).run()
+        play_arm(env, task_seeds(0, 3), arm, agent, window).run()
     assert max(held["always_window"]) == window
     assert held["always_window"][-1] == window
     assert max(held["retained"]) > 8
@@ -118,7 +118,7 @@ def test_arm_limits_memory_at_planning_start(arm, frames):
     env = make(setting.env, 2)
     agent = build_agent(setting, tiny_model(env), env)
     held = note_frames(agent)
-    Play(env, task_seeds(0, 2), arm, agent, window=3).run()
+    play_arm(env, task_seeds(0, 2), arm, agent, window=3).run()
     assert held[0] == [frames, frames]
 
 
@@ -135,7 +135,7 @@ def test_arm_intervenes_at_another_attempt(arm, frames, monkeypatch):
     model = WorldModel(TINY, env.frame_shape, env.actions.n).eval()
     agent = build_agent(setting, model, env)
     held = note_frames(agent)
-    outcome = Play(env, task_seeds(0, 2), arm, agent).run()
+    outcome = play_arm(env, task_seeds(0, 2), arm, agent).run()
     assert held[5] == [frames, 6]
     if arm == "retained":
         assert [len(memory) for memory in outcome.memories] == [1, 1]

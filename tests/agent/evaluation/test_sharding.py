@@ -32,11 +32,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def actions(monkeypatch):
     """Return the actions of each arm and task, as they are taken."""
     found = {}
-    begin, step = Play.__init__, Play._step
+    begin, step = evaluation.play_arm, Play._step
 
-    def begun(play, env, seeds, arm, *rest):
-        begin(play, env, seeds, arm, *rest)
+    def begun(env, seeds, arm, *rest):
+        play = begin(env, seeds, arm, *rest)
         play.name = arm
+        return play
 
     def stepped(play, action):
         for slot in np.flatnonzero(play.running):
@@ -44,7 +45,7 @@ def actions(monkeypatch):
             found.setdefault((play.name, task), []).append(action[slot].item())
         step(play, action)
 
-    monkeypatch.setattr(Play, "__init__", begun)
+    monkeypatch.setattr(evaluation, "play_arm", begun)
     monkeypatch.setattr(Play, "_step", stepped)
     return found
 

@@ -45,7 +45,7 @@ RESULT = "agents.json"
 EVALUATIONS = 10
 """Tests of every agent, after equal parts of the hours."""
 CLOCKS = {"wall": time.monotonic, "cpu": time.process_time}
-"""What reads each clock, in seconds."""
+"""Functions that read each clock, in seconds."""
 OURS = "lssvwm"
 """Name of this package's agent in the results."""
 
@@ -84,7 +84,7 @@ def _recurrent_ppo(config: Config) -> Learner:
 
 
 LEARNERS: dict[str, Callable[[Config], Learner]] = {"recurrent_ppo": _recurrent_ppo}
-"""What builds each agent of another library, by name."""
+"""Functions that build the agents of other libraries, by name."""
 
 
 def agents(settings: list[str], output: Path) -> Path:
@@ -143,10 +143,7 @@ def budget(base: BenchmarkRunConfig, runs: Sequence[Path]) -> float:
 
 
 def _train(config: BenchmarkRunConfig, name: str, hours: float, output: Path) -> Path:
-    """Train one agent from one seed and test it on the way, unless its file is there.
-
-    Returns the file.
-    """
+    """Train and test one agent, unless its file exists; returns the file."""
     file = output / f"{name}-{config.seed}.json"
     clock = config.benchmark.clock
     spent = {"hours": hours, "clock": clock, "threads": config.threads}
@@ -279,7 +276,7 @@ def _point(arm: Row) -> Row:
 
 
 def _test_run(base: Config, run: Path, output: Path) -> Path:
-    """Test the weights of every stage of a run, unless its file is there; returns the file."""
+    """Test every stage of a run, unless its file exists; returns the file."""
     saved = saved_config(run)
     plain = composition.to_dict(base)
     planning = {key: plain[key] for key in ("planner", "objective", "mpc")}
@@ -302,7 +299,7 @@ def _test_run(base: Config, run: Path, output: Path) -> Path:
 
 
 def _stages(run: Path) -> list[tuple[Path, float, int]]:
-    """Return each stage of a run with the hours and frames of training at its end."""
+    """Return each stage of a run, with hours and frames of training until its end."""
     found = []
     hours = 0.0
     frames = 0

@@ -5,8 +5,8 @@ All settings are the defaults of `RecurrentPPO` and `CnnLstmPolicy` in sb3-contr
 
     learning_rate=3e-4 n_steps=128 batch_size=128 n_epochs=10 gamma=0.99 gae_lambda=0.95
     clip_range=0.2 ent_coef=0 vf_coef=0.5 max_grad_norm=0.5 normalize_advantage=True
-    policy: NatureCNN with 512 features, one LSTM of 256 units each for actor and critic,
-    no further hidden layers, Adam with eps=1e-5
+    policy: NatureCNN with 512 features, which actor and critic share; one LSTM of 256 units for each;
+    no further hidden layers; Adam with eps=1e-5
 
 The number of environments is no setting of the algorithm. It is that of RL Baselines3 Zoo for recurrent PPO on images.
 
@@ -22,7 +22,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from lssvwm.agent.build import build_env
 from lssvwm.agent.config.settings import Config
@@ -151,11 +150,8 @@ class RecurrentPPOLearner:
         env = build_env(config.env, ENVIRONMENTS)
         _check(env)
         self.env = TaskVecEnv(env, config.seed)
-        device = "cpu" if not torch.cuda.is_available() else "auto"
-        if config.device != "auto":
-            device = config.device
         self.model = RecurrentPPO(
-            "CnnLstmPolicy", self.env, seed=config.seed, device=device
+            "CnnLstmPolicy", self.env, seed=config.seed, device=config.device
         )
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 

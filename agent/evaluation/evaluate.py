@@ -247,8 +247,9 @@ class AgentPlayer:
 
 
 class Play:
-    """Play a batch of tasks with one player; all tasks step together until each has ended.
+    """Play a batch of tasks with one player.
 
+    All tasks step together until each has ended.
     make_player: called after the tasks have started
     """
 

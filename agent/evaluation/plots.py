@@ -269,8 +269,9 @@ def plot_memory(found: Row, path: Path) -> None:
 
 
 def plot_agents(found: Row, path: Path) -> None:
-    """Plot success of every agent against hours and frames: the mean over seeds, and each seed.
+    """Plot success of every agent against hours and frames.
 
+    Thick lines are means over seeds, thin lines are single seeds.
     Where a task gives several rewards, the plot shows rewards.
     """
     several = any(row["reward"]["mean"] > SINGLE_REWARD for row in found["rows"])

@@ -128,7 +128,9 @@ def _action_space(env: BatchedEnv) -> spaces.Space:
     actions = env.actions
     if isinstance(actions, Discrete):
         return spaces.Discrete(actions.n)
-    return spaces.Box(np.float32(actions.low), np.float32(actions.high))
+    low = np.array(actions.low, np.float32)
+    high = np.array(actions.high, np.float32)
+    return spaces.Box(low, high)
 
 
 class _Show(BaseCallback):

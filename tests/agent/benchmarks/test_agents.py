@@ -15,7 +15,7 @@ from lssvwm.envs.base import NoopExplorer
 from lssvwm.envs.counting import CountingConfig, CountingEnv, decode
 
 COMMAND = ["benchmark", "agents", "experiment=smoke", "threads=1", "tasks.count=4"]
-BUDGET = "benchmark.hours=1e-7"
+BUDGET = "benchmark.hours=0.005"
 
 
 class GuidedEnv(CountingEnv):
@@ -45,9 +45,10 @@ class ConstantPlayer:
 
 
 class Constant:
-    """Learn nothing, in ten frames an update."""
+    """Learn nothing; an update takes ten frames and a second."""
 
     built = 0
+    time = 0.0
 
     def __init__(self, config):
         self.frames = 0
@@ -55,6 +56,7 @@ class Constant:
 
     def update(self, show):
         self.frames += 10
+        Constant.time += 1.0
         show()
 
     def player(self, batch):
@@ -69,6 +71,8 @@ def constant(monkeypatch):
     """Compare with an agent that learns nothing, in place of the others."""
     monkeypatch.setattr(comparison, "LEARNERS", {"constant": Constant})
     monkeypatch.setattr(comparison, "EVALUATIONS", 2)
+    clocks = dict.fromkeys(comparison.CLOCKS, lambda: Constant.time)
+    monkeypatch.setattr(comparison, "CLOCKS", clocks)
 
 
 @pytest.fixture
@@ -157,12 +161,12 @@ def test_agents_continue_with_missing_seeds(constant, tmp_path, capsys):
     assert cli.main([*command, BUDGET, "benchmark.seeds=[0,1]"]) == 0
     assert Constant.built == 2
     found = json.loads((tmp_path / "agents.json").read_text())
-    assert [row["frames"] for row in found["rows"]] == [10, 20]
+    assert [row["frames"] for row in found["rows"]] == [90, 180]
     assert found["rows"][0]["n"] == 4
     assert len(found["rows"][0]["success"]["seeds"]) == 2
-    assert "| constant | 2 | 0.00 | 20 |" in (tmp_path / "agents.md").read_text()
+    assert "| constant | 2 | 0.01 | 180 |" in (tmp_path / "agents.md").read_text()
     assert (tmp_path / "agents.png").stat().st_size > 0
-    assert cli.main([*command, "benchmark.hours=2e-7", "benchmark.seeds=[0]"]) == 2
+    assert cli.main([*command, "benchmark.hours=0.01", "benchmark.seeds=[0]"]) == 2
     assert "holds results of other settings" in capsys.readouterr().err
 
 
@@ -180,7 +184,7 @@ def test_agents_compare_with_runs(constant, tmp_path, capsys):
     assert (last["agent"], last["frames"], last["n"]) == ("lssvwm", 300, 4)
     assert 0 < last["hours"] < 0.1
     config = compose([*COMMAND[2:], *settings, BUDGET], BenchmarkRunConfig)
-    assert comparison.budget(config, [run]) == 1e-7
+    assert comparison.budget(config, [run]) == 0.005
     capsys.readouterr()
     other = [*COMMAND, "train.steps=21", f"benchmark.runs=[{run}]"]
     assert cli.main([*other, f"output={output}"]) == 2

@@ -319,7 +319,7 @@ def benchmark(ctx: click.Context) -> None:
     """Measure speed, memory and planning success.
 
     Benchmarks print tables and write them as JSON. memory, recall, seeds and strategies train models, which takes
-    hours. These four and planning continue where they stopped when they run again.
+    hours. These four, planning and memorymaze continue where they stopped when they run again.
 
     \b
     lssvwm benchmark envs
@@ -341,6 +341,7 @@ BENCHMARKS = {
     "seeds": "Planning success of an experiment over training seeds, each from nothing; packages the median.",
     "planning": "Planning success of a checkpoint for every combination in benchmark.sweep.",
     "memory": "Retrieval and reasoning in imagination after long contexts, by model.",
+    "memorymaze": "Published tests of memory in Memory Maze: probes of walls and objects, revisited places, retrieval.",
     "recall": "Planning success by dark frames since the evidence, by model.",
     "strategies": "Planning success by training strategy.",
 }

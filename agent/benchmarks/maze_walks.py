@@ -220,8 +220,9 @@ def remember(
     pose: Tensor | None = None,
     memory: Memory | None = None,
 ) -> Memory:
-    """Return the memory of episodes from their first frame on, or of further frames after `memory`.
+    """Return the memory of episodes from their first frame on.
 
+    With `memory`, the frames follow those that it holds.
     frames uint8 [B, T, 3, H, W], action int64 [B, T], pose float32 [B, T, 3] for models of given poses
     """
     first = torch.zeros_like(action, dtype=torch.bool)

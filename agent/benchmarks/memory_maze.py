@@ -55,7 +55,7 @@ from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import task_seeds
 from lssvwm.agent.evaluation.origin import IsOurs, Origin, used_settings, weights_hash
-from lssvwm.agent.files import locked, replacing
+from lssvwm.agent.files import locked, read_json, replacing
 from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import Discrete
 from lssvwm.worldmodel import Memory, WorldModel
@@ -102,7 +102,7 @@ def same_measurement(config: BenchmarkRunConfig) -> IsOurs:
 
 
 def memory_maze(config: BenchmarkRunConfig, folder: Path, output: Path) -> Path:
-    """Run all tests of one checkpoint. Returns the JSON file.
+    """Run the tests of one checkpoint that its results lack. Returns the JSON file.
 
     folder: keeps walks for all checkpoints, and projected memories
     output: folder of the results
@@ -110,38 +110,62 @@ def memory_maze(config: BenchmarkRunConfig, folder: Path, output: Path) -> Path:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    frames = _check(config)
     model = checkpoint.load(str(config.checkpoint), config.device, config.backend)
+    frames = _check(config, model)
     held_out = config.benchmark.walks
     seeds = task_seeds(config.tasks.seed, held_out + config.benchmark.probed)
+    kept = Results(config, frames, output / FILE)
     with locked(folder):
         todo = jobs(config, folder / "walks", seeds, frames)
         back = _jobs_back(config, folder, seeds[:held_out], frames)
         record_missing([*todo, *back], config.benchmark.processes)
-        rows = _revisits(config, model, todo[:held_out])
-        rows += _protocols(model, todo[:held_out], back)
+        if not any(kept.has(group, "retained") for group in GROUPS):
+            kept.add(_revisits(config, model, todo[:held_out]))
+        for test, walks in (("retrieval", back), ("reasoning", todo[:held_out])):
+            if not kept.has(test, "retained"):
+                kept.add(_protocol(model, test, walks))
         if config.benchmark.probed:
-            rows += _probes(config, model, todo, folder)
-    found = {
-        "command": "lssvwm benchmark memorymaze",
-        "origin": dataclasses.asdict(Origin.of(str(config.checkpoint))),
-        "settings": settings_of(config),
-        "frames": frames,
-        "rows": rows,
-    }
-    results.write_json(output / FILE, found)
-    tables.publish(tables.memory_maze_grids(found), output / "memorymaze.md")
+            _probes(config, model, todo, folder, kept)
+    grids = tables.memory_maze_grids(kept.found)
+    tables.publish(grids, output / "memorymaze.md")
     return output / FILE
 
 
-def _check(config: BenchmarkRunConfig) -> int:
+class Results:
+    """Keep the rows of one checkpoint in a file, which grows with every part.
+
+    The file must be missing or belong to the same settings and weights.
+    """
+
+    def __init__(self, config: BenchmarkRunConfig, frames: int, file: Path):
+        self.file = file
+        self.found: dict[str, Any] = {
+            "command": "lssvwm benchmark memorymaze",
+            "origin": dataclasses.asdict(Origin.of(str(config.checkpoint))),
+            "settings": settings_of(config),
+            "frames": frames,
+            "rows": [],
+        }
+        if file.exists():
+            self.found["rows"] = read_json(file, "delete it to measure again")["rows"]
+
+    def has(self, test: str, arm: str) -> bool:
+        """Return whether a test of an arm is done."""
+        return any((r["test"], r["arm"]) == (test, arm) for r in self.found["rows"])
+
+    def add(self, rows: list[Row]) -> None:
+        """Add rows and write the file."""
+        self.found["rows"] += rows
+        results.write_json(self.file, self.found)
+
+
+def _check(config: BenchmarkRunConfig, model: WorldModel) -> int:
     """Return the frames of a walk; raises UserError if a setting makes no sense."""
     env = build_env(config.env, 1)
     try:
         check_environment(env, config.env.kind)
-        saved = checkpoint.load(str(config.checkpoint), "cpu")
         discrete = isinstance(env.actions, Discrete)
-        checkpoint.check_fits(saved, env.frame_shape, action_count(env), discrete)
+        checkpoint.check_fits(model, env.frame_shape, action_count(env), discrete)
     finally:
         env.close()
     frames = min(FRAMES, config.env.steps or FRAMES)
@@ -236,27 +260,22 @@ def _by_visit(arm: str, error: np.ndarray, age: np.ndarray) -> list[Row]:
     return rows
 
 
-def _protocols(model: WorldModel, onward: list[Job], back: list[Job]) -> list[Row]:
-    """Run LSSVWM's tests on the walks that are long enough."""
-    rows = []
-    for test, todo in (("retrieval", back), ("reasoning", onward)):
-        context, horizon = PROTOCOLS[test]
-        if not todo or context + horizon > todo[0].frames:
-            continue
-        found: dict[str, list[Row]] = {}
-        progress = Progress(test, len(todo), "walks")
-        for some in _batches(todo, IMAGINED):
-            walks = [read_walk(job) for job in some]
-            segment = Segment.of(walks, context, 0, context + horizon)
-            (memory,) = contexts(model, segment)
-            for arm, imagined in _arms(model, segment, memory).items():
-                found.setdefault(arm, []).append(compare_all(segment, imagined))
-            progress.update(progress.done + len(some))
-        progress.close()
-        rows += [
-            {"test": test, "arm": arm} | _mean(some) for arm, some in found.items()
-        ]
-    return rows
+def _protocol(model: WorldModel, test: str, todo: list[Job]) -> list[Row]:
+    """Run one of PROTOCOLS; nothing if there are no walks that are long enough."""
+    context, horizon = PROTOCOLS[test]
+    if not todo or context + horizon > todo[0].frames:
+        return []
+    found: dict[str, list[Row]] = {}
+    progress = Progress(test, len(todo), "walks")
+    for some in _batches(todo, IMAGINED):
+        walks = [read_walk(job) for job in some]
+        segment = Segment.of(walks, context, 0, context + horizon)
+        (memory,) = contexts(model, segment)
+        for arm, imagined in _arms(model, segment, memory).items():
+            found.setdefault(arm, []).append(compare_all(segment, imagined))
+        progress.update(progress.done + len(some))
+    progress.close()
+    return [{"test": test, "arm": arm} | _mean(some) for arm, some in found.items()]
 
 
 def _mean(rows: list[Row]) -> Row:
@@ -272,44 +291,69 @@ def _mean(rows: list[Row]) -> Row:
 # ---- probes
 
 
-def _probes(
-    config: BenchmarkRunConfig, model: WorldModel, todo: list[Job], folder: Path
-) -> list[Row]:
-    """Train the probes on all walks but the first, and score them on those.
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Hold what probes of one target are trained and scored on; held-out walks come first.
 
-    A constant prediction is a floor.
+    y [W, F, k]: targets
     """
-    held_out = config.benchmark.walks
+
+    test: str
+    y: Tensor
+    held_out: int
+    steps: int
+
+    def score(self, predicted: Tensor, arm: str) -> Row:
+        """Score the predictions of held-out walks."""
+        found = score(self.test, predicted, self.y[: self.held_out])
+        return {"test": self.test, "arm": arm, "n": self.held_out, "score": found}
+
+    def constant(self) -> Row:
+        """Score the best constant prediction: a floor."""
+        guess = constant(self.test, self.y[self.held_out :], self.held_out)
+        return self.score(guess, "constant")
+
+    def probe(self, x: Tensor, arm: str) -> Row:
+        """Train a probe on numbers x [W, F, m] and score it."""
+        x = x.to(self.y.device)
+        progress = Progress(f"probe of {self.test}, {arm}", self.steps, "steps")
+
+        def tick() -> None:
+            progress.update(progress.done + 1)
+
+        fitted = slice(self.held_out, None)
+        trained = fit(self.test, x[fitted], self.y[fitted], self.steps, tick)
+        progress.close()
+        return self.score(predict(trained, x[: self.held_out]), arm)
+
+
+def _probes(
+    config: BenchmarkRunConfig,
+    model: WorldModel,
+    todo: list[Job],
+    folder: Path,
+    kept: Results,
+) -> None:
+    """Train the probes that `kept` lacks; the first walks are held out."""
     name = f"{weights_hash(str(config.checkpoint))}-{SIZE}-{EVERY}"
-    kept = _keep_features(model, todo, folder / "memories" / name)
+    files = _keep_features(model, todo, folder / "memories" / name)
     answers = _all_answers(todo)
-    found = []
+    where = torch.from_numpy(answers.coordinates)
+    settings = config.benchmark
     for test in ("walls", "objects"):
-        y = torch.from_numpy(getattr(answers, test))
+        y = torch.from_numpy(getattr(answers, test)).to(model.device)
         if test == "walls":
-            y = y[:, None].expand(-1, answers.objects.shape[1], -1)
-        fitted, wanted = y[held_out:], y[:held_out]
-        about: Row = {"test": test, "n": held_out}
-        guess = constant(test, fitted, held_out)
-        found.append(about | {"arm": "constant", "score": score(test, guess, wanted)})
+            y = y[:, None].expand(-1, where.shape[1], -1)
+        data = Data(test, y, settings.walks, settings.probe_steps)
+        if not kept.has(test, "constant"):
+            kept.add([data.constant()])
         for arm in ARMS:
-            x = torch.from_numpy(np.stack([_read_features(file, arm) for file in kept]))
+            if kept.has(test, arm):
+                continue
+            x = torch.from_numpy(np.stack([_read_features(f, arm) for f in files]))
             if test == "walls":
-                where = torch.from_numpy(answers.coordinates)
                 x = torch.cat((x, where.to(x.dtype)), -1)
-            steps = config.benchmark.probe_steps
-            progress = Progress(f"probe of {test}, {arm}", steps, "steps")
-            probe = fit(
-                test,
-                x[held_out:],
-                fitted,
-                steps,
-                lambda p=progress: p.update(p.done + 1),
-            )
-            progress.close()
-            guess = predict(probe, x[:held_out])
-            found.append(about | {"arm": arm, "score": score(test, guess, wanted)})
-    return found
+            kept.add([data.probe(x, arm)])
 
 
 def _keep_features(model: WorldModel, todo: list[Job], folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Read walls and objects off a memory by trained probes, as the authors of Memory Maze do.
+"""Read walls and objects off a memory by trained probes, as published for Memory Maze.
 
 The protocol is that of Pasukonis et al. 2022 (arXiv 2210.13383) and of their code, `pydreamer/models/probes.py` and
 `config/defaults.yaml` in jurgisp/pydreamer. No gradient reaches the world model.
@@ -7,9 +7,9 @@ The protocol is that of Pasukonis et al. 2022 (arXiv 2210.13383) and of their co
               The probe also gets the agent's position and direction, because nothing in frames shows that frame.
     objects   right and ahead of every object from the agent, in tiles; from the memory alone
 
-A probe has four hidden layers with layer norm and ELU, of 1024 units for walls and 400 for objects. Differences:
-memories are projected to SIZE numbers, every EVERY-th frame is used, and the probe with the smallest loss on a tenth of
-the training walks is kept.
+A probe has four hidden layers with layer norm and ELU, of 1024 units for walls and 400 for objects. There are three
+differences. Memories are projected to SIZE numbers. Every EVERY-th frame is used. The weights with the smallest loss on
+a tenth of the training walks are kept.
 
 Shapes: W walks, F frames of each, K objects, n x n tiles.
 """
@@ -46,6 +46,10 @@ CHECK = 50
 """Training steps between two checks on the validation walks."""
 VALIDATED = 10
 """One in so many training walks is for validation."""
+LARGEST = 6e4
+"""Largest size of a projected number, near that of float16."""
+STANDARDISED = 64
+"""Walks from which means and standard deviations are taken, at least."""
 SMALLEST = 1e-6
 """Smallest standard deviation by which a number is divided."""
 
@@ -103,9 +107,10 @@ def memory_features(
         first[:, 0] = erased or i == 0
         path = Trajectory(action, first, torch.ones_like(first), pose=pose)
         memory, tokens = model.write(memory, frames, path)
-        found.append(_numbers(memory, tokens).cpu())
+        numbers = _numbers(memory, tokens).cpu().float()
+        found.append(numbers.clamp(-LARGEST, LARGEST).half())
         tick()
-    return torch.stack(found, 1).numpy().astype(np.float16)
+    return torch.stack(found, 1).numpy()
 
 
 def _numbers(memory: Memory, tokens: Tensor) -> Tensor:
@@ -157,9 +162,13 @@ class Answers:
 class Probe(nn.Module):
     """Predict a target from a memory, whose numbers are standardised first."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, inputs: Tensor, outputs: int, width: int):
         super().__init__()
-        flat = inputs.flatten(0, 1).float()
+        some = inputs[:: max(1, len(inputs) // STANDARDISED)]
+        flat = some.flatten(0, 1).float()
         self.register_buffer("mean", flat.mean(0))
         self.register_buffer("std", flat.std(0).clamp(min=SMALLEST))
         layers: list[nn.Module] = []
@@ -183,7 +192,7 @@ def fit(name: str, x: Tensor, y: Tensor, steps: int, tick: Tick) -> Probe:
     torch.manual_seed(0)
     kept = max(1, len(x) // VALIDATED)
     fitted, checked = slice(0, len(x) - kept), slice(len(x) - kept, None)
-    probe = Probe(x[fitted], y.shape[-1], WIDTHS[name])
+    probe = Probe(x[fitted], y.shape[-1], WIDTHS[name]).to(x.device)
     optimizer = torch.optim.Adam(probe.parameters(), LEARNING_RATE, eps=EPSILON)
     inputs, targets = x[fitted].flatten(0, 1), y[fitted].flatten(0, 1)
     best, weights = np.inf, probe.state_dict()
@@ -235,9 +244,9 @@ def score(name: str, predicted: Tensor, target: Tensor) -> dict[str, float]:
     guessed = predicted.expand_as(target)[:, half:]
     if name == "walls":
         right = ((guessed > 0) == (wanted > 0.5)).float().mean((1, 2))
-        return _interval(right.numpy())
+        return _interval(right.cpu().numpy())
     distances = (guessed - wanted).square().unflatten(-1, (-1, 2)).sum(-1)
-    squared = _interval(distances.mean((1, 2)).numpy())
+    squared = _interval(distances.mean((1, 2)).cpu().numpy())
     return {key: float(np.sqrt(max(0.0, value))) for key, value in squared.items()}
 
 

@@ -1,4 +1,4 @@
-"""Record walks through mazes with a continuous pose, and their ground truth, for tests of memory.
+"""Record walks through mazes with a continuous pose, with their ground truth.
 
 A walk is one file `SEED.npz`, or `SEED-back.npz` if the walker turns round on the way. Files depend on the environment
 and on the seed, not on a model, so that all models are tested on the same walks. A stopped recording goes on with the
@@ -87,11 +87,12 @@ class Segment:
         cls, walks: Sequence[PoseWalk], context: int, begin: int, end: int
     ) -> Segment:
         """Stack the frames `begin` to `end` of walks."""
-        names = ("frames", "action", "pose")
-        parts = [
-            np.stack([getattr(w, name)[begin:end] for w in walks]) for name in names
-        ]
-        return cls(*map(torch.from_numpy, parts), context)
+
+        def stack(name: str) -> Tensor:
+            parts = [getattr(walk, name)[begin:end] for walk in walks]
+            return torch.from_numpy(np.stack(parts))
+
+        return cls(stack("frames"), stack("action"), stack("pose"), context)
 
 
 def check_environment(env: BatchedEnv, kind: str) -> None:

@@ -134,7 +134,8 @@ def test_memory_maze_measures_and_continues(run, capsys, monkeypatch):
     walks = list((run.parent / "runs/benchmark/memorymaze/walks").rglob("*.npz"))
     assert len(walks) == 15 + 3
     built = SmallMaze.built
-    monkeypatch.setattr(benchmark, "memory_features", pytest.fail)
+    for part in ("memory_features", "imagine", "fit"):
+        monkeypatch.setattr(benchmark, part, pytest.fail)
     assert measure(run) == rows
     assert SmallMaze.built == built + 1  # the settings are checked; nothing is recorded
 
@@ -143,11 +144,14 @@ def test_memory_maze_without_probes_has_none(run):
     assert "walls" not in {test for test, _ in measure(run, "benchmark.probed=0")}
 
 
-@pytest.mark.parametrize("setting", ["benchmark.horizon=21", "benchmark.probed=1"])
-def test_memory_maze_refuses_senseless_settings(run, setting, capsys):
+@pytest.mark.parametrize(
+    "settings",
+    [["benchmark.horizon=21"], ["benchmark.probed=1", "benchmark.horizon=5"]],
+)
+def test_memory_maze_refuses_senseless_settings(run, settings, capsys):
     command = ["benchmark", "memorymaze", f"checkpoint={run}", "benchmark.walks=2"]
-    assert cli.main([*command, setting]) == 2
-    assert setting in capsys.readouterr().err
+    assert cli.main([*command, *settings]) == 2
+    assert settings[0] in capsys.readouterr().err
 
 
 def test_memory_maze_refuses_other_environments(capsys, tmp_path, monkeypatch):

@@ -218,6 +218,7 @@ def remember(
     frames: Tensor,
     action: Tensor,
     pose: Tensor | None = None,
+    *,
     memory: Memory | None = None,
 ) -> Memory:
     """Return the memory of episodes from their first frame on.

@@ -226,14 +226,14 @@ def _segments(
 ) -> Iterator[tuple[Segment, Memory]]:
     """Yield parts of walks with the memory of their contexts; the latter grow by `horizon`."""
     length = len(walks[0].frames)
-    whole = Segment.of(walks, 0, 0, length)
-    inputs = (whole.frames, whole.action, whole.pose)
     memory: Memory | None = None
     begin = 0
     for context in range(length // 2, length - horizon + 1, horizon):
+        segment = Segment.of(walks, context, 0, context + horizon)
+        inputs = (segment.frames, segment.action, segment.pose)
         some = (v[:, begin:context].to(model.device) for v in inputs)
         memory = remember(model, *some, memory=memory)
-        yield Segment(*(v[:, : context + horizon] for v in inputs), context), memory
+        yield segment, memory
         begin = context
 
 

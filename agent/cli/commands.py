@@ -274,6 +274,11 @@ def _benchmark_planning(about: str, settings: list[str], show: bool) -> None:
 
 def _benchmark_memory_maze(about: str, settings: list[str], show: bool) -> None:
     """Run the published tests of memory in Memory Maze on a checkpoint."""
+    if given(settings, "checkpoint") is None:
+        raise UserError(
+            "which checkpoint? "
+            "e.g. lssvwm benchmark memorymaze checkpoint=runs/memorymaze9"
+        )
     config = of_checkpoint("benchmark memorymaze", settings, BenchmarkRunConfig)
     if show:
         return show_settings.of_checkpoint(config, settings)

@@ -156,6 +156,8 @@ def test_memory_maze_refuses_senseless_settings(run, settings, capsys):
 
 def test_memory_maze_refuses_other_environments(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert cli.main(["benchmark", "memorymaze"]) == 2
+    assert "which checkpoint?" in capsys.readouterr().err
     assert cli.main(["benchmark", "memorymaze", "checkpoint=tmaze"]) == 2
     assert "needs env=memorymaze, not env=tmaze" in capsys.readouterr().err
 

@@ -36,7 +36,10 @@ SETTINGS = [
 
 
 class SmallMaze:
-    """Show the whole maze in every frame; the agent turns and steps freely."""
+    """Show white frames in a maze of floor only, and black ones in a maze of walls.
+
+    The agent turns and steps freely.
+    """
 
     frame_shape = (3, 64, 64)
     actions = Discrete(6, tuple("abcdef"))
@@ -53,7 +56,7 @@ class SmallMaze:
         rng = np.random.default_rng(seeds[0])
         self.episode += 1
         self.seeds = seeds
-        self.floor = rng.random((1, SIZE, SIZE)) < 0.5
+        self.floor = np.full((1, SIZE, SIZE), seeds[0] % 2 == 0)
         self.places = rng.uniform(0, SIZE, (1, OBJECTS, 2))
         self.poses = np.array([[0.0, 1.0, 1.0]])
         self.action = np.zeros(1, np.int64)
@@ -98,6 +101,10 @@ def run(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "build_env", lambda config, batch: SmallMaze())
     protocols = {"retrieval": (16, 16), "reasoning": (20, 8)}
     monkeypatch.setattr(benchmark, "PROTOCOLS", protocols)
+    monkeypatch.setattr(probes, "WIDTHS", {"walls": 32, "objects": 32})
+    monkeypatch.setattr(probes, "BATCH", 64)
+    monkeypatch.setattr(probes, "SIZE", 256)
+    monkeypatch.setattr(probes, "_SKETCHES", {})
     config = compose(SETTINGS, BenchmarkRunConfig)
     torch.manual_seed(0)
     model = WorldModel(config.model, SmallMaze.frame_shape, SmallMaze.actions.n)

@@ -368,7 +368,8 @@ def _maze_probe_grid(found: Row) -> Grid:
     header = ["memory", "walls, % right", "objects, RMSE in tiles"]
     grid = Grid(f"{title} (95 % interval over walks)", [header])
     for arm in dict.fromkeys(arm for _, arm in scores):
-        walls = {key: 100 * value for key, value in scores["walls", arm].items()}
+        share = _within_unit(scores["walls", arm])
+        walls = {key: 100 * value for key, value in share.items()}
         objects = interval_cell(scores["objects", arm], 2)
         grid.rows.append([label_arm(arm), interval_cell(walls), objects])
     if scores and found["settings"]["env"].get("size") == PUBLISHED_SIZE:

@@ -106,6 +106,29 @@ class HasObjects(Protocol):
         ...
 
 
+@runtime_checkable
+class HasLayout(Protocol):
+    """Give the ground truth of mazes for probes of a memory, never for a model."""
+
+    def layout(self) -> np.ndarray:
+        """Return the floor of each maze, bool [B, n, n], row 0 at the bottom."""
+        ...
+
+    def objects(self) -> np.ndarray:
+        """Return all objects as seen from the agents, float32 [B, K, 2].
+
+        Right and ahead, in tiles.
+        """
+        ...
+
+    def way_back(self, places: np.ndarray) -> Explorer:
+        """Return an explorer that follows positions [B, T, 2], the last one first.
+
+        Up and right, in tiles, as in poses.
+        """
+        ...
+
+
 class BatchedEnv(HasExperts, ABC):
     """Step B independent environments together.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lssvwm.agent.benchmarks.maze_walks import AGES, NEVER, Walks
+from lssvwm.agent.benchmarks.maze_walks import AGES, NEVER, Recorded, Walks
 from lssvwm.envs.maze import rendering as picture
 from lssvwm.worldmodel import Memory, RolloutPolicy, WorldModel
 from torch import Tensor
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 @torch.no_grad()
-def imagine(model: WorldModel, walks: Walks, memories: list[Memory]) -> Tensor:
+def imagine(model: WorldModel, walks: Recorded, memories: list[Memory]) -> Tensor:
     """Imagine the frames uint8 [N, horizon, 3, H, W] after the contexts.
 
     Each memory holds the contexts of ROWS walks.
@@ -66,7 +66,19 @@ def compare_seen(walks: Walks, imagined: Tensor) -> Row:
     return _tile_scores(_tile_errors(error), recognised, walks.age > 0)
 
 
-def _errors(walks: Walks, imagined: Tensor) -> tuple[Tensor, Tensor]:
+def compare_all(walks: Recorded, imagined: Tensor) -> Row:
+    """Compare all imagined frames; PSNR is that of the mean squared error of all pixels."""
+    real, error = _errors(walks, imagined)
+    score = float(_ssim(real, imagined).mean())
+    return {"n": len(real), "psnr": psnr(error.mean()), "ssim": score}
+
+
+def frame_errors(walks: Recorded, imagined: Tensor) -> np.ndarray:
+    """Return the mean squared error of every imagined frame, [N, H]."""
+    return _errors(walks, imagined)[1].mean((2, 3, 4)).numpy()
+
+
+def _errors(walks: Recorded, imagined: Tensor) -> tuple[Tensor, Tensor]:
     """Return the real frames, from 0 to 1, and the squared errors of imagined ones."""
     real = walks.frames[:, walks.context :].float() / 255
     return real, (real - imagined.float() / 255).square()
@@ -104,7 +116,7 @@ def _by_distance(error: Tensor, ssim: np.ndarray, test: str) -> list[Row]:
         row: Row = {"by": "distance", "from": low}
         row["to"] = min(high - 1, int(distance.max()))
         row["n"] = int(in_range.sum())
-        row["psnr"] = _psnr(frame_error[in_range])
+        row["psnr"] = psnr(frame_error[in_range])
         row["ssim"] = float(ssim[in_range[: len(ssim)]].mean())
         rows.append(row)
     return rows
@@ -125,7 +137,7 @@ def _tile_scores(error: np.ndarray, recognised: np.ndarray, some: np.ndarray) ->
     """Return the measures of `some` of the tiles, all arrays [N, H, 9]."""
     return {
         "n": int(some.sum()),
-        "psnr": _psnr(error[some]),
+        "psnr": psnr(error[some]),
         "tiles_right": float(recognised[some].mean()),
     }
 
@@ -150,5 +162,6 @@ def _recognised(frames: Tensor) -> np.ndarray:
     return found.numpy()
 
 
-def _psnr(error: np.ndarray) -> float:
-    return float(-10 * np.log10(error.mean() + 1e-12))
+def psnr(error: np.ndarray | Tensor) -> float:
+    """Return the PSNR in dB of the mean of squared errors."""
+    return float(-10 * np.log10(float(error.mean()) + 1e-12))

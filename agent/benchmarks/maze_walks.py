@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -65,6 +66,22 @@ class Walks:
     def pose(self) -> Tensor:
         """Poses as models take them, float32 [N, T, 3]."""
         return as_pose(self.poses)
+
+
+class Recorded(Protocol):
+    """List what imagination needs of N recorded walks; the model observes `context` frames."""
+
+    @property
+    def frames(self) -> Tensor: ...
+
+    @property
+    def action(self) -> Tensor: ...
+
+    @property
+    def pose(self) -> Tensor: ...
+
+    @property
+    def context(self) -> int: ...
 
 
 class _Recorder:
@@ -197,15 +214,22 @@ def _way_back(actions: np.ndarray, poses: np.ndarray) -> list[int]:
 
 @torch.no_grad()
 def remember(
-    model: WorldModel, frames: Tensor, action: Tensor, pose: Tensor | None = None
+    model: WorldModel,
+    frames: Tensor,
+    action: Tensor,
+    pose: Tensor | None = None,
+    *,
+    memory: Memory | None = None,
 ) -> Memory:
     """Return the memory of episodes from their first frame on.
 
+    With `memory`, the frames follow those that it holds.
     frames uint8 [B, T, 3, H, W], action int64 [B, T], pose float32 [B, T, 3] for models of given poses
     """
-    memory = model.initial(len(frames))
     first = torch.zeros_like(action, dtype=torch.bool)
-    first[:, 0] = True
+    if memory is None:
+        memory = model.initial(len(frames))
+        first[:, 0] = True
     for start in range(0, action.shape[1], PIECE):
         some = slice(start, start + PIECE)
         given = None if pose is None else pose[:, some]

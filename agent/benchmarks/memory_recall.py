@@ -23,7 +23,7 @@ from typing import Any
 
 from lssvwm.agent.benchmarks.frame_comparison import ROWS, Row, compare, imagine
 from lssvwm.agent.benchmarks.linear_probes import probes
-from lssvwm.agent.benchmarks.maze_walks import TESTS, Walks, remember, walk
+from lssvwm.agent.benchmarks.maze_walks import TESTS, Recorded, remember, walk
 from lssvwm.agent.benchmarks.retention import retention
 from lssvwm.agent.benchmarks.seed_runs import (
     AGAIN,
@@ -50,7 +50,7 @@ KEYS = ("test", "context", "arm", "by", "from", "to")
 """Fields that identify a row of results."""
 
 
-def contexts(model: WorldModel, walks: Walks, erased: bool = False) -> list[Memory]:
+def contexts(model: WorldModel, walks: Recorded, erased: bool = False) -> list[Memory]:
     """Return memories of the contexts, of ROWS walks each.
 
     With `erased`, only the last frame of each context is observed.

@@ -191,6 +191,8 @@ def benchmark(name: str, about: str, settings: list[str], show: bool) -> None:
     """Run a benchmark; `about` says what it measures."""
     if name == "planning":
         return _benchmark_planning(about, settings, show)
+    if name == "memorymaze":
+        return _benchmark_memory_maze(about, settings, show)
     has_experiment = any(text.startswith("experiment=") for text in settings)
     if name in TRAINED and not has_experiment:
         settings = [f"experiment={TRAINED[name]}", *settings]
@@ -272,6 +274,26 @@ def _benchmark_planning(about: str, settings: list[str], show: bool) -> None:
     print(f"benchmark planning: {about} Results go to {output}")
     with saved(output, again="run it again to continue"):
         _print_written([planning(settings, output)])
+
+
+def _benchmark_memory_maze(about: str, settings: list[str], show: bool) -> None:
+    """Run the published tests of memory in Memory Maze on a checkpoint."""
+    if given(settings, "checkpoint") is None:
+        raise UserError(
+            "which checkpoint? "
+            "e.g. lssvwm benchmark memorymaze checkpoint=runs/memorymaze9"
+        )
+    config = of_checkpoint("benchmark memorymaze", settings, BenchmarkRunConfig)
+    if show:
+        return show_settings.of_checkpoint(config, settings)
+    from lssvwm.agent.benchmarks.memory_maze import FILE, memory_maze, same_measurement
+
+    folder = output_folder(config, "runs", "benchmark", "memorymaze")
+    output = folder / short_name(config)
+    output = free_folder(output, FILE, same_measurement(config), chosen=False)
+    print(f"benchmark memorymaze: {about} Results go to {output}")
+    with saved(folder, again="run it again to continue"):
+        _print_written([memory_maze(config, folder, output)])
 
 
 def doctor(settings: list[str], show: bool) -> None:

@@ -318,8 +318,8 @@ def collect(settings: tuple[str, ...], show: bool) -> None:
 def benchmark(ctx: click.Context) -> None:
     """Measure speed, memory and planning success.
 
-    Benchmarks print tables and write them as JSON. agents, memory, recall, seeds and strategies train models,
-    which takes hours. These five and planning continue where they stopped when they run again.
+    Benchmarks print tables and write them as JSON. agents, memory, recall, seeds and strategies train models, which
+    takes hours. These five, planning and memorymaze continue where they stopped when they run again.
 
     \b
     lssvwm benchmark envs
@@ -342,6 +342,7 @@ BENCHMARKS = {
     "agents": "Success of recurrent PPO (extra `baselines`) in the hours of this package's training.",
     "planning": "Planning success of a checkpoint for every combination in benchmark.sweep.",
     "memory": "Retrieval and reasoning in imagination after long contexts, by model.",
+    "memorymaze": "Published tests of memory in Memory Maze: probes of walls and objects, revisited places, retrieval.",
     "recall": "Planning success by dark frames since the evidence, by model.",
     "strategies": "Planning success by training strategy.",
 }

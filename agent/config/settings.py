@@ -232,17 +232,20 @@ class BenchmarkConfig:
     """Tests of `benchmark seeds` by name, each with the settings that differ, e.g. {far: {env.length: 256}}.
     null: one test with the settings of the experiment."""
     walks: int = Field(default=48, ge=2, le=10**6)
-    """Walks in each test of `benchmark memory`."""
+    """Held-out walks in each test of `benchmark memory` and `benchmark memorymaze`."""
     contexts: tuple[Annotated[int, Field(ge=2, le=10**6)], ...] = Field(
         default=(128, 1024), min_length=1
     )
     """Frames observed before each test of `benchmark memory`."""
     horizon: int = Field(default=64, ge=2, le=10**5)
-    """Frames imagined in each test of `benchmark memory`."""
+    """Frames imagined in each test of `benchmark memory`, and on revisited places by `benchmark memorymaze`."""
     idle: tuple[Annotated[int, Field(ge=1, le=10**6)], ...] = (10, 10000)
     """Frames without news after the first context of `benchmark memory`, before memory is tested again."""
     probed: int = Field(default=600, ge=0, le=10**6)
-    """Walks of the first context on which linear probes are fitted; 0: no probes."""
+    """Walks on which probes are fitted: after the first context by `benchmark memory`, after all frames by
+    `benchmark memorymaze`. 0: no probes."""
+    probe_steps: int = Field(default=3000, ge=1, le=10**6)
+    """Training steps of each probe of `benchmark memorymaze`, of 512 frames each."""
     delays: tuple[Annotated[int, Field(ge=0, le=10**6)], ...] = Field(
         default=(16, 64, 256), min_length=1
     )
@@ -275,7 +278,8 @@ class BenchmarkConfig:
     Every combination is evaluated.
     """
     processes: int = Field(default=1, ge=1, le=1024)
-    """Processes of `benchmark planning`, each on one thread unless `threads` is set; 1: no further process."""
+    """Processes of `benchmark planning`, and those that record the walks of `benchmark memorymaze`.
+    Each has one thread unless `threads` is set. 1: no further process."""
 
 
 if TYPE_CHECKING:

@@ -345,6 +345,59 @@ def _probe_name(by: str, low: int, high: int) -> str:
     return f"{by}, {low} - {high}" if by in ("walls", "objects") else by
 
 
+PUBLISHED = {
+    "constant": ("80.8", "4.9"),
+    "RSSM with truncated backpropagation": ("94.0", "2.5"),
+    "trained with supervision": ("99.7", "0.5"),
+}
+"""Published probes of walls and objects, 9 x 9, after 29 million frames (arXiv 2210.13383)."""
+PUBLISHED_SIZE = 9
+
+
+def memory_maze_grids(found: Row) -> list[Grid]:
+    """Build the tables of probes and of imagined frames in Memory Maze."""
+    grids = [_maze_probe_grid(found), _maze_frame_grid(found)]
+    return [grid for grid in grids if grid.rows[1:]]
+
+
+def _maze_probe_grid(found: Row) -> Grid:
+    scores = {(r["test"], r["arm"]): r["score"] for r in found["rows"] if "score" in r}
+    count = found["settings"]["benchmark"]["walks"]
+    half = found["frames"] // 2
+    title = f"Read off the memory after {half} frames, {count} held-out walks"
+    header = ["memory", "walls, % right", "objects, RMSE in tiles"]
+    grid = Grid(f"{title} (95 % interval over walks)", [header])
+    for arm in dict.fromkeys(arm for _, arm in scores):
+        share = _within_unit(scores["walls", arm])
+        walls = {key: 100 * value for key, value in share.items()}
+        objects = interval_cell(scores["objects", arm], 2)
+        grid.rows.append([label_arm(arm), interval_cell(walls), objects])
+    if scores and found["settings"]["env"].get("size") == PUBLISHED_SIZE:
+        for name, cells in PUBLISHED.items():
+            grid.rows.append([f"published: {name}", *cells])
+    return grid
+
+
+def _maze_frame_grid(found: Row) -> Grid:
+    rows = [row for row in found["rows"] if "psnr" in row]
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    by_test = {(row["test"], row["arm"]): row for row in rows}
+    names = [label_arm(arm) for arm in arms]
+    header = ["imagined frames", "frames or walks", *names]
+    grid = Grid("PSNR in dB (SSIM) of imagined frames", [header])
+    for test in dict.fromkeys(row["test"] for row in rows):
+        mine = [by_test[test, arm] for arm in arms]
+        cells = [_psnr_cell(row) for row in mine]
+        grid.rows.append([test, f"{mine[0]['n']:,}", *cells])
+    return grid
+
+
+def _psnr_cell(row: Row) -> str:
+    """Return PSNR, and SSIM if there is one."""
+    similar = f" ({row['ssim']:.3f})" if "ssim" in row else ""
+    return f"{row['psnr']:.1f}{similar}"
+
+
 def recall_cases(rows: list[Row]) -> list[tuple[str, int]]:
     """List pairs of test and context, retrieval first."""
     cases = {(row["test"], row["context"]) for row in rows}

@@ -27,6 +27,7 @@ T = TypeVar("T")
 METRICS = "metrics.jsonl"
 BENCHMARKS: dict[str, Callable[[Row], list[Grid]]] = {
     "memory": tables.memory_grids,
+    "memorymaze": tables.memory_maze_grids,
     "recall": lambda found: [tables.success_grid(found)],
     "strategies": lambda found: [tables.success_grid(found)],
     "seeds": lambda found: [tables.seeds_grid(found)],

@@ -99,6 +99,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], list[Grid]]] = {
     "device": tables.device_grids,
     "decide": lambda found: [tables.decision_grid(found)],
     "memory": tables.memory_grids,
+    "memorymaze": tables.memory_maze_grids,
     "speed": speed_grids,
     "faults": lambda found: [fault_grid(found)],
     "fork": lambda found: [rollout_grid(found)],

@@ -22,7 +22,7 @@ from lssvwm.envs.base import (
     slots_where,
     unknown_explorer,
 )
-from lssvwm.envs.memorymaze.explorers import MazeWalker
+from lssvwm.envs.memorymaze.explorers import MazeWalker, WayBack
 from lssvwm.envs.memorymaze.map import draw_map
 from lssvwm.envs.memorymaze.places import Floor, from_agent, to_cell
 from lssvwm.envs.memorymaze.simulator import ROOMS, SIDE, Simulator
@@ -237,6 +237,10 @@ class MemoryMazeEnv(BatchedEnv):
             case "noop":
                 return NoopExplorer(self)
         return MazeWalker(self, name, seed)
+
+    def way_back(self, places: np.ndarray) -> Explorer:
+        """Return an explorer that follows positions [B, T, 2], the last one first."""
+        return WayBack(self, places)
 
     def top_view(self, slot: int) -> np.ndarray:
         """Draw the map of `slot`, with a frame around the cued target, uint8 [3, S, S]."""

@@ -100,6 +100,39 @@ class MazeWalker(Explorer):
         return self.place[slot]
 
 
+class WayBack(Explorer):
+    """Roll back along `places` [B, T, 2], the last one first; then stand.
+
+    Places that the ball has reached are left out, so that it does not wait for them.
+    """
+
+    def __init__(self, env: ExploredMazes, places: np.ndarray):
+        self.env = env
+        self.places = places
+        self.left = np.full(env.batch, places.shape[1])
+        """Places not reached yet, int64 [B]."""
+        self.heading = env.poses[:, 0].copy()
+
+    def act(self) -> np.ndarray:
+        """Return int64 [B]."""
+        action = counts(self.env.batch)
+        for slot in range(self.env.batch):
+            action[slot] = self._choose(slot)
+        self.heading = self.env.poses[:, 0].copy()
+        return action
+
+    def _choose(self, slot: int) -> int:
+        pose = self.env.poses[slot]
+        away = np.hypot(*(self.places[slot] - pose[1:]).T)
+        while self.left[slot] and away[self.left[slot] - 1] < REACH:
+            self.left[slot] -= 1
+        if not self.left[slot]:
+            return 0
+        goal = self.places[slot, self.left[slot] - 1]
+        turned = wrap(pose[0] - self.heading[slot])
+        return steer(self.env.floors[slot], pose, turned, goal)
+
+
 def steer(floor: Floor, pose: np.ndarray, turned: float, goal: np.ndarray) -> int:
     """Return the action of a ball that rolls to `goal` [2].
 

@@ -134,3 +134,18 @@ def test_episodes_last_as_published(size, steps, monkeypatch):
     env._finalizer.detach()
     assert env.limit == steps
     assert env.targets.shape == (1, {9: 3, 15: 6}[size], 2)
+
+
+def test_way_back_rolls_to_the_start(begin):
+    env = begin(SEED, SEED + 1)
+    walker = env.explorer("walk", 0)
+    places = []
+    for _ in range(20):
+        env.step(walker.act())
+        places.append(env.poses[:, 1:].copy())
+    back = env.way_back(np.stack(places, 1))
+    farthest = np.linalg.norm(places[-1] - places[0], axis=-1)
+    for _ in range(29):
+        env.step(back.act())
+    apart = np.linalg.norm(env.poses[:, 1:] - places[0], axis=-1)
+    assert (apart < np.maximum(0.8, farthest / 2)).all()

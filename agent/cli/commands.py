@@ -191,6 +191,8 @@ def benchmark(name: str, about: str, settings: list[str], show: bool) -> None:
     """Run a benchmark; `about` says what it measures."""
     if name == "planning":
         return _benchmark_planning(about, settings, show)
+    if name == "pose":
+        return _benchmark_pose(about, settings, show)
     has_experiment = any(text.startswith("experiment=") for text in settings)
     if name in TRAINED and not has_experiment:
         settings = [f"experiment={TRAINED[name]}", *settings]
@@ -268,6 +270,20 @@ def _benchmark_planning(about: str, settings: list[str], show: bool) -> None:
     print(f"benchmark planning: {about} Results go to {output}")
     with saved(output, again="run it again to continue"):
         _print_written([planning(settings, output)])
+
+
+def _benchmark_pose(about: str, settings: list[str], show: bool) -> None:
+    """Measure how far the estimated pose of a checkpoint drifts."""
+    config = of_checkpoint("benchmark pose", settings, BenchmarkRunConfig)
+    if show:
+        return show_settings.of_checkpoint(config, settings)
+    from lssvwm.agent.benchmarks.pose_error import RESULT, pose
+
+    output = output_folder(config, "runs", short_name(config), "pose")
+    output = free_folder(output, RESULT, same_checkpoint(config), bool(config.output))
+    print(f"benchmark pose: {about} Results go to {output}")
+    with saved(output, again="run it again"):
+        _print_written([pose(config, output)])
 
 
 def doctor(settings: list[str], show: bool) -> None:

@@ -341,6 +341,7 @@ BENCHMARKS = {
     "seeds": "Planning success of an experiment over training seeds, each from nothing; packages the median.",
     "planning": "Planning success of a checkpoint for every combination in benchmark.sweep.",
     "memory": "Retrieval and reasoning in imagination after long contexts, by model.",
+    "pose": "Drift of the position that a checkpoint estimates from actions and frames.",
     "recall": "Planning success by dark frames since the evidence, by model.",
     "strategies": "Planning success by training strategy.",
 }

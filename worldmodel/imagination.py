@@ -269,7 +269,7 @@ def start(
     visible = memory.visible[:, None].expand(-1, n, -1)
     action_limits = memory.action_limits[:, None].expand(-1, n, -1)
     state = RolloutState(caches, visible, action_limits, embedded_goal)
-    if "pose" in memory.layers.keys():
+    if "pose" in memory.layers:
         for name, value in memory.layers["pose"].items():
             rest = [-1] * (value.ndim - 1)
             state.pose[name] = value[:, None].expand(-1, n, *rest)

@@ -36,7 +36,7 @@ DARK_MARGIN = 0.3
 """Opening below 0 at which the gate of a black frame costs nothing."""
 COARSE = 4
 """Fields along each side of a patch, for the coarse frame loss."""
-FIXED_WEIGHTS = {"cont": 1.0, "value": 0.1, "action_limits": 1.0, "motion": 0.1}
+FIXED_WEIGHTS = {"cont": 1.0, "value": 0.1, "action_limits": 1.0, "motion": 1.0}
 """Weights of the terms that have none in `LossWeights`."""
 
 Terms = dict[str, Tensor]

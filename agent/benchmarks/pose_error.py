@@ -67,7 +67,9 @@ def pose(config: BenchmarkRunConfig, output: Path) -> Path:
     assert config.checkpoint is not None
     model = checkpoint.load(config.checkpoint, config.device, config.backend)
     if not memory_map.has_map(model) or model.config.pose == "given":
-        raise UserError("this model estimates no pose: train it with model.pose=learned")
+        raise UserError(
+            "this model estimates no pose: train it with model.pose=learned"
+        )
     drifts: dict[int, list[Drift]] = {n: [] for n in sorted(config.benchmark.contexts)}
     for env, name in _walkers(config):
         with closing(env):

@@ -231,8 +231,8 @@ def loss(motion: Motion, pose: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor
 def _cost(error: Tensor, variance: Tensor, valid: Tensor, span: int) -> Tensor:
     """Return the negative log likelihood of sums of `span` successive steps, as if their errors were independent.
 
-    Small errors that repeat count here: they bend the path. Costs are weighed by the expected error (Seitzer et al. 2022,
-    arXiv 2203.09168), otherwise steps that are easy to predict would outweigh all others.
+    Small errors that repeat count here: they bend the path. Costs are weighed by the expected error (Seitzer et al.
+    2022, arXiv 2203.09168), otherwise steps that are easy to predict would outweigh all others.
     """
     if span > error.shape[1]:
         return error.new_zeros(())

@@ -45,6 +45,7 @@ def test_learned_steps_follow_a_rolling_ball():
         loss, _ = motion.loss(found, pose, never)
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     action, x, pose = rolling_walks(16, 24, 10_000)
     found, memory = model(x[:, :, None], inputs(action, ~never), model.initial(16, x))

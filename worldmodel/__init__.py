@@ -10,7 +10,7 @@ Reading order:
 - backbone, blocks, mixers: how frames pass through the layers
 - imagination; corruption and losses for training; heads and goal_distance
 - memory, serialization
-- path_integrator, motion_calibration, action_limits: what actions do to the view
+- path_integrator, motion_calibration, motion, action_limits: what actions do to the view
 """
 
 from importlib import import_module

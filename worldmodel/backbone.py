@@ -25,6 +25,7 @@ from lssvwm.worldmodel.mixers.base import (
     build_mixer,
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
+from lssvwm.worldmodel.motion import Motion, MotionModel
 from lssvwm.worldmodel.patches import Patches
 from tensordict import TensorDict
 from torch import Tensor, nn
@@ -43,6 +44,9 @@ class BackboneOutput(NamedTuple):
 
     gates: Tensor | None
     """Write strengths of the tokens of each frame in all blocks, [B, T, k]; None: no block has a write gate"""
+
+    motion: Motion | None
+    """Estimated motion of the agent; None: the model has no motion model"""
 
 
 class Backbone(nn.Module):
@@ -80,6 +84,9 @@ class Backbone(nn.Module):
                 context = replace(self._context(0), pose="integrated")
                 rows = patches.grid[0]
                 self.pose_integrator = PathIntegrator(context, rows, 0)
+        self.motion = None
+        if config.pose == "learned":
+            self.motion = MotionModel(config.width, patches.tokens, actions + 1)
         has_limits = (
             not discrete
             and config.pose == "integrated"
@@ -157,6 +164,8 @@ class Backbone(nn.Module):
         }
         if self.pose_integrator is not None:
             layers["pose"] = {"pose": like.new_zeros(batch, 1, 3)}
+        if self.motion is not None:
+            layers["pose"] = self.motion.initial(batch, like)
         past = max(0, self.config.attention_window - 1)
         return Memory(
             layers=TensorDict(layers, batch_size=[batch]),
@@ -175,9 +184,7 @@ class Backbone(nn.Module):
         """
         reset = trajectory.reset
         writes = trajectory.writes
-        pose = self.given_pose(trajectory.pose)
-        moves = trajectory.action, trajectory.is_first
-        action = self.embedding.action_numbers(*moves, pose)
+        action = self.embedding.action_numbers(trajectory.action, trajectory.is_first)
         limits = trajectory.action_limits
         if limits is None:
             limits = self.limits_after(x[:, :, -1], writes)
@@ -185,17 +192,16 @@ class Backbone(nn.Module):
         before = before.masked_fill(reset[..., None], math.inf)
         visible, last_visible = _visibility(memory.visible, writes, reset)
         moved = (self.executed(action, before), writes, reset)
+        frames = SequenceInputs(*moved, visible, seen=x[:, :, -1])
+        poses, remembered, motion = self._poses(x, frames, trajectory.pose, memory)
         condition = self.embedding.condition(action)[:, :, None]
         condition = condition + self.embedding.noise(level)
-        layers: dict[str, Any] = {}
         if self.pose_embed is not None:
-            poses = action[:, :, None, -3:]
-            if self.pose_integrator is not None:
-                poses, layers["pose"] = self._integrated(x, moved, memory)
             condition = condition + self.pose_embed(poses)
         x = x + self.embedding.pos_embed
         x = x + condition[..., None, :]
-        frames = SequenceInputs(*moved, visible, seen=x[:, :, -1])
+        frames = frames._replace(seen=x[:, :, -1], pose=poses)
+        layers: dict[str, Any] = {"pose": remembered} if remembered else {}
         gates: list[Tensor] = []
         for i, block in enumerate(self.layers):
             before_block = memory.layers[str(i)].to_dict()
@@ -211,7 +217,8 @@ class Backbone(nn.Module):
             frames=_age(memory.frames, reset),
             batch_size=[batch],
         )
-        return BackboneOutput(x, memory, torch.cat(gates, -1) if gates else None)
+        opened = torch.cat(gates, -1) if gates else None
+        return BackboneOutput(x, memory, opened, motion)
 
     def _through(self, block: Block, *inputs: Any) -> BlockOutput:
         """Apply a block, again in the backward pass with `activation_checkpointing`."""
@@ -219,18 +226,28 @@ class Backbone(nn.Module):
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
-    def _integrated(
-        self, x: Tensor, moved: tuple[Tensor, Tensor, Tensor], memory: Memory
-    ) -> tuple[Tensor, MixerMemory]:
-        """Return the poses [B, T, R, 3] that condition frames, and what to remember of them.
+    def _poses(
+        self, x: Tensor, frames: SequenceInputs, given: Tensor | None, memory: Memory
+    ) -> tuple[Tensor | None, MixerMemory, Motion | None]:
+        """Return the poses of copies x [B, T, R, S, D], what to remember of them, and the motion.
 
-        `moved`: action, writes and reset of the frames.
+        given [B, T, 3]: poses of the environment. Without poses, each layer integrates its own.
         """
-        assert self.pose_integrator is not None
-        tile = x.unsqueeze(3)  # it holds all tokens
-        before = memory.layers["pose", "pose"]
-        poses, pose = self.pose_integrator(tile, *moved, before)
-        return poses.squeeze(3), {"pose": pose}
+        if self.config.pose == "given":
+            pose = self.given_pose(given).to(x)
+            return pose[:, :, None].expand(-1, -1, x.shape[2], -1), {}, None
+        if self.motion is not None:
+            before = memory.layers["pose"].to_dict()
+            with torch.autocast(x.device.type, enabled=False):
+                motion, after = self.motion(x, frames, before)
+            poses = motion.poses if given is None else motion.poses.detach()
+            return poses, after, motion
+        if self.pose_integrator is not None:
+            tile = x.unsqueeze(3)  # it holds all tokens
+            before = memory.layers["pose", "pose"]
+            poses, pose = self.pose_integrator(tile, frames, before)
+            return poses.squeeze(3), {"pose": pose}, None
+        return None, {}, None
 
     def limits_after(self, x: Tensor, observed: Tensor) -> Tensor:
         """Predict the limits of the next action from frames x [..., S, D], infinite unless `observed` [...].
@@ -243,10 +260,9 @@ class Backbone(nn.Module):
         limits = self.action_limits(x).detach()
         return limits.masked_fill(~(observed[..., None] & known), math.inf)
 
-    def given_pose(self, pose: Tensor | None) -> Tensor | None:
-        """Return the pose if the model uses given ones; raises ValueError if it is missing."""
-        if self.config.pose != "given":
-            return None
+    @staticmethod
+    def given_pose(pose: Tensor | None) -> Tensor:
+        """Return the pose that a model of given ones needs; raises ValueError if it is missing."""
         if pose is None:
             raise ValueError(
                 "model.pose=given needs the pose of every frame, also of imagined ones"

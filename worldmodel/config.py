@@ -52,10 +52,12 @@ class ModelConfig:
     mixer: AnyMixerConfig = Field(default_factory=TiledSSDConfig)
     """Settings of the layer that carries memory over time. `kind` selects it."""
 
-    pose: Literal["integrated", "given", "none"] = "integrated"
+    pose: Literal["integrated", "learned", "given", "none"] = "integrated"
     """Source of the agent's pose.
 
-    integrated: summed up from actions and frames.
+    integrated: summed up from actions and frames; one motion per action, found before training.
+    learned: summed up from steps that a motion model estimates from recent actions and frames. Poses of the environment
+    train it; without them, the frames that it has to predict do.
     given: by the environment, also for imagined frames, as in the paper.
     none: the model knows actions only.
     """

@@ -54,27 +54,21 @@ class Embedding(nn.Module):
         """Return the tokens of frames at noise level 0, without noise, [*shape, S, D]."""
         return self.patch_embed.bias.expand(*shape, len(self.pos_embed), -1)
 
-    def action_numbers(
-        self, action: Tensor, is_first: Tensor, pose: Tensor | None = None
-    ) -> Tensor:
-        """Return actions as numbers [..., A + 1], followed by a given pose [..., 3].
+    def action_numbers(self, action: Tensor, is_first: Tensor) -> Tensor:
+        """Return actions as numbers [..., A + 1].
 
         Discrete actions become one-hot. The last number is 1 if there was no action.
         """
         if self.discrete:
             index = torch.where(is_first, self.actions, action)
-            numbers = F.one_hot(index, self.actions + 1).to(self.pos_embed.dtype)
-        else:
-            none = is_first[..., None].to(action.dtype)
-            taken = action * (1 - none)
-            numbers = torch.cat((taken, none), -1)
-        if pose is None:
-            return numbers
-        return torch.cat((numbers, pose.to(numbers)), -1)
+            return F.one_hot(index, self.actions + 1).to(self.pos_embed.dtype)
+        none = is_first[..., None].to(action.dtype)
+        taken = action * (1 - none)
+        return torch.cat((taken, none), -1)
 
     def condition(self, numbers: Tensor) -> Tensor:
-        """Embed action numbers [..., A + 1] or [..., A + 1 + 3]; a pose is left out. Returns [..., D]."""
-        return self.action_embed(numbers[..., : self.actions + 1])
+        """Embed action numbers [..., A + 1]. Returns [..., D]."""
+        return self.action_embed(numbers)
 
     def noise(self, level: Tensor) -> Tensor:
         """Embed noise levels [...]. Returns [..., D]."""

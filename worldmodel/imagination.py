@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -17,7 +17,7 @@ from lssvwm.worldmodel.data import Rollout, Trajectory
 from lssvwm.worldmodel.fused_ops import host_may_read
 from lssvwm.worldmodel.heads import HeadOutputs
 from lssvwm.worldmodel.memory import Memory
-from lssvwm.worldmodel.mixers.base import RolloutInputs, pick
+from lssvwm.worldmodel.mixers.base import MixerMemory, RolloutInputs, pick
 from lssvwm.worldmodel.prefix_tree import levels
 from torch import Tensor
 from torch.nn import functional as F
@@ -90,10 +90,15 @@ class Pending:
     action: Tensor
     """Action that led to it, as numbers [B, n, A + 1]"""
 
+    pose: Tensor | None
+    """Given pose [B, n, 3]; None: the model estimates it"""
+
     def select(self, index: Tensor) -> None:
         """Keep the candidates `index` [B, m], each once or more often."""
         self.x = pick(self.x, index)
         self.action = pick(self.action, index)
+        if self.pose is not None:
+            self.pose = pick(self.pose, index)
         if self.patches is not None:
             self.patches = pick(self.patches, index)
 
@@ -114,8 +119,8 @@ class RolloutState:
     goal: Tensor | None = None
     """Embedded goal images [B, 1, hidden]"""
 
-    pose: Tensor | None = None
-    """Integrated pose [B, n, 1, 3], in models whose frames are conditioned on it"""
+    pose: MixerMemory = field(default_factory=dict)
+    """Memory [B, n, ...] of the motion model, or of the integrator of the pose that conditions frames"""
 
     pending: Pending | None = None
     """The last expected frame, which `step` writes in the same pass as it reads the next one"""
@@ -148,6 +153,9 @@ class _Frame(NamedTuple):
 
     level: float
     """Noise level"""
+
+    pose: Tensor | None = None
+    """Given pose [B, n, 3]; None: the model estimates it"""
 
 
 def imagine(
@@ -261,8 +269,10 @@ def start(
     visible = memory.visible[:, None].expand(-1, n, -1)
     action_limits = memory.action_limits[:, None].expand(-1, n, -1)
     state = RolloutState(caches, visible, action_limits, embedded_goal)
-    if model.pose_integrator is not None:
-        state.pose = memory.layers["pose", "pose"][:, None].expand(-1, n, -1, -1)
+    if "pose" in memory.layers:
+        for name, value in memory.layers["pose"].items():
+            rest = [-1] * (value.ndim - 1)
+            state.pose[name] = value[:, None].expand(-1, n, *rest)
     return state
 
 
@@ -270,8 +280,7 @@ def select(state: RolloutState, index: Tensor) -> None:
     """Keep the candidates `index` [B, m], each once or more often."""
     state.visible = pick(state.visible, index)
     state.action_limits = pick(state.action_limits, index)
-    if state.pose is not None:
-        state.pose = pick(state.pose, index)
+    state.pose = {name: pick(value, index) for name, value in state.pose.items()}
     if state.pending is not None:
         state.pending.select(index)
     for cache in state.caches:
@@ -287,7 +296,7 @@ def step(
 ) -> tuple[HeadOutputs, Tensor | None]:
     """Imagine the frames that actions [B, n] or [B, n, A] lead to.
 
-    `pose` [B, n, 3] is needed by models of given poses.
+    Models of given poses need `pose` [B, n, 3]. For others, it may replace the pose that they estimate.
 
     The candidates remember them. An expected frame (one denoising step) is written by the next step, or by `write`.
     Returns the heads, and with `options.decode` frames uint8 [B, n, C, H, W].
@@ -296,9 +305,10 @@ def step(
     where the frame is uncertain. A blurred frame, read as if observed, would give too high a reward.
     """
     not_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
-    pose = model.given_pose(pose)
-    action = model.embedding.action_numbers(action, not_first, pose)
-    blank = _Frame(model.embedding.blank(*not_first.shape), action, 0.0)
+    if model.config.pose == "given":
+        pose = model.given_pose(pose)
+    action = model.embedding.action_numbers(action, not_first)
+    blank = _Frame(model.embedding.blank(*not_first.shape), action, 0.0, pose)
     if state.pending is None:
         x = _through_blocks(model, state, [blank])
     else:
@@ -308,14 +318,15 @@ def step(
     heads = _read(model, state, x, options)
     patches = None
     if options.denoising_steps > 1:
-        patches = _sample(model, state, x, action, options)
-        sampled = _Frame(model.embedding.patch_embed(patches), action, 1.0)
+        patches = _sample(model, state, x, blank, options)
+        tokens = model.embedding.patch_embed(patches)
+        sampled = blank._replace(x=tokens, level=1.0)
         x = _through_blocks(model, state, [sampled], write=True)
         heads = _read(model, state, x, options)
     else:
         if options.decode:
             patches = model.unembed(x)
-        state.pending = Pending(x, patches, action)
+        state.pending = Pending(x, patches, action, pose)
     if not options.decode or patches is None:
         return heads, None
     return heads, model.patches.unpatchify(patches)
@@ -336,7 +347,7 @@ def _remembered(model: WorldModel, pending: Pending) -> _Frame:
         x = model.reembed(pending.x)
     else:
         x = model.embedding.patch_embed(pending.patches)
-    return _Frame(x, pending.action, written_level(model))
+    return _Frame(x, pending.action, written_level(model), pending.pose)
 
 
 def written_level(model: WorldModel) -> float:
@@ -348,17 +359,17 @@ def _sample(
     model: WorldModel,
     state: RolloutState,
     x: Tensor,
-    action: Tensor,
+    blank: _Frame,
     options: StepOptions,
 ) -> Tensor:
-    """Denoise white noise to a frame, given the tokens x [B, n, S, D] of the expected one. Returns patches."""
+    """Denoise a blank frame, given the tokens x [B, n, S, D] of the expected one. Returns patches."""
     patches = model.unembed(x)
     noise = _normal(patches, options.generator)
     for i in range(1, options.denoising_steps):
         level = i / options.denoising_steps
         noisy = level * patches + (1 - level) * noise
         x = model.embedding.patch_embed(noisy)
-        x = _through_blocks(model, state, [_Frame(x, action, level)])
+        x = _through_blocks(model, state, [blank._replace(x=x, level=level)])
         patches = model.unembed(x)
     return patches
 
@@ -393,50 +404,63 @@ def _through_blocks(
             state.action_limits = model.limits_after(frame.x, observed)
     x = torch.stack([frame.x for frame in frames], 2)
     action = torch.stack(executed, 2)
-    condition = _condition(model, state, frames, action, write)
+    inputs = RolloutInputs(action, state.visible, x[:, :, 0], write)
+    poses = _poses(model, state, frames, x, inputs)
+    condition = _condition(model, frames, poses)
     x = x + model.embedding.pos_embed
     x = x + condition[..., None, :]
-    seen = x[:, :, 0]
+    inputs = inputs._replace(seen=x[:, :, 0], pose=poses)
     last = len(state.caches) - 1
     only_first = read and len(frames) == 1
     for i, (block, cache) in enumerate(zip(model.layers, state.caches)):
         needed = only_first or i < last  # the output of the first frame
-        inputs = RolloutInputs(action, state.visible, seen, write, needed)
-        x = block.imagine_step(x, condition, inputs, cache)
+        x = block.imagine_step(x, condition, inputs._replace(read=needed), cache)
     if write:
         visible = F.pad(state.visible, (0, 1), value=True)
         state.visible = visible[..., 1:]
     return x[:, :, -1] if read else x
 
 
-def _condition(
+def _poses(
     model: WorldModel,
     state: RolloutState,
     frames: Sequence[_Frame],
-    executed: Tensor,
-    write: bool,
-) -> Tensor:
-    """Return the condition [B, n, R, D] of successive frames with executed actions [B, n, R, A + 1].
+    x: Tensor,
+    inputs: RolloutInputs,
+) -> Tensor | None:
+    """Return the poses [B, n, R, 3] of successive frames x [B, n, R, S, D]; None: the layers integrate them.
 
-    With `write`, the candidates move to the first frame.
+    The candidates move to a written frame.
     """
+    given = [frame.pose for frame in frames if frame.pose is not None]
+    if len(given) == len(frames):
+        return torch.stack(given, 2)
+    if model.motion is not None:
+        with torch.autocast(x.device.type, enabled=False):
+            poses, state.pose = model.motion.follow(x, inputs, state.pose)
+        return poses
+    if model.pose_integrator is not None:
+        tile = x.unsqueeze(3)
+        poses = model.pose_integrator.follow(tile, inputs, state.pose["pose"])
+        if inputs.write:
+            state.pose["pose"] = poses[:, :, 0]
+        return poses.squeeze(3)
+    return None
+
+
+def _condition(
+    model: WorldModel, frames: Sequence[_Frame], poses: Tensor | None
+) -> Tensor:
+    """Return the condition [B, n, R, D] of successive frames at poses [B, n, R, 3]."""
     action = torch.stack([frame.action for frame in frames], 2)
     noise_levels = [action.new_full((), frame.level) for frame in frames]
     level = torch.stack(noise_levels)
     noise = model.embedding.noise(level)
     condition = model.embedding.condition(action)
     condition = condition + noise
-    if model.pose_embed is None:
+    if model.pose_embed is None or poses is None:
         return condition
-    poses = action[..., None, -3:]
-    if model.pose_integrator is not None:
-        assert state.pose is not None
-        x = torch.stack([frame.x for frame in frames], 2)
-        tile = x.unsqueeze(3)
-        poses = model.pose_integrator.follow(tile, executed, state.pose)
-        if write:
-            state.pose = poses[:, :, 0]
-    return condition + model.pose_embed(poses[..., 0, :])
+    return condition + model.pose_embed(poses)
 
 
 def _read(

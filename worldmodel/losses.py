@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from lssvwm.worldmodel import action_limits, goal_distance
+from lssvwm.worldmodel import action_limits, goal_distance, motion
 from lssvwm.worldmodel.batch_part import all_sum, fraction, share_of_mean
 from lssvwm.worldmodel.data import Batch
 from lssvwm.worldmodel.fused_ops import squared_errors
 from lssvwm.worldmodel.goal_distance import GoalDistance, Trajectories
 from lssvwm.worldmodel.heads import HeadOutputs, two_hot
 from lssvwm.worldmodel.mixers.tiled import write_strength
+from lssvwm.worldmodel.motion import Motion
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,7 +36,7 @@ DARK_MARGIN = 0.3
 """Opening below 0 at which the gate of a black frame costs nothing."""
 COARSE = 4
 """Fields along each side of a patch, for the coarse frame loss."""
-FIXED_WEIGHTS = {"cont": 1.0, "value": 0.1, "action_limits": 1.0}
+FIXED_WEIGHTS = {"cont": 1.0, "value": 0.1, "action_limits": 1.0, "motion": 1.0}
 """Weights of the terms that have none in `LossWeights`."""
 
 Terms = dict[str, Tensor]
@@ -71,6 +72,9 @@ class Outputs:
 
     dark: Tensor | None = None
     """bool [B, T]: the written copy is a black frame; None: no frame is"""
+
+    motion: Motion | None = None
+    """Estimated motion of the agent; None: the model has no motion model"""
 
 
 def total(
@@ -109,6 +113,9 @@ def terms(
         found["coarse"] = coarse_loss(model, out)
     if model.action_limits is not None:
         found["action_limits"] = action_limits.loss(model, out.clean, batch, generator)
+    if out.motion is not None and batch.pose is not None:
+        found["motion"], missed = motion.loss(out.motion, batch.pose, batch.is_first)
+        metrics["step_error"] = missed
     if out.gates is not None:
         found["write"] = write_cost(out.gates, out.dark) * fraction()
         metrics["written"] = (out.gates.detach() > 0).float().mean() * fraction()

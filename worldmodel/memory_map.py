@@ -41,6 +41,14 @@ def agent_pose(model: WorldModel, memory: Memory) -> Tensor:
     return layer["mixer"]["pose"].mean(1)
 
 
+def pose_std(model: WorldModel, memory: Memory) -> Tensor | None:
+    """Return the standard deviation of each agent's pose, [B, 3]; None for a model without a motion model.
+
+    Errors of steps count as independent, and headings as exact.
+    """
+    return None if model.motion is None else memory.layers["pose", "variance"].sqrt()
+
+
 @torch.no_grad()
 def predicted_routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tensor:
     """Return the poses [B, n, H, 3] that actions [B, n, H(, A)] lead to.
@@ -73,19 +81,10 @@ def render_views(model: WorldModel, memory: Memory, poses: Tensor) -> Tensor:
     """
     state = imagination.start(model, memory, poses.shape[1], 1)
     state.visible = torch.zeros_like(state.visible)
-    action, motion = _smallest_motion(model)
-    heading, position = split_pose(poses)
-    turn, step = split_pose(motion)
-    old_heading = heading - turn
-    old_position = position - rotate2d(step, heading)
-    before = torch.cat((old_heading, old_position), -1)
-    for i in _blocks_with_poses(model):
-        cache = _pose_cache(state, i)
-        tiles = cache.pose.shape[2]
-        cache.pose = before[:, :, None].expand(-1, -1, tiles, -1)
+    action = _smallest_motion(model)
     actions = action.expand(*poses.shape[:2], *action.shape)
     decoded = StepOptions(decode=True)
-    _, frames = imagination.step(model, state, actions, decoded)
+    _, frames = imagination.step(model, state, actions, decoded, poses)
     assert frames is not None
     return frames
 
@@ -290,16 +289,17 @@ def _last_block(model: WorldModel) -> int:
     return found[-1]
 
 
-def _smallest_motion(model: WorldModel) -> tuple[Tensor, Tensor]:
-    """Return the action that moves the agent least, and its motion [3]."""
+def _smallest_motion(model: WorldModel) -> Tensor:
+    """Return the action that moves the agent least."""
     if not model.discrete:
-        still = torch.zeros(model.actions, device=model.device)
-        return still, torch.zeros(3, device=model.device)
-    integrator = model.layers[_last_block(model)].mixer.integrator()
-    assert integrator is not None
+        return torch.zeros(model.actions, device=model.device)
     actions = torch.eye(model.actions + 1, device=model.device)[: model.actions]
-    motion = integrator.motion(actions)
+    if model.motion is not None:
+        motion = model.motion.first_step(actions)
+    else:
+        integrator = model.layers[_last_block(model)].mixer.integrator()
+        assert integrator is not None
+        motion = integrator.motion(actions)
     turn, step = split_pose(motion.abs())
     size = step.sum(-1) + 0.01 * turn.squeeze(-1)  # walls block steps, but no turns
-    action = size.argmin()
-    return action, motion[action]
+    return size.argmin()

@@ -86,7 +86,7 @@ class WorldModel(Backbone):
         """Write frames into memory. Returns the new memory, and the tokens [B, T, S, D] that the heads read."""
         x = self.embedding.frames(self.patches.patchify(frames)).unsqueeze(2)
         level = torch.ones_like(trajectory.is_first, dtype=x.dtype)[..., None]
-        x, memory, _ = self.run(x, level, trajectory, memory)
+        x, memory, *_ = self.run(x, level, trajectory, memory)
         return memory, x[:, :, 0]
 
     def imagine(
@@ -138,7 +138,9 @@ class WorldModel(Backbone):
             span = self._draw_span(batch.is_first, generator)
             frames = self.predict_frames(copies, span, trajectory, memory)
             copies = corruption.write_predictions(copies, span, frames)
-        x, memory, gates = self.run(copies.tokens, copies.levels, trajectory, memory)
+        x, memory, gates, motion = self.run(
+            copies.tokens, copies.levels, trajectory, memory
+        )
         predicted, observed = x.unbind(2)
         outputs = losses.Outputs(
             patches,
@@ -149,6 +151,7 @@ class WorldModel(Backbone):
             in_head_loss=copies.in_head_loss,
             is_observed=writes & (copies.written_level == 1),
             gates=gates,
+            motion=motion,
             dark=masks.dark,
         )
         return *losses.total(self, batch, outputs, generator), memory

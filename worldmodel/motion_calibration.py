@@ -77,10 +77,13 @@ def calibrate(
 ) -> dict[int, tuple[float, float, float]]:
     """Set the motions of the path integrators that are clear from frames.
 
-    Returns turn (degrees) and step (ahead, right; in tokens) of each of these actions, or of each dimension of a
-    continuous action. Actions that are rare in the batch keep their motion. Unclear ones start from no motion.
+    Does nothing unless poses are integrated. Returns turn (degrees) and step (ahead, right; in tokens) of each of these
+    actions, or of each dimension of a continuous action. Actions that are rare in the batch keep their motion. Unclear
+    ones start from no motion.
     tick: called again and again, to show progress
     """
+    if model.config.pose != "integrated":
+        return {}
     if model.discrete:
         return _calibrate_discrete(model, batch, tick)
     return _calibrate_continuous(model, batch)

@@ -36,6 +36,8 @@ TRAINED = {
     "strategies": "strategies",
 }
 """Benchmarks that train models, and the experiment of each."""
+ON_CHECKPOINTS = {"memorymaze": "runs/memorymaze9", "pose": "recall9"}
+"""Benchmarks of one checkpoint, and an example of each."""
 NEEDED_TO_PLAY = ("starlette", "uvicorn", "websockets")
 PLAYED = "return9"
 """Packaged model that `play` starts with."""
@@ -191,8 +193,8 @@ def benchmark(name: str, about: str, settings: list[str], show: bool) -> None:
     """Run a benchmark; `about` says what it measures."""
     if name == "planning":
         return _benchmark_planning(about, settings, show)
-    if name == "memorymaze":
-        return _benchmark_memory_maze(about, settings, show)
+    if name in ON_CHECKPOINTS:
+        return _benchmark_checkpoint(name, about, settings, show)
     has_experiment = any(text.startswith("experiment=") for text in settings)
     if name in TRAINED and not has_experiment:
         settings = [f"experiment={TRAINED[name]}", *settings]
@@ -276,24 +278,40 @@ def _benchmark_planning(about: str, settings: list[str], show: bool) -> None:
         _print_written([planning(settings, output)])
 
 
-def _benchmark_memory_maze(about: str, settings: list[str], show: bool) -> None:
-    """Run the published tests of memory in Memory Maze on a checkpoint."""
+def _benchmark_checkpoint(
+    name: str, about: str, settings: list[str], show: bool
+) -> None:
+    """Run a benchmark of one checkpoint."""
     if given(settings, "checkpoint") is None:
-        raise UserError(
-            "which checkpoint? "
-            "e.g. lssvwm benchmark memorymaze checkpoint=runs/memorymaze9"
-        )
-    config = of_checkpoint("benchmark memorymaze", settings, BenchmarkRunConfig)
+        example = f"e.g. lssvwm benchmark {name} checkpoint={ON_CHECKPOINTS[name]}"
+        raise UserError(f"which checkpoint? {example}")
+    config = of_checkpoint(f"benchmark {name}", settings, BenchmarkRunConfig)
     if show:
         return show_settings.of_checkpoint(config, settings)
+    print(f"benchmark {name}: {about}")
+    measure = _measure_pose if name == "pose" else _measure_memory_maze
+    _print_written([measure(config)])
+
+
+def _measure_memory_maze(config: BenchmarkRunConfig) -> Path:
     from lssvwm.agent.benchmarks.memory_maze import FILE, memory_maze, same_measurement
 
     folder = output_folder(config, "runs", "benchmark", "memorymaze")
     output = folder / short_name(config)
     output = free_folder(output, FILE, same_measurement(config), chosen=False)
-    print(f"benchmark memorymaze: {about} Results go to {output}")
+    print(f"results go to {output}")
     with saved(folder, again="run it again to continue"):
-        _print_written([memory_maze(config, folder, output)])
+        return memory_maze(config, folder, output)
+
+
+def _measure_pose(config: BenchmarkRunConfig) -> Path:
+    from lssvwm.agent.benchmarks.pose_error import RESULT, pose
+
+    output = output_folder(config, "runs", short_name(config), "pose")
+    output = free_folder(output, RESULT, same_checkpoint(config), bool(config.output))
+    print(f"results go to {output}")
+    with saved(output, again="run it again"):
+        return pose(config, output)
 
 
 def doctor(settings: list[str], show: bool) -> None:

@@ -343,6 +343,7 @@ BENCHMARKS = {
     "planning": "Planning success of a checkpoint for every combination in benchmark.sweep.",
     "memory": "Retrieval and reasoning in imagination after long contexts, by model.",
     "memorymaze": "Published tests of memory in Memory Maze: probes of walls and objects, revisited places, retrieval.",
+    "pose": "Drift of the position that a checkpoint estimates from actions and frames.",
     "recall": "Planning success by dark frames since the evidence, by model.",
     "strategies": "Planning success by training strategy.",
 }

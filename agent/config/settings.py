@@ -232,11 +232,11 @@ class BenchmarkConfig:
     """Tests of `benchmark seeds` by name, each with the settings that differ, e.g. {far: {env.length: 256}}.
     null: one test with the settings of the experiment."""
     walks: int = Field(default=48, ge=2, le=10**6)
-    """Held-out walks in each test of `benchmark memory` and `benchmark memorymaze`."""
+    """Held-out walks in each test of `benchmark memory`, `benchmark memorymaze` and `benchmark pose`."""
     contexts: tuple[Annotated[int, Field(ge=2, le=10**6)], ...] = Field(
         default=(128, 1024), min_length=1
     )
-    """Frames observed before each test of `benchmark memory`."""
+    """Frames observed before each test of `benchmark memory` and `benchmark pose`."""
     horizon: int = Field(default=64, ge=2, le=10**5)
     """Frames imagined in each test of `benchmark memory`, and on revisited places by `benchmark memorymaze`."""
     idle: tuple[Annotated[int, Field(ge=1, le=10**6)], ...] = (10, 10000)

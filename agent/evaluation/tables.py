@@ -498,6 +498,29 @@ def agents_grid(found: Row) -> Grid:
     return grid
 
 
+def pose_grid(found: Row) -> Grid:
+    """Build the table of the drift of estimated poses."""
+    head = ["frames", "walks", "tiles walked", "error in tiles", "share of the way"]
+    grid = Grid(
+        "Error of the estimated position (95 % interval)",
+        [[*head, "heading error in degrees", "expected error in tiles"]],
+    )
+    for row in found["rows"]:
+        expected = row.get("expected_error")
+        grid.rows.append(
+            [
+                str(row["frames"]),
+                str(row["walks"]),
+                f"{row['tiles_walked']:.0f}",
+                f"{row['error']:.2f}",
+                interval_cell(row["error_per_tile"], 4),
+                f"{row['heading_error']:.1f}",
+                NONE if expected is None else f"{expected:.2f}",
+            ]
+        )
+    return grid
+
+
 def planner_grid(found: Row) -> Grid:
     """Build the table of each planner's returns and time per decision."""
     rows = found["rows"]

@@ -390,13 +390,15 @@ def _calibrate(run: Run) -> None:
     run.model.patches.fit(batch.pixels)
     progress = Progress("calibrate", 1, "batch")
     motions = calibrate(run.model, batch, progress.refresh)
+    run.ema.load_state_dict(run.model.state_dict())
+    if run.config.model.pose != "integrated":
+        return
     moves = [
         f"{action} turns by {motion[0]:g}, steps by ({motion[1]:g}, {motion[2]:g})"
         for action, motion in motions.items()
         if any(motion)
     ]
     print("how actions move the view: " + ("; ".join(moves) or "no rule found"))
-    run.ema.load_state_dict(run.model.state_dict())
 
 
 def save(run: Run) -> None:

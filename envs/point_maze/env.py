@@ -30,6 +30,8 @@ from lssvwm.envs.point_maze.rendering import AGENT, SPOT, SPOTS, WINDOW, Canvas
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+TILE = 16
+"""Pixels of a tile, the unit of poses."""
 NEAR = 4.5
 """Distance at which a goal counts as reached."""
 FAR = 25
@@ -253,6 +255,11 @@ class PointMaze(BatchedEnv):
     def last_action(self) -> np.ndarray:
         """Return the last executed action, float32 [B, 2], zeros after a reset."""
         return self._action.copy()
+
+    def pose(self) -> np.ndarray:
+        """Return the pose of each agent, float32 [B, 3]. Points have no heading; 16 pixels count as a tile."""
+        x, y = self.position.T / TILE
+        return np.stack((np.zeros(self.batch), -y, x), -1).astype(np.float32)
 
     def in_context(self) -> np.ndarray:
         """Return bool [B], true during the tour."""

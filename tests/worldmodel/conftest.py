@@ -32,6 +32,12 @@ KINDS = {
     "delta_content": {"mixer": delta((3, 1), content=0), "pose": "none"},
     "mamba2": {"mixer": ssd((3, 3)), "attention_window": 0, "pose": "none"},
     "pose_condition": {"mixer": ssd((3, 1)), "pose_use": "condition"},
+    "learned_pose": {"mixer": delta((3, 1)), "pose": "learned"},
+    "learned_condition": {
+        "mixer": ssd((3, 1)),
+        "pose": "learned",
+        "pose_use": "condition",
+    },
     "window": {"mixer": AttentionConfig(window=5, heads=2), "attention_window": 0},
     "attention": {"mixer": AttentionConfig(window=30, heads=2), "attention_window": 0},
     "path_integration": {
@@ -66,8 +72,9 @@ def build_tiny(dtype: torch.dtype = torch.float64, **changes) -> WorldModel:
     fields = {"width": 32, "patch": 8, "mixer": ssd(), "attention_heads": 2} | changes
     model = WorldModel(ModelConfig(**fields), (3, 24, 24), 4).to(dtype).eval()
     with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p) if p.dim() > 1 else 0)
+        for name, p in model.named_parameters():
+            size = 0.02 if name.startswith("motion.") else 0.1  # poses feed back
+            p.add_(size * torch.randn_like(p) if p.dim() > 1 else 0)
     return model
 
 

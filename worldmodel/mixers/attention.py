@@ -213,7 +213,7 @@ class Attention(Mixer):
         if self.path_integrator is not None:
             with torch.autocast(u.device.type, enabled=False):
                 tile = at_least_float32(u.unsqueeze(-3))
-                poses, pose = self.path_integrator(tile, *frames.moves, memory["pose"])
+                poses, pose = self.path_integrator(tile, frames, memory["pose"])
                 phase = self.phases(poses)
         out = []
         for i in range(0, u.shape[1], SEGMENT):
@@ -303,7 +303,7 @@ class Attention(Mixer):
             with torch.autocast(u.device.type, enabled=False):
                 assert cache.pose is not None
                 tile = at_least_float32(u.unsqueeze(-3))
-                poses = self.path_integrator.follow(tile, frame.action, cache.pose)
+                poses = self.path_integrator.follow(tile, frame, cache.pose)
                 phase = self.phases(poses)
         past = cache.memory["valid"].shape[1]
         projected = (x.unbind(-3) for x in self.project(u, phase))

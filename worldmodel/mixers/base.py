@@ -8,8 +8,7 @@ Shapes
                          The last copy of a frame is the one that memory may keep. A copy before it only reads.
     u [B, n, R, S, D]    tokens of R successive imagined frames of each of n candidates, R at most 2.
                          Of two frames, the first is written and the second reads.
-    action [..., A]      action that led to the frame, as numbers; the last one is 1 if there was none. A given pose
-                         [..., 3] follows.
+    action [..., A]      action that led to the frame, as numbers; the last one is 1 if there was none.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class MixerContext:
     actions: int
     """Numbers of an action."""
 
-    pose: Literal["integrated", "given", "none"]
+    pose: Literal["integrated", "learned", "given", "none"]
     """Source of the poses that rotate keys; none: keys do not stand for places."""
 
     walls: bool
@@ -89,10 +88,8 @@ class SequenceInputs(NamedTuple):
     seen: Tensor
     """Tokens of the written copy before all blocks, [B, T, S, D]. Write gates look at them."""
 
-    @property
-    def moves(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Action, writes and reset: what path integration needs."""
-        return self.action, self.writes, self.reset
+    pose: Tensor | None = None
+    """Pose of each copy, [B, T, R, 3]; None: each layer integrates its own."""
 
 
 class RolloutInputs(NamedTuple):
@@ -112,6 +109,9 @@ class RolloutInputs(NamedTuple):
 
     read: bool = True
     """Compute the output of a written frame. With false it is undefined."""
+
+    pose: Tensor | None = None
+    """Poses [B, n, R, 3]; None: each layer integrates its own."""
 
 
 class MixerOutput(NamedTuple):

@@ -19,7 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from lssvwm.worldmodel.mixers.base import MixerContext
+    from lssvwm.worldmodel.mixers.base import (
+        MixerContext,
+        RolloutInputs,
+        SequenceInputs,
+    )
 
 
 class PathIntegrator(nn.Module):
@@ -34,7 +38,7 @@ class PathIntegrator(nn.Module):
         phase_k = waves (position + rotate2d(offset_k, heading))
     Keys of places made so resemble grid cells. They are also RoPE for an image that the agent carries along.
 
-    Given poses (`context.pose`) are not integrated: they follow the `actions` numbers of each action.
+    Poses that frames come with are used as they are.
 
     Motions marked `known` are not trained. An error of 0.1 degrees adds up to a wrong heading over 1000 frames.
     """
@@ -42,8 +46,6 @@ class PathIntegrator(nn.Module):
     def __init__(self, context: MixerContext, side: int, phases: int):
         super().__init__()
         width, actions, walls = context.width, context.actions, context.walls
-        self.given = context.pose == "given"
-        self.actions = actions
         self.action = nn.Linear(actions, 3, bias=False)  # turn, step ahead, step right
         self.known: Tensor
         self.register_buffer("known", torch.zeros(actions, dtype=torch.bool))
@@ -80,7 +82,6 @@ class PathIntegrator(nn.Module):
     def motion(self, action: Tensor) -> Tensor:
         """Return turn and step [..., 3] of actions [..., A]."""
         weight = self.action.weight
-        action = action[..., : self.actions]
         return F.linear(action, torch.where(self.known, weight.detach(), weight))
 
     def passable(self, u: Tensor) -> Tensor:
@@ -95,8 +96,6 @@ class PathIntegrator(nn.Module):
 
         u [..., G, s, D], action [..., A], pose [..., G, 3] before the frame -> [..., G, 3]
         """
-        if self.given:
-            return action[..., None, self.actions :].expand_as(pose)
         heading, position = split_pose(pose)
         motion = self.motion(action).unsqueeze(-2)
         turn, step = split_pose(motion)
@@ -105,13 +104,15 @@ class PathIntegrator(nn.Module):
         position = position + step * self.passable(u)
         return torch.cat((heading, position), -1)
 
-    def follow(self, u: Tensor, action: Tensor, pose: Tensor) -> Tensor:
+    def follow(self, u: Tensor, frames: RolloutInputs, pose: Tensor) -> Tensor:
         """Return the pose after each of R successive frames.
 
-        u [B, n, R, G, s, D], action [B, n, R, A], pose [B, n, G, 3] before them -> [B, n, R, G, 3]
+        u [B, n, R, G, s, D], pose [B, n, G, 3] before them -> [B, n, R, G, 3]
         """
+        if frames.pose is not None:
+            return _of_tiles(frames.pose, pose)
         poses = []
-        for frame, moved in zip(u.unbind(2), action.unbind(2)):
+        for frame, moved in zip(u.unbind(2), frames.action.unbind(2)):
             pose = self.move(frame, moved, pose)
             poses.append(pose)
         return torch.stack(poses, 2)
@@ -123,31 +124,30 @@ class PathIntegrator(nn.Module):
         return points @ self.waves
 
     def forward(
-        self, u: Tensor, action: Tensor, writes: Tensor, reset: Tensor, pose: Tensor
+        self, u: Tensor, frames: SequenceInputs, pose: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Integrate sequences of frames.
 
-        u [B, T, R, G, s, D], action [B, T, A], writes and reset [B, T], pose [B, G, 3]
-        -> poses of all copies [B, T, R, G, 3], last pose [B, G, 3]
+        u [B, T, R, G, s, D], pose [B, G, 3] -> poses of all copies [B, T, R, G, 3], last pose [B, G, 3]
 
         The written copy of a frame moves the agent; where none is written, the action alone does. Each copy reads
         from the pose that it would lead to itself.
         """
-        if self.given:
-            poses = action[:, :, None, None, self.actions :]
-            poses = poses.expand(*u.shape[:4], 3)
+        if frames.pose is not None:
+            poses = _of_tiles(frames.pose, pose)
             return poses, poses[:, -1, -1]
+        reset = frames.reset
         first_heading, first_position = split_pose(pose)
-        motion = self.motion(action).unsqueeze(-2)
+        motion = self.motion(frames.action).unsqueeze(-2)
         turn, step = split_pose(motion)  # [B, T, 1, .]
-        turned = _sum_before(turn, reset, first_heading[:, :1])
+        turned = sum_before(turn, reset, first_heading[:, :1])
         heading = turned + turn  # of all tiles
         step = rotate2d(step, heading)
         passable = self.passable(u)  # [B, T, R, G, 1]
-        written = writes[..., None, None]
+        written = frames.writes[..., None, None]
         moved = torch.where(written, passable[:, :, -1], 1.0)
         kept = step * moved
-        before = _sum_before(kept, reset, first_position)
+        before = sum_before(kept, reset, first_position)
         steps = step[:, :, None] * passable
         positions = before[:, :, None] + steps
         headings = heading[:, :, None].expand(*positions.shape[:-1], 1)
@@ -185,7 +185,7 @@ def _grid_offsets(side: int) -> Tensor:
     return torch.stack((ahead, right), -1).flatten(0, 1).float()
 
 
-def _sum_before(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
+def sum_before(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
     """Sum the steps before each frame.
 
     steps [B, T, G, n], reset [B, T], start [B, G, n] -> [B, T, G, n]
@@ -198,3 +198,8 @@ def _sum_before(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
     padded = F.pad(before, (0, 0, 0, 0, 1, 0))
     at_reset = padded.gather(1, index)
     return before - at_reset
+
+
+def _of_tiles(pose: Tensor, like: Tensor) -> Tensor:
+    """Give every tile of `like` [..., G, 3] the pose [..., 3] of its frame."""
+    return pose.unsqueeze(-2).expand(*pose.shape[:-1], like.shape[-2], 3)

@@ -353,9 +353,7 @@ class TiledDelta(TiledMixer):
         copies = [*(self._read(copy) for copy in noisy), written]
         # sums over thousands of frames: bf16 would ruin poses
         with torch.autocast(u.device.type, enabled=False):
-            poses, pose = self.path_integrator(
-                self.tile(u), *frames.moves, memory["pose"]
-            )
+            poses, pose = self.path_integrator(self.tile(u), frames, memory["pose"])
             phases = self.path_integrator.phases(poses).unbind(2)
         carried: MixerMemory = {"pose": pose}
         by_part = []
@@ -412,7 +410,7 @@ class TiledDelta(TiledMixer):
         """
         tokens = self._written(u, frame.seen) if frame.write else self._read(u)
         with torch.autocast(u.device.type, enabled=False):
-            poses = self.path_integrator.follow(self.tile(u), frame.action, cache.pose)
+            poses = self.path_integrator.follow(self.tile(u), frame, cache.pose)
             phase = self.path_integrator.phases(poses)
             outputs = []
             for part, own, stored in zip(self.parts, tokens.parts, cache.parts):

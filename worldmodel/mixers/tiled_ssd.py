@@ -331,9 +331,7 @@ class TiledSSD(TiledMixer):
         with torch.autocast(u.device.type, enabled=False):
             dt, B, C = (at_least_float32(v) for v in (token.dt, token.B, token.C))
             noisy_C = [at_least_float32(reader.C) for reader in readers]
-            poses, pose = self.path_integrator(
-                self.tile(u), *frames.moves, memory["pose"]
-            )
+            poses, pose = self.path_integrator(self.tile(u), frames, memory["pose"])
             *noisy_phases, phase = self.path_integrator.phases(poses).unbind(2)
             B, C = rotate(B, phase), rotate(C, phase)
             rotated = [rotate(*pair) for pair in zip(noisy_C, noisy_phases)]
@@ -374,7 +372,7 @@ class TiledSSD(TiledMixer):
         """
         query = self._token(u, frame.seen) if frame.write else self._query(u)
         with torch.autocast(u.device.type, enabled=False):
-            poses = self.path_integrator.follow(self.tile(u), frame.action, cache.pose)
+            poses = self.path_integrator.follow(self.tile(u), frame, cache.pose)
             phase = self.path_integrator.phases(poses)
             C = by_row(rotate(at_least_float32(query.C), phase))
             Y = cache.read(C)

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from lssvwm.worldmodel.mixers.base import MixerContext
+from lssvwm.worldmodel.mixers.base import MixerContext, SequenceInputs
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
 
 LEFT, AHEAD = 0, 2
@@ -25,7 +25,8 @@ def test_circular_walk_returns_to_same_phases():
     u = torch.zeros(1, 8, 1, 1, 1, 16)
     writes = torch.ones(1, 8, dtype=torch.bool)
     start = torch.zeros(1, 1, 3)
-    poses, last = integrator(u, action, writes, ~writes, start)
+    frames = SequenceInputs(action, writes, ~writes, writes, seen=u)
+    poses, last = integrator(u, frames, start)
     heading, position = last[..., 0], last[..., 1:]
     assert torch.allclose(torch.cos(heading), torch.ones(1))
     assert position.abs().max() < 1e-5

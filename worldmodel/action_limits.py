@@ -89,7 +89,8 @@ def loss(
     order = torch.randperm(len(continues), generator=generator, device=continues.device)
     row, at = continues[order[:PAIRS]].unbind(1)
     action = pick(batch.action, row, at + 1)
-    before, after = pick(batch.pixels, row, at), pick(batch.pixels, row, at + 1)
+    before = pick(batch.pixels, row, at)
+    after = pick(batch.pixels, row, at + 1)
     fraction, confident = executed_fraction(before, after, action, shift)
     index, is_own = own_index(row)
     down, up = model.action_limits(tokens[index, at]).chunk(2, -1)
@@ -152,7 +153,8 @@ def _errors(before: Tensor, after: Tensor, moved: list[Tensor]) -> Tensor:
     The result is [K, N]. It is infinite where less than half of the view remains inside the frame.
     """
     view = moving_view(before, after)[:, :1]
-    pictures = torch.cat((before, view.expand(len(before), -1, -1, -1)), 1)
+    views = view.expand(len(before), -1, -1, -1)
+    pictures = torch.cat((before, views), 1)
     errors = []
     for shift in moved:
         shifted = shift_frames(pictures, shift, "zeros")

@@ -188,7 +188,8 @@ class Backbone(nn.Module):
         limits = trajectory.action_limits
         if limits is None:
             limits = self.limits_after(x[:, :, -1], writes)
-        before = torch.cat((memory.action_limits[:, None], limits[:, :-1]), 1)
+        first_limits = memory.action_limits[:, None]
+        before = torch.cat((first_limits, limits[:, :-1]), 1)
         before = before.masked_fill(reset[..., None], math.inf)
         visible, last_visible = _visibility(memory.visible, writes, reset)
         moved = (self.executed(action, before), writes, reset)
@@ -235,7 +236,8 @@ class Backbone(nn.Module):
         """
         if self.config.pose == "given":
             pose = self.given_pose(given).to(x)
-            return pose[:, :, None].expand(-1, -1, x.shape[2], -1), {}, None
+            of_copies = pose[:, :, None].expand(-1, -1, x.shape[2], -1)
+            return of_copies, {}, None
         if self.motion is not None:
             before = memory.layers["pose"].to_dict()
             with torch.autocast(x.device.type, enabled=False):
@@ -262,7 +264,7 @@ class Backbone(nn.Module):
 
     @staticmethod
     def given_pose(pose: Tensor | None) -> Tensor:
-        """Return the pose that a model of given ones needs; raises ValueError if it is missing."""
+        """Return the pose of a frame; raises ValueError if it is missing."""
         if pose is None:
             raise ValueError(
                 "model.pose=given needs the pose of every frame, also of imagined ones"

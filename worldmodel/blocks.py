@@ -119,9 +119,11 @@ class LocalAttention(nn.Module):
         shown = torch.zeros_like(visible, dtype=bias.dtype)
         shown = shown.masked_fill(~visible, float("-inf"))
         mask = F.pad(shown, (0, tokens))[..., None, None, None, :]
-        score = torch.cat((far.unflatten(-2, rows), near), -1) + bias + mask
+        far = far.unflatten(-2, rows)
+        score = torch.cat((far, near), -1) + bias + mask
         weight = torch.softmax(score, -1)
-        old, new = weight.split([weight.shape[-1] - tokens, tokens], -1)
+        past_tokens = weight.shape[-1] - tokens
+        old, new = weight.split([past_tokens, tokens], -1)
         from_past = (old.flatten(-3, -2) @ past[1]).unflatten(-2, rows)
         y = from_past + new @ own[1]
         return self.out(y.movedim(-4, -2).flatten(-2))

@@ -161,7 +161,8 @@ def head_losses(
     scaled_target = two_hot(target / value_unit, out.bins)
     value = _cross_entropy(out.value_logits, scaled_target)
     goes_on = valid & ~batch.terminated & ~batch.truncated
-    acts = (goes_on[:, :-1] & ~batch.is_first[:, 1:]).float()
+    follows = ~batch.is_first[:, 1:]
+    acts = (goes_on[:, :-1] & follows).float()
     advantage = (target - out.value.detach())[:, :-1] / value_unit
     advantage_weight = torch.exp(advantage / ADVANTAGE_TEMPERATURE)
     policy = policy_loss(out.policy[:, :-1], batch.action[:, 1:])
@@ -216,7 +217,8 @@ def lambda_returns(
     """
     alive = discount * (1 - terminated[:, 1:].to(value.dtype))
     starts = is_first[:, 1:]
-    step = reward[:, 1:] + alive * (1 - td_lambda) * value[:, 1:]
+    bootstrap = (1 - td_lambda) * value[:, 1:]
+    step = reward[:, 1:] + alive * bootstrap
     step = torch.where(starts, value[:, :-1], step)
     decay = torch.where(starts, 0.0, alive * td_lambda)
     targets = [value[:, -1]]
@@ -261,7 +263,8 @@ def frame_loss(
     some = order[: int(pixels * config.pixel_fraction)]
     first_of_channel = torch.arange(channels, device=device)[:, None] * pixels
     index = (first_of_channel + some).flatten()
-    true = out.patches.gather(-1, index.expand(*out.patches.shape[:-1], -1))
+    of_patches = index.expand(*out.patches.shape[:-1], -1)
+    true = out.patches.gather(-1, of_patches)
     weight, bias = model.unembed.weight[index], model.unembed.bias[index]
     predicted = model.unembed.partly(out.predicted, weight, bias)
     rare = None

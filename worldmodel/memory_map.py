@@ -42,11 +42,14 @@ def agent_pose(model: WorldModel, memory: Memory) -> Tensor:
 
 
 def pose_std(model: WorldModel, memory: Memory) -> Tensor | None:
-    """Return the standard deviation of each agent's pose, [B, 3]; None for a model without a motion model.
+    """Return the standard deviation of each agent's pose, [B, 3].
 
+    None: the model has no motion model.
     Errors of steps count as independent, and headings as exact.
     """
-    return None if model.motion is None else memory.layers["pose", "variance"].sqrt()
+    if model.motion is None:
+        return None
+    return memory.layers["pose", "variance"].sqrt()
 
 
 @torch.no_grad()
@@ -221,7 +224,9 @@ def _from_rim_to_middle(rows: int, columns: int) -> list[tuple[int, int]]:
 def _offset(model: WorldModel, row: int, column: int, heading: Tensor) -> Tensor:
     """Return the places (ahead, right) [T, 2] of a token from agents with headings [T, 1]."""
     rows, columns = model.patches.grid
-    seen = torch.tensor([float(rows - 1 - row), column - (columns - 1) / 2])
+    ahead = float(rows - 1 - row)
+    right = column - (columns - 1) / 2
+    seen = torch.tensor([ahead, right])
     return rotate2d(seen.expand(len(heading), 2), heading)
 
 
@@ -269,7 +274,9 @@ def _cut_token(model: WorldModel, frames: Tensor, row: int, column: int) -> Tens
     pad_left, _, pad_top, _ = model.patches.pad
     top = row * size - pad_top
     left = column * size - pad_left
-    return frames[..., max(0, top) : top + size, max(0, left) : left + size]
+    rows = slice(max(0, top), top + size)
+    columns = slice(max(0, left), left + size)
+    return frames[..., rows, columns]
 
 
 def _blocks_with_poses(model: WorldModel) -> list[int]:
@@ -293,13 +300,15 @@ def _smallest_motion(model: WorldModel) -> Tensor:
     """Return the action that moves the agent least."""
     if not model.discrete:
         return torch.zeros(model.actions, device=model.device)
-    actions = torch.eye(model.actions + 1, device=model.device)[: model.actions]
+    actions = torch.eye(model.actions + 1, device=model.device)
+    actions = actions[: model.actions]
     if model.motion is not None:
-        motion = model.motion.first_step(actions)
+        motion = model.motion.expected_step(actions, model.motion.initial(1, actions))
     else:
         integrator = model.layers[_last_block(model)].mixer.integrator()
         assert integrator is not None
         motion = integrator.motion(actions)
     turn, step = split_pose(motion.abs())
-    size = step.sum(-1) + 0.01 * turn.squeeze(-1)  # walls block steps, but no turns
+    size = step.sum(-1)
+    size = size + 0.01 * turn.squeeze(-1)  # walls block steps, but no turns
     return size.argmin()

@@ -6,8 +6,8 @@ into. The frame then corrects the prediction: its view is compared with the one 
 only the prediction moves the agent. Both are normal distributions, which poses of the environment train. Their
 variances add up to that of the pose, as if errors were independent and headings exact.
 
-Shapes: B sequences, T frames, R copies of a frame, S tokens per frame, D width, A numbers of an action, V numbers of a
-view, E numbers of an event (an action and what a frame showed of it).
+Shapes: B sequences, T frames, R copies of a frame, S tokens per frame, D width.
+A, V, E: numbers of an action, of a view, of an event. An event is an action and what a frame showed of its step.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VIEW = 32
 """Numbers of a token that are compared."""
 HIDDEN = 128
 SHOWN = 64
-"""Numbers that tell what a frame shows of a step."""
+"""Numbers that describe what a frame shows of a step."""
 EVENTS = 8
 """Past steps from which a step is predicted."""
 SPANS = (1, 8, 32)
@@ -117,33 +117,33 @@ class MotionModel(nn.Module):
         writes, reset = frames.writes, frames.reset
         action = at_least_float32(frames.action)
         view = self._view(x[:, :, -1])
-        seen_before = torch.cat((memory["seen"], writes[:, :-1]), 1) & ~reset
-        scene = torch.cat((memory["view"][:, None], view[:, :-1]), 1)
+        seen_before = _shifted(writes, memory["seen"][:, 0]) & ~reset
+        scene = _shifted(view, memory["view"])
         scene = scene * seen_before[..., None]
         shown = self._shown(scene, view, seen_before & writes)
-        line = torch.cat((memory["events"], torch.cat((action, shown), -1)), 1)
-        history = _recent(line, reset)
+        events = torch.cat((action, shown), -1)
+        line = torch.cat((memory["events"], events), 1)
+        recent = _recent(line, reset)
+        history = recent[:, :-1].flatten(-2)
         predicted, corrected = self._steps(history, action, scene, shown)
-        moved = Step(
-            *(
-                torch.where(writes[..., None], *pair)
-                for pair in zip(corrected, predicted)
-            )
-        )
+        written = writes[..., None]
         began = reset[..., None]
-        steps = moved.mean.masked_fill(began, 0.0)
+        moved = torch.where(written, corrected.mean, predicted.mean)
+        moved = moved.masked_fill(began, 0.0)
         expected = predicted.mean.masked_fill(began, 0.0)
-        pose, expected_pose = _sum(steps, expected, reset, memory["pose"])
-        copies = [expected_pose] * (x.shape[2] - 1) + [pose]
-        doubt = moved.variance.masked_fill(began, 0.0)
+        pose, expected_pose = _sum(moved, expected, reset, memory["pose"])
+        copies = [expected_pose] * (x.shape[2] - 1)
+        poses = torch.stack([*copies, pose], 2)
+        variance = torch.where(written, corrected.variance, predicted.variance)
+        variance = variance.masked_fill(began, 0.0)
         last = {
             "pose": _wrapped(pose[:, -1]),
-            "variance": _last_sum(doubt, reset, memory["variance"]),
-            "events": _kept(line, reset),
+            "variance": _last_sum(variance, reset, memory["variance"]),
+            "events": recent[:, -1],
             "view": view[:, -1] * writes[:, -1:],
             "seen": writes[:, -1:],
         }
-        return Motion(predicted, corrected, torch.stack(copies, 2)), last
+        return Motion(predicted, corrected, poses), last
 
     def follow(
         self, x: Tensor, frames: RolloutInputs, memory: MixerMemory
@@ -153,95 +153,101 @@ class MotionModel(nn.Module):
         Returns the poses [B, n, R, 3] and, if the first frame is written, the memory after it.
         """
         poses = []
-        for number, action in enumerate(at_least_float32(frames.action).unbind(2)):
-            if frames.write and number == 0:
-                pose, memory = self._advance(x[:, :, 0], action, memory)
-            else:
-                predicted, _ = self._steps(
-                    memory["events"].flatten(-2), action, memory["view"], None
-                )
-                pose = _moved(memory["pose"], predicted.mean)
-            poses.append(pose)
+        actions = list(at_least_float32(frames.action).unbind(2))
+        if frames.write:
+            memory = self._advance(x[:, :, 0], actions.pop(0), memory)
+            poses.append(memory["pose"])
+        for action in actions:
+            step = self.expected_step(action, memory)
+            poses.append(_moved(memory["pose"], step))
         return torch.stack(poses, 2), memory
 
-    def first_step(self, action: Tensor) -> Tensor:
-        """Return the steps [..., 3] expected of actions [..., A] of agents that stood still and saw nothing."""
-        memory = self.initial(1, action)
+    def expected_step(self, action: Tensor, memory: MixerMemory) -> Tensor:
+        """Return the steps [..., 3] that actions [..., A] should lead to."""
         history = memory["events"].flatten(-2)
-        return self._steps(history, action, memory["view"], None)[0].mean
+        predicted, _ = self._steps(history, action, memory["view"], None)
+        return predicted.mean
 
-    def _advance(
-        self, x: Tensor, action: Tensor, memory: MixerMemory
-    ) -> tuple[Tensor, MixerMemory]:
-        """Move candidates to a frame x [B, n, S, D] that they remember; return poses and memory."""
+    def _advance(self, x: Tensor, action: Tensor, memory: MixerMemory) -> MixerMemory:
+        """Move candidates to a frame x [B, n, S, D]; return their memory of it."""
         view = self._view(x)
         shown = self._shown(memory["view"], view, memory["seen"][..., 0])
         history = memory["events"].flatten(-2)
         _, corrected = self._steps(history, action, memory["view"], shown)
-        pose = _moved(memory["pose"], corrected.mean)
-        event = torch.cat((action, shown), -1).unsqueeze(-2)
-        events = torch.cat((memory["events"][..., 1:, :], event), -2)
-        seen = torch.ones_like(memory["seen"])
-        return pose, {
-            "pose": pose,
+        event = torch.cat((action, shown), -1)
+        later = memory["events"][..., 1:, :]
+        return {
+            "pose": _moved(memory["pose"], corrected.mean),
             "variance": memory["variance"] + corrected.variance,
-            "events": events,
+            "events": torch.cat((later, event.unsqueeze(-2)), -2),
             "view": view,
-            "seen": seen,
+            "seen": torch.ones_like(memory["seen"]),
         }
 
     def _view(self, x: Tensor) -> Tensor:
         """Return what is compared of embedded frames [..., S, D], as [..., V]."""
-        return self.view(at_least_float32(x)).flatten(-2)
+        x = at_least_float32(x)
+        return self.view(x).flatten(-2)
 
     def _shown(self, before: Tensor, view: Tensor, both: Tensor) -> Tensor:
         """Compare views [..., V]; where not `both` [...] were seen, nothing is known."""
-        shown = self.compare(torch.cat((before, view), -1))
+        pair = torch.cat((before, view), -1)
+        shown = self.compare(pair)
         return torch.where(both[..., None], shown, self.unseen)
 
     def _steps(
         self, history: Tensor, action: Tensor, scene: Tensor, shown: Tensor | None
     ) -> tuple[Step, Step]:
         """Return steps before and after their frame. Without what it has shown, both are predicted."""
-        hidden = self.history(history) + self.action(action) + self.scene(scene)
+        hidden = self.history(history)
+        hidden = hidden + self.action(action)
+        hidden = hidden + self.scene(scene)
         predicted = _step(self.predict(hidden))
         if shown is None:
             return predicted, predicted
-        change = _step(self.correct(hidden + self.shown(shown)))
-        corrected = Step(predicted.mean + change.mean, change.log_std)
-        return predicted, corrected
+        hidden = hidden + self.shown(shown)
+        change = _step(self.correct(hidden))
+        mean = predicted.mean + change.mean
+        return predicted, Step(mean, change.log_std)
 
 
 def loss(motion: Motion, pose: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the negative log likelihood of the motion between poses [B, T, 3], and the mean error of corrected steps.
+    """Return the negative log likelihood of poses [B, T, 3], and the mean error of steps.
 
-    is_first [B, T] marks frames that no step led to. Errors are in tiles.
+    is_first [B, T] marks frames that no step led to. The error is that of corrected steps, in tiles.
     """
     true = steps_between(pose)
     valid = ~is_first[:, 1:]
+    known = valid[..., None].to(pose)
     total = pose.new_zeros(())
     for step in (motion.predicted, motion.corrected):
-        error = (true - step.mean[:, 1:]) * valid[..., None]
+        error = true - step.mean[:, 1:]
+        variance = step.variance[:, 1:]
         for span in SPANS:
-            total = total + _cost(error, step.variance[:, 1:], valid, span)
-    missed = (true - motion.corrected.mean[:, 1:]).detach()[..., 1:].norm(dim=-1)
-    return total / len(SPANS), share_of_mean(missed, valid.float())
+            total = total + _cost(error * known, variance, known, span)
+    error = true - motion.corrected.mean[:, 1:]
+    _, missed = split_pose(error.detach())
+    distance = missed.norm(dim=-1)
+    mean = share_of_mean(distance, known[..., 0])
+    return total / len(SPANS), mean
 
 
-def _cost(error: Tensor, variance: Tensor, valid: Tensor, span: int) -> Tensor:
-    """Return the negative log likelihood of sums of `span` successive steps, as if their errors were independent.
+def _cost(error: Tensor, variance: Tensor, known: Tensor, span: int) -> Tensor:
+    """Return the negative log likelihood of sums of `span` successive steps.
 
-    Small errors that repeat count here: they bend the path. Costs are weighed by the expected error (Seitzer et al.
-    2022, arXiv 2203.09168), otherwise steps that are easy to predict would outweigh all others.
+    Their errors count as independent, so that small errors that repeat cost more: they bend the path. Costs are weighed
+    by the expected error (Seitzer et al. 2022, arXiv 2203.09168). Otherwise steps that are easy to predict would
+    outweigh all others.
     """
     if span > error.shape[1]:
         return error.new_zeros(())
     summed = _windows(error, span)
     expected = _windows(variance, span)
-    known = _windows(valid[..., None].to(error), span)[..., 0] > span - 0.5
-    cost = 0.5 * (summed.square() / expected + expected.log())
+    whole = _windows(known, span)[..., 0] > span - 0.5
+    cost = summed.square() / expected
+    cost = 0.5 * (cost + expected.log())
     cost = cost * expected.detach().sqrt()
-    return share_of_mean(cost.sum(-1), known.float())
+    return share_of_mean(cost.sum(-1), whole.float())
 
 
 def _windows(x: Tensor, span: int) -> Tensor:
@@ -252,17 +258,18 @@ def _windows(x: Tensor, span: int) -> Tensor:
 def steps_between(pose: Tensor) -> Tensor:
     """Return the steps [B, T - 1, 3] between successive poses [B, T, 3]."""
     heading, position = split_pose(pose)
-    turn = _wrapped(heading[:, 1:] - heading[:, :-1])
-    step = rotate2d(position[:, 1:] - position[:, :-1], -heading[:, 1:])
+    turn = _wrapped(heading.diff(dim=1))
+    step = rotate2d(position.diff(dim=1), -heading[:, 1:])
     return torch.cat((turn, step), -1)
 
 
 def _head() -> nn.Sequential:
     """Build the layers that give mean and logarithm of the standard deviation of a step."""
+    hidden = nn.Linear(HIDDEN, HIDDEN)
     last = nn.Linear(HIDDEN, 6)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), last)
+    return nn.Sequential(nn.GELU(), hidden, nn.GELU(), last)
 
 
 def _step(numbers: Tensor) -> Step:
@@ -282,7 +289,10 @@ def _moved(pose: Tensor, step: Tensor) -> Tensor:
 def _sum(
     moved: Tensor, expected: Tensor, reset: Tensor, start: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sum up steps [B, T, 3]; return the poses after them, and after the expected ones instead of the last."""
+    """Sum up steps [B, T, 3].
+
+    Returns the poses after them, and those after the expected step instead of the last one.
+    """
     turn, shift = split_pose(moved)
     first_heading, first_position = split_pose(start[:, None])
     before = sum_before(turn.unsqueeze(-2), reset, first_heading).squeeze(-2)
@@ -294,7 +304,10 @@ def _sum(
 
 
 def _last_sum(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
-    """Return the sum [B, 3] of the steps [B, T, 3] since the last reset, or of all and `start` [B, 3]."""
+    """Return the sum [B, 3] of steps [B, T, 3] since the last reset.
+
+    Without a reset, it is that of all steps and `start` [B, 3].
+    """
     before = sum_before(steps.unsqueeze(-2), reset, start[:, None])
     return before[:, -1, 0] + steps[:, -1]
 
@@ -302,27 +315,26 @@ def _last_sum(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
 def _wrapped(pose: Tensor) -> Tensor:
     """Bring the heading, the first of the last axis, to -pi ... pi."""
     heading, rest = split_pose(pose)
-    heading = torch.remainder(heading + math.pi, 2 * math.pi) - math.pi
-    return torch.cat((heading, rest), -1)
+    turns = torch.remainder(heading + math.pi, 2 * math.pi)
+    return torch.cat((turns - math.pi, rest), -1)
 
 
 def _recent(line: Tensor, reset: Tensor) -> Tensor:
-    """Return the last EVENTS events before each frame, [B, T, EVENTS E], those of other episodes as zeros.
+    """Return the last EVENTS events before each frame and after the last one, [B, T + 1, EVENTS, E].
 
+    Events of other episodes are zeros.
     line: events [B, EVENTS + T, E], the first of which are remembered; reset [B, T]
     """
-    length = reset.shape[1]
-    episode = F.pad(reset.long().cumsum(1), (EVENTS, 0))
-    current = episode[:, EVENTS:]
-    recent = []
-    for at in range(EVENTS):
-        same = episode[:, at : at + length] == current
-        recent.append(line[:, at : at + length] * same[..., None])
-    return torch.cat(recent, -1)
+    windows = line.unfold(1, EVENTS, 1)
+    windows = windows.transpose(-1, -2)
+    episode = reset.long().cumsum(1)
+    before = F.pad(episode, (EVENTS, 0))
+    current = torch.cat((episode, episode[:, -1:]), 1)
+    same = before.unfold(1, EVENTS, 1) == current[..., None]
+    return windows * same[..., None]
 
 
-def _kept(line: Tensor, reset: Tensor) -> Tensor:
-    """Return the events [B, EVENTS, E] to remember after the last frame."""
-    episode = F.pad(reset.long().cumsum(1), (EVENTS, 0))
-    same = episode[:, -EVENTS:] == episode[:, -1:]
-    return line[:, -EVENTS:] * same[..., None]
+def _shifted(x: Tensor, first: Tensor) -> Tensor:
+    """Return what lies one frame before, x [B, T, ...] after `first` [B, ...]."""
+    past = x[:, :-1]
+    return torch.cat((first[:, None], past), 1)

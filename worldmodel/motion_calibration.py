@@ -97,12 +97,13 @@ def _calibrate_discrete(
     before = patches[:, :-1].flatten(0, 1)
     begins = batch.is_first[:, 1:]
     action = batch.action[:, 1:].masked_fill(begins, -1).flatten()
+    grid = model.patches.grid
     motions = {}
     for a in range(model.actions):
         pairs = (action == a).nonzero()[:, 0]
         if len(pairs) >= MIN_PAIRS:
-            grid = model.patches.grid
-            motions[a] = _best_motion(after[pairs], before[pairs], grid, tick)
+            later, earlier = after[pairs], before[pairs]
+            motions[a] = _best_motion(later, earlier, grid, tick)
     for integrator in model.path_integrators:
         for a, motion in motions.items():
             integrator.set_motion(a, motion)
@@ -129,8 +130,9 @@ def _best_motion(
         here, there = _overlap(grid, quarters, ahead, right)
         if len(here) * 3 < grid[0] * grid[1]:
             continue
-        gap = (after[:, here] - before[:, there]).square().mean((0, 2))
-        chance = (after[:, here] - unrelated[:, there]).square().mean((0, 2))
+        seen = after[:, here]
+        gap = (seen - before[:, there]).square().mean((0, 2))
+        chance = (seen - unrelated[:, there]).square().mean((0, 2))
         relative = gap.sum() / (chance.sum() + 1e-6)
         scores[quarters, ahead, right] = float(relative)
     still = scores[0, 0, 0]

@@ -45,7 +45,8 @@ class Patches(nn.Module):
         self.size = channels * patch * patch
         down = self.grid[0] * patch - height
         right = self.grid[1] * patch - width
-        self.pad = (right // 2, right - right // 2, down // 2, down - down // 2)
+        left, top = right // 2, down // 2
+        self.pad = (left, right - left, top, down - top)
         self.normalized = normalized
         if normalized:
             self.register_buffer("mean", torch.zeros(self.tokens, self.size))

@@ -119,7 +119,10 @@ class Walkers:
     def followed(
         self, model: WorldModel, counts: tuple[int, ...]
     ) -> Iterator[tuple[int, Drift]]:
-        """Let a model observe; yield numbers of frames, and the drift of the running episodes after them."""
+        """Let a model observe; yield the drift after each number of frames.
+
+        Only running episodes count.
+        """
         memory = model.initial(self.env.batch)
         progress = Progress(f"walk: {self.name}", counts[-1], "frames")
         observed = 0

@@ -1,4 +1,4 @@
-"""Test that the motion model learns steps from poses, and tells how sure it is."""
+"""Test that the motion model learns steps from poses, and how sure it is of them."""
 
 import math
 

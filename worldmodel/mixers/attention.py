@@ -239,7 +239,8 @@ class Attention(Mixer):
         frames, copies, tokens = u.shape[1:4]
         q, k, v = (x.transpose(1, 2) for x in self.project(u, phase))
         past = _without_unused(memory)
-        key = torch.cat((past["key"].transpose(1, 2).to(k.dtype), k[:, :, :, -1]), 2)
+        past_key = past["key"].transpose(1, 2)
+        key = torch.cat((past_key.to(k.dtype), k[:, :, :, -1]), 2)
         value = torch.cat(
             (past["value"].transpose(1, 2).to(v.dtype), v[:, :, :, -1]), 2
         )
@@ -264,7 +265,8 @@ class Attention(Mixer):
             "valid": valid,
         }
         y = self.out(y.permute(0, 2, 3, 4, 1, 5).flatten(-2))
-        return y, {name: _last(x, self.window - 1) for name, x in carried.items()}
+        kept = self.window - 1
+        return y, {name: _last(x, kept) for name, x in carried.items()}
 
     def _mask(self, valid: Tensor, episode: Tensor, frames: int, copies: int) -> Tensor:
         """Return what each copy of the last frames may attend to, true where allowed.

@@ -213,6 +213,7 @@ def build_mixer(config: MixerConfig, context: MixerContext) -> Mixer:
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """Select candidates `index` [B, m] of x [B, n, ...]. Returns [B, m, ...]."""
-    first_row = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    number = torch.arange(len(x), device=x.device)
+    first_row = number[:, None] * x.shape[1]
     rows = (first_row + index).flatten()
     return x.flatten(0, 1).index_select(0, rows).unflatten(0, index.shape)

@@ -96,9 +96,11 @@ class GRU(Mixer):
         states = []
         for t in range(u.shape[1]):
             h = h.masked_fill(frames.reset[:, t, None], 0.0)
-            new = self._cell(inputs[:, t], h[:, None].expand(-1, copies, -1))
+            before = h[:, None].expand(-1, copies, -1)
+            new = self._cell(inputs[:, t], before)
             states.append(new)
-            h = torch.where(frames.writes[:, t, None], new[:, -1], h)
+            written = frames.writes[:, t, None]
+            h = torch.where(written, new[:, -1], h)
         return MixerOutput(self._output(torch.stack(states, 1)), {"state": h})
 
     def _inputs(self, u: Tensor, action: Tensor) -> Tensor:

@@ -202,4 +202,5 @@ def sum_before(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
 
 def _of_tiles(pose: Tensor, like: Tensor) -> Tensor:
     """Give every tile of `like` [..., G, 3] the pose [..., 3] of its frame."""
-    return pose.unsqueeze(-2).expand(*pose.shape[:-1], like.shape[-2], 3)
+    tiles = like.shape[-2]
+    return pose.unsqueeze(-2).expand(*pose.shape[:-1], tiles, 3)

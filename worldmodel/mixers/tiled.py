@@ -112,7 +112,8 @@ class TiledMixer(Mixer):
 
     def token_resets(self, reset: Tensor) -> Tensor:
         """Mark the first token of each reset frame in every tile. [B, T] -> [B G, T s]"""
-        by_token = F.pad(reset[..., None], (0, self.side**2 - 1)).flatten(1)
+        later_tokens = self.side**2 - 1
+        by_token = F.pad(reset[..., None], (0, later_tokens)).flatten(1)
         return by_token.repeat_interleave(self.tiles, 0)
 
 

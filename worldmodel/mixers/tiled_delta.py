@@ -366,7 +366,8 @@ class TiledDelta(TiledMixer):
             by_part.append(outputs)
         read = zip(*by_part)
         out = [self._output(Y, tokens) for Y, tokens in zip(read, copies)]
-        openings = torch.stack([own.opening for own in writes], -1) * kept[..., None]
+        openings = torch.stack([own.opening for own in writes], -1)
+        openings = openings * kept[..., None]
         return MixerOutput(torch.stack(out, 2), carried, openings.flatten(2))
 
     def _scan(
@@ -399,7 +400,8 @@ class TiledDelta(TiledMixer):
             caches.append(
                 TokenCache(state, n, tokens) if fewer else StateCache(state, n)
             )
-        return DeltaCache(caches, memory["pose"][:, None].expand(-1, n, -1, -1))
+        pose = memory["pose"][:, None]
+        return DeltaCache(caches, pose.expand(-1, n, -1, -1))
 
     def rollout_step(
         self, u: Tensor, frame: RolloutInputs, cache: DeltaCache

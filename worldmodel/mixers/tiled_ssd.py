@@ -108,7 +108,8 @@ class TokenCache:
             return Y
         keys = self.keys[..., : self.used, :]
         values = self.values[..., : self.used, :]
-        fade = torch.exp(self.total[..., None] - self.decay[..., : self.used])
+        decay = self.decay[..., : self.used]
+        fade = torch.exp(self.total[..., None] - decay)
         score = (C @ keys.transpose(-1, -2))[..., None, :, :]
         weight = score * fade[..., None, :]
         return Y + weight @ values
@@ -282,8 +283,10 @@ class TiledSSD(TiledMixer):
         Embedded tokens `seen` [..., S, D] open the write gate.
         """
         size, inner = self.state, self.inner
-        gate, rest = self.project(u).split([inner, inner + 2 * size + self.heads], -1)
-        X, B, C, dt = self.tile(rest).split([inner, size, size, self.heads], -1)
+        placed = inner + 2 * size + self.heads
+        gate, rest = self.project(u).split([inner, placed], -1)
+        sizes = [inner, size, size, self.heads]
+        X, B, C, dt = self.tile(rest).split(sizes, -1)
         B = F.layer_norm(B, (size,), self.scale_B, self.shift_B)
         dt = F.softplus(dt + self.dt_bias)
         opening = None
@@ -403,7 +406,8 @@ def _write(
     values = values.transpose(-2, -3)
     decay = (dt * A).transpose(-1, -2).cumsum(-1)  # [B, n, G, h, s]
     tokens, queries = B.shape[3], C.shape[3]
-    after = decay[..., -1:].expand(*decay.shape[:-1], queries - tokens)
+    last = decay[..., -1:]
+    after = last.expand(*decay.shape[:-1], queries - tokens)
     until = torch.cat((decay, after), -1)  # decay up to each query
     later = torch.ones(queries, tokens, dtype=torch.bool, device=dt.device).triu(1)
     gap = until[..., :, None] - decay[..., None, :]

@@ -187,7 +187,8 @@ def by_chunk(v: Tensor, size: int) -> Tensor:
     """Cut the tokens of v [b, l, ...] into chunks [b, k, size, ...], with zeros after the last token."""
     missing = -v.shape[1] % size
     if missing:
-        v = F.pad(v, (0, 0) * (v.dim() - 2) + (0, missing))
+        no_pad = (0, 0) * (v.dim() - 2)
+        v = F.pad(v, (*no_pad, 0, missing))
     chunks = v.shape[1] // size
     return v.unflatten(1, (chunks, size))
 

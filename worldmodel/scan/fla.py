@@ -54,7 +54,8 @@ def delta_scan(inputs: DeltaInputs) -> tuple[Tensor, Tensor]:
         output_final_state=True,
         cu_seqlens=packing.bounds,
     )
-    return Y.view(X.shape), last[packing.is_last, 0].transpose(-1, -2)
+    last = last[packing.is_last, 0]
+    return Y.view(X.shape), last.transpose(-1, -2)
 
 
 class _Packing(NamedTuple):

@@ -60,7 +60,8 @@ def predicted_routes(model: WorldModel, memory: Memory, actions: Tensor) -> Tens
     """
     n, horizon = actions.shape[1:3]
     state = imagination.start(model, memory, n, horizon)
-    poses = [advance_pose(model, state, actions[:, :, h]) for h in range(horizon)]
+    steps = actions.unbind(2)
+    poses = [advance_pose(model, state, action) for action in steps]
     return torch.stack(poses, 2)
 
 

@@ -171,7 +171,8 @@ class MotionModel(nn.Module):
     def _advance(self, x: Tensor, action: Tensor, memory: MixerMemory) -> MixerMemory:
         """Move candidates to a frame x [B, n, S, D]; return their memory of it."""
         view = self._view(x)
-        shown = self._shown(memory["view"], view, memory["seen"][..., 0])
+        seen = memory["seen"][..., 0]
+        shown = self._shown(memory["view"], view, seen)
         history = memory["events"].flatten(-2)
         _, corrected = self._steps(history, action, memory["view"], shown)
         event = torch.cat((action, shown), -1)

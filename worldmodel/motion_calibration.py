@@ -151,7 +151,8 @@ def _is_still(after: Tensor, before: Tensor, unrelated: Tensor) -> bool:
     """
     gap = (after - before).square().mean((1, 2))
     chance = (after - unrelated).square().mean()
-    return float((gap <= STILL * chance).float().mean()) > MOST
+    still = gap <= STILL * chance
+    return float(still.float().mean()) > MOST
 
 
 def _overlap(
@@ -240,7 +241,8 @@ def _shift_by_slopes(pairs: Pairs, view: Tensor) -> Tensor:
         features = torch.einsum("npd,na->npda", slopes, action)
         features = features.flatten(2).flatten(0, 1)  # [N pixels, 2 A]
         unknowns = torch.eye(features.shape[1], device=action.device)
-        square = features.T @ (features * weight) + 1e-6 * len(after) * unknowns
+        weighted = features * weight
+        square = features.T @ weighted + 1e-6 * len(after) * unknowns
         remaining = (after - shifted).reshape(-1, 1) * weight
         missing = torch.linalg.solve(square, features.T @ remaining).view(2, -1)
         shift = shift + COARSE * missing

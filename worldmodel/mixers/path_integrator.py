@@ -150,7 +150,8 @@ class PathIntegrator(nn.Module):
         before = sum_before(kept, reset, first_position)
         steps = step[:, :, None] * passable
         positions = before[:, :, None] + steps
-        headings = heading[:, :, None].expand(*positions.shape[:-1], 1)
+        headings = heading[:, :, None]
+        headings = headings.expand(*positions.shape[:-1], 1)
         last_heading = torch.remainder(heading[:, -1], 2 * math.pi)
         last_heading = last_heading.expand_as(first_heading)
         last_position = (before + kept)[:, -1]

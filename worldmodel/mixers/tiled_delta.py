@@ -173,7 +173,8 @@ class StateCache:
         """Add the tokens of a frame: keys [B, n, G, s, N], changes [B, n, G, s, m]."""
         state = self.state
         if state is None:  # the shared state must not change
-            state = self.shared[:, None].expand(-1, self.n, -1, -1, -1)
+            state = self.shared[:, None]
+            state = state.expand(-1, self.n, -1, -1, -1)
         rows = [v.flatten(0, 2) for v in (state, changes.transpose(-1, -2), K)]
         if self.state is None or torch.is_grad_enabled():
             self.state = torch.baddbmm(*rows).view(state.shape)

@@ -155,3 +155,14 @@ def test_policy_rollout_trains_the_heads_only(tiny, sequences):
     model.imagine(memory, policy).value.sum().backward()
     trained = [name for name, p in model.named_parameters() if p.grad is not None]
     assert {name.split(".")[0] for name in trained} == {"heads"}
+
+
+def test_gradients_flow_through_imagined_frames(kind, tiny, sequences):
+    """A graph that in-place changes break would raise here, and would never be freed."""
+    model = tiny(**kind)
+    memory, _ = model.observe(model.initial(2), *sequences())
+    actions = torch.randint(0, 4, (2, 3, 4))
+    rollout = model.imagine(memory.detach(), actions)
+    rollout.reward[:, :, -1].sum().backward()
+    gradient = model.embedding.patch_embed.weight.grad
+    assert gradient is not None and gradient.abs().max() > 0

@@ -211,6 +211,22 @@ def build_mixer(config: MixerConfig, context: MixerContext) -> Mixer:
     return _MIXERS[type(config)](config, context)
 
 
+def put(buffer: Tensor, value: Tensor, begin: int, axis: int) -> Tensor:
+    """Return the buffer with `value` from `begin` on along an axis.
+
+    The buffer itself is changed, unless gradients are recorded: a graph that saved it could not go backward, and it
+    would refer to itself and never be freed.
+    """
+    size = value.shape[axis]
+    if not torch.is_grad_enabled():
+        buffer.narrow(axis, begin, size).copy_(value)
+        return buffer
+    end = begin + size
+    before = buffer.narrow(axis, 0, begin)
+    after = buffer.narrow(axis, end, buffer.shape[axis] - end)
+    return torch.cat((before, value, after), axis)
+
+
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """Select candidates `index` [B, m] of x [B, n, ...]. Returns [B, m, ...]."""
     number = torch.arange(len(x), device=x.device)

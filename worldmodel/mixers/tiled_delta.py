@@ -34,6 +34,7 @@ from lssvwm.worldmodel.mixers.base import (
     RolloutInputs,
     SequenceInputs,
     pick,
+    put,
     register,
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
@@ -138,10 +139,9 @@ class TokenCache:
 
     def add(self, K: Tensor, changes: Tensor) -> None:
         """Append the tokens of a frame: keys [B, n, G, s, N], changes [B, n, G, s, m]."""
-        new = slice(self.used, self.used + K.shape[3])
-        self.keys[..., new, :] = K
-        self.changes[..., new, :] = changes
-        self.used = new.stop
+        self.keys = put(self.keys, K, self.used, -2)
+        self.changes = put(self.changes, changes, self.used, -2)
+        self.used += K.shape[3]
 
     def select(self, index: Tensor) -> None:
         """Keep the candidates `index` [B, m], each once or more often."""

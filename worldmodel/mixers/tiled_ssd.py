@@ -29,6 +29,7 @@ from lssvwm.worldmodel.mixers.base import (
     RolloutInputs,
     SequenceInputs,
     pick,
+    put,
     register,
 )
 from lssvwm.worldmodel.mixers.path_integrator import PathIntegrator
@@ -119,12 +120,12 @@ class TokenCache:
 
         values [B, n, G, h, s, p], keys B [B, n, G, s, N], log decay since the frame began [B, n, G, h, s]
         """
-        new = slice(self.used, self.used + B.shape[3])
-        self.keys[..., new, :] = B
-        self.values[..., new, :] = values
-        self.decay[..., new] = self.total[..., None] + decay
+        whole_decay = self.total[..., None] + decay
+        self.keys = put(self.keys, B, self.used, -2)
+        self.values = put(self.values, values, self.used, -2)
+        self.decay = put(self.decay, whole_decay, self.used, -1)
         self.total = self.total + decay[..., -1]
-        self.used = new.stop
+        self.used += B.shape[3]
 
     def select(self, index: Tensor) -> None:
         """Keep the candidates `index` [B, m], each once or more often."""

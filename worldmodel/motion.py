@@ -316,7 +316,8 @@ def _last_sum(steps: Tensor, reset: Tensor, start: Tensor) -> Tensor:
 def _wrapped(pose: Tensor) -> Tensor:
     """Bring the heading, the first of the last axis, to -pi ... pi."""
     heading, rest = split_pose(pose)
-    turns = torch.remainder(heading + math.pi, 2 * math.pi)
+    whole = 2 * math.pi
+    turns = torch.remainder(heading + math.pi, whole)
     return torch.cat((turns - math.pi, rest), -1)
 
 

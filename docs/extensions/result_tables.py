@@ -95,6 +95,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], list[Grid]]] = {
     "evaluation": tables.evaluation_grids,
     "recall": lambda found: [tables.success_grid(found)],
     "strategies": lambda found: [tables.success_grid(found)],
+    "seeds": lambda found: [tables.seeds_grid(found)],
     "planners": lambda found: [tables.planner_grid(found)],
     "device": tables.device_grids,
     "decide": lambda found: [tables.decision_grid(found)],

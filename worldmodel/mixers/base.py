@@ -214,16 +214,17 @@ def build_mixer(config: MixerConfig, context: MixerContext) -> Mixer:
 def put(buffer: Tensor, value: Tensor, begin: int, axis: int) -> Tensor:
     """Return the buffer with `value` from `begin` on along an axis.
 
-    The buffer itself is changed, unless gradients are recorded: a graph that saved it could not go backward, and it
-    would refer to itself and never be freed.
+    The buffer itself is changed, unless gradients are recorded. A graph that saved it could not go backward. It would
+    also refer to itself and never be freed.
     """
     size = value.shape[axis]
     if not torch.is_grad_enabled():
         buffer.narrow(axis, begin, size).copy_(value)
         return buffer
     end = begin + size
+    missing = buffer.shape[axis] - end
     before = buffer.narrow(axis, 0, begin)
-    after = buffer.narrow(axis, end, buffer.shape[axis] - end)
+    after = buffer.narrow(axis, end, missing)
     return torch.cat((before, value, after), axis)
 
 

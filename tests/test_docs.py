@@ -225,6 +225,7 @@ def test_every_result_file_is_published() -> None:
     shown = {n for page in pages for n in RESULT_TABLE.findall(page.read_text())}
     committed = {file.name for file in folder.glob("*.json")}
     deeper = [*folder.glob("pretrained/*/evaluation.json"), *folder.glob("devices/*/*")]
+    deeper += folder.glob("*/seeds.json")
     committed |= {str(file.relative_to(folder)) for file in deeper}
     assert committed - shown == set()
     assert shown - committed == {"summary"}

@@ -49,12 +49,11 @@ from lssvwm.agent.benchmarks.pose_walks import (
     visit_age,
 )
 from lssvwm.agent.build import action_count, build_env
-from lssvwm.agent.config.composition import to_dict
 from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import task_seeds
-from lssvwm.agent.evaluation.origin import IsOurs, Origin, used_settings, weights_hash
+from lssvwm.agent.evaluation.origin import Origin, used_settings, weights_hash
 from lssvwm.agent.files import locked, read_json, replacing
 from lssvwm.agent.progress import Progress
 from lssvwm.envs.base import Discrete
@@ -80,25 +79,6 @@ FILE = "memorymaze.json"
 T = TypeVar("T")
 USED = ("walks", "probed", "probe_steps", "horizon")
 """Settings of section `benchmark` that results depend on."""
-
-
-def settings_of(config: BenchmarkRunConfig) -> dict[str, Any]:
-    """Return the settings that results depend on, as plain data."""
-    section = to_dict(config)["benchmark"]
-    plain = used_settings(config) | {"checkpoint": config.checkpoint}
-    return plain | {"benchmark": {key: section[key] for key in USED}}
-
-
-def same_measurement(config: BenchmarkRunConfig) -> IsOurs:
-    """Compare settings and weights; the name of the checkpoint may differ."""
-    ours = settings_of(config) | {"checkpoint": None}
-
-    def is_ours(found: dict[str, Any]) -> bool:
-        settings = found.get("settings", {}) | {"checkpoint": None}
-        weights = found.get("origin", {}).get("weights")
-        return settings == ours and weights == weights_hash(str(config.checkpoint))
-
-    return is_ours
 
 
 def memory_maze(config: BenchmarkRunConfig, folder: Path, output: Path) -> Path:
@@ -142,7 +122,7 @@ class Results:
         self.found: dict[str, Any] = {
             "command": "lssvwm benchmark memorymaze",
             "origin": dataclasses.asdict(Origin.of(str(config.checkpoint))),
-            "settings": settings_of(config),
+            "settings": used_settings(config, USED),
             "frames": frames,
             "rows": [],
         }

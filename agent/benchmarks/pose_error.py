@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.build import build_env
-from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.evaluate import task_seeds
-from lssvwm.agent.evaluation.origin import Origin
+from lssvwm.agent.evaluation.origin import Origin, used_settings
 from lssvwm.agent.evaluation.statistics import gain
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.training.sources import OWN
@@ -35,6 +34,8 @@ from lssvwm.worldmodel.mixers.path_integrator import rotate2d
 from torch import Tensor
 
 RESULT = "pose.json"
+USED = ("walks", "contexts")
+"""Settings of section `benchmark` that results depend on."""
 PIECE = 32
 """Frames observed at once."""
 SHORTEST = 1.0
@@ -81,7 +82,7 @@ def pose(config: BenchmarkRunConfig, output: Path) -> Path:
         "format_version": results.FORMAT_VERSION,
         "command": f"lssvwm benchmark pose checkpoint={config.checkpoint}",
         "origin": dataclasses.asdict(Origin.of(config.checkpoint)),
-        "settings": composition.to_dict(config),
+        "settings": used_settings(config, USED),
         "rows": rows,
     }
     results.write_json(output / RESULT, found)

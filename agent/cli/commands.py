@@ -294,21 +294,22 @@ def _benchmark_checkpoint(
 
 
 def _measure_memory_maze(config: BenchmarkRunConfig) -> Path:
-    from lssvwm.agent.benchmarks.memory_maze import FILE, memory_maze, same_measurement
+    from lssvwm.agent.benchmarks.memory_maze import FILE, USED, memory_maze
 
     folder = output_folder(config, "runs", "benchmark", "memorymaze")
     output = folder / short_name(config)
-    output = free_folder(output, FILE, same_measurement(config), chosen=False)
+    output = free_folder(output, FILE, same_checkpoint(config, USED), chosen=False)
     print(f"results go to {output}")
     with saved(folder, again="run it again to continue"):
         return memory_maze(config, folder, output)
 
 
 def _measure_pose(config: BenchmarkRunConfig) -> Path:
-    from lssvwm.agent.benchmarks.pose_error import RESULT, pose
+    from lssvwm.agent.benchmarks.pose_error import RESULT, USED, pose
 
     output = output_folder(config, "runs", short_name(config), "pose")
-    output = free_folder(output, RESULT, same_checkpoint(config), bool(config.output))
+    is_ours = same_checkpoint(config, USED)
+    output = free_folder(output, RESULT, is_ours, bool(config.output))
     print(f"results go to {output}")
     with saved(output, again="run it again"):
         return pose(config, output)

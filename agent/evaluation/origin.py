@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -55,16 +55,25 @@ def weights_hash(checkpoint: str) -> str:
     return hashlib.sha256(weights).hexdigest()[:16]
 
 
-def used_settings(config: Config) -> dict[str, Any]:
-    """Return the settings that results of a checkpoint depend on, as plain data."""
-    used = {key: value for key, value in to_dict(config).items() if key not in UNUSED}
+def used_settings(config: Config, benchmark: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the settings that results of a checkpoint depend on, as plain data.
+
+    benchmark: settings of this section that matter, too
+    """
+    plain = to_dict(config)
+    used = {key: value for key, value in plain.items() if key not in UNUSED}
     used["tasks"].pop("workers")
+    if benchmark:
+        used["benchmark"] = {key: plain["benchmark"][key] for key in benchmark}
     return used
 
 
-def same_checkpoint(config: CheckpointConfig) -> IsOurs:
-    """Compare all settings and the weights; the name of the checkpoint may differ."""
-    ours = used_settings(config) | {"checkpoint": None}
+def same_checkpoint(config: CheckpointConfig, benchmark: Sequence[str] = ()) -> IsOurs:
+    """Compare all settings and the weights; the name of the checkpoint may differ.
+
+    benchmark: see `used_settings`
+    """
+    ours = used_settings(config, benchmark) | {"checkpoint": None}
 
     def is_ours(found: dict[str, Any]) -> bool:
         settings = found.get("settings", {}) | {"checkpoint": None}

@@ -32,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Row], list[Grid]]] = {
     "strategies": lambda found: [tables.success_grid(found)],
     "seeds": lambda found: [tables.seeds_grid(found)],
     "agents": lambda found: [tables.agents_grid(found)],
+    "pose": lambda found: [tables.pose_grid(found)],
     "planning": tables.sweep_grids,
     "planners": lambda found: [tables.planner_grid(found)],
     "decide": lambda found: [tables.decision_grid(found)],

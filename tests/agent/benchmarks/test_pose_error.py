@@ -23,6 +23,8 @@ def test_packaged_model_knows_where_it_is(tmp_path):
     assert [row["frames"] for row in rows] == [5, 40]
     assert rows[1]["tiles_walked"] > 10
     assert rows[1]["error_per_tile"]["mean"] < 0.05
+    assert main([*COMMAND, *walks, "env.tour=64"]) == 0  # its own results are replaced
+    assert main([*COMMAND, *walks, "env.tour=65"]) == 2
 
 
 def test_episodes_that_are_too_short_are_named(capsys):

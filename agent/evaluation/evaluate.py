@@ -65,6 +65,8 @@ from lssvwm.worldmodel import Memory, WorldModel
 
 BLOCK = 25
 """Tasks played at once. On a CPU, a task takes as long in larger blocks, which are harder to share."""
+PIECE = 32
+"""Frames of the context that the agent observes at once, in less time than one by one."""
 WALK_SEED = 0
 """Seed of scripted walks, which depend on the seeds of the tasks, too."""
 VALIDATION_SEED = 2**20
@@ -206,6 +208,8 @@ class AgentPlayer:
         self.state = agent.initial(batch, noise_seeds(run_seed, seeds))
         self.recent = RecentFrames(window - 1)
         self.first = torch.ones(batch, dtype=torch.bool)
+        self.waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        """Pixels, actions and first flags of frames not yet written"""
         self.saved: dict[int, Memory] = {}
         self.memory_bytes = 0
 
@@ -215,19 +219,40 @@ class AgentPlayer:
         return [self.saved[task] for task in sorted(self.saved)]
 
     def observe(self, env: BatchedEnv, starts: np.ndarray, acting: np.ndarray) -> None:
-        """Intervene on the memory, then write the present frames into it."""
+        """Intervene on the memory, then write the present frames into it.
+
+        While no task is being planned, frames wait and are written in pieces.
+        """
         pixels = torch.from_numpy(env.frames().copy())
         action = torch.from_numpy(np.array(env.last_action()))
-        memory = self._intervened(torch.from_numpy(starts))
-        self.state = dataclasses.replace(self.state, memory=memory)
-        self.recent.append(pixels, action, self.first)
-        if self.arm.observes_context or acting.any():
+        seen = (pixels, action, self.first)
+        if acting.any():
+            self._write_context()
+            memory = self._intervened(torch.from_numpy(starts))
             goals = env.goals()
-            goal = None if goals is None else torch.from_numpy(goals)
             self.state = self.agent.observe(
-                self.state, pixels, action, self.first, goal=goal
+                dataclasses.replace(self.state, memory=memory),
+                *seen,
+                goal=None if goals is None else torch.from_numpy(goals),
             )
+        elif self.arm.observes_context:
+            self.waiting.append(seen)
+            if len(self.waiting) == PIECE:
+                self._write_context()
+        self.recent.append(*seen)
         self.first = torch.zeros_like(self.first)
+
+    @torch.no_grad()
+    def _write_context(self) -> None:
+        """Write the frames that wait into memory."""
+        if not self.waiting:
+            return
+        pixels, action, first = (
+            torch.stack(parts, 1).to(self.agent.device) for parts in zip(*self.waiting)
+        )
+        memory, _ = self.agent.model.observe(self.state.memory, pixels, action, first)
+        self.state = dataclasses.replace(self.state, memory=memory)
+        self.waiting.clear()
 
     def _intervened(self, starts: torch.Tensor) -> Memory:
         memory = self.state.memory

@@ -122,6 +122,24 @@ def test_arm_limits_memory_at_planning_start(arm, frames):
     assert held[0] == [frames, frames]
 
 
+@pytest.mark.parametrize("piece", [2, 3, 100])
+def test_context_is_remembered_as_well_in_pieces(piece, monkeypatch):
+    setting = config(8, count=3)
+    env = make(setting.env, 3)
+    model = tiny_model(env)
+
+    def played(size):
+        monkeypatch.setattr(evaluation, "PIECE", size)
+        agent = build_agent(setting, model, env)
+        return play_arm(env, task_seeds(0, 3), "retained", agent).run()
+
+    whole, single = played(piece), played(1)
+    for one, other in zip(whole.memories, single.memories, strict=True):
+        assert one.frames == other.frames > 3
+        assert one.diff(other).item() < 1e-5
+    assert (whole.outcome == single.outcome).all()
+
+
 @pytest.mark.parametrize(("arm", "frames"), [("erased", 1), ("retained", 6)])
 def test_arm_intervenes_at_another_attempt(arm, frames, monkeypatch):
     env = make(CountingConfig(episode_length=8), 2)

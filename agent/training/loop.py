@@ -85,8 +85,8 @@ def learn(run: Run, until: float | None = None) -> None:
                 interrupts.check()
                 report.add(step(run))
                 run.step += 1
-                if run.step % LOG_EVERY == 0:
-                    report.flush()
+                if _due(run.step, LOG_EVERY) or run.step == config.steps:
+                    report.flush()  # before saving: a resumed run must not log a step twice
                 with interrupts.at_once():
                     success = _collect_and_validate(run, report)
                 if until is not None and success is not None and success >= until:

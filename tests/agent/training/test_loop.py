@@ -100,6 +100,24 @@ def test_resume_after_signals_equals_the_uninterrupted_run(
     assert a["rng"] == b["rng"]
 
 
+def test_resume_after_a_kill_at_the_end_logs_no_step_twice(tmp_path, monkeypatch):
+    config = training(short_run(TMazeConfig(length=5)), steps=3, save_every=3)
+    whole = loop.train(config, tmp_path / "whole")
+    states = itertools.count(1)
+
+    def killed(*arguments):
+        if next(states) == 3:
+            raise SystemExit
+        write_state(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_state", killed)
+        with pytest.raises(SystemExit):
+            loop.train(config, tmp_path / "cut")
+    stages.resume(tmp_path / "cut", [])
+    assert metrics(whole) == metrics(tmp_path / "cut")
+
+
 def test_second_interrupt_ends_a_step_at_once(tmp_path, monkeypatch):
     config = short_run(TMazeConfig(length=5), seed=3)
 

@@ -2,7 +2,7 @@
 
 Every process holds the same weights and trains on some rows of each batch (see `worldmodel.batch_part`). Rank 0
 collects, evaluates and writes files. The others wait for it and read the same folder. With one process, nothing is
-exchanged.
+exchanged. `torchrun` sends a signal more than once, to a single process, too: it must not count as a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ def processes() -> Iterator[None]:
 
     The first process that fails reports it; the others end without a message.
     """
-    launched = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    launched = several or dist.is_torchelastic_launched()
     if not launched or dist.is_initialized():
         yield
         return
@@ -184,7 +185,7 @@ def first(action: Callable[[], T]) -> T | None:
 
     If it fails, all processes end. If it is interrupted, all raise KeyboardInterrupt.
     """
-    if world_size() == 1:
+    if not dist.is_initialized():
         return action()
     result, error = _attempt(action) if leads() else (None, None)
     code = agree(_exit_code(error))
@@ -262,7 +263,7 @@ class _Together(Postponed):
 @contextlib.contextmanager
 def postponed() -> Iterator[Postponed]:
     """Hold back interrupts within the block, until all processes can stop together."""
-    if world_size() > 1:
+    if dist.is_initialized():
         yield _Together()
         return
     with interrupts.postponed() as held:

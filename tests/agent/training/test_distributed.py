@@ -198,13 +198,13 @@ def stages_until(config: Config, folder: Path, stop: int) -> None:
         stages.train(config, folder)
 
 
-def torchrun(log: Path, *arguments: str) -> subprocess.Popen:
-    """Start `lssvwm` in several processes."""
+def torchrun(log: Path, *arguments: str, ranks: int = RANKS) -> subprocess.Popen:
+    """Start `lssvwm` in `ranks` processes."""
     command = [
         sys.executable,
         "-m",
         "torch.distributed.run",
-        f"--nproc-per-node={RANKS}",
+        f"--nproc-per-node={ranks}",
     ]
     command += ["--master-port", str(free_port()), "-m", "lssvwm", *arguments]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -257,7 +257,7 @@ def test_signal_to_one_rank_stops_all(tmp_path):
 @pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("killed", range(RANKS))
-def test_killed_rank_ends_the_others(tmp_path, killed):
+def test_killed_rank_ends_the_others_and_the_run_goes_on(tmp_path, killed):
     folder, log = tmp_path / "run", tmp_path / "log"
     started = torchrun(log, "train", *SMOKE, "device=cpu", f"output={folder}")
     wait_for_row(started, folder, 1)
@@ -265,12 +265,13 @@ def test_killed_rank_ends_the_others(tmp_path, killed):
     started.wait(60)
     (message,) = messages(log)
     assert "another process of this run has ended" in message
-    started = torchrun(log, "resume", str(folder))
-    wait_for_row(started, folder, 3)
-    started.send_signal(signal.SIGINT)
-    started.wait(60)
-    (message,) = messages(log)
-    assert "saved; continue with" in message
+    for rows, ranks in ((2, 1), (3, RANKS)):
+        started = torchrun(log, "resume", str(folder), ranks=ranks)
+        wait_for_row(started, folder, rows)
+        started.send_signal(signal.SIGINT)
+        started.wait(60)
+        (message,) = messages(log)
+        assert "saved; continue with" in message
 
 
 # one process

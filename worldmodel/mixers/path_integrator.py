@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     )
 
 
+SLOWEST = 0.1
+"""Least length of a wave vector, as a share of the largest, and least angle to an axis, as a share of 90 degrees."""
+
+
 class PathIntegrator(nn.Module):
     """Sum up the agent's motion in a learned plane; return phases of places.
 
@@ -58,11 +62,7 @@ class PathIntegrator(nn.Module):
             nn.init.zeros_(self.frame.weight)
             nn.init.constant_(self.frame.bias, 4.0)
         self.offset = nn.Parameter(_grid_offsets(side))
-        length = math.pi * torch.rand(phases).sqrt()
-        direction = 2 * math.pi * torch.rand(phases)
-        ahead = length * direction.cos()
-        right = length * direction.sin()
-        self.waves = nn.Parameter(torch.stack((ahead, right)))
+        self.waves = nn.Parameter(_plane_waves(phases))
 
     @torch.no_grad()
     def set_motion(
@@ -171,6 +171,20 @@ def rotate2d(v: Tensor, angle: Tensor) -> Tensor:
     rotated_x = cos * x - sin * y
     rotated_y = sin * x + cos * y
     return torch.cat((rotated_x, rotated_y), -1)
+
+
+def _plane_waves(count: int) -> Tensor:
+    """Draw wave vectors (ahead, right) [2, count], in radians per token.
+
+    Their density is even within a circle. Those are left out whose phase hardly changes along an axis, where an agent
+    may walk far. Under the delta rule such a wave makes the state grow with the distance, up to 1 / SLOWEST.
+    """
+    area = SLOWEST**2 + (1 - SLOWEST**2) * torch.rand(count)
+    length = math.pi * area.sqrt()
+    quarter = torch.randint(4, (count,))
+    within = SLOWEST + (1 - 2 * SLOWEST) * torch.rand(count)
+    direction = math.pi / 2 * (quarter + within)
+    return length * torch.stack((direction.cos(), direction.sin()))
 
 
 def _grid_offsets(side: int) -> Tensor:

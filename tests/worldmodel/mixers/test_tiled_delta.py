@@ -1,8 +1,11 @@
 """Test that the delta rule's memory does not fade, and that its write gate closes."""
 
+import pytest
 import torch
+from lssvwm.worldmodel import ModelConfig, WorldModel
 from lssvwm.worldmodel.data import Trajectory
 from lssvwm.worldmodel.mixers.tiled import WriteGate, write_strength
+from lssvwm.worldmodel.mixers.tiled_delta import TiledDeltaConfig
 
 
 @torch.no_grad()
@@ -20,6 +23,26 @@ def test_looking_at_the_same_view_keeps_the_state(tiny, sequences, delta_config)
         memory, _ = model.observe(memory, last, still, never)
         norms.append(_norm(memory.layers["0", "mixer"]))
     assert abs(norms[-1] / norms[0] - 1) < 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(3))
+def test_walking_on_past_the_same_view_keeps_the_state(seed):
+    torch.manual_seed(seed)
+    config = ModelConfig(mixer=TiledDeltaConfig(), patch=22)
+    model = WorldModel(config, (3, 66, 66), 3).eval()
+    for integrator in model.path_integrators:
+        integrator.set_motion(0, (0.0, 1.0, 0.0))
+    frames = torch.randint(0, 256, (1, 1, 3, 66, 66), dtype=torch.uint8)
+    corridor = frames.expand(-1, 64, -1, -1, -1)
+    ahead = torch.zeros(1, 64, dtype=torch.int64)
+    never = torch.zeros(1, 64, dtype=torch.bool)
+    memory = model.initial(1)
+    norms = []
+    for _ in range(16):
+        memory, _ = model.observe(memory, corridor, ahead, never)
+        norms.append(_norm(memory.layers["0", "mixer"]))
+    assert abs(norms[-1] / norms[3] - 1) < 0.1
 
 
 def _norm(states) -> float:

@@ -179,12 +179,17 @@ def _plane_waves(count: int) -> Tensor:
     Their density is even within a circle. Those are left out whose phase hardly changes along an axis, where an agent
     may walk far. Under the delta rule such a wave makes the state grow with the distance, up to 1 / SLOWEST.
     """
-    area = SLOWEST**2 + (1 - SLOWEST**2) * torch.rand(count)
+    least = SLOWEST**2
+    area = torch.rand(count)
+    area = least + (1 - least) * area
     length = math.pi * area.sqrt()
     quarter = torch.randint(4, (count,))
-    within = SLOWEST + (1 - 2 * SLOWEST) * torch.rand(count)
+    share = torch.rand(count)
+    within = SLOWEST + (1 - 2 * SLOWEST) * share
     direction = math.pi / 2 * (quarter + within)
-    return length * torch.stack((direction.cos(), direction.sin()))
+    ahead = length * direction.cos()
+    right = length * direction.sin()
+    return torch.stack((ahead, right))
 
 
 def _grid_offsets(side: int) -> Tensor:

@@ -11,6 +11,7 @@ from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation.plots import plot_curves
+from lssvwm.agent.interrupts import Postponed
 from lssvwm.agent.progress import Progress
 from lssvwm.agent.report import page
 from lssvwm.agent.run_folder import refuse_existing_run
@@ -87,8 +88,7 @@ def learn(run: Run, until: float | None = None) -> None:
                 run.step += 1
                 if _due(run.step, LOG_EVERY) or run.step == config.steps:
                     report.flush()  # before saving: a resumed run must not log a step twice
-                with interrupts.at_once():
-                    success = _collect_and_validate(run, report)
+                success = _collect_and_validate(run, report, interrupts)
                 if until is not None and success is not None and success >= until:
                     break
                 if _due(run.step, config.save_every):
@@ -110,21 +110,29 @@ def learn(run: Run, until: float | None = None) -> None:
         report.close()
 
 
-def _collect_and_validate(run: Run, report: Report) -> float | None:
+def _collect_and_validate(
+    run: Run, report: Report, interrupts: Postponed
+) -> float | None:
     """Do what is due after a step; returns the success if it was measured.
 
-    An interrupt here leaves the last saved step as it is: a resumed run repeats all since then.
+    An interrupt leaves the last saved step as it is, if frames or a validation are due: a resumed run repeats all since
+    then.
     """
     config = run.config.train
-    if run.step % LOG_EVERY == 0:
+    if _due(run.step, LOG_EVERY):
         run.refresh()
-    if _due(run.step, config.collect.every) and run.step < config.steps:
-        report.add(run.collect_more())
-    if not _due(run.step, config.evaluate_every):
+    collects = _due(run.step, config.collect.every) and run.step < config.steps
+    validates = _due(run.step, config.evaluate_every)
+    if not collects and not validates:
         return None
-    success = run.validate()
-    report.write({"evaluate/success": success})
-    run.export_if_best(success)
+    with interrupts.at_once():
+        if collects:
+            report.add(run.collect_more())
+        if not validates:
+            return None
+        success = run.validate()
+        report.write({"evaluate/success": success})
+        run.export_if_best(success)
     return success
 
 

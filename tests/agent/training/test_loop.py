@@ -100,6 +100,19 @@ def test_resume_after_signals_equals_the_uninterrupted_run(
     assert a["rng"] == b["rng"]
 
 
+def test_interrupt_in_a_step_saves_that_step(tmp_path, monkeypatch):
+    step = loop.step
+
+    def interrupted(run):
+        if run.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(run)
+
+    monkeypatch.setattr(loop, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="at step 3, saved"):
+        loop.train(short_run(TMazeConfig(length=5)), tmp_path / "run")
+
+
 def test_resume_after_a_kill_at_the_end_logs_no_step_twice(tmp_path, monkeypatch):
     config = training(short_run(TMazeConfig(length=5)), steps=3, save_every=3)
     whole = loop.train(config, tmp_path / "whole")

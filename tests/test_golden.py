@@ -141,7 +141,7 @@ def test_packaged_agent_repeats_golden_decisions(name):
 
 
 def test_format1_checkpoint_repeats_golden_decisions():
-    with np.load(FOLDER / "tmaze_decisions.npz") as golden:
+    with np.load(FOLDER / "tmaze_format1_decisions.npz") as golden:
         for key, value in decisions(FOLDER / "tmaze_format1").items():
             np.testing.assert_array_equal(value, golden[key], err_msg=key)
 

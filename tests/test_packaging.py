@@ -93,7 +93,7 @@ def test_wheel_holds_packages_presets_and_models(wheel: dict[str, Path]) -> None
     assert folders == set(PACKAGES)
     for pattern in (
         "configs/*/*.yaml",
-        "configs/pretrained/*/weights.safetensors",
+        "configs/pretrained/*/*",
         "agent/play/page/*",
     ):
         files = {f"lssvwm/{path.relative_to(ROOT)}" for path in ROOT.glob(pattern)}

@@ -2,7 +2,7 @@
 
     python -m tests.faults.campaign docs/results/faults.json
 
-runs all cases, in about an hour on two cores. `test_faults.py` runs a tenth of them, and all with `-m slow`.
+runs all cases, in one to two hours on two cores. `test_faults.py` runs a tenth of them, and all with `-m slow`.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def _plane_waves(count: int) -> Tensor:
     """Draw wave vectors (ahead, right) [2, count], in radians per token.
 
     Their density is even within a circle. Those are left out whose phase hardly changes along an axis, where an agent
-    may walk far. Under the delta rule such a wave makes the state grow with the distance, up to 1 / SLOWEST.
+    may walk far. Such a wave would make the state of the delta rule grow with the distance.
     """
     least = SLOWEST**2
     area = torch.rand(count)

@@ -46,6 +46,8 @@ from lssvwm.agent.evaluation.interventions import (
     Arm,
     Moment,
     RecentFrames,
+    Seen,
+    write_frames,
 )
 from lssvwm.agent.evaluation.origin import Origin, used_settings
 from lssvwm.agent.evaluation.results import (
@@ -208,8 +210,8 @@ class AgentPlayer:
         self.state = agent.initial(batch, noise_seeds(run_seed, seeds))
         self.recent = RecentFrames(window - 1)
         self.first = torch.ones(batch, dtype=torch.bool)
-        self.waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        """Pixels, actions and first flags of frames not yet written"""
+        self.waiting: list[Seen] = []
+        """Frames not yet written"""
         self.saved: dict[int, Memory] = {}
         self.memory_bytes = 0
 
@@ -239,18 +241,12 @@ class AgentPlayer:
             self.waiting.append(seen)
             if len(self.waiting) == PIECE:
                 self._write_context()
-        self.recent.append(*seen)
+        self.recent.append(seen)
         self.first = torch.zeros_like(self.first)
 
-    @torch.no_grad()
     def _write_context(self) -> None:
         """Write the frames that wait into memory."""
-        if not self.waiting:
-            return
-        pixels, action, first = (
-            torch.stack(parts, 1).to(self.agent.device) for parts in zip(*self.waiting)
-        )
-        memory, _ = self.agent.model.observe(self.state.memory, pixels, action, first)
+        memory = write_frames(self.agent.model, self.state.memory, self.waiting)
         self.state = dataclasses.replace(self.state, memory=memory)
         self.waiting.clear()
 

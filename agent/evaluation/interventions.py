@@ -9,6 +9,7 @@ Shapes: N tasks, k of them selected.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,24 +52,34 @@ def label_arm(arm: str, window: int | None = None) -> str:
     return f"{describe_arm(arm, window)} ({arm})" if arm in LABELS else arm
 
 
+Seen = tuple[Tensor, Tensor, Tensor]
+"""A frame of N tasks: pixels, the action before it, and whether an episode begins."""
+
+
+@torch.no_grad()
+def write_frames(model: WorldModel, memory: Memory, frames: Sequence[Seen]) -> Memory:
+    """Write successive frames into the memories [N] of all tasks at once."""
+    if not frames:
+        return memory
+    device = memory.frames.device
+    inputs = (torch.stack(parts, 1).to(device) for parts in zip(*frames))
+    return model.observe(memory, *inputs)[0]
+
+
 class RecentFrames:
     """Keep the last `count` frames of N tasks, with the actions before them."""
 
     def __init__(self, count: int):
-        self.frames: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=count)
+        self.frames: deque[Seen] = deque(maxlen=count)
 
-    def append(self, pixels: Tensor, action: Tensor, first: Tensor) -> None:
+    def append(self, seen: Seen) -> None:
         """Add a frame of every task; the oldest one leaves."""
-        self.frames.append((pixels, action, first))
+        self.frames.append(seen)
 
-    @torch.no_grad()
     def remember(self, model: WorldModel, where: Tensor) -> Memory:
         """Return what a new memory holds after these frames, for the tasks `where` [k]."""
-        memory = model.initial(len(where))
-        for frame in self.frames:
-            inputs = [part[where][:, None].to(memory.frames.device) for part in frame]
-            memory, _ = model.observe(memory, *inputs)
-        return memory
+        chosen = [(p[where], a[where], first[where]) for p, a, first in self.frames]
+        return write_frames(model, model.initial(len(where)), chosen)
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ def _unknown(name: str, value: Any, settings: Mapping[str, Setting]) -> str:
     ]
     if same_section:
         return f"{problem}there are: {', '.join(same_section)}"
-    return f"{problem}see `lssvwm train --help`"
+    return f"{problem}`--help` lists those of the command"
 
 
 def _unknown_kind(cls: type, section: str, kind: Any) -> str:

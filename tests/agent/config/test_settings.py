@@ -154,7 +154,7 @@ def test_compose_takes_paths_as_typed() -> None:
             "env.objects=3",
             "unknown setting env.objects=3; there are: env.kind, env.length,",
         ),
-        ("zzz=1", "unknown setting zzz=1; see `lssvwm train --help`"),
+        ("zzz=1", "unknown setting zzz=1; `--help` lists those of the command"),
         (
             "train.steps=abc",
             "train.steps=abc is wrong: it must be a whole number from 0 to 1,000,000,000 (default 400)",

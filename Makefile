@@ -48,8 +48,8 @@ test: install
 lowest:
 	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest
 	build/lowest/bin/python -m pip install --disable-pip-version-check -c constraints-lowest.txt torch $(TORCH)
-	build/lowest/bin/python -m pip install --disable-pip-version-check -c constraints-lowest.txt -e . pytest pytest-timeout jaxtyping beartype
-	build/lowest/bin/python -m pytest --ignore tests/test_docs.py --ignore tests/test_packaging.py  # they need tools that build
+	build/lowest/bin/python -m pip install --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 demo: install
 	@if [ -f $(DEMO)/config.yaml ]; then $(BIN)/lssvwm resume $(DEMO); \

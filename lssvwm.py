@@ -80,12 +80,12 @@ def train(*settings: str) -> Path:
     """
     from lssvwm.agent.cli import commands
     from lssvwm.agent.config.composition import compose
-    from lssvwm.agent.training import distributed, loop
+    from lssvwm.agent.training import distributed, stages
 
     config = compose(settings)
     folder = commands.output_folder(config, "runs", config.name)
     with distributed.processes():
-        return loop.train(config, folder)
+        return stages.train(config, folder)
 
 
 def evaluate(checkpoint: str | Path, *settings: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ It is named by that folder, by the folder of its run, or by a name in `configs/p
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,20 @@ from lssvwm.worldmodel.serialization import WEIGHTS
 CONFIG = "config.yaml"
 BEST, EXPORT = "best", "export"
 """Folders in a run's folder: weights that a validation score selected, and the latest weights of other runs."""
+STAGES = "stages"
+"""Folder in a run's folder; each folder in it, such as `1-walk`, is a run of its own."""
 
 
 def resolve(name: str | Path) -> Path:
     """Return the folder with config.yaml and weights of a pretrained name or a folder.
 
-    Of a run's folder, best/ comes first, then export/. Raises UserError if there is no such model.
+    Of a run's folder, best/ comes first, then export/, then the same of its latest stage. Raises UserError if there is
+    no such model.
     """
     known = pretrained()
     if str(name) in known:
         return config_dir() / "pretrained" / str(name)
-    for folder in (Path(name) / BEST, Path(name) / EXPORT, Path(name)):
+    for folder in _places(Path(name)):
         if (folder / WEIGHTS).is_file():
             if not (folder / CONFIG).is_file():
                 raise UserError(
@@ -48,6 +52,23 @@ def resolve(name: str | Path) -> Path:
         f"no checkpoint at {name}: "
         f"neither a pretrained model nor a folder with {WEIGHTS}; {hint}"
     )
+
+
+def _places(run: Path) -> Iterator[Path]:
+    """Return the folders that may hold the weights of a run, the preferred one first."""
+    yield from (run / BEST, run / EXPORT, run)
+    for stage in reversed(stage_folders(run)):
+        yield from (stage / BEST, stage / EXPORT)
+
+
+def stage_folders(run: Path) -> list[Path]:
+    """Return the folders of a run's stages that have begun, in order."""
+    numbers = {
+        int(path.name.partition("-")[0]): path
+        for path in run.glob(f"{STAGES}/*-*")
+        if path.name.partition("-")[0].isdecimal()
+    }
+    return [numbers[number] for number in sorted(numbers)]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lssvwm.agent.checkpoint import BEST, CONFIG, EXPORT
+from lssvwm.agent.checkpoint import BEST, CONFIG, EXPORT, stage_folders
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import Config, SavedRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.training.state_file import has_state
 from lssvwm.worldmodel.serialization import WEIGHTS
 
-STAGES = "stages"
-"""Folder of the stages in a run's folder; each stage is a run of its own."""
 PAUSE = 120.0
 """Seconds between two rows of a log beyond which training was interrupted."""
 
@@ -37,7 +35,7 @@ def refuse_existing_run(folder: Path, config: Config) -> None:
     """
     if not (folder / CONFIG).is_file():
         return
-    parts = [folder, *folder.glob(f"{STAGES}/*")]
+    parts = [folder, *stage_folders(folder)]
     if any(has_state(part) or _has_weights(part) for part in parts):
         raise UserError(
             f"{folder} holds a run already: "

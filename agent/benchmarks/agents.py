@@ -38,7 +38,7 @@ from lssvwm.agent.evaluation.origin import weights_hash
 from lssvwm.agent.evaluation.results import Outcome
 from lssvwm.agent.files import locked, read_json, read_json_lines
 from lssvwm.agent.progress import Progress, announce
-from lssvwm.agent.run_folder import STAGES, saved_config, training_seconds
+from lssvwm.agent.run_folder import saved_config, training_seconds
 from lssvwm.envs.base import BatchedEnv
 
 RESULT = "agents.json"
@@ -303,7 +303,7 @@ def _stages(run: Path) -> list[tuple[Path, float, int]]:
     found = []
     hours = 0.0
     frames = 0
-    for folder in sorted(run.glob(f"{STAGES}/*")) or [run]:
+    for folder in checkpoint.stage_folders(run) or [run]:
         hours += stage_seconds(folder) / 3600
         frames += collected_frames(saved_config(folder))
         found.append((folder, hours, frames))

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from lssvwm.agent import checkpoint
 from lssvwm.agent.build import build_env
+from lssvwm.agent.config.composition import collecting
 from lssvwm.agent.config.settings import BenchmarkRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.evaluation import results, tables
@@ -92,7 +93,7 @@ def pose(config: BenchmarkRunConfig, output: Path) -> Path:
 
 def _walkers(config: BenchmarkRunConfig) -> Iterator[tuple[BatchedEnv, str]]:
     """Build environments for each explorer of the mix, in the proportions of the mix."""
-    mix = config.train.collect.mix
+    mix = collecting(config, begins=False).train.collect.mix
     for name, share in mix.items():
         count = round(config.benchmark.walks * share / sum(mix.values()))
         if name in OWN or not count:

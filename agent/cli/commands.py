@@ -12,12 +12,15 @@ from lssvwm.agent.checkpoint import BEST, EXPORT, read_config, resolve
 from lssvwm.agent.cli import show_settings
 from lssvwm.agent.cli.failures import saved
 from lssvwm.agent.config.composition import (
+    collecting,
     compose,
     from_checkpoint,
     given,
     read,
+    stage_configs,
     trust_setting,
 )
+from lssvwm.agent.config.presets import pretrained
 from lssvwm.agent.config.settings import (
     BenchmarkRunConfig,
     CheckpointConfig,
@@ -57,6 +60,7 @@ def train(settings: list[str], show: bool) -> None:
             distributed.first(lambda: refuse_existing_run(output, config))
             print(f"train {config.name} on {_summary(config.env)}")
             _print_course(config, output)
+            _print_varied([config, *stage_configs(config).values()], settings)
             _print_trained(stages.train(config, output))
 
 
@@ -69,6 +73,14 @@ def _print_course(config: Config, output: Path) -> None:
     print(f"on the frames in {config.data}," if config.data else f"collects {frames},")
     batch = f"{config.train.batch} x {config.train.length} frames"
     print(f"then {config.train.steps:,} steps of {batch}; all goes to {output}")
+
+
+def _print_varied(configs: Sequence[Config], settings: Sequence[str]) -> None:
+    """Say which settings of the environment do not hold for the frames that are collected."""
+    for name in dict.fromkeys(key for c in configs for key in c.train.collect.vary):
+        if (value := given(settings, f"env.{name}")) is not None:
+            varied = f"train.collect.vary sets {name}"
+            print(f"collected frames ignore env.{name}={value}: {varied}")
 
 
 def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
@@ -169,8 +181,9 @@ def play(settings: list[str], show: bool) -> None:
 
 def collect(settings: list[str], show: bool) -> None:
     """Collect frames only."""
-    config = of_presets_or_checkpoint("collect", settings)
-    name = short_name(config) if config.checkpoint else config.name
+    composed = of_presets_or_checkpoint("collect", settings)
+    name = short_name(composed) if composed.checkpoint else composed.name
+    config = collecting(composed, begins=not composed.checkpoint)
     if show and config.checkpoint:
         return show_settings.of_checkpoint(config, settings)
     if show:
@@ -178,12 +191,16 @@ def collect(settings: list[str], show: bool) -> None:
     output = output_folder(config, "data", name)
     frames = f"{config.train.collect.frames:,} frames of {_summary(config.env)}"
     print(f"collect {frames} into {output}")
+    if composed.stages:
+        number = len(composed.stages) if composed.checkpoint else 1
+        print(f"as stage {number} of {len(composed.stages)} does")
+    _print_varied([config], settings)
     with saved(output):
         from lssvwm.agent.training import collection
 
         collection.collect(config, output)
     _print_written([output])
-    if output.name == "data":
+    if output.name == "data" and not composed.stages:
         print(f"next: lssvwm train with the same settings and output={output.parent}")
     else:
         print(f"next: lssvwm train data={output}, with the same settings")
@@ -307,7 +324,7 @@ def _measure_memory_maze(config: BenchmarkRunConfig) -> Path:
 def _measure_pose(config: BenchmarkRunConfig) -> Path:
     from lssvwm.agent.benchmarks.pose_error import RESULT, USED, pose
 
-    output = output_folder(config, "runs", short_name(config), "pose")
+    output = output_folder(config, default_folder(config) / "pose")
     is_ours = same_checkpoint(config, USED)
     output = free_folder(output, RESULT, is_ours, bool(config.output))
     print(f"results go to {output}")
@@ -362,27 +379,34 @@ def of_presets_or_checkpoint(command: str, settings: Sequence[str]) -> Checkpoin
     return compose(settings, CheckpointConfig)
 
 
+def default_folder(config: CheckpointConfig) -> Path:
+    """Return the folder below which results of a checkpoint go: that of its run, or one apart for a packaged model."""
+    runs = Path("runs")
+    packaged = str(config.checkpoint) in pretrained()
+    return (runs / "pretrained" if packaged else runs) / short_name(config)
+
+
 def short_name(config: CheckpointConfig) -> str:
     """Return the last part of the checkpoint's name, or of the folder of its run."""
     folder = Path(str(config.checkpoint)).expanduser().resolve()
     return folder.parent.name if folder.name in (BEST, EXPORT) else folder.name
 
 
-def output_folder(config: Config, *default: str) -> Path:
+def output_folder(config: Config, *default: str | Path) -> Path:
     """Return the folder for results: `output`, or the parts of the default."""
     return Path(config.output).expanduser() if config.output else Path(*default)
 
 
 def evaluation_folder(config: CheckpointConfig) -> Path:
     """Return the folder for an evaluation, in which it replaces no other one."""
-    folder = output_folder(config, "runs", short_name(config), "evaluation")
+    folder = output_folder(config, default_folder(config) / "evaluation")
     is_ours = same_checkpoint(config)
     return free_folder(folder, "evaluation.json", is_ours, bool(config.output))
 
 
 def video_folder(config: RecordRunConfig) -> Path:
     """Return the folder for videos, in which they replace no others."""
-    folder = output_folder(config, "runs", short_name(config), "video")
+    folder = output_folder(config, default_folder(config) / "video")
     file = f"{config.record.mode}-0.json"
     is_ours = same_checkpoint(config)
     return free_folder(folder, file, is_ours, bool(config.output))

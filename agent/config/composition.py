@@ -280,7 +280,7 @@ def _put(plain: dict[str, Any], path: list[str], value: Any) -> None:
     plain[last] = value
 
 
-def stage_configs(config: Config) -> dict[str, Config]:
+def stage_configs(config: AnyConfig) -> dict[str, AnyConfig]:
     """Return the configuration of every stage of a run by name.
 
     Raises UserError for a wrong setting.
@@ -295,6 +295,12 @@ def stage_configs(config: Config) -> dict[str, Config]:
         except UserError as error:
             raise UserError(f"stages.{name}: {error}") from None
     return found
+
+
+def collecting(config: AnyConfig, begins: bool) -> AnyConfig:
+    """Return the settings with which a run collects: of its first stage when it begins, else of its last one."""
+    stages = list(stage_configs(config).values())
+    return stages[0 if begins else -1] if stages else config
 
 
 def _merged(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lssvwm.agent.checkpoint import CONFIG
+from lssvwm.agent.checkpoint import CONFIG, stage_folders
 from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import Config
 from lssvwm.agent.config.validation import build
@@ -20,7 +20,6 @@ from lssvwm.agent.evaluation import results, tables
 from lssvwm.agent.evaluation.origin import weights_hash
 from lssvwm.agent.evaluation.tables import Grid, Row
 from lssvwm.agent.files import read_json_lines
-from lssvwm.agent.run_folder import STAGES
 
 T = TypeVar("T")
 
@@ -126,7 +125,8 @@ def collect(folder: Path) -> RunData:
 
 def _logs(run: RunData) -> list[list[Row]]:
     """Read the log of the run, or those of its stages in order."""
-    files = [run.folder / METRICS, *sorted(run.folder.glob(f"{STAGES}/*/{METRICS}"))]
+    folders = [run.folder, *stage_folders(run.folder)]
+    files = [folder / METRICS for folder in folders]
     logs = [run.attempt(_numbers, file) for file in files if file.is_file()]
     return [rows for rows in logs if rows]
 

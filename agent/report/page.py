@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from lssvwm.agent.checkpoint import STAGES
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import replacing
 from lssvwm.agent.report import static_charts, tables
@@ -37,7 +38,6 @@ from lssvwm.agent.report.collect import (
     is_number,
 )
 from lssvwm.agent.report.settings_table import setting_rows
-from lssvwm.agent.run_folder import STAGES
 from markupsafe import Markup
 
 HERE = Path(__file__).parent

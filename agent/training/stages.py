@@ -17,11 +17,7 @@ from lssvwm.agent.config import composition
 from lssvwm.agent.config.settings import Config, SavedRunConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import locked, remove
-from lssvwm.agent.run_folder import (
-    STAGES,
-    refuse_existing_run,
-    refuse_exported_weights,
-)
+from lssvwm.agent.run_folder import refuse_existing_run, refuse_exported_weights
 from lssvwm.agent.training import loop
 from lssvwm.agent.training.distributed import agree, first
 
@@ -75,6 +71,11 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     with _locked(folder):
         if not config.stages:
             return loop.restart(config, folder)
+        if agree(all(stage.done for stage in stages) and bool(overrides)):
+            raise UserError(
+                f"all stages of {folder} have ended; train on from their weights with "
+                f"`lssvwm train experiment=... stages=null train.init={folder}`"
+            )
         first(lambda: composition.save(config, folder / checkpoint.CONFIG))
         return follow(config, stages, folder)
 
@@ -96,7 +97,7 @@ def plan(config: Config, output: Path) -> list[Stage]:
             raise UserError(f"stages: {name!r} cannot be the name of a folder")
         train_config = dataclasses.replace(own.train, init=init)
         own = dataclasses.replace(own, train=train_config, name=name)
-        folder = output / STAGES / f"{number}-{name}"
+        folder = output / checkpoint.STAGES / f"{number}-{name}"
         stages.append(Stage(own, folder, _until(config, name)))
         init = str(folder)
     return stages

@@ -1,5 +1,7 @@
 """Models are found by their own folder or by that of their run."""
 
+import shutil
+
 import pytest
 import torch
 from lssvwm.agent import checkpoint
@@ -22,6 +24,14 @@ def test_resolve_prefers_selected_weights(tmp_path):
     place(tmp_path / "best")
     assert checkpoint.resolve(tmp_path) == tmp_path / "best"
     assert checkpoint.resolve(tmp_path / "export") == tmp_path / "export"
+
+
+def test_resolve_finds_the_latest_stage(tmp_path):
+    tmaze = checkpoint.resolve("tmaze")
+    for stage in ("1-walk", "9-own", "10-alone"):
+        latest = tmp_path / "stages" / stage / "export"
+        shutil.copytree(tmaze, latest)
+    assert checkpoint.resolve(tmp_path) == latest
 
 
 def test_resolve_finds_pretrained_names():

@@ -21,6 +21,8 @@ EVALUATE = [
     "tasks.arms=[random]",
     "threads=1",
 ]
+RESULTS = Path("runs/pretrained/tmaze")
+"""Default folder for results of a packaged model, which is not that of the run of the same name."""
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +30,14 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def folders(model: str = "tmaze") -> list[str]:
-    """Return the folders of results of a model."""
-    return sorted(path.name for path in Path("runs", model).iterdir() if path.is_dir())
+def folders(below: Path = RESULTS) -> list[str]:
+    """Return the folders of results."""
+    return sorted(path.name for path in below.iterdir() if path.is_dir())
 
 
 def test_evaluation_says_where_it_comes_from():
     assert main(EVALUATE) == 0
-    found = read_json(Path("runs/tmaze/evaluation/evaluation.json"), "")
+    found = read_json(RESULTS / "evaluation/evaluation.json", "")
     assert found["origin"].keys() == {"version", "date", "checkpoint", "weights"}
     assert found["origin"]["checkpoint"] == "tmaze"
     assert found["origin"]["weights"] == weights_hash("tmaze")
@@ -43,7 +45,7 @@ def test_evaluation_says_where_it_comes_from():
 
 
 def test_evaluation_replaces_only_the_same_settings(capsys):
-    first, second = Path("runs/tmaze/evaluation"), Path("runs/tmaze/evaluation-2")
+    first, second = (RESULTS / name for name in ("evaluation", "evaluation-2"))
     assert main(EVALUATE) == main(EVALUATE) == 0
     assert folders() == ["evaluation"]
     before = (first / "tasks.csv").read_text()
@@ -74,7 +76,7 @@ def test_evaluation_compares_weights_and_keeps_damaged_results():
     assert main(ours) == 0
     Path("runs/model/evaluation-2/evaluation.json").write_text("{")
     assert main(ours) == 0
-    assert folders("model") == ["evaluation", "evaluation-2", "evaluation-3"]
+    assert folders(Path("runs/model")) == ["evaluation", "evaluation-2", "evaluation-3"]
 
 
 def test_free_folder_accepts_the_present_folder():
@@ -96,7 +98,7 @@ def test_videos_replace_only_the_same_settings():
     record = ["record", "checkpoint=tmaze", "mode=plan", "record.episodes=1"]
     record += ["record.horizon=2", "threads=1"]
     assert main(record) == 0
-    data = json.loads(Path("runs/tmaze/video/plan-0.json").read_text())
+    data = json.loads((RESULTS / "video/plan-0.json").read_text())
     assert data["origin"]["weights"] == weights_hash("tmaze")
     assert data["settings"]["record"]["fps"] == 6
     assert main([*record, "record.fps=7"]) == 0

@@ -11,6 +11,7 @@ from lssvwm.agent.errors import UserError
 from lssvwm.agent.training import loop, stages
 from lssvwm.envs import TMazeConfig
 
+import lssvwm
 from tests.agent.training.conftest import metrics, short_run
 
 
@@ -52,6 +53,31 @@ def test_last_weights_are_those_of_the_run(tmp_path):
     assert all(torch.equal(own[key], last[key]) for key in own)
     saved = composition.read(checkpoint.resolve(folder) / "config.yaml")
     assert list(saved["stages"]) == ["first", "second"]
+
+
+def test_resume_refuses_settings_without_a_stage_to_train(tmp_path):
+    folder = stages.train(staged(), tmp_path / "run")
+    assert stages.resume(folder, []) == folder
+    with pytest.raises(UserError, match=r"all stages of .* have ended"):
+        stages.resume(folder, ["train.steps=9"])
+
+
+def test_train_in_python_trains_all_stages(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(loop, "train", lambda config, *_: begun.append(config.name))
+    monkeypatch.setattr(stages, "finish", lambda stage: None)
+    monkeypatch.setattr(stages, "_export", lambda *_: None)
+    lssvwm.train("experiment=tmaze", f"output={tmp_path}/run")
+    assert begun == ["walk", "stumble", "own"]
+
+
+def test_frames_are_collected_as_in_the_first_or_last_stage():
+    config = compose(["experiment=tmaze"])
+    assert composition.collecting(config, begins=True).name == config.name
+    first, last = (composition.collecting(config, begins=b) for b in (True, False))
+    assert "plan" in last.train.collect.mix and "plan" not in first.train.collect.mix
+    unstaged = compose(["experiment=recall7"])
+    assert composition.collecting(unstaged, begins=True) == unstaged
 
 
 def test_command_line_holds_for_all_stages():

@@ -86,7 +86,7 @@ def _print_varied(configs: Sequence[Config], settings: Sequence[str]) -> None:
 def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
     """Continue a run."""
     if folder_name is None or "=" in folder_name:
-        raise UserError("which run? e.g. lssvwm resume runs/tmaze train.steps=800")
+        raise UserError("which run? e.g. lssvwm resume runs/tmaze")
     refuse_model_settings(settings)
     folder = Path(folder_name).expanduser()
     if show:

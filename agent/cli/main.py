@@ -193,7 +193,7 @@ def train(settings: tuple[str, ...], show: bool) -> None:
 
     \b
     lssvwm train experiment=tmaze
-    lssvwm train experiment=tmaze env.length=32 output=runs/long
+    lssvwm train experiment=tmaze model.width=96 output=runs/wide
     lssvwm train env=minigrid env.id=MiniGrid-FourRooms-v0 train=quick
     """
     from lssvwm.agent.cli import commands
@@ -207,12 +207,12 @@ def train(settings: tuple[str, ...], show: bool) -> None:
 def resume(folder: str | None, settings: tuple[str, ...], show: bool) -> None:
     """Continue the run in FOLDER.
 
-    The run continues from its last checkpoint as if it had not stopped. It takes more steps if
+    The run continues from its last checkpoint as if it had not stopped. A run without stages takes more steps if
     train.steps is raised. Collected data and trained weights are kept.
 
     \b
     lssvwm resume runs/tmaze
-    lssvwm resume runs/tmaze train.steps=800
+    lssvwm resume runs/recall7 train.steps=4000
     """
     from lssvwm.agent.cli import commands
 
@@ -299,12 +299,12 @@ def play(settings: tuple[str, ...], show: bool) -> None:
 def collect(settings: tuple[str, ...], show: bool) -> None:
     """Collect frames only.
 
-    Explorers act, and whole episodes are kept on disk; an existing folder grows. A run whose folder has data/ trains on
-    that data, so output=runs/NAME/data prepares the run runs/NAME. With checkpoint=, the shares `plan` and `policy` of
+    Explorers act, and whole episodes are kept on disk; an existing folder grows. Of an experiment with stages, the
+    settings of the first one count. With checkpoint=, those of the last one count, and the shares `plan` and `policy` of
     train.collect.mix are collected by its agent. Several of these commands may collect into one folder at once.
 
     \b
-    lssvwm collect experiment=tmaze output=runs/tmaze/data
+    lssvwm collect experiment=recall7 output=data/recall7
     lssvwm collect env=recall 'train.collect.mix={tour: 0.5, cells: 0.5}'
     lssvwm collect checkpoint=return9 'train.collect.mix={plan: 1.0}'
     """

@@ -300,8 +300,8 @@ def collect(settings: tuple[str, ...], show: bool) -> None:
     """Collect frames only.
 
     Explorers act, and whole episodes are kept on disk; an existing folder grows. Of an experiment with stages, the
-    settings of the first one count. With checkpoint=, those of the last one count, and the shares `plan` and `policy` of
-    train.collect.mix are collected by its agent. Several of these commands may collect into one folder at once.
+    settings of the first one count. With checkpoint=, those of the last one count, and its agent collects the shares
+    `plan` and `policy` of train.collect.mix. Several of these commands may collect into one folder at once.
 
     \b
     lssvwm collect experiment=recall7 output=data/recall7

@@ -33,19 +33,25 @@ STAGES = "stages"
 def resolve(name: str | Path) -> Path:
     """Return the folder with config.yaml and weights of a pretrained name or a folder.
 
-    Of a run's folder, best/ comes first, then export/, then the same of its latest stage. Raises UserError if there is
-    no such model.
+    Of a run's folder, best/ comes first, then export/, then the same of its latest stage. A Path is never a pretrained
+    name. Raises UserError if there is no such model, or a pretrained one and a folder of the same name.
     """
     known = pretrained()
-    if str(name) in known:
-        return config_dir() / "pretrained" / str(name)
-    for folder in _places(Path(name)):
-        if (folder / WEIGHTS).is_file():
-            if not (folder / CONFIG).is_file():
-                raise UserError(
-                    f"{folder} has weights but no {CONFIG}: copy that of its run there"
-                )
-            return folder
+    places = (place for place in _places(Path(name)) if (place / WEIGHTS).is_file())
+    folder = next(places, None)
+    if isinstance(name, str) and name in known:
+        if folder is not None:
+            raise UserError(
+                f"{name} is a pretrained model, and a folder here: "
+                f"write ./{name} for the folder, or rename it"
+            )
+        return config_dir() / "pretrained" / name
+    if folder is not None:
+        if not (folder / CONFIG).is_file():
+            raise UserError(
+                f"{folder} has weights but no {CONFIG}: copy that of its run there"
+            )
+        return folder
     there_are = f"pretrained: {', '.join(known) or 'none'}"
     hint = did_you_mean(str(name), known) or there_are
     raise UserError(
@@ -91,7 +97,7 @@ def load(folder: str | Path, device: str = "auto", backend: str = "auto") -> Wor
     pick_backend(backend, place)
     try:
         return load_model(resolve(folder), place).use_backend(backend)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         raise UserError(f"{error}; train again or copy the file again") from None
 
 

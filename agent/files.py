@@ -93,11 +93,19 @@ def _take(file: IO[str], folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it exists."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    """Remove a file or a folder, if it exists.
+
+    A folder is renamed first: a killed process leaves no part of it under its name.
+    """
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    if not path.name.startswith(DRAFT):
+        draft = path.with_name(DRAFT + path.name)
+        shutil.rmtree(draft, ignore_errors=True)
+        with suppress(OSError):
+            path = path.rename(draft)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def write_json(file: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:

@@ -17,7 +17,6 @@ from lssvwm.agent.shards import (
     POSE,
     Shard,
     check_environment,
-    check_folder,
     open_shards,
     shard_paths,
 )
@@ -58,15 +57,21 @@ class Replay:
         """Shards that are no longer used, until they are deleted."""
         self.unused: set[str] = set()
         """Names of shards that are in a folder but not used."""
-        self.shards = [] if given is None else open_shards(given)
-        if given is not None:
-            if not self.shards:
-                raise UserError(
-                    f"no data in {given}: "
-                    f"collect some with `lssvwm collect output={given}`"
-                )
-            check_folder(given, environment)
-        self.shards += open_shards(self.folder)
+        self.shards = [] if given is None else self._open_given(given)
+        self.shards += open_shards(self.folder, environment)
+
+    def _open_given(self, given: Path) -> list[Shard]:
+        if given.resolve() == self.folder.resolve():
+            raise UserError(
+                f"data={given} is the run's own folder, which it uses in any case: "
+                f"set data=null, or choose another output="
+            )
+        shards = open_shards(given, self.environment)
+        if not shards:
+            raise UserError(
+                f"no data in {given}: collect some with `lssvwm collect output={given}`"
+            )
+        return shards
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -159,21 +164,27 @@ class Replay:
             opened.get(path) or Shard.open(path, verify=False) for path in wanted
         ]
 
-    def delete_all_but(self, names: Collection[str]) -> None:
-        """Delete own shards with other names."""
+    def delete_collection(self, name: str) -> None:
+        """Delete the own shards of a collection."""
         for shard in self.shards:
-            if self._is_own(shard.path) and shard.path.name not in names:
+            is_own = self._is_own(shard.path)
+            if is_own and shard.provenance().get("collection") == name:
                 remove(shard.path)
         self.shards = [shard for shard in self.shards if shard.path.exists()]
 
-    def use_only(self, names: Collection[str]) -> None:
-        """Use no other shards than those with these names; the others stay in the folder."""
-        if self.given is not None and not any(name.startswith(GIVEN) for name in names):
-            names = [*names, *(f"{GIVEN}{name}" for name in names)]  # of older states
-        self.unused |= {*self.names} - {*names}
+    def use_only(self, names: Collection[str]) -> list[str]:
+        """Use no other shards than those with these names; the others stay in the folder.
+
+        Shards of the given folder are used, too, if none of them is named. Returns the names of those not used.
+        """
+        given = {name for name in self.names if name.startswith(GIVEN)}
+        wanted = {*names} if given & {*names} else {*names, *given}
+        left_out = {*self.names} - wanted
+        self.unused |= left_out
         self.shards = [
-            shard for shard in self.shards if self._name(shard.path) in names
+            shard for shard in self.shards if self._name(shard.path) in wanted
         ]
+        return sorted(left_out)
 
     def check(self, needs_pose: bool = False) -> None:
         """Raise UserError if there are no frames, or no poses that the model needs."""

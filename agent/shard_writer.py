@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lssvwm.agent.files import DRAFT, remove, write_checksums
+from lssvwm.agent.files import CHECKSUMS, DRAFT, remove, write_checksums
 from lssvwm.agent.shards import (
     FORMAT_VERSION,
     KEYS,
@@ -83,7 +83,8 @@ class ShardWriter:
             check_folder(self.folder, self.environment)
             return
         for path in others:
-            write_checksums(path)
+            if not (path / CHECKSUMS).is_file():
+                write_checksums(path)
         Format(environment=self.environment).write(self.folder, writer_id())
 
     def claim(self) -> int:

@@ -39,6 +39,7 @@ from lssvwm.agent.config.reference import text
 from lssvwm.agent.config.settings import EnvConfig
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import (
+    CHECKSUMS,
     DRAFT,
     read_json,
     replacing,
@@ -168,7 +169,7 @@ def _map(
 
 def shard_paths(folder: Path) -> list[Path]:
     """Return the folders of all complete shards, oldest first."""
-    return sorted(folder.glob("shard-*"))
+    return sorted(path for path in folder.glob("shard-*") if path.is_dir())
 
 
 def shard_number(path: Path) -> int:
@@ -225,19 +226,30 @@ class Format:
         os.replace(draft, folder / FORMAT_FILE)
 
 
-def open_shards(folder: str | Path) -> list[Shard]:
+def open_shards(
+    folder: str | Path, environment: Mapping[str, Any] | None = None
+) -> list[Shard]:
     """Open the shards of a data folder, oldest first, without changing anything.
 
     All files are read once to compare their checksums, which takes minutes for millions of frames.
+    environment: that of the frames, see `describe_environment`; None: any that all shards share
+    Raises UserError for damaged shards, and for frames of another environment.
     """
-    verify = Format.read(Path(folder)).version >= CHECKED
-    paths = shard_paths(Path(folder))
+    folder = Path(folder)
+    check_folder(folder, environment)
+    has_checksums = Format.read(folder).version >= CHECKED
+    paths = shard_paths(folder)
     progress = Progress("check", len(paths), "shards", patience=PATIENCE)
     shards: list[Shard] = []
     for path in paths:
+        verify = has_checksums or (path / CHECKSUMS).is_file()
         shards.append(Shard.open(path, verify))
         progress.update(len(shards), str(folder))
     progress.close()
+    expected = environment or (shards[0].described() if shards else {})
+    for shard in shards:
+        found = shard.described() if environment is None else shard.environment()
+        check_environment(shard.path, found, expected)
     return shards
 
 

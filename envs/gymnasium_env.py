@@ -42,6 +42,7 @@ from lssvwm.envs.user_code import (
     checked_reset,
     checked_step,
     guarded,
+    succeeded,
 )
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 
-PARTS = ("observation_space", "action_space", "reset", "step", "close")
+PARTS = ("observation_space", "action_space", "reset", "step", "close", "unwrapped")
 """Attributes that a Gymnasium environment has."""
 
 
@@ -118,7 +119,13 @@ class GymEnv(BatchedEnv):
         self.envs: list[gymnasium.Env] = []
         self._finalizer = weakref.finalize(self, _close, self.envs)
         for _ in range(batch):
-            self.envs.append(make())
+            env = make()
+            if any(env.unwrapped is other.unwrapped for other in self.envs):
+                raise EnvironmentFault(
+                    f"{self.name} returned the same environment twice: "
+                    f"it must make a new one at each call"
+                )
+            self.envs.append(env)
         first = self.envs[0]
         self._find_image = (
             rendered
@@ -184,9 +191,10 @@ class GymEnv(BatchedEnv):
         ended = bool(terminated or truncated or out_of_time)
         rewarded_end = terminated and reward > 0
         won = info.get("is_success", info.get("success", rewarded_end))
+        won = succeeded(self.name, won)
         self._terminated[slot] = terminated
         self._truncated[slot] = (truncated or out_of_time) and not terminated
-        self._success[slot] = bool(won) and ended
+        self._success[slot] = won and ended
         return reward
 
     def _draw(self, slot: int, observation: Any, call: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,7 +188,9 @@ def _free(space: spaces.Box) -> np.ndarray:
 
 def _named(env: gymnasium.Env, n: int) -> Discrete:
     """Return `n` actions with the names that Atari environments give them."""
-    meanings = getattr(env.unwrapped, "get_action_meanings", lambda: [])()
+    meanings: list[Any] = []
+    with suppress(Exception):  # names are no reason to refuse an environment
+        meanings = list(env.unwrapped.get_action_meanings())  # type: ignore[attr-defined]
     names = meanings if len(meanings) == n else [f"action {i}" for i in range(n)]
     return Discrete(n, tuple(str(name) for name in names))
 

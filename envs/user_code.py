@@ -101,6 +101,20 @@ def _reward(name: str, reward: Any) -> float:
     )
 
 
+def succeeded(name: str, value: Any) -> bool:
+    """Return the success that the info of a step holds.
+
+    Raises EnvironmentFault for anything without a truth value.
+    """
+    try:
+        return bool(value)
+    except (ValueError, TypeError):
+        raise EnvironmentFault(
+            f"{name}: the success in the info of step() must be true or false, "
+            f"got {_described(value)}"
+        ) from None
+
+
 def flag(name: str, what: str, value: Any) -> bool:
     """Return a flag that is true, false, 1 or 0; raises EnvironmentFault for others."""
     array = np.asarray(value)

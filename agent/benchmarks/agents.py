@@ -280,7 +280,7 @@ def _test_run(base: Config, run: Path, output: Path) -> Path:
     saved = saved_config(run)
     plain = composition.to_dict(base)
     planning = {key: plain[key] for key in ("planner", "objective", "mpc")}
-    settings = _task_settings(base) | planning | {"weights": weights_hash(str(run))}
+    settings = _task_settings(base) | planning | {"weights": weights_hash(run)}
     file = output / f"{OURS}-{saved.seed}.json"
     if measured(file, settings):
         return file

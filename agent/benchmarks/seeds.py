@@ -85,7 +85,7 @@ def _test(config: BenchmarkRunConfig, folder: Path) -> None:
         }
         saved = {
             "seed": config.seed,
-            "weights": weights_hash(str(folder)),
+            "weights": weights_hash(folder),
             "origin": dataclasses.asdict(Origin.of(str(folder))),
             "hours": training_hours(folder),
             "conditions": played,

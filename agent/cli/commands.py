@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,7 +87,7 @@ def _print_varied(configs: Sequence[Config], settings: Sequence[str]) -> None:
 
 def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
     """Continue a run."""
-    if folder_name is None or "=" in folder_name:
+    if folder_name is None or _is_setting(folder_name):
         raise UserError("which run? e.g. lssvwm resume runs/tmaze")
     refuse_model_settings(settings)
     folder = Path(folder_name).expanduser()
@@ -99,6 +101,11 @@ def resume(folder_name: str | None, settings: list[str], show: bool) -> None:
         with distributed.processes():
             print(f"resume the run in {folder}{changes}")
             _print_trained(stages.resume(folder, settings))
+
+
+def _is_setting(argument: str) -> bool:
+    """Return whether an argument is `key=value`, and not a folder with such a name."""
+    return "=" in argument and not Path(argument).expanduser().is_dir()
 
 
 def evaluate(settings: list[str], show: bool) -> None:
@@ -142,8 +149,8 @@ def record(settings: list[str], show: bool) -> None:
 
 def report(arguments: list[str]) -> None:
     """Write the report of the folders of runs."""
-    folders = [Path(text).expanduser() for text in arguments if "=" not in text]
-    settings = [text for text in arguments if "=" in text]
+    settings = [text for text in arguments if _is_setting(text)]
+    folders = [Path(text).expanduser() for text in arguments if text not in settings]
     if not folders:
         raise UserError("which runs? e.g. lssvwm report runs/tmaze")
     for text in settings:
@@ -380,16 +387,27 @@ def of_presets_or_checkpoint(command: str, settings: Sequence[str]) -> Checkpoin
 
 
 def default_folder(config: CheckpointConfig) -> Path:
-    """Return the folder below which results of a checkpoint go: that of its run, or one apart for a packaged model."""
-    runs = Path("runs")
-    packaged = str(config.checkpoint) in pretrained()
-    return (runs / "pretrained" if packaged else runs) / short_name(config)
+    """Return the folder below which results of a checkpoint go.
+
+    That is the folder of its run, or one below runs/pretrained for weights without a run and read-only runs.
+    """
+    name = str(config.checkpoint)
+    run = _run_folder(name)
+    is_run = name not in pretrained() and resolve(name) != run
+    if is_run and os.access(run, os.W_OK):
+        return run
+    return Path("runs", "pretrained", short_name(config))
+
+
+def _run_folder(checkpoint: str) -> Path:
+    """Return the folder of a checkpoint, or of its run for exported weights."""
+    folder = Path(checkpoint).expanduser()
+    return folder.parent if folder.name in (BEST, EXPORT) else folder
 
 
 def short_name(config: CheckpointConfig) -> str:
     """Return the last part of the checkpoint's name, or of the folder of its run."""
-    folder = Path(str(config.checkpoint)).expanduser().resolve()
-    return folder.parent.name if folder.name in (BEST, EXPORT) else folder.name
+    return _run_folder(str(config.checkpoint)).resolve().name
 
 
 def output_folder(config: Config, *default: str | Path) -> Path:
@@ -414,10 +432,8 @@ def video_folder(config: RecordRunConfig) -> Path:
 
 def report_folder(config: CheckpointConfig, output: Path) -> Path:
     """Return the folder of the run that results lie in; otherwise their own folder."""
-    run = Path(str(config.checkpoint)).expanduser().resolve()
-    if run.name in (BEST, EXPORT):
-        run = run.parent
-    in_run = output.resolve().parent == run
+    run = _run_folder(str(config.checkpoint))
+    in_run = output.resolve().parent == run.resolve()
     return output.parent if in_run or not config.output else output
 
 
@@ -431,8 +447,8 @@ def _summary(section: Any) -> str:
 
 def _same_checkpoint(config: CheckpointConfig) -> str:
     """Return the settings that choose the same checkpoint again."""
-    trust = trust_setting(resolve(str(config.checkpoint)))
-    return f"checkpoint={config.checkpoint}{trust}"
+    name = str(config.checkpoint)
+    return f"{shlex.quote(f'checkpoint={name}')}{trust_setting(resolve(name))}"
 
 
 def _print_trained(folder: Path) -> None:
@@ -440,9 +456,11 @@ def _print_trained(folder: Path) -> None:
 
     _print_written([folder])
     distributed.only_first(_print_report)(folder)
+    name = f"./{folder}" if str(folder) in pretrained() else str(folder)
+    chosen = shlex.quote(f"checkpoint={name}")
     trust = trust_setting(folder)
-    print(f"next: lssvwm evaluate checkpoint={folder}{trust}")
-    print(f"      lssvwm record checkpoint={folder} mode=plan{trust}")
+    print(f"next: lssvwm evaluate {chosen}{trust}")
+    print(f"      lssvwm record {chosen} mode=plan{trust}")
 
 
 def _publish(

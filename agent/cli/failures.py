@@ -54,7 +54,7 @@ def saved(
             return otherwise
         from lssvwm.agent.config.composition import trust_setting
 
-        return f"continue with `lssvwm resume {folder}{trust_setting(folder)}`"
+        return f"continue with `lssvwm resume {shlex.quote(str(folder))}{trust_setting(folder)}`"
 
     try:
         with handled(interrupt):
@@ -72,6 +72,10 @@ def saved(
         if _cannot_write(error, folder):
             message = f"cannot write {folder} ({error}); choose another output="
             raise Stop(message, FAILED) from None
+        if isinstance(error, PermissionError):
+            raise Stop(
+                f"cannot use {error.filename}: {error.strerror}", FAILED
+            ) from None
         raise
 
 
@@ -113,8 +117,11 @@ def _cannot_write(error: Exception, folder: Path) -> bool:
     """Return whether the system refused to make or change a file of the folder."""
     if not isinstance(error, OSError):
         return False
-    inside = str(error.filename or "").startswith(str(folder))
-    return error.errno in DENIED or (inside and error.errno in UNUSABLE)
+    file, whole = str(error.filename or ""), str(folder)
+    inside = file.startswith(whole)
+    above = whole.startswith(file)  # also without a file name
+    denied = error.errno in DENIED and (inside or above)
+    return denied or (inside and error.errno in UNUSABLE)
 
 
 def _disk_full(error: BaseException | None, folder: Path) -> bool:

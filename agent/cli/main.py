@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 from lssvwm.agent.cli.failures import FAILED, INTERRUPTED, USER_ERROR, Stop, unexpected
+from lssvwm.agent.cli.output import unstoppable_output
 from lssvwm.agent.config.presets import options, pretrained
 from lssvwm.agent.errors import UserError, did_you_mean
 
@@ -24,6 +25,11 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lssvwm`; returns the exit code: 0, 1 (failed), 2 (a mistake in the command line), 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with unstoppable_output():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["help"]:
         arguments = ["--help"]
     if "_LSSVWM_COMPLETE" in os.environ:

@@ -144,6 +144,8 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"no configuration at {path}: is this the folder of a run?"
         ) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         changed, saved = False, None
     if changed:
@@ -298,7 +300,10 @@ def stage_configs(config: AnyConfig) -> dict[str, AnyConfig]:
 
 
 def collecting(config: AnyConfig, begins: bool) -> AnyConfig:
-    """Return the settings with which a run collects: of its first stage when it begins, else of its last one."""
+    """Return the settings with which a run collects.
+
+    These are those of its first stage when it begins, otherwise those of its last one.
+    """
     stages = list(stage_configs(config).values())
     return stages[0 if begins else -1] if stages else config
 

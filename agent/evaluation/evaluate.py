@@ -54,6 +54,7 @@ from lssvwm.agent.evaluation.results import (
     Evaluation,
     Outcome,
     TaskList,
+    arms_in,
     summarise,
     write,
 )
@@ -441,9 +442,9 @@ def swap_partners(goal: np.ndarray) -> np.ndarray:
 
 
 def offered(env: BatchedEnv, arms: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of `arms` that the environment offers.
+    """Return those of `arms` that the environment offers, each once.
 
-    Raises UserError for an arm that exists in no environment.
+    Raises UserError for an arm that exists in no environment, or if none is offered.
     """
     renamed = RENAMED_VALUES["tasks.arms"]
     for arm in arms:
@@ -452,7 +453,14 @@ def offered(env: BatchedEnv, arms: tuple[str, ...]) -> tuple[str, ...]:
         if arm not in (*ARMS, *SCRIPTED, *env.explorers):
             known = ", ".join((*ARMS, *env.explorers))
             raise UserError(f"tasks.arms: there is no arm {arm!r}; there are {known}")
-    return tuple(arm for arm in arms if arm in ARMS or arm in env.explorers)
+    there_are = (*ARMS, *env.explorers)
+    chosen = tuple(dict.fromkeys(arm for arm in arms if arm in there_are))
+    if not chosen:
+        raise UserError(
+            f"tasks.arms: this environment has none of them; "
+            f"there are {', '.join(there_are)}"
+        )
+    return chosen
 
 
 def measure(
@@ -473,6 +481,11 @@ def measure(
     chosen = offered(env, arms)
     if "swapped" in chosen and "retained" not in chosen:
         raise UserError("tasks.arms: swapped needs retained, whose memories it swaps")
+    if "swapped" in chosen and count < 2:
+        raise UserError(
+            "tasks.arms: swapped needs the memory of another task: "
+            "raise tasks.count, or leave swapped out"
+        )
     order = sorted(chosen, key=lambda arm: arm != "retained")
     progress = Progress("evaluate", len(order) * count, "tasks")
     player.progress = progress
@@ -501,7 +514,12 @@ def _needs_others(arm: str) -> bool:
 def _swapped(retained: Outcome) -> list[Memory]:
     """Return for each task the memory [1] of another one."""
     memories = retained.memories
-    assert len(memories) == len(retained.goal), "planning starts in every task"
+    unplanned = len(retained.goal) - len(memories)
+    if unplanned:
+        raise UserError(
+            f"tasks.arms: swapped needs a planning start in every task, but {unplanned} "
+            f"of {len(retained.goal)} ended before: give more steps, or leave swapped out"
+        )
     return [memories[partner] for partner in swap_partners(retained.goal)]
 
 
@@ -544,38 +562,43 @@ def evaluate(config: CheckpointConfig, output: Path) -> dict[str, Any]:
     """Run `lssvwm evaluate`: all arms on the held-out tasks.
 
     Prints tables; writes them as Markdown, and JSON, CSV and a plot, into `output`.
-    Results are written after each arm, so that a stopped run keeps the arms it finished.
+    Results are written after each arm, so that a stopped run keeps the arms it finished. Complete results are replaced
+    by complete ones only.
     """
     if config.checkpoint is None:
         raise UserError("evaluate needs checkpoint=NAME_OR_FOLDER")
     if config.threads:
         torch.set_num_threads(config.threads)
     model = checkpoint.load(config.checkpoint, config.device, config.backend)
+    origin = Origin.of(config.checkpoint)
     with locked(output):
-        return _evaluate(config, model, output)
+        return _evaluate(config, model, origin, output)
 
 
 def _evaluate(
-    config: CheckpointConfig, model: WorldModel, output: Path
+    config: CheckpointConfig, model: WorldModel, origin: Origin, output: Path
 ) -> dict[str, Any]:
     """Evaluate a loaded model."""
     from lssvwm.agent.evaluation.plots import plot_success
     from lssvwm.agent.evaluation.tables import evaluation_grids, publish
 
-    origin = Origin.of(config.checkpoint)
     found: dict[str, Any] = {"arms": {}}
+    earlier = arms_in(output)
 
     def keep(outcomes: dict[str, Outcome]) -> None:
         result = dataclasses.replace(summary(config, outcomes), origin=origin)
-        write(result, outcomes, output)
         found.update(result.to_dict())
+        if len(outcomes) >= earlier:
+            write(result, outcomes, output)
 
     try:
         measure(config, model, config.tasks.arms, keep)
     except KeyboardInterrupt:
-        kept = (
-            f", {', '.join(found['arms'])} saved in {output}" if found["arms"] else ""
-        )
+        kept = ""
+        if earlier > len(found["arms"]):
+            kept = f", the earlier results in {output} stay"
+        elif found["arms"]:
+            kept = f", {', '.join(found['arms'])} saved in {output}"
         raise KeyboardInterrupt(f"evaluating{kept}") from None
     plot_success(found, output / "success.png")
     publish(evaluation_grids(found), output / "evaluation.md")

@@ -49,7 +49,7 @@ class Origin:
         return Origin(version("lssvwm"), date, checkpoint, weights)
 
 
-def weights_hash(checkpoint: str) -> str:
+def weights_hash(checkpoint: str | Path) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of a checkpoint's weights."""
     weights = (resolve(checkpoint) / WEIGHTS).read_bytes()
     return hashlib.sha256(weights).hexdigest()[:16]

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,13 @@ def write(
         for arm, outcome in outcomes.items():
             columns = [getattr(outcome, key).tolist() for key in ARRAYS]
             rows.writerows((arm, *values) for values in zip(*columns))
+
+
+def arms_in(output: Path) -> int:
+    """Return how many arms the evaluation in a folder has; 0 without one."""
+    with suppress(UserError):
+        return len(files.read_json(output / "evaluation.json", "").get("arms", {}))
+    return 0
 
 
 def write_json(file: Path, found: dict[str, Any], indent: int | None = 1) -> None:

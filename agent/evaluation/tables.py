@@ -58,10 +58,10 @@ class Grid:
 
 
 def publish(grids: Sequence[Grid], path: Path) -> None:
-    """Print tables, and write them as Markdown."""
+    """Write tables as Markdown, and print them."""
+    path.write_text("\n".join(grid.markdown() for grid in grids), encoding="utf-8")
     for grid in grids:
         grid.show()
-    path.write_text("\n".join(grid.markdown() for grid in grids))
 
 
 # ---- evaluation

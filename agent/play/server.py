@@ -233,7 +233,10 @@ def serve(config: PlayRunConfig) -> None:
     )
     port = opened.getsockname()[1]
     took = time.perf_counter() - started
-    print(f"ready after {took:.1f} s; open http://{host}:{port}/{token}/", flush=True)
+    address = f"[{host}]" if ":" in host else host
+    print(
+        f"ready after {took:.1f} s; open http://{address}:{port}/{token}/", flush=True
+    )
     print("Ctrl-C stops it; everyone who knows the address can use it", flush=True)
     with handled(interrupt):
         Server(settings, worker).run(sockets=[opened])

@@ -113,7 +113,7 @@ def collect(folder: Path) -> RunData:
     if run.config is None and run.evaluations:
         run.config = run.attempt(_settings_of, run.evaluations[0].path)
     try:
-        run.weights = weights_hash(str(folder))
+        run.weights = weights_hash(folder)
     except (UserError, OSError):  # a run that has no weights yet
         run.weights = None
     if not (run.config or run.logs or run.benchmarks or run.videos or run.problems):

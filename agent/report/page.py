@@ -82,6 +82,8 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     runs = [collect(folder) for folder in folders]
     _distinguish(runs)
     file = output or _default_file(folders)
+    if file.is_dir():
+        raise UserError(f"cannot write {file}: it is a folder; name a file in it")
     if not file.parent.is_dir():
         raise UserError(f"cannot write {file}: there is no folder {file.parent}")
     content = _content(runs)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from lssvwm.agent import checkpoint
@@ -26,7 +27,7 @@ from lssvwm.agent.training.streams import Stream
 from lssvwm.envs.base import BatchedEnv
 
 UNFINISHED = "unfinished.json"
-"""File in a data folder that lists the shards from before a first collection that has not ended."""
+"""File in a data folder that names a first collection that has not ended."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,13 @@ def gather(
     frames: int,
     seed: int,
     make_agent: MakeAgent | None = None,
+    name: str | None = None,
 ) -> None:
     """Add at least `frames` frames of whole episodes to the replay; nothing for 0.
 
     The policies of `train.collect.mix` get their fractions, the variants of the environment equal ones.
     make_agent: builds the agent for `plan` and `policy`; None: the explorers get their fraction
+    name: of the collection, which its shards record
     """
     if frames == 0:
         return
@@ -92,6 +95,8 @@ def gather(
         env = collection.envs[source.variant]
         policy = factory.make_policy(env, source.policy, number, make_agent)
         provenance = factory.provenance(source, number, weights=None)
+        if name is not None:
+            provenance |= {"collection": name}
         stream = Stream(env, policy, number)
         try:
             write = partial(replay.extend, provenance=provenance)
@@ -105,16 +110,18 @@ def fill(collection: Collection, replay: Replay, seed: int) -> None:
     """Collect the frames that `train.collect.frames` still lacks.
 
     A file marks a collection that has not ended. If it was killed, its frames are collected again, from the same seed.
+    Frames of other processes stay.
     seed: of the run; every shard in the replay moves it on
     """
     mark = replay.folder / UNFINISHED
     remedy = f"delete {replay.folder}"
-    before = read_json(mark, remedy)["shards"] if mark.is_file() else replay.names
-    replay.delete_all_but(before)
+    if mark.is_file() and (killed := read_json(mark, remedy).get("collection")):
+        replay.delete_collection(killed)
     missing = collection.factory.collect.frames - len(replay)
     if missing > 0:
-        write_json(mark, {"shards": before})
-        gather(collection, replay, missing, seed + len(replay.shards))
+        name = uuid4().hex
+        write_json(mark, {"collection": name})
+        gather(collection, replay, missing, seed + len(replay.shards), name=name)
     mark.unlink(missing_ok=True)
 
 

@@ -47,6 +47,8 @@ class Logger:
         means = {key: _mean(values) for key, values in self.values.items()}
         self.values.clear()
         self.write(step, means)
+        if "loss/total" not in means:
+            return ""
         return f"loss {means['loss/total']:.3f}  frame {means['psnr']:.1f} dB"
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:

@@ -187,9 +187,14 @@ class Run:
         self.replay.refresh()
 
     def close(self) -> None:
-        """End the processes that collect."""
+        """End the processes that collect, and close the environments."""
         if self.pool is not None:
             self.pool.close()
+        envs = [] if self.collection is None else self.collection.envs
+        if "validation" in self.__dict__:
+            envs = [*envs, self.validation.env]
+        for env in envs:
+            env.close()
 
     def share_frames(self) -> None:
         """Let all processes draw from the shards of rank 0."""
@@ -245,7 +250,9 @@ def build(config: Config, folder: Path) -> Run:
         pool = CollectorPool(config, folder / "data")
     env = build_env(config.env, 1)
     _check_memory(config, env)
-    model = build_model(config, env).to(device).train().use_backend(config.backend)
+    init = None if has_state(folder) else config.train.init
+    model = build_model(config, env, init).to(device).train()
+    model.use_backend(config.backend)
     generator = torch.Generator(device).manual_seed(config.seed)
     walker = None
     if config.train.actor_critic.walks:
@@ -286,9 +293,10 @@ def _check_memory(config: Config, env: BatchedEnv) -> None:
         )
 
 
-def build_model(config: Config, env: BatchedEnv) -> WorldModel:
-    """Build a model for an environment, with the weights of `train.init` if it is set.
+def build_model(config: Config, env: BatchedEnv, init: str | None = None) -> WorldModel:
+    """Build a model for an environment.
 
+    init: checkpoint with the first weights; None: random ones
     The same seed gives the same weights. Raises UserError if the settings or those weights do not fit.
     """
     torch.manual_seed(config.seed)
@@ -305,8 +313,8 @@ def build_model(config: Config, env: BatchedEnv) -> WorldModel:
     except (ValueError, RuntimeError) as error:
         hint = _patch_hint(config, env)
         raise UserError(f"model: {str(error).splitlines()[0]}{hint}") from None
-    if config.train.init:
-        model.load_state_dict(_initial_weights(config.train.init, model.state_dict()))
+    if init:
+        model.load_state_dict(_initial_weights(init, model.state_dict()))
     return model
 
 
@@ -439,7 +447,9 @@ def restore(run: Run) -> None:
     _select_shards(run, state["shards"])
     run.rng.bit_generator.state = state["rng"]
     _restore_generator(run, state["generator"])
-    run.lengths.error = state.get("lengths", run.lengths.error)
+    errors = state.get("lengths", [])
+    if len(errors) == len(run.lengths.error):  # else the lengths have changed
+        run.lengths.error = errors
     for name, values in state.get("unlogged", {}).items():
         run.unlogged[name] = [torch.tensor(value) for value in values]
     torch.set_rng_state(state["torch"])
@@ -464,9 +474,7 @@ def _select_shards(run: Run, names: list[str]) -> None:
     """Use the frames that the checkpoint names, and say what differs from that."""
     if not leads():
         return  # rank 0 shares the names of its shards
-    later = sorted({*run.replay.names} - {*names})
-    if later and run.pool is None:
-        run.replay.use_only(names)
+    if run.pool is None and (later := run.replay.use_only(names)):
         print(f"not used, as they came after the checkpoint: {', '.join(later)}")
     if gone := sorted({*names} - {*run.replay.names}):
         print(f"frames are gone, the run goes on without them: {', '.join(gone)}")

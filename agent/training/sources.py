@@ -160,7 +160,9 @@ def variants(env: EnvConfig, vary: Mapping[str, tuple[Any, ...]]) -> list[EnvCon
     """
     names = [field.name for field in dataclasses.fields(env)]
     names.remove("kind")
-    for name in vary:
+    for name, values in vary.items():
+        if not values:
+            raise UserError(f"train.collect.vary: {name} has no values")
         if name not in names:
             raise UserError(
                 f"train.collect.vary: env={env.kind} has no setting {name!r}; "

@@ -98,14 +98,22 @@ def plan(config: Config, output: Path) -> list[Stage]:
         train_config = dataclasses.replace(own.train, init=init)
         own = dataclasses.replace(own, train=train_config, name=name)
         folder = output / checkpoint.STAGES / f"{number}-{name}"
-        stages.append(Stage(own, folder, _until(config, name)))
+        until = _until(config, name, own.train.evaluate_every)
+        stages.append(Stage(own, folder, until))
         init = str(folder)
     return stages
 
 
-def _until(config: Config, name: str) -> float | None:
-    """Return the success rate at which a stage ends early; raises UserError for anything else."""
+def _until(config: Config, name: str, every: int) -> float | None:
+    """Return the success rate at which a stage ends early; raises UserError for anything else.
+
+    every: steps from one validation to the next, 0 for none
+    """
     until = (config.stages or {})[name].get(composition.UNTIL)
+    if until is not None and not every:
+        raise UserError(
+            f"stages.{name}.until needs validations: set train.evaluate_every"
+        )
     if until is None or (isinstance(until, (int, float)) and 0 < until <= 1):
         return until
     raise UserError(
@@ -117,6 +125,7 @@ def follow(config: Config, stages: list[Stage], output: Path) -> Path:
     """Train the stages that have not ended, and copy the last weights; returns `output`."""
     for number, stage in enumerate(stages, 1):
         if stage.done:
+            first(lambda stage=stage: finish(stage))
             continue
         name = stage.config.name
         steps = f"{stage.config.train.steps:,} steps"
@@ -131,10 +140,10 @@ def follow(config: Config, stages: list[Stage], output: Path) -> Path:
 
 
 def finish(stage: Stage) -> None:
-    """Mark a stage as ended and delete its frames."""
+    """Mark a stage as ended, then delete its frames."""
+    (stage.folder / DONE).touch()
     if not stage.config.data:
         remove(stage.folder / "data")
-    (stage.folder / DONE).touch()
 
 
 def _export(config: Config, last: Stage, output: Path) -> None:

@@ -38,19 +38,19 @@ class Tracker:
     """Send what a run logs to one place; this class drops tables and videos.
 
     config, folder: settings and folder of the run
-    step: the step that the run continues from
+    step: the step that the run continues from; None: it may go on elsewhere, so nothing is removed
     """
 
     package: str | None = None
     """Package that the tracker needs, which is also the name of the extra; None: every installation has it."""
     logger: TorchRLLogger
 
-    def __init__(self, config: Config, folder: Path, step: int):
+    def __init__(self, config: Config, folder: Path, step: int | None):
         self.folder = folder
         self.module: Any = import_module(self.package) if self.package else None
         self.logger = self.open(config, step)
 
-    def open(self, config: Config, step: int) -> TorchRLLogger:
+    def open(self, config: Config, step: int | None) -> TorchRLLogger:
         """Return the logger that continues the run."""
         raise NotImplementedError
 
@@ -86,8 +86,8 @@ def _identities(folder: Path) -> dict[str, str]:
 class _TensorBoard(TensorboardLogger):
     """Continue TensorBoard's files; rows after the step that a run continues from are hidden."""
 
-    def __init__(self, folder: Path, step: int):
-        self.purge_step = step + 1
+    def __init__(self, folder: Path, step: int | None):
+        self.purge_step = None if step is None else step + 1
         super().__init__("tensorboard", str(folder))
 
     def _create_experiment(self) -> Any:
@@ -100,7 +100,7 @@ class _TensorBoard(TensorboardLogger):
 class TensorBoardTracker(Tracker):
     """Write events into `tensorboard/`; tables become texts, and videos GIFs."""
 
-    def open(self, config: Config, step: int) -> TorchRLLogger:
+    def open(self, config: Config, step: int | None) -> TorchRLLogger:
         """Return the logger that continues the run."""
         return _TensorBoard(self.folder, step)
 
@@ -122,13 +122,14 @@ class TensorBoardTracker(Tracker):
 class CSVTracker(Tracker):
     """Write one file for each metric into `csv/`; tables become texts, and videos are dropped."""
 
-    def open(self, config: Config, step: int) -> TorchRLLogger:
+    def open(self, config: Config, step: int | None) -> TorchRLLogger:
         """Return the logger that continues the run, after removing rows of later steps."""
-        for file in self.folder.glob("csv/scalars/**/*.csv"):
-            rows = file.read_text().splitlines(keepends=True)
-            kept = [row for row in rows if int(row.partition(",")[0]) <= step]
-            with replacing(file) as draft:
-                draft.write_text("".join(kept))
+        if step is not None:
+            for file in self.folder.glob("csv/scalars/**/*.csv"):
+                rows = file.read_text().splitlines(keepends=True)
+                kept = [row for row in rows if _has_step(row, step)]
+                with replacing(file) as draft:
+                    draft.write_text("".join(kept))
         return CSVLogger("csv", str(self.folder))
 
     def table(self, name: str, grid: Grid, step: int) -> None:
@@ -141,12 +142,18 @@ class CSVTracker(Tracker):
             file.close()
 
 
+def _has_step(row: str, last: int) -> bool:
+    """Return whether a row begins with a step up to `last`."""
+    step = row.partition(",")[0]
+    return step.isdecimal() and int(step) <= last
+
+
 class WandbTracker(Tracker):
     """Send everything to W&B. WANDB_MODE=offline keeps it in `wandb/`."""
 
     package = "wandb"
 
-    def open(self, config: Config, step: int) -> TorchRLLogger:
+    def open(self, config: Config, step: int | None) -> TorchRLLogger:
         """Return the logger that continues the run."""
         from torchrl.record.loggers.wandb import WandbLogger
 
@@ -177,7 +184,7 @@ class MLflowTracker(Tracker):
 
     package = "mlflow"
 
-    def open(self, config: Config, step: int) -> TorchRLLogger:
+    def open(self, config: Config, step: int | None) -> TorchRLLogger:
         """Return the logger that continues the run."""
         from torchrl.record.loggers.mlflow import MLFlowLogger
 
@@ -218,7 +225,7 @@ class TrackioTracker(Tracker):
 
     package = "trackio"
 
-    def open(self, config: Config, step: int) -> TorchRLLogger:
+    def open(self, config: Config, step: int | None) -> TorchRLLogger:
         """Return the logger that continues the run."""
         from torchrl.record.loggers.trackio import TrackioLogger
 
@@ -261,7 +268,7 @@ def check(name: str) -> None:
         )
 
 
-def open_tracker(config: Config, folder: Path, step: int) -> Tracker:
+def open_tracker(config: Config, folder: Path, step: int | None) -> Tracker:
     """Return the tracker of a run; raises UserError if it does not accept the run."""
     name = config.train.logger
     check(name)
@@ -291,7 +298,7 @@ def share(
     step = max((row.get("step", 0) for row in read_json_lines(log)), default=0)
 
     def send() -> None:
-        tracker = open_tracker(config, folder, step)
+        tracker = open_tracker(config, folder, None)
         for number, grid in enumerate(evaluation_grids(found) if found else []):
             tracker.table(f"evaluation{number or ''}", grid, step)
         for file in videos:

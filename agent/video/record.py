@@ -93,6 +93,7 @@ def record(config: RecordRunConfig, output: Path) -> list[Path]:
     if config.threads:
         torch.set_num_threads(config.threads)
     model = checkpoint.load(config.checkpoint, config.device, config.backend)
+    origin = Origin.of(config.checkpoint)
     env = build_env(config.env, 1)
     seeds = task_seeds(config.tasks.seed, config.record.episodes)
     walk_seed = int(seeds[0]) % 2**31
@@ -103,7 +104,8 @@ def record(config: RecordRunConfig, output: Path) -> list[Path]:
         for index, seed in enumerate(seeds.tolist()):
             agent = build_agent(config, model, env)
             recording = record_episode(config, agent, Episode(env, seed, walk_seed))
-            data = describe(config, recording, index, seed)
+            about = {"origin": dataclasses.asdict(origin)}
+            data = about | describe(config, recording, index, seed)
             base = output / f"{config.record.mode}-{index}"
             paths += save(config, recording, data, base)
             progress.update(index + 1)
@@ -158,7 +160,6 @@ def describe(
     return {
         "format_version": FORMAT_VERSION,
         "mode": config.record.mode,
-        "origin": dataclasses.asdict(Origin.of(config.checkpoint)),
         "settings": used_settings(config),
         "checkpoint": config.checkpoint,
         "environment": vars(config.env),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from difflib import get_close_matches
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -33,8 +35,12 @@ from lssvwm.envs.minigrid.places import (
     floor_of,
     is_fixed,
 )
+from lssvwm.envs.user_code import guarded
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+
+PLACE_TRIES = 10_000
+"""Places that are tried for an object before its maze counts as full."""
 
 if TYPE_CHECKING:
     from minigrid.minigrid_env import MiniGridEnv as OneMiniGrid
@@ -183,7 +189,7 @@ class MiniGridEnv(BatchedEnv):
 
     def _begin(self, slot: int, seed: int) -> None:
         env = self.envs[slot]
-        env.reset(seed=seed)
+        guarded(self.config.id, "reset()", lambda: env.reset(seed=seed))
         self._view.load(slot, env.grid)
         self._fixed[slot] = is_fixed(env, self._view.kinds(slot))
         kinds = self._view.atlas.kinds
@@ -393,8 +399,9 @@ def _make(config: MiniGridConfig) -> OneMiniGrid:
             agent_view_size=config.view,
             **kwargs,
         )
-    except TypeError as error:
-        raise ValueError(f"cannot make {config.id}: {error}") from error
+    except (TypeError, AssertionError, ValueError, IndexError) as error:
+        reason = str(error) or "its settings do not fit, such as env.size"
+        raise ValueError(f"cannot make {config.id}: {reason}") from error
     env = made.unwrapped
     is_grid = isinstance(env, OneMiniGrid)
     if not is_grid or type(env).get_pov_render is not OneMiniGrid.get_pov_render:
@@ -402,9 +409,18 @@ def _make(config: MiniGridConfig) -> OneMiniGrid:
             f"{config.id} has no egocentric view of MiniGrid's; "
             "use env=gym with render=True"
         )
+    env.place_obj = MethodType(place_obj, env)  # type: ignore[method-assign]
     # The symbolic view is never used, and costs more than the move itself.
     env.gen_obs = dict  # type: ignore[method-assign]
     return env
+
+
+def place_obj(
+    env: OneMiniGrid, *given: Any, max_tries: float = math.inf, **more: Any
+) -> Any:
+    """Place an object as MiniGrid does, but raise RecursionError after PLACE_TRIES places in vain."""
+    limit = min(max_tries, PLACE_TRIES)
+    return type(env).place_obj(env, *given, max_tries=limit, **more)
 
 
 def _unknown_id(name: str, registered: list[str]) -> str:

@@ -21,6 +21,8 @@ WINDOW = 30
 """Side of the view around the agent, in pixels of the maze."""
 INSIDE = SIDE - 2 * MARGIN
 """Side of the view around the agent in a frame, without the border."""
+REACH = 3
+"""Pixels around the agent, seen from above, that it can cover."""
 NO_BORDER = slice(MARGIN, -MARGIN)
 
 
@@ -79,8 +81,9 @@ class Canvas:
             return self._frames_around(position, border)
         centre = self.to_pixels(position)
         corner = np.floor(centre).astype(np.int64)
+        corner = corner.clip(REACH, self.picture.shape[-1] - 1 - REACH)
         frames = self.picture.copy()
-        self._draw_agents(frames, centre, corner, reach=3)
+        self._draw_agents(frames, centre, corner, REACH)
         return frames
 
     def _frames_around(self, position: np.ndarray, border: np.ndarray) -> np.ndarray:

@@ -109,6 +109,21 @@ def test_replay_never_writes_into_a_given_folder(tmp_path):
     assert other.names == some
 
 
+def test_replay_refuses_its_own_folder_as_a_given_one(tmp_path):
+    counted(tmp_path / "data", 300)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    with pytest.raises(UserError, match="is the run's own folder"):
+        Replay(tmp_path / "data", given=tmp_path / "link")
+
+
+def test_replay_uses_a_folder_that_was_given_later(tmp_path):
+    own = counted(tmp_path / "own", 300).names
+    counted(tmp_path / "given", 300)
+    replay = Replay(tmp_path / "own", given=tmp_path / "given")
+    assert replay.use_only(own) == []
+    assert len(replay.names) == 2
+
+
 def test_replay_finds_new_frames_in_a_given_folder(tmp_path):
     counted(tmp_path / "given", 300)
     replay = Replay(tmp_path / "own", given=tmp_path / "given")

@@ -10,7 +10,8 @@ import torch
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.files import write_checksums
 from lssvwm.agent.replay import Replay, as_replay_buffer
-from lssvwm.agent.shards import Format, describe_environment
+from lssvwm.agent.shard_writer import ShardWriter
+from lssvwm.agent.shards import KEYS, Format, Shard, describe_environment
 from lssvwm.agent.training import loop
 from lssvwm.agent.training.collection import build_collection, gather
 from lssvwm.envs import CountingConfig, GymConfig, TMazeConfig, make
@@ -92,6 +93,31 @@ def test_open_notices_cut_and_missing_files(data, name, version):
         Replay(data)
     shutil.rmtree(file.parent)  # the other remedy
     assert len(Replay(data)) == 0
+
+
+def test_open_checks_shards_that_were_copied_into_a_folder(data, tmp_path):
+    other = TMazeConfig(length=5)
+    config = short_run(other)
+    collection = build_collection(other, config.train.collect)
+    replay = Replay(tmp_path / "tmaze", environment=collection.environment)
+    gather(collection, replay, 60, seed=0)
+    foreign = replay.shards[0].path
+    shutil.copytree(foreign, data / foreign.name)
+    with pytest.raises(UserError, match=f"{foreign.name} are of another environment"):
+        Replay(data, environment=described(CountingConfig()))
+    (data / "shard.tar.gz").touch()
+    shutil.rmtree(data / foreign.name)
+    assert len(Replay(data)) >= 60
+
+
+def test_open_checks_shards_without_their_format_file(data):
+    rows = Shard.open(data / SHARD, verify=False).rows
+    (data / "format.json").unlink()
+    flipped(data / SHARD / "reward.memmap", 0)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"reward.memmap is damaged"):
+            Replay(data)
+        ShardWriter(data).write({key: rows[key].numpy() for key in KEYS}, {})
 
 
 def test_open_runs_nothing_of_a_shard(data, tmp_path):

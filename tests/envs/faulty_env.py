@@ -25,6 +25,7 @@ STEPS = {
     "flag_text": (FRAME, 0.0, False, "no", {}),
     "flag_array": (FRAME, 0.0, np.zeros(2, bool), False, {}),
     "info_none": (FRAME, 0.0, False, False, None),
+    "success_array": (FRAME, 0.0, False, False, {"is_success": np.zeros(2)}),
     "frame_none": (None, 0.0, False, False, {}),
     "frame_flat": (FRAME.ravel(), 0.0, False, False, {}),
     "frame_nan": (FRAME * np.nan, 0.0, False, False, {}),

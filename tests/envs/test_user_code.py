@@ -52,6 +52,15 @@ def test_faulty_module_is_named_with_its_line(tmp_path):
             GymConfig(factory=f"{tmp_path}/{name}.py:make").build(1)
 
 
+def test_factory_that_returns_one_environment_is_named(tmp_path):
+    text = FILE.read_text() + "\nONE = Faulty()\ndef one():\n    return ONE\n"
+    (tmp_path / "one.py").write_text(text)
+    config = GymConfig(factory=f"{tmp_path}/one.py:one", size=16)
+    assert config.build(1).batch == 1
+    with pytest.raises(EnvironmentFault, match="returned the same environment twice"):
+        config.build(2)
+
+
 def test_factory_that_makes_something_else_is_named():
     with pytest.raises(ValueError, match="makes OrderedDict, no Gymnasium environment"):
         GymConfig(factory="collections:OrderedDict").build(1)

@@ -200,6 +200,12 @@ def test_resume_passes_settings_on(called, run_folder) -> None:
     assert called == [("resume", Path("runs/mine"), ["train.steps=800"])]
 
 
+def test_folder_may_look_like_a_setting(called, run_folder) -> None:
+    folder = run_folder.rename(run_folder.with_name("lr=0.1"))
+    assert cli.main(["resume", str(folder)]) == 0
+    assert called == [("resume", folder, [])]
+
+
 def test_evaluate_starts_from_saved_settings(called, run_folder, capsys) -> None:
     assert (
         cli.main(["evaluate", "checkpoint=runs/mine", "env.length=9", "tasks.count=5"])
@@ -214,8 +220,8 @@ def test_evaluate_starts_from_saved_settings(called, run_folder, capsys) -> None
 def test_record_mode_has_a_short_form(called, run_folder, capsys) -> None:
     assert cli.main(["record", f"checkpoint={run_folder}", "mode=plan"]) == 0
     (_, config, output) = called[0]
-    assert (config.record.mode, output) == ("plan", Path("runs/mine/video"))
-    assert "wrote runs/mine/video/plan-0.mp4" in capsys.readouterr().out
+    assert (config.record.mode, output) == ("plan", run_folder / "video")
+    assert f"wrote {run_folder}/video/plan-0.mp4" in capsys.readouterr().out
 
 
 def test_results_of_a_run_join_its_report(called, run_folder, capsys) -> None:

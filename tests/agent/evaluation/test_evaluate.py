@@ -24,6 +24,7 @@ from lssvwm.agent.evaluation.origin import weights_hash
 from lssvwm.agent.evaluation.results import Outcome
 from lssvwm.agent.mpc import MPCConfig
 from lssvwm.envs import CountingConfig, TMazeConfig, make
+from lssvwm.envs.maze.tmaze import TMazeEnv
 from lssvwm.planners import CEMConfig
 from lssvwm.worldmodel import ModelConfig, WorldModel, save
 from lssvwm.worldmodel.mixers.tiled_ssd import TiledSSDConfig
@@ -178,6 +179,12 @@ def test_evaluate_keeps_finished_arms_when_stopped(tmp_path, monkeypatch):
         evaluation.evaluate(setting, tmp_path / "out")
     found = results.read(tmp_path / "out" / "evaluation.json")
     assert list(found["arms"]) == ["random", "noop"]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.BlockPlayer, "__call__", played)
+        evaluation.evaluate(setting, tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt, match=r"earlier results in .* stay"):
+        evaluation.evaluate(setting, tmp_path / "out")
+    assert results.arms_in(tmp_path / "out") == 3
 
 
 def test_evaluate_writes_results_with_their_origin(tmp_path):
@@ -243,9 +250,11 @@ def test_offered_names_unknown_and_renamed_arms(arms, message):
         offered(make(TMazeConfig(), 1), arms)
 
 
-def test_offered_leaves_out_absent_explorers():
-    arms = ("retained", "forage", "oracle")
+def test_offered_leaves_out_absent_explorers_and_repetitions():
+    arms = ("retained", "forage", "oracle", "retained")
     assert offered(make(TMazeConfig(), 1), arms) == ("retained", "oracle")
+    with pytest.raises(UserError, match="has none of them; there are retained, "):
+        offered(make(TMazeConfig(), 1), ("forage",))
 
 
 def test_measure_refuses_swapped_without_retained():
@@ -253,6 +262,17 @@ def test_measure_refuses_swapped_without_retained():
     model = tiny_model(make(setting.env, 1))
     with pytest.raises(UserError, match="swapped needs retained"):
         measure(setting, model, ("swapped",))
+    one = config(5, count=1)
+    with pytest.raises(UserError, match="swapped needs the memory of another task"):
+        measure(one, model, ("retained", "swapped"))
+
+
+def test_measure_refuses_swapped_if_tasks_end_in_the_context(monkeypatch):
+    monkeypatch.setattr(TMazeEnv, "in_context", lambda env: np.ones(env.batch, bool))
+    setting = config(5, count=2)
+    model = tiny_model(make(setting.env, 1))
+    with pytest.raises(UserError, match="2 of 2 ended before: give more steps"):
+        measure(setting, model, ("retained", "swapped"))
 
 
 def test_summary_leaves_out_tasks_solved_at_start():

@@ -74,9 +74,10 @@ def test_evaluation_compares_weights_and_keeps_damaged_results():
     Path("same").rename("model")
     save(WorldModel(TINY, (3, 64, 64), 4), Path(model))
     assert main(ours) == 0
-    Path("runs/model/evaluation-2/evaluation.json").write_text("{")
+    results = Path("runs/pretrained/model")
+    (results / "evaluation-2" / "evaluation.json").write_text("{")
     assert main(ours) == 0
-    assert folders(Path("runs/model")) == ["evaluation", "evaluation-2", "evaluation-3"]
+    assert folders(results) == ["evaluation", "evaluation-2", "evaluation-3"]
 
 
 def test_free_folder_accepts_the_present_folder():

@@ -1,11 +1,13 @@
 """Policies of the mix and variants of the environment get their fractions of the frames."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay
 from lssvwm.agent.training import loop
-from lssvwm.agent.training.collection import build_collection, fill, gather
+from lssvwm.agent.training.collection import UNFINISHED, build_collection, fill, gather
 from lssvwm.envs import TMazeConfig
 
 from tests.agent.training.conftest import collecting, short_run
@@ -79,3 +81,22 @@ def test_fill_collects_only_missing_frames(tmp_path):
     assert frames >= 400
     fill(built(config), replay, config.seed)
     assert len(replay) == frames
+
+
+def test_fill_after_a_kill_replaces_its_own_frames_only(tmp_path, monkeypatch):
+    config = short_run(TMazeConfig(length=5))
+    killed = Replay(tmp_path)
+
+    def kill(self, missing_ok: bool) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", kill)  # of the file that marks the collection
+        fill(built(config), killed, config.seed)
+    others = Replay(tmp_path)
+    gather(built(config), others, 60, seed=77)
+    (theirs,) = {*others.names} - {*killed.names}
+    fill(built(config), others, config.seed)
+    assert theirs in others.names
+    assert not {*killed.names} & {*others.names}
+    assert not (tmp_path / UNFINISHED).exists()

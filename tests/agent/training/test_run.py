@@ -1,12 +1,14 @@
 """Runs are built from seeds and weights, saved, and restored."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
 from lssvwm.agent.config import composition
 from lssvwm.agent.errors import UserError
 from lssvwm.agent.replay import Replay
+from lssvwm.agent.run_folder import saved_config
 from lssvwm.agent.training import loop, stages
 from lssvwm.agent.training.run import build, build_model, restore
 from lssvwm.agent.training.state_file import read_state, write_state
@@ -16,7 +18,7 @@ from lssvwm.worldmodel.mixers.attention import AttentionConfig
 from lssvwm.worldmodel.mixers.gru import GRUConfig
 
 from tests.agent.conftest import TINY
-from tests.agent.training.conftest import collecting, short_run, training
+from tests.agent.training.conftest import collecting, short_run
 
 
 @pytest.fixture
@@ -35,8 +37,8 @@ def test_build_model_takes_fitting_weights(tmp_path):
 
     def started(**changes) -> WorldModel:
         model = dataclasses.replace(TINY, **changes)
-        start = training(config, init=str(tmp_path))
-        return build_model(dataclasses.replace(start, model=model), env)
+        start = dataclasses.replace(config, model=model)
+        return build_model(start, env, str(tmp_path))
 
     loss = dataclasses.replace(TINY.loss, surprise=1.0, distance=1.0)
     more = started(loss=loss)
@@ -68,6 +70,18 @@ def test_build_model_refuses_unusable_mixers(mixer, says):
     with pytest.raises(UserError, match=says) as error:
         build_model(config, make(config.env, 1))
     assert "\n" not in str(error.value)
+
+
+def test_resume_needs_no_first_weights_and_takes_other_lengths(trained, tmp_path):
+    config = dataclasses.replace(saved_config(trained), data=None)
+    shutil.copytree(trained, tmp_path / "first")
+    begun = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, init=str(tmp_path / "first"))
+    )
+    run = loop.train(begun, tmp_path / "second")
+    shutil.rmtree(tmp_path / "first")
+    lengths = ["train.length_augmentation=adversarial", "train.steps=5"]
+    assert stages.resume(run, lengths) == run
 
 
 def test_restore_refuses_another_version(trained):

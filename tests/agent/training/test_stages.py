@@ -109,3 +109,17 @@ def test_stage_ends_early_at_a_success_rate(tmp_path, monkeypatch):
     wrong = dataclasses.replace(config, stages={"first": first | {"until": 2}})
     with pytest.raises(UserError, match=r"stages.first.until=2 is wrong"):
         stages.train(wrong, tmp_path / "other")
+    never = {"train": {"steps": 9}, "until": 0.5}
+    wrong = dataclasses.replace(config, stages={"first": never})
+    with pytest.raises(UserError, match=r"until needs .*set train.evaluate_every"):
+        stages.train(wrong, tmp_path / "other")
+
+
+def test_killed_stage_is_cleaned_up_later(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(stages, "remove", lambda path: exit(1))
+        stages.train(staged(), tmp_path / "run")
+    first = tmp_path / "run" / "stages" / "1-first"
+    assert (first / "data").is_dir()
+    stages.resume(tmp_path / "run", [])
+    assert not (first / "data").exists()

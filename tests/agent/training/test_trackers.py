@@ -78,6 +78,16 @@ def test_csv_continues(tmp_path: Path) -> None:
     assert "retained" in (tmp_path / "csv/texts/evaluation-8.txt").read_text()
 
 
+def test_csv_keeps_rows_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    log("csv", tmp_path, 0, [2, 4])
+    file = tmp_path / "csv/scalars/loss/total.csv"
+    with file.open("a") as training:
+        assert results("csv", tmp_path) is None
+        training.write("6,6.0\n\n")
+    log("csv", tmp_path, 6, [8])
+    assert file.read_text().split() == ["2,2.0", "4,4.0", "6,6.0", "8,8.0"]
+
+
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
 def test_missing_package_is_named_before_work(name: str, monkeypatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda package: None)

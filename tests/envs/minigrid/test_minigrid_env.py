@@ -108,3 +108,15 @@ def test_minigrid_takes_another_time_limit(start):
 def test_minigrid_mistakes_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         MiniGridConfig(**settings).build(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("MiniGrid-Empty-5x5-v0", 2, "cannot make MiniGrid-Empty-5x5-v0"),
+        ("MiniGrid-Fetch-5x5-N2-v0", 3, "rejection sampling failed"),
+    ],
+)
+def test_minigrid_without_room_is_named(start, name, size, message):
+    with pytest.raises(ValueError, match=message):
+        start(MiniGridConfig(id=name, size=size), 1)

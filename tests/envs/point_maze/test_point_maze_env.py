@@ -6,7 +6,8 @@ from lssvwm.envs import PointMazeConfig, make
 from lssvwm.envs.base import SUCCESS, TIMEOUT
 from lssvwm.envs.maze.rendering import COLOURS, MARGIN
 from lssvwm.envs.point_maze.env import NEAR
-from lssvwm.envs.point_maze.geometry import BORDER
+from lssvwm.envs.point_maze.geometry import BORDER, RADIUS
+from lssvwm.envs.point_maze.rendering import Canvas
 from lssvwm.envs.torchrl_env import TorchRLEnv
 from torchrl.envs.utils import check_env_specs
 
@@ -126,3 +127,13 @@ def test_point_top_view_shows_agent_and_goal(start):
     assert (pixels == COLOURS[0]).all(1).any()
     assert env.bearing(0) is None
     assert env.position.min() > BORDER
+
+
+@pytest.mark.parametrize("size", [64, 256, 1024])
+def test_agent_is_drawn_at_every_edge(size):
+    canvas = Canvas(4, size, around=False)
+    near, far = RADIUS, size - RADIUS
+    position = np.array([[near, near], [near, far], [far, near], [far, far]])
+    frames = canvas.frames(position, np.zeros((4, 3), np.uint8))
+    assert frames.shape == (4, 3, 64, 64)
+    assert (frames != canvas.picture).any((1, 2, 3)).all() or size > 256

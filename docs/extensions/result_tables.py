@@ -20,7 +20,13 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-MODELS = {"small": "ours", "attention": "full attention", "window": "window of 16"}
+MODELS = {
+    "small": "SSD (`small`)",
+    "untiled": "SSD, one tile (`untiled`)",
+    "delta": "delta rule, one tile (`delta`)",
+    "attention": "full attention",
+    "window": "window of 16",
+}
 OPERATIONS = {
     "observe": "observe",
     "imagine": "imagine 32 futures of 8 frames",

@@ -158,7 +158,7 @@ SUMMARY = {
     "T-maze, no guide": "tmaze_alone.json",
     "Recall, 9 x 9, 3 balls": "pretrained/recall9/evaluation.json",
     "Return, 9 x 9, 3 balls": "pretrained/return9/evaluation.json",
-    "MiniGrid-Memory, size 17": "memory_sizes.json",
+    "MiniGrid-Memory, size 17": "pretrained/memory17/evaluation.json",
     "Point maze from within": "pretrained/spots/evaluation.json",
     "Scavenge (balls fetched)": "scavenge.json",
 }

@@ -36,7 +36,7 @@ def test_plot_curves_of_an_empty_log(tmp_path):
     assert (tmp_path / "curves.png").exists()
 
 
-@pytest.mark.parametrize("name", ["scavenge", "memory_sizes", "tworoom"])
+@pytest.mark.parametrize("name", ["scavenge", "tworoom"])
 def test_plot_sweep_draws_committed_sweeps(name, tmp_path):
     plots.plot_sweep(results.read(COMMITTED / f"{name}.json"), tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 0

@@ -47,8 +47,8 @@ test: install
 
 lowest:
 	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest
-	build/lowest/bin/python -m pip install --disable-pip-version-check -c constraints-lowest.txt torch $(TORCH)
-	build/lowest/bin/python -m pip install --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
+	build/lowest/bin/python -m pip install --disable-pip-version-check -c tests/constraints-lowest.txt torch $(TORCH)
+	build/lowest/bin/python -m pip install --disable-pip-version-check -c tests/constraints-lowest.txt -e '.[dev]'
 	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 demo: install

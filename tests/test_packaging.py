@@ -172,7 +172,7 @@ def test_every_dependency_is_pinned(project: dict) -> None:
 
 
 def test_lowest_constraints_are_the_lower_bounds() -> None:
-    found = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    found = (ROOT / "tests" / "constraints-lowest.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in found if "==" in line)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]

@@ -447,19 +447,16 @@ def offered(env: BatchedEnv, arms: tuple[str, ...]) -> tuple[str, ...]:
     Raises UserError for an arm that exists in no environment, or if none is offered.
     """
     renamed = RENAMED_VALUES["tasks.arms"]
+    here = (*ARMS, *env.explorers)
+    there_are = f"there are {', '.join(here)}"
     for arm in arms:
         if arm in renamed:
             raise UserError(f"tasks.arms: the arm {arm!r} is called {renamed[arm]!r}")
-        if arm not in (*ARMS, *SCRIPTED, *env.explorers):
-            known = ", ".join((*ARMS, *env.explorers))
-            raise UserError(f"tasks.arms: there is no arm {arm!r}; there are {known}")
-    there_are = (*ARMS, *env.explorers)
-    chosen = tuple(dict.fromkeys(arm for arm in arms if arm in there_are))
+        if arm not in (*here, *SCRIPTED):
+            raise UserError(f"tasks.arms: there is no arm {arm!r}; {there_are}")
+    chosen = tuple(dict.fromkeys(arm for arm in arms if arm in here))
     if not chosen:
-        raise UserError(
-            f"tasks.arms: this environment has none of them; "
-            f"there are {', '.join(there_are)}"
-        )
+        raise UserError(f"tasks.arms: this environment has none of them; {there_are}")
     return chosen
 
 

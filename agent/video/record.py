@@ -104,8 +104,7 @@ def record(config: RecordRunConfig, output: Path) -> list[Path]:
         for index, seed in enumerate(seeds.tolist()):
             agent = build_agent(config, model, env)
             recording = record_episode(config, agent, Episode(env, seed, walk_seed))
-            about = {"origin": dataclasses.asdict(origin)}
-            data = about | describe(config, recording, index, seed)
+            data = describe(config, recording, origin, index, seed)
             base = output / f"{config.record.mode}-{index}"
             paths += save(config, recording, data, base)
             progress.update(index + 1)
@@ -150,7 +149,7 @@ def save(
 
 
 def describe(
-    config: RecordRunConfig, recording: Recording, index: int, seed: int
+    config: RecordRunConfig, recording: Recording, origin: Origin, index: int, seed: int
 ) -> dict[str, Any]:
     """Return the content of a video as plain data."""
     episode, scenes = recording.episode, recording.scenes
@@ -160,6 +159,7 @@ def describe(
     return {
         "format_version": FORMAT_VERSION,
         "mode": config.record.mode,
+        "origin": dataclasses.asdict(origin),
         "settings": used_settings(config),
         "checkpoint": config.checkpoint,
         "environment": vars(config.env),

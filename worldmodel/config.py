@@ -72,6 +72,13 @@ class ModelConfig:
     patch: int = Field(default=22, ge=1, le=4096)
     """Side of a patch (a token of the frame), in pixels."""
 
+    cell: int = Field(default=0, ge=0, le=4096)
+    """Side of the cells of a patch, in pixels; must divide `patch`. Their principal components, found before training,
+    replace pixels. Includes `normalize_frames`; `pixel_fraction` and `rare_colour_power` have no effect. 0: none."""
+
+    cell_components: int = Field(default=16, ge=1, le=4096)
+    """Principal components per cell."""
+
     normalize_frames: bool = False
     """Subtract the mean frame and divide by the standard deviation. Use it for small objects on a static background."""
 
@@ -119,6 +126,8 @@ class ModelConfig:
     """Weights of the loss terms."""
 
     def __post_init__(self) -> None:
+        if self.cell and self.loss.coarse:
+            raise ValueError("model.loss.coarse needs pixels; leave out model.cell")
         if self.width % self.attention_heads:
             raise ValueError(
                 f"model.width={self.width} must be a multiple of "

@@ -252,9 +252,24 @@ def distance_loss(
 def frame_loss(
     model: WorldModel, out: Outputs, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the squared error of predicted frames, and the unweighted error of each frame [B, T].
+    """Return the squared error of predicted frames, and the unweighted error of each frame [B, T]."""
+    if model.patches.code is None:
+        predicted, true, rare = _some_pixels(model, out, generator)
+    else:
+        predicted = model.unembed(out.predicted)
+        true = model.patches.scale(out.patches, predicted.dtype)
+        rare = None
+    error, plain = squared_errors(predicted, true, rare)
+    loss = share_of_mean(error, out.in_frame_loss.to(error.dtype))
+    return loss, model.patches.pixel_error(plain)
 
-    Only a random fraction of the pixels enters. Rare colours weigh more.
+
+def _some_pixels(
+    model: WorldModel, out: Outputs, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return a random fraction of the pixels, predicted and true, and their weights.
+
+    Rare colours weigh more.
     """
     config, patches = model.config, model.patches
     channels, pixels = model.frame_shape[0], patches.patch**2
@@ -271,10 +286,7 @@ def frame_loss(
     if config.rare_colour_power:
         colours = true.unflatten(-1, (channels, -1))
         rare = model.colour_weights(colours).expand_as(colours).flatten(-2)
-    scaled = patches.scale(true, out.predicted.dtype, some)
-    error, plain = squared_errors(predicted, scaled, rare)
-    loss = share_of_mean(error, out.in_frame_loss.to(error.dtype))
-    return loss, patches.pixel_error(plain)
+    return predicted, patches.scale(true, predicted.dtype, some), rare
 
 
 def frame_metrics(error: Tensor, known: Tensor) -> dict[str, Tensor]:

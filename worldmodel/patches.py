@@ -1,8 +1,9 @@
 """Turn frames into patches and back, and weigh pixels by how rare their colour is.
 
-There is no autoencoder: the model predicts patches directly.
+There is no trained autoencoder: the model predicts patches directly, or their linear code.
 
-Shapes: S patches per frame, P = C * patch * patch numbers per patch, m pixels of a patch.
+Shapes: S patches per frame, P = C * patch * patch numbers per patch, m pixels of a patch, K numbers of a scaled patch:
+P, or those of its code.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from lssvwm.worldmodel.batch_part import all_sum, fraction, own_rows
+from lssvwm.worldmodel.cell_code import CellCode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,34 +30,46 @@ class Patches(nn.Module):
 
     Frames are padded on all sides to a multiple of `patch`; `unpatchify` removes the padding. The model works on scaled
     patches: from -1 to 1 or, if `normalized`, minus the mean frame and divided by the standard deviation that `fit`
-    found. Then a static background does not dominate small objects.
+    found. Then a static background does not dominate small objects. With `cell`, deviations from the mean frame are
+    coded: cells of this side by `components` numbers each.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, frame_shape: tuple[int, int, int], patch: int, normalized: bool = False
+        self,
+        frame_shape: tuple[int, int, int],
+        patch: int,
+        normalized: bool = False,
+        cell: int = 0,
+        components: int = 0,
     ):
         super().__init__()
         channels, height, width = frame_shape
         self.frame_shape = frame_shape
         self.patch = patch
         self.grid = (-(-height // patch), -(-width // patch))
-        self.size = channels * patch * patch
+        self.pixels = channels * patch * patch
         down = self.grid[0] * patch - height
         right = self.grid[1] * patch - width
         left, top = right // 2, down // 2
         self.pad = (left, right - left, top, down - top)
-        self.normalized = normalized
-        if normalized:
-            self.register_buffer("mean", torch.zeros(self.tokens, self.size))
+        self.code = CellCode(channels, patch, cell, components) if cell else None
+        self.normalized = normalized or self.code is not None
+        if self.normalized:
+            self.register_buffer("mean", torch.zeros(self.tokens, self.pixels))
             self.register_buffer("std", torch.ones(()))
 
     @property
     def tokens(self) -> int:
         """Patches per frame."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def size(self) -> int:
+        """Numbers of a scaled patch."""
+        return self.pixels if self.code is None else self.code.size
 
     def patchify(self, frames: Tensor) -> Tensor:
         """Cut frames [..., C, H, W] of any type into patches [..., S, P]."""
@@ -70,9 +84,12 @@ class Patches(nn.Module):
         return x.reshape(*lead, *x.shape[1:])
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """Join scaled patches [..., S, P] to frames uint8 [..., C, H, W]."""
+        """Join scaled patches [..., S, K] to frames uint8 [..., C, H, W]."""
         if self.normalized:
-            patches = patches * self.std + self.mean
+            patches = patches * self.std
+            if self.code is not None:
+                patches = self.code.decode(patches)
+            patches = patches + self.mean
         channels, height, width = self.frame_shape
         x = rearrange(
             patches.reshape(-1, *patches.shape[-2:]),
@@ -88,12 +105,15 @@ class Patches(nn.Module):
 
     @torch.no_grad()
     def fit(self, frames: Tensor) -> None:
-        """Set mean and standard deviation from frames uint8 [..., C, H, W], if `normalized`."""
+        """Set mean, code and standard deviation from frames uint8 [..., C, H, W], if `normalized`."""
         if not self.normalized:
             return
         patches = (self.patchify(frames).float() / 127.5 - 1).flatten(0, -3)
         self.mean.copy_(patches.mean(0))
         deviation = patches - self.mean
+        if self.code is not None:
+            self.code.fit(deviation.flatten(0, 1))
+            deviation = self.code.encode(deviation)
         self.std.copy_(deviation.square().mean().sqrt().clamp(min=MIN_STD))
 
     def scale(
@@ -101,7 +121,8 @@ class Patches(nn.Module):
     ) -> Tensor:
         """Scale uint8 patches to what the model works on.
 
-        patches [..., S, P], or [..., S, C * m] with only the pixels int64 [m] of each patch
+        patches [..., S, P] -> [..., S, K]; without a code also [..., S, C * m], with only the pixels int64 [m] of each
+        patch, in the same shape
         """
         x = patches.to(dtype).div_(127.5).sub_(1.0)
         if not self.normalized:
@@ -110,12 +131,18 @@ class Patches(nn.Module):
         if pixels is not None:
             by_channel = mean.unflatten(-1, (self.frame_shape[0], -1))
             mean = by_channel[..., pixels].flatten(-2)
-        return x.sub_(mean).div_(self.std)
+        x = x.sub_(mean)
+        if self.code is not None:
+            x = self.code.encode(x)
+        return x.div_(self.std)
 
     def pixel_error(self, squared_error: Tensor) -> Tensor:
-        """Convert squared errors of scaled patches to units of pixels from -1 to 1."""
+        """Convert mean squared errors of scaled patches to units of pixels from -1 to 1.
+
+        What a code loses is not part of them.
+        """
         if self.normalized:
-            return squared_error * self.std.square()
+            return squared_error * self.std.square() * (self.size / self.pixels)
         return squared_error
 
 

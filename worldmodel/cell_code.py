@@ -1,0 +1,78 @@
+"""Code patches by the principal components of their cells.
+
+The code is linear, found before training, and stays as it is.
+
+Shapes: P = C * patch * patch numbers per patch, n cells of a patch, k numbers per cell.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class CellCode(nn.Module):
+    """Code patches of `channels` and side `patch`, cut into cells of side `cell`.
+
+    Raises ValueError if cells do not fill a patch, or have fewer than `components` numbers.
+    """
+
+    basis: Tensor
+    """Orthonormal rows [k, C * cell * cell], the same for all cells"""
+
+    def __init__(self, channels: int, patch: int, cell: int, components: int):
+        super().__init__()
+        if patch % cell:
+            raise ValueError(
+                f"model.cell={cell} must divide model.patch, which is {patch}"
+            )
+        numbers = channels * cell**2
+        if components > numbers:
+            raise ValueError(
+                f"model.cell_components={components} is more than the {numbers} numbers of a cell"
+            )
+        self.channels = channels
+        self.cell = cell
+        self.side = patch // cell
+        self.register_buffer("basis", torch.eye(components, numbers))
+
+    @property
+    def size(self) -> int:
+        """Numbers per coded patch."""
+        return self.side**2 * len(self.basis)
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Code patches [..., P]. Returns [..., n * k]."""
+        return (self._cells(patches) @ self.basis.to(patches.dtype).T).flatten(-2)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the patches [..., P] of codes [..., n * k]."""
+        cells = codes.unflatten(-1, (-1, len(self.basis))) @ self.basis.to(codes.dtype)
+        x = rearrange(
+            cells.flatten(0, -3),
+            "b (i j) (c p q) -> b (c i p j q)",
+            i=self.side,
+            c=self.channels,
+            p=self.cell,
+        )
+        return x.unflatten(0, codes.shape[:-1])
+
+    @torch.no_grad()
+    def fit(self, patches: Tensor) -> None:
+        """Set the basis to the principal components of the cells of patches [N, P]."""
+        cells = self._cells(patches).flatten(0, -2)
+        vectors = torch.linalg.eigh((cells.T @ cells).double()).eigenvectors
+        self.basis.copy_(vectors.T.flip(0)[: len(self.basis)])
+
+    def _cells(self, patches: Tensor) -> Tensor:
+        """Cut patches [..., P] into cells [..., n, C * cell * cell]."""
+        x = rearrange(
+            patches.flatten(0, -2),
+            "b (c i p j q) -> b (i j) (c p q)",
+            c=self.channels,
+            i=self.side,
+            j=self.side,
+            p=self.cell,
+        )
+        return x.unflatten(0, patches.shape[:-1])

@@ -43,12 +43,13 @@ class CellCode(nn.Module):
         return self.side**2 * len(self.basis)
 
     def encode(self, patches: Tensor) -> Tensor:
-        """Code patches [..., P]. Returns [..., n * k]."""
-        return (self._cells(patches) @ self.basis.to(patches.dtype).T).flatten(-2)
+        """Code patches [..., P] of any type. Returns [..., n * k]."""
+        cells = self._cells(patches).to(self.basis.dtype)
+        return (cells @ self.basis.T).flatten(-2)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the patches [..., P] of codes [..., n * k]."""
-        cells = codes.unflatten(-1, (-1, len(self.basis))) @ self.basis.to(codes.dtype)
+        cells = codes.unflatten(-1, (-1, len(self.basis))) @ self.basis
         x = rearrange(
             cells.flatten(0, -3),
             "b (i j) (c p q) -> b (c i p j q)",

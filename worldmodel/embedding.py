@@ -38,7 +38,7 @@ class Embedding(nn.Module):
         )
 
     def frames(self, patches: Tensor) -> Tensor:
-        """Embed uint8 patches [..., S, P]. Returns [..., S, D]."""
+        """Embed what `patchify` returns, [..., S, P]. Returns [..., S, D]."""
         weight = self.patch_embed.weight
         if self.patches.normalized:
             return self.patch_embed(self.patches.scale(patches, weight.dtype))

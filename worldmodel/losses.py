@@ -47,7 +47,7 @@ class Outputs:
     """Hold what the loss compares with the batch."""
 
     patches: Tensor
-    """The frames as uint8 patches, [B, T, S, P]"""
+    """The frames as `patchify` returns them, [B, T, S, P]"""
 
     clean: Tensor
     """Tokens from which action limits are predicted, [B, T, S, D]"""

@@ -159,7 +159,7 @@ class WorldModel(Backbone):
     def _copies(
         self, patches: Tensor, dark: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Copies, Tensor]:
-        """Return the two copies of frames uint8 [B, T, S, P], and their embedding."""
+        """Return the two copies of frames [B, T, S, P], and their embedding."""
         copies, clean = corruption.make_copies(
             self.embedding.patch_embed,
             self.embedding.frames(patches),
@@ -168,7 +168,8 @@ class WorldModel(Backbone):
             generator,
         )
         if dark is not None:
-            black = self.embedding.frames(torch.zeros_like(patches[:1, :1]))
+            frame = torch.zeros(1, 1, *self.frame_shape, device=patches.device)
+            black = self.embedding.frames(self.patches.patchify(frame))
             copies = corruption.darken(copies, dark, black)
         return copies, clean
 

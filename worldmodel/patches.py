@@ -72,7 +72,14 @@ class Patches(nn.Module):
         return self.pixels if self.code is None else self.code.size
 
     def patchify(self, frames: Tensor) -> Tensor:
-        """Cut frames [..., C, H, W] of any type into patches [..., S, P]."""
+        """Cut frames [..., C, H, W] of any type into patches [..., S, P]; if they are coded, scale them too: [..., S, K]."""
+        x = self._cut(frames)
+        if self.code is None:
+            return x
+        middle = self.code.encode(self.mean + 1)
+        return self.code.encode(x).div_(127.5).sub_(middle).div_(self.std)
+
+    def _cut(self, frames: Tensor) -> Tensor:
         lead = frames.shape[:-3]
         x = F.pad(frames, self.pad)
         x = rearrange(
@@ -108,7 +115,7 @@ class Patches(nn.Module):
         """Set mean, code and standard deviation from frames uint8 [..., C, H, W], if `normalized`."""
         if not self.normalized:
             return
-        patches = (self.patchify(frames).float() / 127.5 - 1).flatten(0, -3)
+        patches = (self._cut(frames).float() / 127.5 - 1).flatten(0, -3)
         self.mean.copy_(patches.mean(0))
         deviation = patches - self.mean
         if self.code is not None:
@@ -119,11 +126,12 @@ class Patches(nn.Module):
     def scale(
         self, patches: Tensor, dtype: torch.dtype, pixels: Tensor | None = None
     ) -> Tensor:
-        """Scale uint8 patches to what the model works on.
+        """Scale what `patchify` returns to what the model works on.
 
-        patches [..., S, P] -> [..., S, K]; without a code also [..., S, C * m], with only the pixels int64 [m] of each
-        patch, in the same shape
+        patches [..., S, P], or [..., S, C * m] with only the pixels int64 [m] of each patch. Codes are scaled already.
         """
+        if self.code is not None:
+            return patches.to(dtype)
         x = patches.to(dtype).div_(127.5).sub_(1.0)
         if not self.normalized:
             return x
@@ -131,10 +139,7 @@ class Patches(nn.Module):
         if pixels is not None:
             by_channel = mean.unflatten(-1, (self.frame_shape[0], -1))
             mean = by_channel[..., pixels].flatten(-2)
-        x = x.sub_(mean)
-        if self.code is not None:
-            x = self.code.encode(x)
-        return x.div_(self.std)
+        return x.sub_(mean).div_(self.std)
 
     def pixel_error(self, squared_error: Tensor) -> Tensor:
         """Convert mean squared errors of scaled patches to units of pixels from -1 to 1.

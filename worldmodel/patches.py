@@ -72,7 +72,10 @@ class Patches(nn.Module):
         return self.pixels if self.code is None else self.code.size
 
     def patchify(self, frames: Tensor) -> Tensor:
-        """Cut frames [..., C, H, W] of any type into patches [..., S, P]; if they are coded, scale them too: [..., S, K]."""
+        """Cut frames [..., C, H, W] of any type into patches [..., S, P].
+
+        With a code, return scaled codes [..., S, K].
+        """
         x = self._cut(frames)
         if self.code is None:
             return x

@@ -8,6 +8,9 @@ import numpy as np
 from lssvwm.envs.maze.layout import Cell
 from lssvwm.envs.memorygym.games import FreeMoves, GridGame, Strategy, to_cell
 
+CARELESS = 0.4
+"""Fraction of its choices in which a careless explorer tries any cell."""
+
 
 class MysteryPathGame(GridGame):
     """Read Mystery Path.
@@ -16,7 +19,7 @@ class MysteryPathGame(GridGame):
     next action, the agent is back at the start.
     """
 
-    explorers = ("oracle", "noisy", "seek", "stumble", "guess")
+    explorers = ("oracle", "noisy", "seek", "stumble", "careless", "guess")
 
     def __init__(self, env: Any):
         super().__init__(env)
@@ -83,7 +86,8 @@ class MysteryPathGame(GridGame):
         """Return how the explorer `name` plays the episode that began."""
         if name in ("oracle", "noisy"):
             return FollowPath(self)
-        return SeekPath(self, rng, forgets=name == "guess")
+        lapses = CARELESS if name == "careless" else 0.0
+        return SeekPath(self, rng, forgets=name == "guess", lapses=lapses)
 
 
 class FreeMysteryPathGame(FreeMoves, MysteryPathGame):
@@ -107,15 +111,21 @@ class SeekPath(Strategy):
 
     It knows what frames show, and the rules: the path is a chain from the start to the
     opposite side. At its last known cell it first tries the cells nearest to that side.
-    With `forgets`, every attempt begins from nothing.
+    With `forgets`, every attempt begins from nothing. A fraction `lapses` of its choices
+    takes any cell next to the last one of the path, cells of earlier falls included.
     """
 
     def __init__(
-        self, game: MysteryPathGame, rng: np.random.Generator, forgets: bool = False
+        self,
+        game: MysteryPathGame,
+        rng: np.random.Generator,
+        forgets: bool = False,
+        lapses: float = 0.0,
     ):
         self.game = game
         self.rng = rng
         self.forgets = forgets
+        self.lapses = lapses
         self._forget()
 
     def _forget(self) -> None:
@@ -143,14 +153,20 @@ class SeekPath(Strategy):
         here = self.game.cell
         if here not in self.known:
             self.known.add(here)
-            self.floor[here] = not self.game.fell
             if not self.game.fell:
                 self.chain.append(here)
-        if self.tried in self.known:
+        self.floor[here] = not self.game.fell
+        if self.tried == here:
             self.tried = None
 
     def _choose(self) -> Cell:
-        """Return an unknown cell next to the latest cell of the path that has any."""
+        """Return an unknown cell next to the latest cell of the path that has any.
+
+        In a lapse, return any cell next to the latest one.
+        """
+        if self.lapses and self.rng.random() < self.lapses:
+            around = self.game.around(self.chain[-1])
+            return around[self.rng.integers(len(around))]
         for cell in reversed(self.chain):
             unknown = [
                 near for near in self.game.around(cell) if near not in self.known

@@ -58,6 +58,24 @@ def test_noisy_explorers_fall_and_go_on(start, run):
         assert (fell & rows[-1]["success"]).sum() > 5
 
 
+def test_careless_explorer_repeats_falls_and_arrives(start):
+    env = start(MYSTERY, COUNT)
+    repeated = {}
+    for name in ("seek", "careless"):
+        env.reset(np.arange(COUNT), np.arange(COUNT))
+        explorer = env.explorer(name, 0)
+        falls = [[] for _ in range(COUNT)]
+        for _ in range(128):
+            env.step(explorer.act())
+            for places, game in zip(falls, env.games):
+                if game.fell_at == game.frame:
+                    places.append(game.cell)
+        repeated[name] = sum(len(places) - len(set(places)) for places in falls)
+        assert env.truth()["success"].mean() > 0.8
+    assert repeated["seek"] == 0
+    assert repeated["careless"] > COUNT / 2
+
+
 def test_noisy_explorer_makes_late_mistakes(play):
     """Let it obey some commands before an episode ends with a mistake."""
     outcome, reward = play(MORTAR, "noisy", COUNT)

@@ -72,13 +72,7 @@ class Backbone(nn.Module):
         self.actions = actions
         self.discrete = discrete
         self.activation_checkpointing = activation_checkpointing
-        patches = Patches(
-            self.frame_shape,
-            config.patch,
-            config.normalize_frames,
-            config.cell,
-            config.cell_components,
-        )
+        patches = Patches(self.frame_shape, config.patch, config.normalize_frames)
         self.embedding = Embedding(patches, config.width, actions, discrete)
         self.blocks = nn.ModuleList(
             self._block(layer) for layer in range(config.mixer.depth)

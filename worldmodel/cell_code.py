@@ -11,27 +11,27 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+COMPONENTS = 16
+"""Numbers per cell, at most."""
+
 
 class CellCode(nn.Module):
     """Code patches of `channels` and side `patch`, cut into cells of side `cell`.
 
-    Raises ValueError if cells do not fill a patch, or have fewer than `components` numbers.
+    Raises ValueError if cells do not fill a patch.
     """
 
     basis: Tensor
     """Orthonormal rows [k, C * cell * cell], the same for all cells"""
 
-    def __init__(self, channels: int, patch: int, cell: int, components: int):
+    def __init__(self, channels: int, patch: int, cell: int):
         super().__init__()
         if patch % cell:
             raise ValueError(
-                f"model.cell={cell} must divide model.patch, which is {patch}"
+                f"model.patch: the side of a cell, {cell}, must divide that of a patch, {patch}"
             )
         numbers = channels * cell**2
-        if components > numbers:
-            raise ValueError(
-                f"model.cell_components={components} is more than the {numbers} numbers of a cell"
-            )
+        components = min(COMPONENTS, numbers)
         self.channels = channels
         self.cell = cell
         self.side = patch // cell

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from lssvwm.worldmodel.mixers import AnyMixerConfig, TiledSSDConfig
 from lssvwm.worldmodel.mixers.base import SETTINGS
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+
+Side = Annotated[int, Field(ge=1, le=4096)]
 
 HEAD_HIDDEN = 128
 """Hidden units of every head."""
@@ -69,15 +71,10 @@ class ModelConfig:
     condition: every frame is conditioned on it, as in the paper.
     """
 
-    patch: int = Field(default=22, ge=1, le=4096)
-    """Side of a patch (a token of the frame), in pixels."""
-
-    cell: int = Field(default=0, ge=0, le=4096)
-    """Side of the cells of a patch, in pixels; must divide `patch`. Their principal components, found before training,
-    replace pixels. Includes `normalize_frames`; `pixel_fraction` and `rare_colour_power` have no effect. 0: none."""
-
-    cell_components: int = Field(default=16, ge=1, le=4096)
-    """Principal components per cell."""
+    patch: Side | tuple[Side, Side] = 22
+    """Side of a patch (a token of the frame), in pixels. [patch, cell]: also the side of the cells of a patch. Their
+    principal components, found before training, replace pixels. This includes `normalize_frames`; `pixel_fraction` and
+    `rare_colour_power` have no effect."""
 
     normalize_frames: bool = False
     """Subtract the mean frame and divide by the standard deviation. Use it for small objects on a static background."""
@@ -126,8 +123,8 @@ class ModelConfig:
     """Weights of the loss terms."""
 
     def __post_init__(self) -> None:
-        if self.cell and self.loss.coarse:
-            raise ValueError("model.loss.coarse needs pixels; leave out model.cell")
+        if not isinstance(self.patch, int) and self.loss.coarse:
+            raise ValueError("model.loss.coarse needs pixels: give model.patch no cell")
         if self.width % self.attention_heads:
             raise ValueError(
                 f"model.width={self.width} must be a multiple of "

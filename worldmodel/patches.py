@@ -30,8 +30,8 @@ class Patches(nn.Module):
 
     Frames are padded on all sides to a multiple of `patch`; `unpatchify` removes the padding. The model works on scaled
     patches: from -1 to 1 or, if `normalized`, minus the mean frame and divided by the standard deviation that `fit`
-    found. Then a static background does not dominate small objects. With `cell`, deviations from the mean frame are
-    coded: cells of this side by `components` numbers each.
+    found. Then a static background does not dominate small objects. If `patch` also gives the side of cells, deviations
+    from the mean frame are coded by cells.
     """
 
     mean: Tensor
@@ -40,14 +40,15 @@ class Patches(nn.Module):
     def __init__(
         self,
         frame_shape: tuple[int, int, int],
-        patch: int,
+        patch: int | tuple[int, int],
         normalized: bool = False,
-        cell: int = 0,
-        components: int = 0,
     ):
         super().__init__()
         channels, height, width = frame_shape
         self.frame_shape = frame_shape
+        cell = 0
+        if not isinstance(patch, int):
+            patch, cell = patch
         self.patch = patch
         self.grid = (-(-height // patch), -(-width // patch))
         self.pixels = channels * patch * patch
@@ -55,7 +56,7 @@ class Patches(nn.Module):
         right = self.grid[1] * patch - width
         left, top = right // 2, down // 2
         self.pad = (left, right - left, top, down - top)
-        self.code = CellCode(channels, patch, cell, components) if cell else None
+        self.code = CellCode(channels, patch, cell) if cell else None
         self.normalized = normalized or self.code is not None
         if self.normalized:
             self.register_buffer("mean", torch.zeros(self.tokens, self.pixels))

@@ -328,6 +328,8 @@ def _patch_hint(config: Config, env: BatchedEnv) -> str:
         return all(side % tile == 0 for side in sides for tile in tiles)
 
     patch = config.model.patch
+    if not isinstance(patch, int):
+        return ""
     fitting = [other for other in range(1, max(height, width) + 1) if fits(other)]
     if not fitting or fits(patch):
         return ""

@@ -35,7 +35,7 @@ def build(**changes) -> WorldModel:
 
 
 def test_all_components_code_without_loss():
-    code = CellCode(3, 12, 4, 48)
+    code = CellCode(3, 12, 2)
     patches = torch.randn(5, 7, 3 * 12 * 12)
     code.fit(patches.flatten(0, 1))
     codes = code.encode(patches)
@@ -47,22 +47,20 @@ def test_all_components_code_without_loss():
 
 
 def test_cells_are_squares_of_the_picture():
-    code = CellCode(1, 4, 2, 1)
+    code = CellCode(1, 4, 2)
     cell = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     patch = torch.cat((cell, 2 * cell), 1).repeat(2, 1)
     code.fit(patch.reshape(1, 16))
-    codes = code.encode(patch.reshape(1, 16)).abs()
-    torch.testing.assert_close(
-        codes / codes[0, 0], torch.tensor([[1.0, 2.0, 1.0, 2.0]])
-    )
+    first = code.encode(patch.reshape(1, 16)).unflatten(-1, (4, 4))[0, :, 0].abs()
+    torch.testing.assert_close(first / first[0], torch.tensor([1.0, 2.0, 1.0, 2.0]))
 
 
-def test_two_components_hold_two_pictures_and_a_background():
-    patches = Patches((3, SIDE, SIDE), 12, cell=4, components=2)
+def test_sixteen_components_hold_two_pictures_and_a_background():
+    patches = Patches((3, SIDE, SIDE), (12, 4))
     frames = pictures()
     patches.fit(frames)
     scaled = patches.patchify(frames)
-    assert scaled.shape == (len(frames), 4, 9 * 2)
+    assert scaled.shape == (len(frames), 4, 9 * 16)
     assert float(scaled.square().mean()) == pytest.approx(1.0, rel=1e-3)
     assert (patches.unpatchify(scaled).int() - frames.int()).abs().max() <= 1
 
@@ -71,7 +69,7 @@ def test_frame_loss_with_all_components_is_that_of_pixels():
     frames = pictures(4)[None]
     x = torch.randn(1, 4, 4, 32)
     everywhere = torch.ones(1, 4, dtype=torch.bool)
-    model = build(cell=4, cell_components=48)
+    model = build(patch=(12, 2))
     model.patches.fit(frames)
     out = Outputs(
         model.patches.patchify(frames), x, x, x, everywhere, everywhere, everywhere
@@ -86,7 +84,7 @@ def test_frame_loss_with_all_components_is_that_of_pixels():
 
 def test_predicted_frames_are_pictures():
     frames = pictures()
-    model = build(cell=4, cell_components=8)
+    model = build(patch=(12, 4))
     model.patches.fit(frames)
     action = torch.zeros(1, 8, dtype=torch.int64)
     first = torch.arange(8)[None] == 0
@@ -100,10 +98,9 @@ def test_predicted_frames_are_pictures():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"cell": 5}, "model.cell=5 must divide model.patch, which is 12"),
-        ({"cell": 2, "cell_components": 13}, "cell_components=13 is more than the 12"),
+        ({"patch": (12, 5)}, "the side of a cell, 5, must divide that of a patch, 12"),
         (
-            {"cell": 4, "loss": LossWeights(coarse=1.0)},
+            {"patch": (12, 4), "loss": LossWeights(coarse=1.0)},
             "model.loss.coarse needs pixels",
         ),
     ],

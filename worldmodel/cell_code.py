@@ -32,15 +32,14 @@ class CellCode(nn.Module):
             )
         numbers = channels * cell**2
         components = min(COMPONENTS, numbers)
-        self.channels = channels
-        self.cell = cell
-        self.side = patch // cell
+        side = patch // cell
+        self.sizes = {"c": channels, "i": side, "j": side, "p": cell}
         self.register_buffer("basis", torch.eye(components, numbers))
 
     @property
     def size(self) -> int:
         """Numbers per coded patch."""
-        return self.side**2 * len(self.basis)
+        return self.sizes["i"] * self.sizes["j"] * len(self.basis)
 
     def encode(self, patches: Tensor) -> Tensor:
         """Code patches [..., P] of any type. Returns [..., n * k]."""
@@ -50,14 +49,7 @@ class CellCode(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Return the patches [..., P] of codes [..., n * k]."""
         cells = codes.unflatten(-1, (-1, len(self.basis))) @ self.basis
-        x = rearrange(
-            cells.flatten(0, -3),
-            "b (i j) (c p q) -> b (c i p j q)",
-            i=self.side,
-            c=self.channels,
-            p=self.cell,
-        )
-        return x.unflatten(0, codes.shape[:-1])
+        return rearrange(cells, "... (i j) (c p q) -> ... (c i p j q)", **self.sizes)
 
     @torch.no_grad()
     def fit(self, patches: Tensor) -> None:
@@ -68,12 +60,4 @@ class CellCode(nn.Module):
 
     def _cells(self, patches: Tensor) -> Tensor:
         """Cut patches [..., P] into cells [..., n, C * cell * cell]."""
-        x = rearrange(
-            patches.flatten(0, -2),
-            "b (c i p j q) -> b (i j) (c p q)",
-            c=self.channels,
-            i=self.side,
-            j=self.side,
-            p=self.cell,
-        )
-        return x.unflatten(0, patches.shape[:-1])
+        return rearrange(patches, "... (c i p j q) -> ... (i j) (c p q)", **self.sizes)

@@ -46,9 +46,7 @@ class Patches(nn.Module):
         super().__init__()
         channels, height, width = frame_shape
         self.frame_shape = frame_shape
-        cell = 0
-        if not isinstance(patch, int):
-            patch, cell = patch
+        patch, cell = (patch, 0) if isinstance(patch, int) else patch
         self.patch = patch
         self.grid = (-(-height // patch), -(-width // patch))
         self.pixels = channels * patch * patch

@@ -19,7 +19,7 @@ class MysteryPathGame(GridGame):
     next action, the agent is back at the start.
     """
 
-    explorers = ("oracle", "noisy", "seek", "stumble", "careless", "guess")
+    explorers = ("oracle", "noisy", "seek", "stumble", "careless", "blind", "guess")
 
     def __init__(self, env: Any):
         super().__init__(env)

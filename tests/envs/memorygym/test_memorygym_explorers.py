@@ -58,10 +58,10 @@ def test_noisy_explorers_fall_and_go_on(start, run):
         assert (fell & rows[-1]["success"]).sum() > 5
 
 
-def test_careless_explorer_repeats_falls_and_arrives(start):
+def test_careless_explorers_repeat_falls_and_arrive(start):
     env = start(MYSTERY, COUNT)
     repeated = {}
-    for name in ("seek", "careless"):
+    for name in ("seek", "careless", "blind"):
         env.reset(np.arange(COUNT), np.arange(COUNT))
         explorer = env.explorer(name, 0)
         falls = [[] for _ in range(COUNT)]
@@ -73,7 +73,24 @@ def test_careless_explorer_repeats_falls_and_arrives(start):
         repeated[name] = sum(len(places) - len(set(places)) for places in falls)
         assert env.truth()["success"].mean() > 0.8
     assert repeated["seek"] == 0
-    assert repeated["careless"] > COUNT / 2
+    assert min(repeated["careless"], repeated["blind"]) > COUNT / 2
+
+
+def test_blind_explorer_walks_on_after_falls(start):
+    """Let the action that led to a fall go on beyond it more often than by chance."""
+    env = start(MYSTERY, COUNT)
+    goes_on = {}
+    for name in ("stumble", "blind"):
+        env.reset(np.arange(COUNT), np.arange(COUNT))
+        explorer = env.explorer(name, 0)
+        actions, fell = [], []
+        for _ in range(128):
+            actions.append(explorer.act())
+            env.step(actions[-1])
+            fell.append([game.fell_at == game.frame for game in env.games])
+        before, after = np.array(actions[:-2]), np.array(actions[2:])
+        goes_on[name] = (before == after)[np.array(fell[:-2])].mean()
+    assert goes_on["blind"] > goes_on["stumble"] + 0.05
 
 
 def test_noisy_explorer_makes_late_mistakes(play):

@@ -8,8 +8,8 @@ import numpy as np
 from lssvwm.envs.maze.layout import Cell
 from lssvwm.envs.memorygym.games import FreeMoves, GridGame, Strategy, to_cell
 
-CARELESS = 0.4
-"""Fraction of its choices in which a careless explorer tries any cell."""
+LAPSES = {"careless": 0.4, "wander": 1.0}
+"""Fraction of their choices in which explorers try any cell next to the path."""
 
 
 class MysteryPathGame(GridGame):
@@ -19,7 +19,7 @@ class MysteryPathGame(GridGame):
     next action, the agent is back at the start.
     """
 
-    explorers = ("oracle", "noisy", "seek", "stumble", "careless", "blind", "guess")
+    explorers = ("oracle", "noisy", "seek", "stumble", "careless", "wander", "blind", "guess")
 
     def __init__(self, env: Any):
         super().__init__(env)
@@ -86,7 +86,7 @@ class MysteryPathGame(GridGame):
         """Return how the explorer `name` plays the episode that began."""
         if name in ("oracle", "noisy"):
             return FollowPath(self)
-        lapses = CARELESS if name == "careless" else 0.0
+        lapses = LAPSES.get(name, 0.0)
         return SeekPath(self, rng, forgets=name == "guess", lapses=lapses)
 
 
@@ -112,7 +112,7 @@ class SeekPath(Strategy):
     It knows what frames show, and the rules: the path is a chain from the start to the
     opposite side. At its last known cell it first tries the cells nearest to that side.
     With `forgets`, every attempt begins from nothing. A fraction `lapses` of its choices
-    takes any cell next to the last one of the path, cells of earlier falls included.
+    takes any cell next to the known path, cells of earlier falls included.
     """
 
     def __init__(
@@ -162,11 +162,11 @@ class SeekPath(Strategy):
     def _choose(self) -> Cell:
         """Return an unknown cell next to the latest cell of the path that has any.
 
-        In a lapse, return any cell next to the latest one.
+        In a lapse, return any cell next to the path.
         """
         if self.lapses and self.rng.random() < self.lapses:
-            around = self.game.around(self.chain[-1])
-            return around[self.rng.integers(len(around))]
+            beside = sorted(self._beside())
+            return beside[self.rng.integers(len(beside))]
         for cell in reversed(self.chain):
             unknown = [
                 near for near in self.game.around(cell) if near not in self.known
@@ -174,6 +174,11 @@ class SeekPath(Strategy):
             if unknown:
                 return min(unknown, key=self._cost)
         return self.game.start
+
+    def _beside(self) -> set[Cell]:
+        """Return the cells next to the known path, unknown ones and those of falls."""
+        around = {near for cell in self.chain for near in self.game.around(cell)}
+        return around - set(self.chain)
 
     def _cost(self, cell: Cell) -> float:
         """Return the cells to the opposite side, with a random share to break ties."""

@@ -8,7 +8,7 @@ import numpy as np
 from lssvwm.envs.maze.layout import Cell
 from lssvwm.envs.memorygym.games import FreeMoves, GridGame, Strategy, to_cell
 
-LAPSES = {"careless": 0.4, "wander": 1.0}
+LAPSES = {"careless": 0.4, "wander": 0.7}
 """Fraction of their choices in which explorers try any cell next to the path."""
 
 

@@ -71,11 +71,11 @@ def test_careless_explorers_repeat_falls_and_arrive(start):
                 if game.fell_at == game.frame:
                     places.append(game.cell)
         repeated[name] = sum(len(places) - len(set(places)) for places in falls)
-        least = 0.2 if name == "wander" else 0.6
+        least = 0.3 if name == "wander" else 0.6
         assert env.truth()["success"].mean() > least
     assert repeated["seek"] == 0
     assert min(repeated["careless"], repeated["blind"]) > COUNT / 2
-    assert repeated["wander"] > 3 * repeated["careless"]
+    assert repeated["wander"] > repeated["careless"]
 
 
 def test_blind_explorer_walks_on_after_falls(start):

@@ -37,7 +37,7 @@ class StrategyExplorer(Explorer):
     """Walk to the cells that a strategy names; explorers in `NOISE` also err.
 
     `blind` now and then takes several actions whatever happens. From the others alone a model
-    would learn that whoever walks on has not fallen, and imagine that of every plan.
+    would learn that an agent that walks on has not fallen, and imagine that of every plan.
     A walk depends on its seed and the episode's seed only.
     """
 

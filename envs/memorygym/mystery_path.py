@@ -165,8 +165,8 @@ class SeekPath(Strategy):
         In a lapse, return any cell next to the path.
         """
         if self.lapses and self.rng.random() < self.lapses:
-            beside = sorted(self._beside())
-            return beside[self.rng.integers(len(beside))]
+            cells = self._next_to_path()
+            return cells[self.rng.integers(len(cells))]
         for cell in reversed(self.chain):
             unknown = [
                 near for near in self.game.around(cell) if near not in self.known
@@ -175,10 +175,10 @@ class SeekPath(Strategy):
                 return min(unknown, key=self._cost)
         return self.game.start
 
-    def _beside(self) -> set[Cell]:
+    def _next_to_path(self) -> list[Cell]:
         """Return the cells next to the known path, unknown ones and those of falls."""
         around = {near for cell in self.chain for near in self.game.around(cell)}
-        return around - set(self.chain)
+        return sorted(around.difference(self.chain))
 
     def _cost(self, cell: Cell) -> float:
         """Return the cells to the opposite side, with a random share to break ties."""
